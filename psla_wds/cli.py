@@ -1,0 +1,25 @@
+"""Run a command: turn a `PslaError` into one readable message and exit status 2."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from psla_wds.errors import PslaError
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call `main`; stderr carries the log and, for a `PslaError`, its three lines (status 2)."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
+    )
+    try:
+        main()
+    except PslaError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # `... | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
