@@ -4,8 +4,20 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from typing import TypeVar
+
+import tyro
 
 from psla_wds.errors import PslaError
+
+Args = TypeVar("Args")
+
+
+def parse(args: type[Args], description: str | None, *, prog: str) -> Args:
+    """The arguments of a command, from its dataclass; options stand before or after words."""
+    return tyro.cli(
+        args, description=description, prog=prog, config=(tyro.conf.CascadeSubcommandArgs,)
+    )
 
 
 def run(main: Callable[[], None]) -> None:

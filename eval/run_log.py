@@ -1,0 +1,130 @@
+"""What a run folder tells about its training: config.json and the records of log.jsonl."""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TypeVar
+
+from psla_wds.errors import ScoreError
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """Logged every so many steps; rates are since the record before."""
+
+    step: int
+    epoch: int
+    loss: float
+    learning_rate: float
+    clips_per_s: float
+    data_wait: float
+    """Share of the time spent waiting for the loader."""
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """Logged after every epoch."""
+
+    epoch: int
+    step: int
+    train_loss: float
+    eval_loss: float
+    mAP: float  # noqa: N815 (the key in log.jsonl)
+    mAUC: float  # noqa: N815 (the key in log.jsonl)
+    d_prime: float
+    learning_rate: float
+    clips_per_s: float
+    data_wait: float
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, as far as it was trained."""
+
+    folder: Path
+    config: dict[str, object]
+    steps: tuple[StepRecord, ...]
+    epochs: tuple[EpochRecord, ...]
+    cut: bool
+    """The log ends in the middle of a line, which is left out: the run was killed, or still is
+    writing."""
+
+
+Record = TypeVar("Record", StepRecord, EpochRecord)
+
+
+def read_run(folder: Path) -> Run:
+    config_path, log_path = folder / "config.json", folder / "log.jsonl"
+    config = _json(_read_bytes(config_path))
+    if not isinstance(config, dict):
+        raise ScoreError(
+            "the run's configuration is not a JSON object",
+            where=config_path,
+            fix="restore the file, or leave --run out",
+        )
+    records, cut = _read_records(log_path)
+    steps = {r.step: r for r in records if isinstance(r, StepRecord)}
+    epochs = {r.epoch: r for r in records if isinstance(r, EpochRecord)}
+    # A resumed run does some steps again: the dictionaries keep the last record of each.
+    return Run(
+        folder,
+        config,
+        tuple(steps[step] for step in sorted(steps)),
+        tuple(epochs[epoch] for epoch in sorted(epochs)),
+        cut,
+    )
+
+
+def _read_records(path: Path) -> tuple[list[StepRecord | EpochRecord], bool]:
+    """The records in the order of the file, and whether its last line is cut."""
+    *lines, unfinished = _read_bytes(path).split(b"\n")
+    cut = unfinished != b"" and _json(unfinished) is None
+    if unfinished and not cut:
+        lines.append(unfinished)
+    records = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    return [record for record in records if record], cut
+
+
+def _json(text: bytes) -> object:
+    """What `text` holds; None if it is not JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _parse(line: bytes, where: str) -> StepRecord | EpochRecord | None:
+    """One record; None for an event which is neither a step nor an epoch."""
+    values = _json(line)
+    if not isinstance(values, dict) or "event" not in values:
+        raise ScoreError("this is no log record", where=where, fix="delete the line")
+    if values["event"] == "step":
+        return _record(StepRecord, values, where)
+    return _record(EpochRecord, values, where) if values["event"] == "epoch" else None
+
+
+def _record(kind: type[Record], values: dict[str, object], where: str) -> Record:
+    numbers = {}
+    for field in fields(kind):
+        value = values.get(field.name, "nothing")
+        if value is None and field.type is float:
+            value = float("nan")  # how a number that is not finite stands in strict JSON
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ScoreError(
+                f"the {values['event']} record has {value!r} for {field.name}, not a number",
+                where=where,
+                fix="delete the line",
+            )
+        numbers[field.name] = field.type(value)
+    return kind(**numbers)
+
+
+def _read_bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise ScoreError(
+            f"the run folder has no {path.name}",
+            where=path,
+            fix="--run names the --run-dir of a training, or can be left out",
+        )
+    return path.read_bytes()

@@ -1,0 +1,120 @@
+"""The random part of each draw: mixup partner, mixing weight, and the two masks.
+
+Each draw takes seven uniform numbers at a fixed place in a counter-based stream, so that its
+augmentation depends on (seed, epoch, position) alone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int32, Int64
+from scipy.special import betaincinv
+
+from psla_wds.errors import ConfigError
+from psla_wds.sampler import PURPOSE_AUGMENT, EpochPlan, raw_bits, to_uniform
+
+NUMBERS_PER_DRAW = 8
+"""Seven are used; two counters of Philox give eight."""
+NO_PARTNER = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Mixup of waveforms and masks on the log-mel spectrogram. Defaults are the paper's."""
+
+    mixup_rate: float = 0.5
+    """Share of draws that are mixed with a second clip (Table V)."""
+    mixup_alpha: float = 10.0
+    """The mixing weight is drawn from Beta(alpha, alpha) (Table VI)."""
+    freq_mask: int = 48
+    """Largest width of the frequency mask, in mels; 0 for none."""
+    time_mask: int = 192
+    """Largest width of the time mask, in frames; 0 for none."""
+
+    def __post_init__(self) -> None:
+        for name, valid, bounds in (
+            ("mixup_rate", 0 <= self.mixup_rate <= 1, "from 0 to 1"),
+            ("mixup_alpha", self.mixup_alpha > 0, "above 0"),
+            ("freq_mask", self.freq_mask >= 0, "at least 0"),
+            ("time_mask", self.time_mask >= 0, "at least 0"),
+        ):
+            if not valid:
+                raise ConfigError(
+                    f"{name}={getattr(self, name):g} must be {bounds}",
+                    where="augment",
+                    fix=f"set --augment.{name.replace('_', '-')}",
+                )
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Some draws of an epoch, and all that is random about them."""
+
+    rows: Int64[np.ndarray, " draws"]
+    partners: Int64[np.ndarray, " draws"]
+    """Row that is mixed in; -1 where a draw is not mixed."""
+    lam: Float32[np.ndarray, " draws"]
+    """Share of the first clip, in waveform and target; 1 where a draw is not mixed."""
+    masks: Int32[np.ndarray, "draws 4"]
+    """First mel, number of mels, first frame, number of frames that are masked."""
+
+    @property
+    def mixed(self) -> np.ndarray:
+        return self.partners != NO_PARTNER
+
+
+def plain_draws(rows: Int64[np.ndarray, " draws"]) -> Draws:
+    """Draws as they are, for evaluation."""
+    count = len(rows)
+    return Draws(
+        rows,
+        np.full(count, NO_PARTNER, np.int64),
+        np.ones(count, np.float32),
+        np.zeros((count, 4), np.int32),
+    )
+
+
+def augmented_draws(
+    plan: EpochPlan,
+    config: AugmentConfig,
+    positions: tuple[int, int],
+    *,
+    num_clips: int,
+    log_mel_shape: tuple[int, int],
+) -> Draws:
+    """The draws at positions [start, stop) of the plan.
+
+    Partners are uniform over all clips, never drawn by weight (the official code, and PSLA
+    III-B), and never taken from the batch.
+
+    Args:
+        log_mel_shape: frames and mels that the masks are placed on.
+    """
+    start, stop = positions
+    count = stop - start
+    bits = raw_bits(
+        plan.seed, plan.epoch, PURPOSE_AUGMENT, start * NUMBERS_PER_DRAW, count * NUMBERS_PER_DRAW
+    )
+    uniform = to_uniform(bits).reshape(count, NUMBERS_PER_DRAW)
+    mixed = uniform[:, 0] < config.mixup_rate
+    partners = (uniform[:, 1] * num_clips).astype(np.int64)
+    lam = betaincinv(config.mixup_alpha, config.mixup_alpha, uniform[:, 2])
+    num_frames, num_mels = log_mel_shape
+    freq = _mask(uniform[:, 3:5], config.freq_mask, num_mels)
+    time = _mask(uniform[:, 5:7], config.time_mask, num_frames)
+    return Draws(
+        plan.rows[start:stop],
+        np.where(mixed, partners, NO_PARTNER),
+        np.where(mixed, lam, 1.0).astype(np.float32),
+        np.concatenate([freq, time], axis=1),
+    )
+
+
+def _mask(
+    uniform: Float64[np.ndarray, "draws 2"], max_width: int, length: int
+) -> Int32[np.ndarray, "draws 2"]:
+    """First position and width, by the rule of torchaudio's `mask_along_axis`: the real width
+    places the mask, and both are then cut to integers."""
+    width = uniform[:, 0] * min(max_width, length)
+    start = uniform[:, 1] * (length - width)
+    return np.stack([start, width], axis=1).astype(np.int32)

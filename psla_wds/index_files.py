@@ -1,0 +1,206 @@
+"""The index on disk: `SHARDS/index/`, one .npy a column and meta.json. Format: docs/format.md."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from psla_wds.errors import ShardError, StaleIndexError
+from psla_wds.files import sync_folder
+from psla_wds.labels import ClassList, read_class_list
+from psla_wds.shard_index import ShardIndex, combined_fingerprint, concatenate
+from psla_wds.shards import FORMAT_VERSION, Sidecar, read_sidecar
+
+INDEX_FOLDER = "index"
+CLASS_LABELS = "class_labels_indices.csv"
+
+COLUMN_DTYPES = {
+    "shard": np.uint32,
+    "offset": np.int64,
+    "size": np.int64,
+    "crc32": np.uint32,
+    "num_samples": np.int64,
+    "split": np.uint8,
+    "label_starts": np.int64,
+    "label_values": np.uint16,
+    "id_starts": np.int64,
+    "id_bytes": np.uint8,
+}
+LENGTHS_PLUS_ONE = ("label_starts", "id_starts")
+
+
+def open_indexes(specs: Iterable[str]) -> ShardIndex:
+    """The index of all clips of `SHARDS[:split,...]`, given any number of times."""
+    return concatenate([_open_spec(spec) for spec in specs])
+
+
+def _open_spec(spec: str) -> ShardIndex:
+    folder, colon, splits = spec.rpartition(":")
+    if not colon or Path(spec).exists():
+        return read_index(Path(spec))
+    return read_index(Path(folder)).select_splits(splits.split(","), where=spec)
+
+
+def read_index(shards: Path) -> ShardIndex:
+    """The index of the shards in a folder; columns are memory-mapped, and their bounds checked."""
+    folder = shards / INDEX_FOLDER
+    rebuild = f"python -m sharding.index {shards}"
+    if not (folder / "meta.json").is_file():
+        what = "there is no index here" if shards.is_dir() else "there is no such folder"
+        raise StaleIndexError(what, where=shards, fix=f"for a folder of finished shards: {rebuild}")
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        columns = {name: _read_column(folder, name, dtype) for name, dtype in COLUMN_DTYPES.items()}
+        index = _from_meta(shards, meta, columns)
+        _check_bounds(index)
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise StaleIndexError(f"the index is damaged: {error}", where=folder, fix=rebuild) from None
+    return index
+
+
+def _read_column(folder: Path, name: str, dtype: type[np.generic]) -> np.ndarray:
+    path = folder / f"{name}.npy"
+    column = np.load(path, mmap_mode="r", allow_pickle=False)
+    if column.dtype != dtype or column.ndim != 1:
+        raise ValueError(f"{path.name} has {column.dtype} of {column.ndim} dimensions")
+    return column
+
+
+def _from_meta(shards: Path, meta: dict[str, Any], columns: dict[str, np.ndarray]) -> ShardIndex:
+    if meta["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"format {meta['format_version']}, where {FORMAT_VERSION} is read")
+    names = [str(shard["name"]) for shard in meta["shards"]]
+    if any(Path(name).name != name for name in names):
+        raise ValueError("a shard lies outside its folder")
+    return ShardIndex(
+        shards=tuple(shards / name for name in names),
+        shard_sizes=tuple(int(shard["size_bytes"]) for shard in meta["shards"]),
+        classes=ClassList(tuple(meta["mids"]), tuple(meta["names"])),
+        splits=tuple(meta["splits"]),
+        sample_rate_hz=int(meta["sample_rate_hz"]),
+        fingerprint=str(meta["fingerprint"]),
+        **columns,
+    )
+
+
+def _check_bounds(index: ShardIndex) -> None:
+    """No row may point outside its shard, the class list, or the columns."""
+    for name in COLUMN_DTYPES.keys() - {"label_values", "id_bytes"}:
+        expected = len(index) + (name in LENGTHS_PLUS_ONE)
+        if len(getattr(index, name)) != expected:
+            raise ValueError(f"{name} has not the length of the other columns")
+    for starts, values in (
+        (index.label_starts, index.label_values),
+        (index.id_starts, index.id_bytes),
+    ):
+        if starts[0] != 0 or starts[-1] != len(values) or (np.diff(starts) < 0).any():
+            raise ValueError("the starts of labels or clip ids do not ascend to their end")
+    if not len(index):
+        return
+    if index.shard.max() >= len(index.shards) or index.split.max() >= len(index.splits):
+        raise ValueError("a row names a shard or a split that is not listed")
+    if len(index.label_values) and index.label_values.max() >= len(index.classes):
+        raise ValueError("a row names a class that is not listed")
+    ends = np.array(index.shard_sizes)[index.shard]
+    if (
+        (index.offset < 0).any()
+        or (index.size <= 0).any()
+        or (index.offset > ends - index.size).any()
+    ):
+        raise ValueError("a row points outside its shard")
+
+
+def merge_sidecars(shards: Path) -> ShardIndex:
+    """Make `SHARDS/index` from the sidecars of all tars in the folder, and return it."""
+    tars = sorted(shards.glob("*.tar"))
+    if not tars:
+        raise ShardError(
+            "there are no shards here", where=shards, fix="run python -m sharding.build"
+        )
+    sidecars = []
+    for tar in tars:
+        sidecar = read_sidecar(tar)
+        if sidecar is None or not tar.exists() or tar.stat().st_size != sidecar.size_bytes:
+            raise ShardError(
+                "the shard is not finished: it has no sidecar, or another size",
+                where=tar,
+                fix="run the same sharding.build command again: it makes what is missing",
+            )
+        sidecars.append(sidecar)
+    write_index(shards, sidecars, read_class_list(shards / CLASS_LABELS))
+    return read_index(shards)
+
+
+def write_index(shards: Path, sidecars: list[Sidecar], classes: ClassList) -> None:
+    """Replace the index of a folder by one of these shards."""
+    columns, splits = _columns(sidecars, classes)
+    rates = {sidecar.sample_rate_hz for sidecar in sidecars}
+    if len(rates) != 1:
+        raise ShardError(
+            f"the shards have several sample rates: {sorted(rates)}",
+            where=shards,
+            fix="build them with one --sample-rate-hz",
+        )
+    meta = {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": combined_fingerprint([sidecar.sha256 for sidecar in sidecars]),
+        "sample_rate_hz": rates.pop(),
+        "num_clips": len(columns["offset"]),
+        "shards": [{"name": s.shard, "size_bytes": s.size_bytes} for s in sidecars],
+        "splits": splits,
+        "mids": classes.mids,
+        "names": classes.names,
+    }
+    temporary = shards / f"{INDEX_FOLDER}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    for name, column in columns.items():
+        np.save(temporary / f"{name}.npy", column, allow_pickle=False)
+    text = json.dumps(meta, ensure_ascii=False, indent=1)
+    (temporary / "meta.json").write_text(text + "\n", encoding="utf-8")
+    sync_folder(temporary)
+    # Between these two an interruption leaves no index, which the next reader is told how to mend.
+    shutil.rmtree(shards / INDEX_FOLDER, ignore_errors=True)
+    temporary.rename(shards / INDEX_FOLDER)
+    sync_folder(shards)
+
+
+def _columns(
+    sidecars: list[Sidecar], classes: ClassList
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    splits = sorted({split for sidecar in sidecars for split in sidecar.clips.split})
+    parts = [_shard_columns(i, sidecar, classes, splits) for i, sidecar in enumerate(sidecars)]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    for name in LENGTHS_PLUS_ONE:
+        lengths = joined.pop(name)
+        joined[name] = np.concatenate([[0], np.cumsum(lengths)])
+    return {name: joined[name].astype(dtype) for name, dtype in COLUMN_DTYPES.items()}, splits
+
+
+def _shard_columns(
+    number: int, sidecar: Sidecar, classes: ClassList, splits: list[str]
+) -> dict[str, np.ndarray]:
+    """The columns of one shard; those of starts hold lengths, until all are known."""
+    clips = sidecar.clips
+    position = {mid: i for i, mid in enumerate(classes.mids)}
+    unknown = {mid for mids in clips.mids for mid in mids} - position.keys()
+    if unknown:
+        raise ShardError(
+            f"clips carry classes that the class list does not have: {', '.join(sorted(unknown))}",
+            where=sidecar.shard,
+            fix=f"put back the {CLASS_LABELS} that the shards were built with",
+        )
+    ids = [clip_id.encode() for clip_id in clips.clip_id]
+    integers = {n: np.array(getattr(clips, n), np.int64) for n in ("offset", "size", "num_samples")}
+    return integers | {
+        "shard": np.full(len(ids), number),
+        "crc32": np.array(clips.crc32, np.uint32),
+        "split": np.array([splits.index(split) for split in clips.split], np.uint8),
+        "label_starts": np.array([len(mids) for mids in clips.mids], np.int64),
+        "label_values": np.array([position[mid] for mids in clips.mids for mid in mids], np.uint16),
+        "id_starts": np.array([len(clip_id) for clip_id in ids], np.int64),
+        "id_bytes": np.frombuffer(b"".join(ids), np.uint8),
+    }

@@ -1,0 +1,80 @@
+"""The manifest: the labelled clips of a data set, before they are packed."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from psla_wds.errors import ManifestError
+from psla_wds.labels import ClassList
+
+MAX_CLIP_ID_BYTES = 200
+"""A tar header holds 100 bytes of name, longer ones are legal up to a file system's 255."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One labelled audio excerpt, and the file to cut it from."""
+
+    clip_id: str
+    path: Path
+    labels: tuple[int, ...]
+    """Classes, by position in the class list: sorted, each once."""
+    split: str
+    """Such as train, val, eval; empty when the source names none."""
+    source: str
+    """File and line that the clip comes from, for messages."""
+    start_s: float = 0.0
+    end_s: float = math.inf
+
+
+def resolve_labels(labels: Iterable[str], classes: ClassList, where: str) -> tuple[int, ...]:
+    """The classes that mids, names or indices stand for: sorted, each once.
+
+    A label given twice counts once: the official code adds it twice when it mixes two clips,
+    and once when it does not.
+    """
+    found = set()
+    for label in (text.strip() for text in labels):
+        position = classes.find(label)
+        if position is None:
+            nearest = classes.nearest(label)
+            raise ManifestError(
+                f"label {label!r} is not in the class list of {len(classes)} classes",
+                where=where,
+                fix=f"did you mean {nearest!r}?" if nearest else "add it to --class-labels",
+            )
+        found.add(position)
+    if not found:
+        raise ManifestError("the clip has no label", where=where, fix="label it, or delete the row")
+    return tuple(sorted(found))
+
+
+def checked(clips: Iterable[Clip]) -> list[Clip]:
+    """The clips as a list, once ids are known to be unique and short enough, and times real."""
+    return list(_checked(clips))
+
+
+def _checked(clips: Iterable[Clip]) -> Iterator[Clip]:
+    sources: dict[str, str] = {}
+    for clip in clips:
+        if not clip.clip_id or len(clip.clip_id.encode()) > MAX_CLIP_ID_BYTES:
+            raise ManifestError(
+                f"a clip id has 1 to {MAX_CLIP_ID_BYTES} bytes, this one {len(clip.clip_id)}",
+                where=clip.source,
+                fix="give the clip a shorter clip_id",
+            )
+        if clip.clip_id in sources:
+            raise ManifestError(
+                f"clip id {clip.clip_id!r} appears twice",
+                where=f"{sources[clip.clip_id]} and {clip.source}",
+                fix="give each clip a clip_id of its own",
+            )
+        if not 0 <= clip.start_s < clip.end_s:
+            raise ManifestError(
+                f"the clip runs from {clip.start_s} s to {clip.end_s} s",
+                where=clip.source,
+                fix="start_s must be at least 0 and less than end_s",
+            )
+        sources[clip.clip_id] = clip.source
+        yield clip

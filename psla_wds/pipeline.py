@@ -1,0 +1,308 @@
+"""The log-mel front end as one DALI graph: encoded audio in, batches for the model out.
+
+The same graph runs on "cpu" and "gpu". It gives `psla_wds.features` to float32 rounding; a
+naive DALI chain (pre-emphasis of the whole clip, DALI's own mel filters) is off by up to 16
+nats in the low mels. Nothing here draws random numbers: the source decides everything.
+"""
+
+import io
+import wave
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int32, UInt8
+from nvidia.dali import Pipeline, fn
+from nvidia.dali import math as dali_math
+from nvidia.dali.data_node import DataNode
+from nvidia.dali.types import Constant, DALIDataType
+
+from psla_wds.errors import ConfigError
+from psla_wds.features import PREEMPHASIS, SMALLEST_ENERGY, FeatureConfig, hann_window, mel_matrix
+
+PREFETCH_BATCHES = 2
+"""Batches that DALI works on ahead of the one it returns."""
+
+
+def _null_wav() -> UInt8[np.ndarray, " bytes"]:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setparams((1, 2, 16_000, 1, "NONE", ""))
+        file.writeframes(bytes(2))
+    return np.frombuffer(buffer.getvalue(), np.uint8)
+
+
+NULL_WAV = _null_wav()
+"""One sample of silence, 46 bytes: the partner of a draw that is not mixed, decoded for free."""
+
+
+class UndecodableBatchError(RuntimeError):
+    """DALI failed on batch `iteration`, as a rule on a damaged clip; it does not say on which."""
+
+    def __init__(self, iteration: int) -> None:
+        super().__init__(f"batch {iteration} could not be decoded")
+        self.iteration = iteration
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """What the pipeline is fed for one iteration."""
+
+    audio: list[UInt8[np.ndarray, " bytes"]]
+    """Encoded files (WAV, FLAC, Ogg) at the sample rate of the features, one per draw."""
+    partner_audio: list[UInt8[np.ndarray, " bytes"]]
+    """The clip mixed into each draw; `NULL_WAV` where a draw is not mixed."""
+    lam: Float32[np.ndarray, " draws"]
+    """Share of the first clip; 1 where a draw is not mixed."""
+    masks: Int32[np.ndarray, "draws 4"]
+    """freq_start, freq_width, time_start, time_width in mels and frames; width 0: no mask."""
+
+
+class FrontEnd:
+    """Encoded audio in, normalised log-mel out, in the order of the source.
+
+    `source(iteration)` is called with 0, 1, 2, ..., up to `PREFETCH_BATCHES` ahead of `run`, and
+    is a pure function of the iteration. It raises StopIteration when there is no further batch;
+    any other exception reaches the caller of `run` as itself, after the batches before it.
+
+    DALI reads the arrays of a batch where they lie, long after the source returned them. They
+    stay referenced until `run` returned the output of their batch and was called again: a source
+    may reuse a buffer once that is garbage collected, and not before.
+    """
+
+    def __init__(
+        self,
+        source: Callable[[int], EncodedBatch],
+        features: FeatureConfig,
+        *,
+        batch_size: int,
+        num_threads: int,
+        device: torch.device,
+    ) -> None:
+        """`batch_size` is the largest; a batch of the source may be smaller."""
+        self._feed = _Feed(source, features)
+        self._device = device
+        self._iteration = 0
+        self._pipeline = Pipeline(
+            batch_size=batch_size,
+            num_threads=num_threads,
+            device_id=_device_id(device),
+            prefetch_queue_depth=PREFETCH_BATCHES,
+        )
+        with self._pipeline:
+            self._pipeline.set_outputs(_graph(self._feed, features, device))
+        self._pipeline.build()
+
+    def run(self) -> Float32[torch.Tensor, "draws frames mels"]:
+        """The next batch. StopIteration when the source has no more of them.
+
+        After an `UndecodableBatchError` the next call gives the batch that follows the bad one.
+        """
+        self._feed.release_before(self._iteration)
+        self._pipeline.schedule_run()
+        try:
+            (log_mel,) = self._pipeline.outputs(self._consumer_stream())
+        except StopIteration:
+            if self._feed.error is not None:
+                raise self._feed.error from None
+            raise
+        except RuntimeError as error:
+            self._iteration += 1
+            raise UndecodableBatchError(self._iteration - 1) from error
+        self._iteration += 1
+        return torch.from_dlpack(log_mel.as_tensor())
+
+    def _consumer_stream(self) -> torch.cuda.Stream | None:
+        # DALI binds the output to this stream: the stream waits for it, the host does not, and
+        # its memory is used again only after the work that the stream has by then.
+        if self._device.type == "cpu":
+            return None
+        return torch.cuda.current_stream(self._device)
+
+
+class _Feed:
+    """DALI's callback, and what must outlive its calls."""
+
+    def __init__(self, source: Callable[[int], EncodedBatch], features: FeatureConfig) -> None:
+        self._source = source
+        self._features = features
+        self._alive: deque[tuple[int, list[object]]] = deque()
+        self.error: Exception | None = None
+
+    def __call__(self, iteration: int) -> list[object]:
+        try:
+            batch = self._source(iteration)
+        except StopIteration:
+            raise
+        except Exception as error:
+            # Raised through DALI, it would come before the batches that are still in work.
+            self.error = error
+            raise StopIteration from None
+        anchors, shapes = _mask_regions(batch.masks, self._features)
+        inputs: list[object] = [batch.audio, batch.partner_audio, batch.lam, anchors, shapes]
+        self._alive.append((iteration, inputs))
+        return inputs
+
+    def release_before(self, iteration: int) -> None:
+        while self._alive and self._alive[0][0] < iteration:
+            self._alive.popleft()
+
+
+def _mask_regions(
+    masks: Int32[np.ndarray, "draws 4"], features: FeatureConfig
+) -> tuple[Float32[np.ndarray, "draws 4"], Float32[np.ndarray, "draws 4"]]:
+    """Anchors and shapes, as (frame, mel) of the frequency mask, then of the time mask."""
+    freq_start, freq_width, time_start, time_width = masks.T
+    none = np.zeros_like(freq_start)
+    anchors = [none, freq_start, time_start, none]
+    shapes = [none + features.num_frames, freq_width, time_width, none + features.num_mels]
+    return np.stack(anchors, 1).astype(np.float32), np.stack(shapes, 1).astype(np.float32)
+
+
+def _device_id(device: torch.device) -> int | None:
+    if device.type == "cpu":
+        return None
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def _graph(feed: _Feed, features: FeatureConfig, device: torch.device) -> DataNode:
+    audio, partner_audio, lam, anchors, shapes = fn.external_source(
+        source=feed,
+        num_outputs=5,
+        batch=True,
+        no_copy=True,
+        dtype=[DALIDataType.UINT8] * 2 + [DALIDataType.FLOAT] * 3,
+        ndim=[1, 1, 0, 1, 1],
+    )
+    waveform, partner = _decode(audio), _decode(partner_audio)
+    num_samples = fn.cast(waveform.shape()[0], dtype=DALIDataType.INT32)
+    if device.type == "cuda":  # the decoder has no GPU version
+        waveform, partner, lam = waveform.gpu(), partner.gpu(), lam.gpu()
+    mixed = _mixup(waveform, partner, lam, num_samples)
+    power = _power(_frames(mixed, num_samples, features), features)
+    log_mel = _first(_log_mel(power, features, device), features.num_frames)
+    masked = fn.erase(log_mel, anchor=anchors, shape=shapes, axes=[0, 1], fill_value=0.0)
+    return (masked - features.mean) * (1.0 / features.std)
+
+
+def _decode(audio: DataNode) -> DataNode:
+    waveform, _ = fn.decoders.audio(audio, dtype=DALIDataType.FLOAT, downmix=True)
+    return waveform
+
+
+def _mixup(waveform: DataNode, partner: DataNode, lam: DataNode, num_samples: DataNode) -> DataNode:
+    """lam of the waveform, 1 - lam of the partner cut or padded to its length, as PSLA's code:
+    each without its mean, and the sum without its mean again.
+    """
+    partner = _first(_centred(partner), num_samples)
+    return _centred(_centred(waveform) * lam + partner * (1.0 - lam))
+
+
+def _centred(signal: DataNode, axis: int = 0) -> DataNode:
+    return signal - fn.reductions.mean(signal, axes=[axis], keep_dims=True)
+
+
+def _first(signal: DataNode, length: DataNode | int) -> DataNode:
+    """The first `length` entries, with zeros where there are not as many."""
+    return fn.slice(signal, start=0, shape=length, axes=[0], out_of_bounds_policy="pad")
+
+
+def _frames(waveform: DataNode, num_samples: DataNode, features: FeatureConfig) -> DataNode:
+    """Overlapping frames (frames, window), at least one and at most `num_frames`.
+
+    DALI has no such operator: the waveform is cut into rows of one hop, and a frame is a row with
+    the rows after it. No frame at all (a clip shorter than a window) would crash the process in
+    `preemphasis_filter`, so such a clip is padded to one.
+    """
+    window, hop = features.window_samples, features.hop_samples
+    rows_per_frame = -(-window // hop)
+    used_samples = dali_math.min(num_samples, features.max_clip_samples)
+    num_frames = dali_math.max((used_samples - window) // hop + 1, 1)
+    num_rows = num_frames + (rows_per_frame - 1)
+    rows = fn.reshape(_first(waveform, num_rows * hop), shape=[-1, hop])
+    widths = [min(hop, window - row * hop) for row in range(rows_per_frame)]
+    parts = [
+        fn.slice(rows, start=[row, 0], shape=fn.stack(num_frames, Constant(width)), axes=[0, 1])
+        for row, width in enumerate(widths)
+    ]
+    return fn.cat(*parts, axis=1)
+
+
+def _power(frames: DataNode, features: FeatureConfig) -> DataNode:
+    """Kaldi's power spectrum (frames, bins): each frame without its mean, pre-emphasised, windowed.
+
+    The frames are laid end to end, so that a window step of one window takes them one by one.
+    Pre-emphasis then leaks over their borders, into first samples only: the symmetric window is
+    zero there.
+    """
+    end_to_end = fn.reshape(_centred(frames, axis=1), shape=[-1])
+    return fn.spectrogram(
+        fn.preemphasis_filter(end_to_end, preemph_coeff=PREEMPHASIS, border="clamp"),
+        nfft=features.fft_size,
+        window_length=features.window_samples,
+        window_step=features.window_samples,
+        window_fn=hann_window(features).tolist(),
+        center_windows=False,
+        power=2,
+        layout="tf",
+    )
+
+
+def _log_mel(power: DataNode, features: FeatureConfig, device: torch.device) -> DataNode:
+    """Kaldi's filters by two passes of DALI's: the first for the even filters, then the odd."""
+
+    def constant(values: np.ndarray) -> DataNode:
+        backend = "gpu" if device.type == "cuda" else "cpu"
+        return Constant(values.astype(np.float32), device=backend)
+
+    weights = mel_pre_weights(mel_matrix(features).numpy(), _dali_mel_matrix(features))
+    odd = np.arange(features.num_mels) % 2
+    even_mels = _dali_mel(power * constant(weights[0]), features) * constant(1 - odd)
+    odd_mels = _dali_mel(power * constant(weights[1]), features) * constant(odd)
+    return dali_math.log(dali_math.max(even_mels + odd_mels, SMALLEST_ENERGY))
+
+
+def _dali_mel(power: DataNode, features: FeatureConfig) -> DataNode:
+    return fn.mel_filter_bank(
+        fn.reshape(power, layout="tf"),  # arithmetic drops the layout
+        sample_rate=features.sample_rate_hz,
+        nfilter=features.num_mels,
+        freq_low=features.low_hz,
+        freq_high=features.high_hz,
+        mel_formula="htk",
+        normalize=False,
+    )
+
+
+def mel_pre_weights(
+    kaldi: Float32[np.ndarray, "mels bins"], dali: Float32[np.ndarray, "mels bins"]
+) -> Float32[np.ndarray, "2 bins"]:
+    """What to multiply bins with, for the even and for the odd filters, so that DALI's matrix
+    gives Kaldi's.
+
+    Both have triangles with the same corners, DALI's linear in Hz, Kaldi's linear in mel. A bin
+    feeds at most two filters, neighbours, so a parity has at most one factor per bin.
+    """
+    weights = np.zeros((2, kaldi.shape[1]), np.float32)
+    for mel, kaldi_bin in np.argwhere((kaldi > 0) & (dali > 0)):
+        weights[mel % 2, kaldi_bin] = kaldi[mel, kaldi_bin] / dali[mel, kaldi_bin]
+    parity = np.arange(len(kaldi)) % 2
+    if not np.allclose(dali * weights[parity], kaldi, rtol=0, atol=1e-6):
+        raise ConfigError(
+            "DALI's mel filters cannot be made Kaldi's: a frequency bin feeds too many of them",
+            where="features",
+            fix="use fewer mels or another range, for instance --features.num-mels 64",
+        )
+    return weights
+
+
+def _dali_mel_matrix(features: FeatureConfig) -> Float32[np.ndarray, "mels bins"]:
+    """What `mel_filter_bank` really applies: its response to an identity matrix."""
+    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None)
+    with pipeline:
+        identity = Constant(np.eye(features.num_bins, dtype=np.float32), device="cpu")
+        pipeline.set_outputs(_dali_mel(identity, features))
+    (response,) = pipeline.run()
+    return np.array(response.at(0)).T

@@ -1,0 +1,128 @@
+"""Encoded clips by byte range, read ahead by threads.
+
+Threads, and no worker processes: reading and checking release the interpreter lock, and handing
+a clip from one process to another costs more than reading it.
+"""
+
+import os
+import resource
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from psla_wds.errors import ConfigError, ShardError
+from psla_wds.shard_index import ShardIndex
+
+CLIPS_PER_TASK = 8
+"""Clips that a thread reads in one go: enough to hide the cost of handing out work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderConfig:
+    """How clips are read and decoded ahead of the training step, on each rank."""
+
+    threads: int = 4
+    """Threads that read."""
+    decode_threads: int = 2
+    """Threads of DALI, which decode; as many as there are cores for a rank."""
+    prefetch_batches: int = 4
+    """Batches that are read ahead."""
+    memory_mib: int = 1024
+    """Most memory for clips that were read ahead; at least one batch is."""
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "decode_threads", "prefetch_batches", "memory_mib"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} must be at least 1",
+                    where="reader",
+                    fix=f"set --reader.{name.replace('_', '-')}",
+                )
+
+
+class Reader:
+    """Reads clips of an index; every clip is checked against its CRC-32."""
+
+    def __init__(self, index: ShardIndex, *, threads: int) -> None:
+        self._index = index
+        self._files: dict[int, int] = {}
+        self._lock = Lock()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="reader")
+        _allow_open_files(len(index.shards))
+
+    def start(self, rows: Int64[np.ndarray, " rows"]) -> "PendingRead":
+        """Begin to read the clips of these rows."""
+        chunks = [rows[i : i + CLIPS_PER_TASK] for i in range(0, len(rows), CLIPS_PER_TASK)]
+        return PendingRead([self._pool.submit(self._read_chunk, chunk) for chunk in chunks])
+
+    def close(self) -> None:
+        """End the threads and close the shards."""
+        self._pool.shutdown(cancel_futures=True)
+        for descriptor in self._files.values():
+            os.close(descriptor)
+        self._files.clear()
+
+    def _read_chunk(self, rows: Int64[np.ndarray, " rows"]) -> list[UInt8[np.ndarray, " bytes"]]:
+        return [self._read(int(row)) for row in rows]
+
+    def _read(self, row: int) -> UInt8[np.ndarray, " bytes"]:
+        index = self._index
+        buffer = np.empty(index.size[row], np.uint8)
+        try:
+            descriptor = self._open(int(index.shard[row]))
+            num_read = os.preadv(descriptor, [buffer], int(index.offset[row]))
+        except OSError as error:
+            raise ShardError(
+                f"cannot read the shard: {error.strerror}",
+                where=index.where(row),
+                fix="mount or copy the shards again",
+            ) from None
+        if num_read < len(buffer) or zlib.crc32(buffer) != index.crc32[row]:
+            state = "cut short" if num_read < len(buffer) else "damaged: its CRC-32 differs"
+            folder = index.shards[index.shard[row]].parent
+            raise ShardError(
+                f"the clip is {state}",
+                where=index.where(row),
+                fix=f"find all damage with: python -m sharding.check {folder}",
+            )
+        return buffer
+
+    def _open(self, shard: int) -> int:
+        with self._lock:
+            if shard not in self._files:
+                descriptor = os.open(self._index.shards[shard], os.O_RDONLY)
+                # Clips are read in random order: reading ahead in the file would be in vain.
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+                self._files[shard] = descriptor
+            return self._files[shard]
+
+
+class PendingRead:
+    """Clips that are being read."""
+
+    def __init__(self, chunks: Sequence[Future[list[UInt8[np.ndarray, " bytes"]]]]) -> None:
+        self._chunks = chunks
+
+    def wait(self) -> list[UInt8[np.ndarray, " bytes"]]:
+        """The encoded clips, in the order of their rows; raises what a read raised."""
+        return [clip for chunk in self._chunks for clip in chunk.result()]
+
+
+def _allow_open_files(num_shards: int) -> None:
+    """Every shard stays open, and the usual limit of 1,024 files is below AudioSet's shards."""
+    needed = num_shards + 256
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed or soft == resource.RLIM_INFINITY:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConfigError(
+            f"{num_shards} shards are more files than this process may open ({hard})",
+            where="reader",
+            fix="raise the limit (ulimit -Hn), or build with a larger --clips-per-shard",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

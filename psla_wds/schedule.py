@@ -1,0 +1,125 @@
+"""What one rank reads at each iteration: its share of the plan, for training or evaluation."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from psla_wds.augment import AugmentConfig, Draws, augmented_draws, plain_draws
+from psla_wds.errors import ConfigError
+from psla_wds.sampler import EpochPlan, SamplerConfig, plan_epoch
+from psla_wds.shard_index import ShardIndex
+
+Schedule = Callable[[int], Draws | None]
+"""The draws of iteration 0, 1, 2, ... of a rank; None after the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchLayout:
+    """How the positions of an epoch are shared out to steps, ranks, and passes of a step.
+
+    Slices of all ranks, in the order of ranks, are the global batch, whatever their number.
+    """
+
+    batch_size: int
+    """Draws of an optimizer step, over all ranks."""
+    rank: int = 0
+    world_size: int = 1
+    accumulate: int = 1
+    """Forward passes, one after another, that a rank cuts its share of a step into."""
+
+    def __post_init__(self) -> None:
+        parts = self.world_size * self.accumulate
+        if self.accumulate < 1 or self.batch_size < 1 or self.batch_size % parts:
+            below = self.batch_size // max(parts, 1) * parts
+            sizes = " or ".join(str(size) for size in (below, below + parts) if size > 0)
+            raise ConfigError(
+                f"a batch of {self.batch_size} clips cannot be shared by {self.world_size} "
+                f"processes in {self.accumulate} passes each",
+                where="batch_size",
+                fix=f"set --batch-size {sizes}",
+            )
+
+    @property
+    def clips_per_pass(self) -> int:
+        return self.batch_size // (self.world_size * self.accumulate)
+
+    def positions(self, step: int, forward_pass: int, num_draws: int) -> tuple[int, int]:
+        """Positions [start, stop) of this rank; the last batch of an evaluation is cut."""
+        part = self.rank * self.accumulate + forward_pass
+        start = step * self.batch_size + part * self.clips_per_pass
+        return min(start, num_draws), min(start + self.clips_per_pass, num_draws)
+
+
+class TrainingSchedule:
+    """Endless: epoch follows epoch. Iterations are the passes of steps, from `first_step` on."""
+
+    def __init__(
+        self,
+        index: ShardIndex,
+        sampler: SamplerConfig,
+        augment: AugmentConfig,
+        layout: BatchLayout,
+        *,
+        seed: int,
+        log_mel_shape: tuple[int, int],
+        first_step: int = 0,
+    ) -> None:
+        self._index, self._augment, self._layout = index, augment, layout
+        self._log_mel_shape, self._first_step = log_mel_shape, first_step
+        num_draws = sampler.draws_per_epoch or len(index)
+        self.steps_per_epoch = num_draws // layout.batch_size
+        """Whole batches; the draws left over, less than a batch, are not used."""
+        if not self.steps_per_epoch:
+            raise ConfigError(
+                f"an epoch of {num_draws} draws has not one batch of {layout.batch_size}",
+                where=index.shards[0].parent if index.shards else "index",
+                fix=f"set --batch-size to at most {max(num_draws, 1)}, or add clips",
+            )
+        self._plans = _PlansAhead(lambda epoch: plan_epoch(index, sampler, seed=seed, epoch=epoch))
+
+    def __call__(self, iteration: int) -> Draws:
+        passes, forward_pass = divmod(iteration, self._layout.accumulate)
+        epochs, step = divmod(self._first_step + passes, self.steps_per_epoch)
+        plan = self.plan(epochs + 1)
+        return augmented_draws(
+            plan,
+            self._augment,
+            self._layout.positions(step, forward_pass, len(plan.rows)),
+            num_clips=len(self._index),
+            log_mel_shape=self._log_mel_shape,
+        )
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """The plan of an epoch, counted from 1."""
+        return self._plans.get(epoch)
+
+
+class EvaluationSchedule:
+    """Every clip once, over all ranks, in the order of the index."""
+
+    def __init__(self, index: ShardIndex, layout: BatchLayout) -> None:
+        self._num_clips, self._layout = len(index), layout
+
+    def __call__(self, iteration: int) -> Draws | None:
+        start, stop = self._layout.positions(iteration, 0, self._num_clips)
+        return plain_draws(np.arange(start, stop)) if start < stop else None
+
+
+class _PlansAhead:
+    """Makes the plan of the next epoch while this one is in use."""
+
+    def __init__(self, make: Callable[[int], EpochPlan]) -> None:
+        self._make = make
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="plan")
+        self._plans: dict[int, Future[EpochPlan]] = {}
+
+    def get(self, epoch: int) -> EpochPlan:
+        for wanted in (epoch, epoch + 1):
+            if wanted not in self._plans:
+                self._plans[wanted] = self._pool.submit(self._make, wanted)
+        # An epoch back is kept: its last batches are delivered after the next one was begun.
+        for past in [known for known in self._plans if known < epoch - 1]:
+            del self._plans[past]
+        return self._plans[epoch].result()

@@ -1,0 +1,164 @@
+"""The index: where each clip's audio lies, and its labels, as columns that are memory-mapped."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt8, UInt16, UInt32
+
+from psla_wds.errors import ConfigError, StaleIndexError
+from psla_wds.labels import ClassList
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Row i of every column describes clip i; rows follow the shards, then the tar."""
+
+    shards: tuple[Path, ...]
+    shard_sizes: tuple[int, ...]
+    """Bytes of each tar."""
+    classes: ClassList
+    splits: tuple[str, ...]
+    sample_rate_hz: int
+    fingerprint: str
+    """Stands for the content of all shards and the choice of rows."""
+    shard: UInt32[np.ndarray, " clips"]
+    """Position in `shards` of the tar that holds the clip."""
+    offset: Int64[np.ndarray, " clips"]
+    """First byte of the audio in that tar, past the tar header."""
+    size: Int64[np.ndarray, " clips"]
+    """Bytes of the encoded audio."""
+    crc32: UInt32[np.ndarray, " clips"]
+    """Of the encoded audio."""
+    num_samples: Int64[np.ndarray, " clips"]
+    split: UInt8[np.ndarray, " clips"]
+    """Position in `splits`."""
+    label_starts: Int64[np.ndarray, " clips+1"]
+    """Labels of row i are `label_values[label_starts[i]:label_starts[i + 1]]`."""
+    label_values: UInt16[np.ndarray, " labels"]
+    """Positions in `classes`."""
+    id_starts: Int64[np.ndarray, " clips+1"]
+    id_bytes: UInt8[np.ndarray, " bytes"]
+    """Clip ids in UTF-8, one after another."""
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    def clip_id(self, row: int) -> str:
+        return self.id_bytes[self.id_starts[row] : self.id_starts[row + 1]].tobytes().decode()
+
+    def labels(self, row: int) -> UInt16[np.ndarray, " labels"]:
+        return self.label_values[self.label_starts[row] : self.label_starts[row + 1]]
+
+    def targets(self, rows: Int64[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows classes"]:
+        """1 where a clip carries a class, 0 elsewhere."""
+        targets = np.zeros((len(rows), len(self.classes)), np.float32)
+        for target, row in zip(targets, rows, strict=True):
+            target[self.labels(row)] = 1.0
+        return targets
+
+    def class_counts(self) -> Int64[np.ndarray, " classes"]:
+        """Clips that carry each class."""
+        return np.bincount(self.label_values, minlength=len(self.classes))
+
+    def where(self, row: int) -> str:
+        """Shard, offset and clip id, for messages."""
+        return f"{self.shards[self.shard[row]]}, byte {self.offset[row]}, clip {self.clip_id(row)}"
+
+    def select(self, rows: Int64[np.ndarray, " rows"], choice: str) -> "ShardIndex":
+        """The index of some of the clips; `choice` says which, for the fingerprint."""
+        columns = ("shard", "offset", "size", "crc32", "num_samples", "split")
+        label_starts, label_values = _gather(self.label_starts, self.label_values, rows)
+        id_starts, id_bytes = _gather(self.id_starts, self.id_bytes, rows)
+        return replace(
+            self,
+            **{name: getattr(self, name)[rows] for name in columns},
+            label_starts=label_starts,
+            label_values=label_values,
+            id_starts=id_starts,
+            id_bytes=id_bytes,
+            fingerprint=combined_fingerprint([self.fingerprint, choice]),
+        )
+
+    def select_splits(self, splits: Sequence[str], where: str) -> "ShardIndex":
+        """The clips of some splits, such as train or fold1."""
+        unknown = sorted(set(splits) - set(self.splits))
+        if unknown:
+            raise ConfigError(
+                f"there is no split {', '.join(unknown)}",
+                where=where,
+                fix=f"the splits are: {', '.join(name or '(no name)' for name in self.splits)}",
+            )
+        wanted = [self.splits.index(name) for name in splits]
+        rows = np.flatnonzero(np.isin(self.split, wanted))
+        return self.select(rows, f"splits {sorted(splits)}")
+
+    def check_against_disk(self) -> None:
+        """Raise `StaleIndexError` if a shard is missing or has another size than the index says."""
+        for path, expected in zip(self.shards, self.shard_sizes, strict=True):
+            actual = path.stat().st_size if path.exists() else None
+            if actual != expected:
+                found = "it is missing" if actual is None else f"it has {actual:,}"
+                raise StaleIndexError(
+                    f"the index expects a shard of {expected:,} bytes, {found}",
+                    where=path,
+                    fix=f"copy the shard again, or rebuild the index: "
+                    f"python -m sharding.index {path.parent}",
+                )
+
+
+def concatenate(indexes: Sequence[ShardIndex]) -> ShardIndex:
+    """One index of the clips of several, in their order; their classes must be the same."""
+    first = indexes[0]
+    if len(indexes) == 1:
+        return first
+    for other in indexes[1:]:
+        if other.classes != first.classes or other.sample_rate_hz != first.sample_rate_hz:
+            raise ConfigError(
+                "these shards have other classes or another sample rate",
+                where=f"{other.shards[0].parent} beside {first.shards[0].parent}",
+                fix="build all of them with one --class-labels file and one --sample-rate-hz",
+            )
+    splits = tuple(dict.fromkeys(name for index in indexes for name in index.splits))
+    shard_bases = np.cumsum([0, *(len(index.shards) for index in indexes)])
+    split_maps = [np.array([splits.index(s) for s in i.splits], np.uint8) for i in indexes]
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(index, name) for index in indexes])
+
+    return replace(
+        first,
+        shards=tuple(path for index in indexes for path in index.shards),
+        shard_sizes=tuple(size for index in indexes for size in index.shard_sizes),
+        splits=splits,
+        fingerprint=combined_fingerprint([index.fingerprint for index in indexes]),
+        shard=np.concatenate(
+            [i.shard + np.uint32(base) for i, base in zip(indexes, shard_bases, strict=False)]
+        ),
+        split=np.concatenate([m[i.split] for i, m in zip(indexes, split_maps, strict=True)]),
+        **{n: joined(n) for n in ("offset", "size", "crc32", "num_samples")},
+        label_values=joined("label_values"),
+        label_starts=_join_starts([index.label_starts for index in indexes]),
+        id_bytes=joined("id_bytes"),
+        id_starts=_join_starts([index.id_starts for index in indexes]),
+    )
+
+
+def combined_fingerprint(parts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _gather(starts: np.ndarray, values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The ragged rows `rows` of (starts, values), as starts and values of their own."""
+    lengths = starts[rows + 1] - starts[rows]
+    new_starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    shift = np.repeat(starts[rows] - new_starts[:-1], lengths)
+    return new_starts, values[np.arange(new_starts[-1]) + shift]
+
+
+def _join_starts(starts: Sequence[np.ndarray]) -> np.ndarray:
+    bases = np.cumsum([0, *(s[-1] for s in starts)])
+    parts = [s[:-1] + base for s, base in zip(starts, bases, strict=False)]
+    return np.concatenate([*parts, bases[-1:]])

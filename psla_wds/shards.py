@@ -1,0 +1,174 @@
+"""Tar shards: plain WebDataset archives, and a sidecar that says what lies where in each.
+
+A clip is two members, `KEY.flac` (or another codec) and `KEY.json`. The sidecar, written last,
+is what publishes a shard: without it the tar does not count. Format: docs/format.md.
+"""
+
+import hashlib
+import json
+import re
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from psla_wds.errors import ShardError
+from psla_wds.files import atomic_open
+
+FORMAT_VERSION = 1
+SHARD_NAME = "shard-{number:06d}.tar"
+
+
+@dataclass(frozen=True)
+class PackedClip:
+    """A clip ready to be packed: encoded, labelled."""
+
+    clip_id: str
+    audio: bytes
+    extension: str
+    num_samples: int
+    sample_rate_hz: int
+    mids: tuple[str, ...]
+    split: str
+    source: str
+
+    def metadata(self) -> dict[str, Any]:
+        """What `KEY.json` holds."""
+        return {
+            "clip_id": self.clip_id,
+            "labels": list(self.mids),
+            "duration_s": self.num_samples / self.sample_rate_hz,
+            "sample_rate_hz": self.sample_rate_hz,
+            "split": self.split,
+            "source": self.source,
+        }
+
+
+@dataclass(frozen=True)
+class ClipColumns:
+    """Entry i of every list describes the clip at position i in the tar."""
+
+    clip_id: list[str] = field(default_factory=list)
+    offset: list[int] = field(default_factory=list)
+    """First byte of the audio in the tar, past the tar header."""
+    size: list[int] = field(default_factory=list)
+    """Bytes of the encoded audio."""
+    crc32: list[int] = field(default_factory=list)
+    """Of the encoded audio."""
+    num_samples: list[int] = field(default_factory=list)
+    mids: list[list[str]] = field(default_factory=list)
+    split: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sidecar:
+    """What is known of a shard once it is complete."""
+
+    shard: str
+    """File name of the tar."""
+    task: str
+    """Fingerprint of the work that made it; the same work is not done twice."""
+    size_bytes: int
+    sha256: str
+    sample_rate_hz: int
+    clips: ClipColumns
+    rejected: list[dict[str, str]]
+    """Clips refused while packing: clip_id, path, source, reason, detail."""
+    versions: dict[str, str]
+    """Of the libraries that decoded, resampled and encoded."""
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        class_counts = Counter(mid for mids in self.clips.mids for mid in mids)
+        summary = {
+            "num_clips": len(self.clips.clip_id),
+            "duration_s": sum(self.clips.num_samples) / self.sample_rate_hz,
+            "class_counts": dict(sorted(class_counts.items())),
+        }
+        return asdict(self) | summary
+
+
+def key_of(clip_id: str) -> str:
+    """The tar member name of a clip: no dot, at which webdataset splits, and no path separator.
+
+    Letters, digits, `_` and `-` stay; every other byte becomes `=` and two hex digits, so two
+    clip ids never share a key.
+    """
+    return "".join(
+        chr(byte) if re.match(rb"[A-Za-z0-9_-]", bytes([byte])) else f"={byte:02x}"
+        for byte in clip_id.encode()
+    )
+
+
+def sidecar_path(tar: Path) -> Path:
+    return tar.with_suffix(".sidecar.json")
+
+
+def write_tar(path: Path, clips: Iterable[PackedClip]) -> ClipColumns:
+    """Write a tar whose bytes depend on the clips alone, and say where each clip's audio lies."""
+    import webdataset  # here, since it imports torch, which reading an index does not need
+
+    columns = ClipColumns()
+    with atomic_open(path) as file:
+        # webdataset would write its own owner and the current time, and refuse long names.
+        settings = {"user": "", "group": "", "mtime": 0, "format": "PAX_FORMAT"}
+        writer = webdataset.TarWriter(file, encoder=False, **settings)
+        for clip in clips:
+            metadata = json.dumps(clip.metadata(), ensure_ascii=False).encode()
+            key = key_of(clip.clip_id)
+            writer.write({"__key__": key, clip.extension: clip.audio, "json": metadata})
+            columns.clip_id.append(clip.clip_id)
+            columns.size.append(len(clip.audio))
+            columns.crc32.append(zlib.crc32(clip.audio))
+            columns.num_samples.append(clip.num_samples)
+            columns.mids.append(list(clip.mids))
+            columns.split.append(clip.split)
+        writer.close()
+        file.flush()
+        columns.offset.extend(_audio_offsets(Path(file.name)))
+    return columns
+
+
+def _audio_offsets(tar: Path) -> list[int]:
+    """webdataset's writer streams and tells no offsets, so they are read back."""
+    with tarfile.open(tar) as archive:
+        return [member.offset_data for member in archive if not member.name.endswith(".json")]
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_sidecar(tar: Path, sidecar: Sidecar) -> None:
+    with atomic_open(sidecar_path(tar), "w") as file:
+        json.dump(sidecar.to_json(), file, ensure_ascii=False)
+        file.write("\n")
+
+
+def read_sidecar(tar: Path) -> Sidecar | None:
+    """The sidecar of a shard, None when there is none, `ShardError` when it is damaged."""
+    path = sidecar_path(tar)
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        columns = ClipColumns(**content.pop("clips"))
+        for summary in ("num_clips", "duration_s", "class_counts"):
+            del content[summary]
+        sidecar = Sidecar(clips=columns, **content)
+        lengths = {len(column) for column in vars(columns).values()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ShardError(
+            f"the sidecar is damaged: {error}", where=path, fix="delete it and build again"
+        ) from None
+    if sidecar.format_version != FORMAT_VERSION or len(lengths) != 1:
+        raise ShardError(
+            f"the sidecar has format {sidecar.format_version}, or columns of several lengths",
+            where=path,
+            fix=f"this version reads format {FORMAT_VERSION}: delete it and build again",
+        )
+    return sidecar

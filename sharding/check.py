@@ -1,0 +1,165 @@
+"""Prove that tars, sidecars and index agree.
+
+    python -m sharding.check SHARDS [--deep]
+
+Compares the size and SHA-256 of every shard, every member's place and CRC-32, and the index with
+the sidecars. --deep also reads every shard back through webdataset and decodes every clip.
+"""
+
+import json
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tyro.conf import Positional
+
+from psla_wds import cli
+from psla_wds.audio import decode_pcm
+from psla_wds.errors import ShardError
+from psla_wds.index_files import read_index
+from psla_wds.progress import clip_bar
+from psla_wds.shard_index import ShardIndex
+from psla_wds.shards import Sidecar, key_of, read_sidecar, sha256_of
+
+MAX_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Args:
+    shards: Positional[Path]
+    """Folder of the shards."""
+    deep: bool = False
+    """Also read the shards through webdataset and decode every clip."""
+
+
+def check(shards: Path, *, deep: bool) -> list[str]:
+    """What is wrong with the shards of a folder, a line each; an empty list if nothing is."""
+    index = read_index(shards)
+    stray = sorted(set(shards.glob("*.tar")) - set(index.shards))
+    problems = [f"{tar.name}: not in the index" for tar in stray]
+    with clip_bar(desc="checking", total=len(index)) as bar:
+        for number, tar in enumerate(index.shards):
+            rows = np.flatnonzero(index.shard == number)
+            problems += [f"{tar.name}: {what}" for what in _check_shard(index, tar, rows, deep)]
+            bar.update(len(rows))
+            bar.set_postfix(problems=len(problems), refresh=False)
+    return problems
+
+
+def _check_shard(index: ShardIndex, tar: Path, rows: np.ndarray, deep: bool) -> Iterator[str]:
+    if not tar.exists():
+        yield "missing"
+        return
+    try:
+        sidecar = read_sidecar(tar)
+    except ShardError as error:
+        yield f"damaged sidecar ({str(error).splitlines()[0]})"
+        return
+    if sidecar is None:
+        yield "no sidecar"
+        return
+    if sidecar.shard != tar.name or tar.stat().st_size != sidecar.size_bytes:
+        yield f"not the shard of its sidecar ({sidecar.shard}, {sidecar.size_bytes:,} bytes)"
+        return
+    yield from _compare_with_index(index, rows, sidecar)
+    if sha256_of(tar) != sidecar.sha256:
+        yield "the SHA-256 differs"
+        deep = True  # to name what is damaged
+    try:
+        yield from _check_members(tar, sidecar)
+        if deep:
+            yield from _read_back(tar, sidecar)
+    except (tarfile.TarError, OSError) as error:
+        yield f"not a whole tar: {error}"
+
+
+def _compare_with_index(index: ShardIndex, rows: np.ndarray, sidecar: Sidecar) -> Iterator[str]:
+    clips = sidecar.clips
+    if len(rows) != len(clips.clip_id):
+        yield f"the index has {len(rows)} clips, the sidecar {len(clips.clip_id)}"
+        return
+    for name in ("offset", "size", "crc32", "num_samples"):
+        if getattr(index, name)[rows].tolist() != getattr(clips, name):
+            yield f"the index and the sidecar differ in {name}"
+    if [index.clip_id(row) for row in rows] != clips.clip_id:
+        yield "the index and the sidecar differ in clip ids"
+    mids = [[index.classes.mids[label] for label in index.labels(row)] for row in rows]
+    if mids != clips.mids:
+        yield "the index and the sidecar differ in labels"
+
+
+def _check_members(tar: Path, sidecar: Sidecar) -> Iterator[str]:
+    """Every clip's two members stand where the sidecar says, with the bytes it says."""
+    clips = sidecar.clips
+    with tarfile.open(tar) as archive:
+        members = [(m.name.partition("."), m.offset_data, m.size, m.isreg()) for m in archive]
+    audio = {m[0][0]: m for m in members if m[0][2] != "json"}
+    described = {m[0][0] for m in members if m[0][2] == "json"}
+    keys = [key_of(clip_id) for clip_id in clips.clip_id]
+    for key in sorted((audio.keys() | described) - set(keys)):
+        yield f"member {key} is not in the sidecar"
+    with tar.open("rb") as file:
+        for key, offset, size, crc32 in zip(
+            keys, clips.offset, clips.size, clips.crc32, strict=True
+        ):
+            if key not in audio or key not in described:
+                yield f"member {key} is missing, or its .json is"
+            elif audio[key][1:] != (offset, size, True):
+                yield f"member {key} does not lie where the sidecar says"
+            else:
+                file.seek(offset)
+                if zlib.crc32(file.read(size)) != crc32:
+                    yield f"member {key} is damaged: its CRC-32 differs"
+
+
+def _read_back(tar: Path, sidecar: Sidecar) -> Iterator[str]:
+    """What a user of webdataset gets: every clip, in order, decodable, with its labels."""
+    import webdataset  # here, since it imports torch, which the quick check does not need
+
+    clips = sidecar.clips
+    samples = webdataset.WebDataset(str(tar), shardshuffle=False, empty_check=False)
+    number_read = 0
+    for number, sample in enumerate(samples):
+        number_read += 1
+        if number >= len(clips.clip_id) or sample["__key__"] != key_of(clips.clip_id[number]):
+            yield f"webdataset reads {sample['__key__']} at position {number}"
+            return
+        yield from _check_sample(sample, sidecar, number)
+    if number_read != len(clips.clip_id):
+        yield f"webdataset reads {number_read} of {len(clips.clip_id)} clips"
+
+
+def _check_sample(sample: dict[str, bytes], sidecar: Sidecar, number: int) -> Iterator[str]:
+    clips, key = sidecar.clips, sample["__key__"]
+    audio = next((v for k, v in sample.items() if k != "json" and not k.startswith("_")), b"")
+    try:
+        pcm, sample_rate_hz = decode_pcm(audio)
+        metadata = json.loads(sample["json"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        yield f"{key} cannot be decoded: {error}"
+        return
+    if (len(pcm), sample_rate_hz) != (clips.num_samples[number], sidecar.sample_rate_hz):
+        yield f"{key} decodes to {len(pcm)} samples at {sample_rate_hz} Hz"
+    if metadata.get("labels") != clips.mids[number]:
+        yield f"{key} has other labels in its .json than in the sidecar"
+
+
+def main() -> None:
+    args = cli.parse(Args, __doc__, prog="python -m sharding.check")
+    problems = check(args.shards, deep=args.deep)
+    if problems:
+        shown = "\n".join(f"    {problem}" for problem in problems[:MAX_SHOWN])
+        more = f"\n    (+{len(problems) - MAX_SHOWN} more)" if len(problems) > MAX_SHOWN else ""
+        raise ShardError(
+            f"{len(problems):,} problems:\n{shown}{more}",
+            where=args.shards,
+            fix="delete the tars named and their sidecars, and run the same sharding.build again",
+        )
+    print(f"checked {args.shards}: tars, sidecars and index agree; next: torchrun train/main.py")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,84 @@
+"""Run the tasks of a build on the processes of this machine."""
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
+from ctypes import c_int64
+
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
+
+from psla_wds.errors import ShardError
+from sharding.pack import ShardResult, ShardTask, pack_shard
+
+MAX_TRIES = 3
+"""A worker that dies, for want of memory say, takes only its shard with it, to be tried again."""
+
+
+class ClipCounter:
+    """Clips that the workers have packed and refused so far."""
+
+    def __init__(self, context: multiprocessing.context.BaseContext) -> None:
+        self.packed = context.Value(c_int64, 0)
+        self.rejected = context.Value(c_int64, 0)
+
+    def __call__(self, packed: bool) -> None:
+        counter = self.packed if packed else self.rejected
+        with counter.get_lock():
+            counter.value += 1
+
+
+_counter: ClipCounter | None = None
+"""Of a worker process; synchronised values reach it only when it starts."""
+
+
+def _start_worker(counter: ClipCounter) -> None:
+    global _counter
+    _counter = counter
+
+
+def _work(task: ShardTask) -> ShardResult:
+    assert _counter is not None
+    return pack_shard(task, _counter)
+
+
+def num_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def run_local(
+    tasks: Sequence[ShardTask], workers: int
+) -> Iterator[tuple[ClipCounter, list[ShardResult]]]:
+    """Do the tasks; yields, a few times a second, the counter and the shards newly done."""
+    context = multiprocessing.get_context("spawn")
+    counter = ClipCounter(context)
+    pool = ProcessPool(workers, initializer=_start_worker, initargs=[counter], context=context)
+    waiting = [(task, 1) for task in reversed(tasks)]
+    running: dict[ProcessFuture, tuple[ShardTask, int]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < 2 * workers:
+                task, number_of_try = waiting.pop()
+                running[pool.submit(_work, None, task)] = (task, number_of_try)
+            done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+            results = []
+            for future in done:
+                task, number_of_try = running.pop(future)
+                if isinstance(future.exception(), ProcessExpired):
+                    waiting.append((task, _next_try(task, number_of_try)))
+                else:
+                    results.append(future.result())
+            yield counter, results
+    finally:
+        pool.stop()
+        pool.join()
+
+
+def _next_try(task: ShardTask, number_of_try: int) -> int:
+    if number_of_try == MAX_TRIES:
+        raise ShardError(
+            f"the worker process died {MAX_TRIES} times while it made this shard",
+            where=task.tar,
+            fix="look for a lack of memory or a file that crashes the decoder; then run again",
+        )
+    return number_of_try + 1

@@ -1,0 +1,89 @@
+"""Say what is in a folder of shards: clips, classes, durations, sizes.
+
+python -m sharding.info SHARDS [--json]
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tyro.conf import Positional
+
+from psla_wds import cli
+from psla_wds.index_files import read_index
+from psla_wds.shard_index import ShardIndex
+
+BAR_WIDTH = 40
+
+
+@dataclass(frozen=True)
+class Args:
+    shards: Positional[Path]
+    """Folder of the shards."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+
+def summarise(index: ShardIndex) -> dict[str, Any]:
+    """The numbers that describe a set of shards."""
+    duration_s = index.num_samples / index.sample_rate_hz
+    labels_per_clip = np.diff(index.label_starts)
+    counts = index.class_counts()
+    quantiles = np.quantile(duration_s, [0, 0.25, 0.5, 0.75, 1]) if len(index) else np.zeros(5)
+    return {
+        "clips": len(index),
+        "shards": len(index.shards),
+        "bytes": sum(index.shard_sizes),
+        "sample_rate_hz": index.sample_rate_hz,
+        "hours": float(duration_s.sum() / 3600),
+        "duration_s": dict(
+            zip(("min", "q25", "median", "q75", "max"), quantiles.tolist(), strict=True)
+        ),
+        "mean_clip_bytes": float(index.size.mean()) if len(index) else 0.0,
+        "labels_per_clip": float(labels_per_clip.mean()) if len(index) else 0.0,
+        "splits": {
+            name: int((index.split == number).sum()) for number, name in enumerate(index.splits)
+        },
+        "classes": [
+            {"mid": mid, "name": name, "clips": int(count)}
+            for mid, name, count in zip(
+                index.classes.mids, index.classes.names, counts, strict=True
+            )
+        ],
+        "fingerprint": index.fingerprint,
+    }
+
+
+def render(summary: dict[str, Any], shards: Path) -> str:
+    """The summary as text, with a histogram of the classes."""
+    duration = summary["duration_s"]
+    splits = ", ".join(f"{name or '(none)'} {n:,}" for name, n in summary["splits"].items())
+    lines = [
+        f"{shards}: {summary['clips']:,} clips, {summary['hours']:,.1f} h, "
+        f"{summary['shards']:,} shards, {summary['bytes'] / 1e9:,.2f} GB",
+        f"  audio     {summary['sample_rate_hz']:,} Hz, {summary['mean_clip_bytes'] / 1e3:,.0f} kB "
+        f"a clip, {duration['min']:.2f} to {duration['max']:.2f} s, median "
+        f"{duration['median']:.2f} s",
+        f"  splits    {splits}",
+        f"  labels    {summary['labels_per_clip']:.2f} a clip, {len(summary['classes'])} classes",
+        "",
+    ]
+    classes = sorted(summary["classes"], key=lambda entry: -entry["clips"])
+    most = max(1, classes[0]["clips"])
+    width = min(40, max(len(entry["name"]) for entry in classes))
+    for entry in classes:
+        bar = "#" * round(BAR_WIDTH * entry["clips"] / most)
+        lines.append(f"  {entry['name'][:width]:<{width}} {entry['clips']:>9,} {bar}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    args = cli.parse(Args, __doc__, prog="python -m sharding.info")
+    summary = summarise(read_index(args.shards))
+    print(json.dumps(summary, indent=2) if args.json else render(summary, args.shards))
+
+
+if __name__ == "__main__":
+    cli.run(main)

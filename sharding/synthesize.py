@@ -1,0 +1,253 @@
+"""Make a demo corpus: sounds one can name by ear, in AudioSet's layout, from a seed.
+
+python -m sharding.synthesize OUT --clips 1500 --seed 0
+"""
+
+import base64
+import math
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import soundfile
+import tyro
+from jaxtyping import Float64
+from tqdm import tqdm
+
+from psla_wds import cli
+from psla_wds.errors import ConfigError
+from sharding.sounds import SOUND_CLASSES, SoundClass, class_probabilities
+from sharding.waveforms import Waveform, noise
+
+SHORTEST_CLIP_S = 0.1
+LIMIT = 2**32  # of clips and of seeds: both go into the 64 bits of a clip id
+
+# The counter of a random stream is (seed, clip, purpose): the labels do not depend on the audio.
+PLAN_STREAM, SOUND_STREAM = 0, 1
+
+NUM_EVENTS_SHARES = (0.46, 0.33, 0.15, 0.06)  # of clips with 1, 2, 3, 4 events: 1.8 on average
+ROLL_CALL_CLIPS = 375  # every class is called once in so many clips: 4 times in 1500
+
+EVENT_SHARE = (0.5, 1.0)  # length of an event, of its clip's
+EVENT_GAIN_DB = (-12.0, 0.0)
+FADED_SHARE = 0.3  # of the beginnings of events, and of their ends
+FADE = 0.25  # length of a fade, of its event's
+CUT_S = 0.005  # where there is no fade, an event is still cut without a click
+FLOOR_BAND_HZ = (50.0, 1000.0)
+FLOOR_DB = (-65.0, -45.0)
+PEAK_DB = (-15.0, -1.0)  # not up to 0, since what Vorbis gives back overshoots a little
+
+# Steele, Lea & Flood 2014: each step can be undone, so different numbers stay different.
+SPLITMIX64_ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """Folder to make: audio/, segments.csv, class_labels_indices.csv."""
+    clips: int = 1500
+    seed: int = 0
+    """Clip i depends on nothing but the seed, i and the length; use another seed for evaluation."""
+    clip_s: float = 2.5
+    """Length of every clip in seconds."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.clips <= LIMIT:
+            raise ConfigError(
+                f"clips={self.clips} is not between 1 and {LIMIT}",
+                where="--clips",
+                fix="set --clips 1500",
+            )
+        if not 0 <= self.seed < LIMIT:
+            raise ConfigError(
+                f"seed={self.seed} is not between 0 and {LIMIT - 1}",
+                where="--seed",
+                fix="set --seed 0",
+            )
+        if not SHORTEST_CLIP_S < self.clip_s < math.inf:
+            raise ConfigError(
+                f"clip_s={self.clip_s:g} is not a length above {SHORTEST_CLIP_S} seconds",
+                where="--clip-s",
+                fix="set --clip-s 2.5",
+            )
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """How a clip is stored. Collections in the wild are mixed, so the packer must resample."""
+
+    suffix: str
+    sample_rate_hz: int
+    num_channels: int
+    share: float
+    """Of all clips."""
+
+
+FILE_FORMATS = (
+    FileFormat("wav", 16_000, 1, 0.40),
+    FileFormat("flac", 16_000, 1, 0.38),
+    FileFormat("wav", 22_050, 1, 0.08),
+    FileFormat("flac", 44_100, 2, 0.06),
+    FileFormat("wav", 48_000, 1, 0.04),
+    FileFormat("ogg", 32_000, 1, 0.04),
+)
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """What a clip is, before any of it sounds."""
+
+    clip_id: str
+    sounds: tuple[SoundClass, ...]
+    """1 to 4 different classes, the order of the table."""
+    file_format: FileFormat
+
+    @property
+    def file_name(self) -> str:
+        return f"Y{self.clip_id}.{self.file_format.suffix}"
+
+
+def main() -> None:
+    print(synthesize(tyro.cli(Args, description=__doc__)))
+
+
+def synthesize(args: Args) -> str:
+    """Write the corpus; give a line that says what was written and what to run next.
+
+    The two CSV files come last: where they stand, the audio is complete.
+    """
+    _check_is_free(args.output)
+    audio_root = args.output / "audio"
+    audio_root.mkdir(parents=True)
+    plans = [plan_clip(args.seed, number) for number in range(args.clips)]
+    for number, plan in enumerate(tqdm(plans, desc="synthesize", unit="clip")):
+        rng = np.random.default_rng([args.seed, number, SOUND_STREAM])
+        clip = render_clip(rng, plan, args.clip_s)
+        soundfile.write(audio_root / plan.file_name, clip, plan.file_format.sample_rate_hz)
+    _write_csv(args.output / "class_labels_indices.csv", _class_list_lines())
+    _write_csv(args.output / "segments.csv", _segment_lines(plans, args.clip_s))
+    return _last_line(args.output, plans)
+
+
+def plan_clip(seed: int, number: int) -> ClipPlan:
+    """What clip `number` is: a function of these two, so a small corpus begins a large one."""
+    rng = np.random.default_rng([seed, number, PLAN_STREAM])
+    num_events = 1 + rng.choice(len(NUM_EVENTS_SHARES), p=NUM_EVENTS_SHARES)
+    shares = [file_format.share for file_format in FILE_FORMATS]
+    return ClipPlan(
+        clip_id=clip_id(seed, number),
+        sounds=tuple(SOUND_CLASSES[i] for i in _draw_classes(rng, number, num_events)),
+        file_format=FILE_FORMATS[rng.choice(len(FILE_FORMATS), p=shares)],
+    )
+
+
+def _draw_classes(rng: np.random.Generator, number: int, num_events: int) -> list[int]:
+    """Different classes by their frequency, of which the first may be called by its turn.
+
+    Chance alone leaves the rarest classes out of a small corpus. So every class is called once
+    in `ROLL_CALL_CLIPS`, at every second clip from the first on.
+    """
+    turn = number % ROLL_CALL_CLIPS
+    called = [turn // 2] if turn % 2 == 0 and turn < 2 * len(SOUND_CLASSES) else []
+    probabilities = class_probabilities()
+    probabilities[called] = 0.0
+    probabilities /= probabilities.sum()
+    drawn = rng.choice(len(SOUND_CLASSES), num_events - len(called), replace=False, p=probabilities)
+    return sorted([*called, *drawn.tolist()])
+
+
+def clip_id(seed: int, number: int) -> str:
+    """11 characters as on YouTube: 64 bits in base64; equal for no two (seed, number)."""
+    mixed = ((seed << 32 | number) + 0x9E3779B97F4A7C15) % 2**64  # golden ratio: 0 does not stay 0
+    for shift, factor in SPLITMIX64_ROUNDS:
+        mixed = ((mixed ^ mixed >> shift) * factor) % 2**64
+    mixed ^= mixed >> 31
+    return base64.urlsafe_b64encode(mixed.to_bytes(8, "big")).decode().rstrip("=")
+
+
+def render_clip(
+    rng: np.random.Generator, plan: ClipPlan, clip_s: float
+) -> Float64[np.ndarray, "samples channels"]:
+    """The sound of a clip: its events over a faint floor, at a level of its own."""
+    rate_hz, num_channels = plan.file_format.sample_rate_hz, plan.file_format.num_channels
+    num_samples = round(clip_s * rate_hz)
+    floor = noise(rng, num_samples, rate_hz, *FLOOR_BAND_HZ)
+    clip = np.tile(floor[:, None] * _amplitude(rng.uniform(*FLOOR_DB)), num_channels)
+    for sound in plan.sounds:
+        event = _render_event(rng, sound, round(rng.uniform(*EVENT_SHARE) * num_samples), rate_hz)
+        onset = rng.integers(0, num_samples - len(event) + 1)
+        panning = rng.uniform(0.3, 1.0, num_channels)
+        clip[onset : onset + len(event)] += event[:, None] * (panning / panning.max())
+    return clip * (_amplitude(rng.uniform(*PEAK_DB)) / np.abs(clip).max())
+
+
+def _render_event(
+    rng: np.random.Generator, sound: SoundClass, num_samples: int, sample_rate_hz: int
+) -> Waveform:
+    event = sound.generate(rng, num_samples, sample_rate_hz)
+    event *= _amplitude(rng.uniform(*EVENT_GAIN_DB)) / np.abs(event).max()
+    fade_in, fade_out = np.where(rng.random(2) < FADED_SHARE, FADE * num_samples, 0.0)
+    shortest = CUT_S * sample_rate_hz
+    to_start, to_stop = np.arange(1, num_samples + 1), np.arange(num_samples, 0, -1)
+    event *= np.minimum(1.0, to_start / max(fade_in, shortest))
+    return event * np.minimum(1.0, to_stop / max(fade_out, shortest))
+
+
+def _amplitude(level_db: float) -> float:
+    return 10 ** (level_db / 20)
+
+
+def _check_is_free(output: Path) -> None:
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise ConfigError(
+            "the output is not an empty folder",
+            where=output,
+            fix=f"name a new folder, or remove this one: rm -r {shlex.quote(str(output))}",
+        )
+
+
+def _write_csv(path: Path, lines: Iterable[str]) -> None:
+    partial = path.with_suffix(".tmp")
+    partial.write_text("".join(f"{line}\n" for line in lines))
+    partial.replace(path)
+
+
+def _class_list_lines() -> list[str]:
+    rows = [f'{i},{s.mid},"{s.display_name}"' for i, s in enumerate(SOUND_CLASSES)]
+    return ["index,mid,display_name", *rows]
+
+
+def _segment_lines(plans: list[ClipPlan], clip_s: float) -> list[str]:
+    """AudioSet's segments: three lines of comment, then a comma *and a space* between fields."""
+    num_labels = sum(len(plan.sounds) for plan in plans)
+    rows = [
+        f'{plan.clip_id}, 0.000, {clip_s:.3f}, "{",".join(sound.mid for sound in plan.sounds)}"'
+        for plan in plans
+    ]
+    return [
+        "# Segments csv created by sharding.synthesize",
+        f"# num_ytids={len(plans)}, num_segs={len(plans)}, "
+        f"num_unique_labels={len({sound for plan in plans for sound in plan.sounds})}, "
+        f"num_positive_labels={num_labels}",
+        "# YTID, start_seconds, end_seconds, positive_labels",
+        *rows,
+    ]
+
+
+def _last_line(output: Path, plans: list[ClipPlan]) -> str:
+    labels_per_clip = sum(len(plan.sounds) for plan in plans) / len(plans)
+    segments, audio_root = output / "segments.csv", output / "audio"
+    class_labels = output / "class_labels_indices.csv"
+    build = f"--segments {segments} --audio-root {audio_root} --class-labels {class_labels}"
+    return (
+        f"wrote {output}: {len(plans):,} clips, {len(SOUND_CLASSES)} classes, "
+        f"{labels_per_clip:.2f} labels a clip; "
+        f"next: python -m sharding.build audioset {build} --output SHARDS"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,225 @@
+"""Voices of people and animals: a source (vocal folds, wings) and what shapes it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.signal import sosfilt
+
+from sharding.waveforms import (
+    HIGHEST_SHARE_OF_RATE,
+    Waveform,
+    buzz,
+    glide,
+    hump,
+    noise,
+    overlay,
+    rhythm,
+    sine,
+    soften,
+    wander,
+)
+
+# Klatt 1980, table I: typical bandwidths of the first four formants.
+FORMANT_BANDWIDTHS_HZ = (60.0, 90.0, 150.0, 250.0)
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """What tells men, women and children apart: pitch and the size of the vocal tract."""
+
+    lowest_pitch_hz: float
+    highest_pitch_hz: float
+    fourth_formant_hz: float
+    vowels_hz: tuple[tuple[float, float, float], ...]
+    """First three formants of the vowels of heed, hid, head, had, hod, hawed, hood, who'd, hud, heard."""
+
+
+# Formants and the range of pitches: Peterson & Barney 1952, table II.
+MAN = Speaker(
+    90.0,
+    150.0,
+    3500.0,
+    (
+        (270, 2290, 3010),
+        (390, 1990, 2550),
+        (530, 1840, 2480),
+        (660, 1720, 2410),
+        (730, 1090, 2440),
+        (570, 840, 2410),
+        (440, 1020, 2240),
+        (300, 870, 2240),
+        (640, 1190, 2390),
+        (490, 1350, 1690),
+    ),
+)
+WOMAN = Speaker(
+    180.0,
+    250.0,
+    4100.0,
+    (
+        (310, 2790, 3310),
+        (430, 2480, 3070),
+        (610, 2330, 2990),
+        (860, 2050, 2850),
+        (850, 1220, 2810),
+        (590, 920, 2710),
+        (470, 1160, 2680),
+        (370, 950, 2670),
+        (760, 1400, 2780),
+        (500, 1640, 1960),
+    ),
+)
+CHILD = Speaker(
+    270.0,
+    390.0,
+    5000.0,
+    (
+        (370, 3200, 3730),
+        (530, 2730, 3600),
+        (690, 2610, 3570),
+        (1010, 2320, 3320),
+        (1030, 1370, 3170),
+        (680, 1060, 3180),
+        (560, 1410, 3310),
+        (430, 1170, 3260),
+        (850, 1590, 3360),
+        (560, 1820, 2160),
+    ),
+)
+
+
+def male_speech(rng: np.random.Generator, num_samples: int, sample_rate_hz: int) -> Waveform:
+    """A man speaking syllables of no language."""
+    return _speech(rng, num_samples, sample_rate_hz, MAN)
+
+
+def female_speech(rng: np.random.Generator, num_samples: int, sample_rate_hz: int) -> Waveform:
+    """A woman speaking syllables of no language."""
+    return _speech(rng, num_samples, sample_rate_hz, WOMAN)
+
+
+def child_speech(rng: np.random.Generator, num_samples: int, sample_rate_hz: int) -> Waveform:
+    """A child speaking syllables of no language."""
+    return _speech(rng, num_samples, sample_rate_hz, CHILD)
+
+
+def _speech(
+    rng: np.random.Generator, num_samples: int, sample_rate_hz: int, speaker: Speaker
+) -> Waveform:
+    """Source and filter, a vowel and perhaps a fricative a syllable (Klatt 1980)."""
+    syllable_s = 1 / rng.uniform(3.5, 5.5)
+    onsets = rhythm(rng, num_samples, sample_rate_hz, syllable_s, 0.3)
+    source = _vocal_folds(rng, num_samples, sample_rate_hz, speaker)
+    hiss = noise(rng, num_samples, sample_rate_hz, 3500.0, 6500.0)
+    speech = np.zeros(num_samples)
+    for onset, stop in zip(onsets, np.append(onsets[1:], num_samples), strict=True):
+        if onset > 0 and rng.random() < 0.12:
+            continue  # a pause
+        vowel = (*rng.choice(speaker.vowels_hz), speaker.fourth_formant_hz)
+        voiced = _formants(source[onset:stop], sample_rate_hz, vowel)
+        speech[onset:stop] += voiced * np.sqrt(hump(stop - onset)) * rng.uniform(0.5, 1.0)
+        if rng.random() < 0.5:
+            fricative = hiss[onset : min(stop, onset + int(0.08 * sample_rate_hz))]
+            speech[onset : onset + len(fricative)] += 0.02 * fricative * hump(len(fricative))
+    return speech
+
+
+def _vocal_folds(
+    rng: np.random.Generator, num_samples: int, sample_rate_hz: int, speaker: Speaker
+) -> Waveform:
+    """Pulses whose pitch sinks over the sentence and never stands still, with some breath."""
+    pitch_hz = rng.uniform(speaker.lowest_pitch_hz, speaker.highest_pitch_hz)
+    melody = 1 + 0.18 * wander(rng, num_samples, sample_rate_hz, 2.5)
+    tremor = 1 + 0.01 * wander(rng, num_samples, sample_rate_hz, 60.0)
+    pulses = buzz(pitch_hz * melody * tremor * glide(num_samples, 1.1, 0.9), sample_rate_hz)
+    breath = 0.01 * rng.standard_normal(num_samples)
+    # The folds fall by 12 dB an octave, the lips give 6 back.
+    return soften(pulses + breath, sample_rate_hz, 200.0)
+
+
+def _formants(
+    source: Waveform, sample_rate_hz: int, formants_hz: tuple[float, ...], widen: float = 1.0
+) -> Waveform:
+    """`source` through resonators in cascade, as the vocal tract (Klatt 1980, equation 1)."""
+    sections = []
+    for frequency_hz, bandwidth_hz in zip(formants_hz, FORMANT_BANDWIDTHS_HZ, strict=False):
+        if frequency_hz < HIGHEST_SHARE_OF_RATE * sample_rate_hz:
+            radius = np.exp(-np.pi * widen * bandwidth_hz / sample_rate_hz)
+            first = 2 * radius * np.cos(2 * np.pi * frequency_hz / sample_rate_hz)
+            second = -(radius**2)
+            sections.append([1 - first - second, 0, 0, 1, -first, -second])
+    return sosfilt(sections, source)
+
+
+def dog_bark(rng: np.random.Generator, num_samples: int, sample_rate_hz: int) -> Waveform:
+    """Barks: rough bursts of a tenth to a fifth of a second, whose pitch jumps up and falls."""
+    size = rng.uniform(0.8, 1.5)  # 1: a dog of middle size; small dogs bark higher
+    onsets = rhythm(rng, num_samples, sample_rate_hz, rng.uniform(0.3, 0.6), 0.25)
+    barks = (_bark(rng, sample_rate_hz, size) for _ in onsets)
+    return overlay(num_samples, onsets, barks)
+
+
+def _bark(rng: np.random.Generator, sample_rate_hz: int, size: float) -> Waveform:
+    length = int(rng.uniform(0.12, 0.2) * sample_rate_hz)
+    pitch_hz = 420 / size * (0.7 + 0.5 * hump(length)) * rng.uniform(0.93, 1.07)
+    rough = 1 + 0.6 * wander(rng, length, sample_rate_hz, 180.0)
+    source = buzz(pitch_hz, sample_rate_hz) * rough + 0.25 * rng.standard_normal(length)
+    throat = _formants(source, sample_rate_hz, (750 / size, 1500 / size, 2600 / size), widen=3.0)
+    attack_early = np.sqrt(np.linspace(0, 1, length))
+    return throat * np.sin(np.pi * attack_early) * rng.uniform(0.7, 1.0)
+
+
+def cat_meow(rng: np.random.Generator, num_samples: int, sample_rate_hz: int) -> Waveform:
+    """Meows: a long note that rises and falls while the mouth opens and closes."""
+    onsets = rhythm(rng, num_samples, sample_rate_hz, rng.uniform(0.9, 1.5), 0.2)
+    pitch_hz = rng.uniform(480, 720)
+    meows = (_meow(rng, sample_rate_hz, pitch_hz) for _ in onsets)
+    return overlay(num_samples, onsets, meows)
+
+
+def _meow(rng: np.random.Generator, sample_rate_hz: int, pitch_hz: float) -> Waveform:
+    length = int(rng.uniform(0.5, 0.9) * sample_rate_hz)
+    opening = hump(length)
+    curve_hz = pitch_hz * (0.75 + 0.35 * opening) * glide(length, 1.08, 0.88)
+    vibrato = 1 + 0.01 * wander(rng, length, sample_rate_hz, 30.0)
+    source = soften(buzz(curve_hz * vibrato, sample_rate_hz), sample_rate_hz, 900.0)
+    closed = _formants(source, sample_rate_hz, (600, 2600, 3600), widen=2.0)
+    open_ = _formants(source, sample_rate_hz, (1300, 2000, 3400), widen=2.0)
+    return (closed * (1 - opening) + open_ * opening) * np.sqrt(opening)
+
+
+def bird_song(rng: np.random.Generator, num_samples: int, sample_rate_hz: int) -> Waveform:
+    """Chirps: short whistled sweeps between 2 and 7 kHz, a bird repeating its own one or two."""
+    syllables = [_chirp(rng, sample_rate_hz) for _ in range(rng.integers(1, 3))]
+    onsets = rhythm(rng, num_samples, sample_rate_hz, rng.uniform(0.13, 0.32), 0.15)
+    sung = [i == 0 or rng.random() < 0.8 for i in range(len(onsets))]
+    choices = rng.integers(0, len(syllables), len(onsets))
+    return overlay(num_samples, onsets[sung], (syllables[i] for i in choices[sung]))
+
+
+def _chirp(rng: np.random.Generator, sample_rate_hz: int) -> Waveform:
+    length = int(rng.uniform(0.05, 0.14) * sample_rate_hz)
+    start_hz, stop_hz = rng.uniform(2300, 6000, 2)
+    bend = 1 + rng.uniform(-0.15, 0.15) * hump(length)
+    return sine(glide(length, start_hz, stop_hz) * bend, sample_rate_hz) * hump(length)
+
+
+def cricket(rng: np.random.Generator, num_samples: int, sample_rate_hz: int) -> Waveform:
+    """A field cricket: chirps of 3 to 5 pulses of one tone near 4.5 kHz, 2 to 4 chirps a second."""
+    pulse_length = int(rng.uniform(0.015, 0.022) * sample_rate_hz)
+    carrier_hz = np.full(pulse_length, rng.uniform(4000, 5000))
+    pulse = sine(carrier_hz, sample_rate_hz) * hump(pulse_length)
+    num_pulses, period = int(rng.integers(3, 6)), int(1.7 * pulse_length)
+    onsets = rhythm(rng, num_samples, sample_rate_hz, rng.uniform(0.25, 0.45), 0.05)
+    starts = (onsets[:, None] + period * np.arange(num_pulses)).ravel()
+    starts = starts[starts < num_samples]
+    return overlay(num_samples, starts, [pulse] * len(starts))
+
+
+def bee(rng: np.random.Generator, num_samples: int, sample_rate_hz: int) -> Waveform:
+    """A bee that flies about: wing beats near 230 a second (honey bees), nearer and farther."""
+    unsteady = 1 + 0.08 * wander(rng, num_samples, sample_rate_hz, 5.0)
+    wings = buzz(rng.uniform(190, 270) * unsteady, sample_rate_hz)
+    body = _formants(wings, sample_rate_hz, (450.0, 1000.0, 2300.0), widen=6.0)
+    nearness = 1 + 0.85 * wander(rng, num_samples, sample_rate_hz, 2.0)
+    return body * nearness
