@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,7 @@ def render(report: Report) -> str:
         scatter=positives_figure(report.classes, report.metrics.num_clips),
         extremes=(("Best", best), ("Worst", worst)),
         ranked=ranked,
+        training=training_summary(report.run) if report.run else "",
         settings=flatten(report.run.config) if report.run else [],
         commands=commands(report),
     )
@@ -87,7 +89,7 @@ def render(report: Report) -> str:
 
 def decimal(value: float, digits: int) -> str:
     """A number for people; a dash where there is none."""
-    return "–" if math.isnan(value) else f"{value:.{digits}f}".replace("inf", "∞")
+    return "\N{EN DASH}" if math.isnan(value) else f"{value:.{digits}f}".replace("inf", "∞")
 
 
 def best_and_worst(
@@ -95,21 +97,29 @@ def best_and_worst(
 ) -> tuple[list[ClassResult], list[ClassResult]]:
     """Up to `limit` classes of highest AP and as many of lowest; no class is in both."""
     scored = sorted((c for c in classes if not math.isnan(c.AP)), key=lambda c: -c.AP)
-    count = min(limit, len(scored) // 2)
-    return scored[:count], scored[len(scored) - count :][::-1]
+    half = (len(scored) + 1) // 2
+    return scored[:half][:limit], scored[half:][::-1][:limit]
+
+
+def training_summary(run: Run) -> str:
+    """How far training came, and how fast."""
+    if not run.epochs:
+        return "No epoch is finished yet."
+    hours = sum(record.duration_s for record in run.epochs) / 3600
+    rate = statistics.median(record.clips_per_s for record in run.epochs)
+    last = run.epochs[-1]
+    return f"{last.epoch} epochs, {last.step:,} steps; {hours:,.2f} hours, {rate:,.0f} clips/s."
 
 
 def training_figures(run: Run) -> list[Figure]:
-    """Loss, ranking quality, learning rate and waiting for data, over the run so far."""
-    figures = [loss_figure(run)] if run.steps or run.epochs else []
+    """Loss, evaluation mAP, learning rate and waiting for data, over the run so far."""
+    figures = []
+    if run.steps or run.epochs:
+        figures.append(loss_figure(run))
     if run.epochs:
         figures.append(quality_figure(run))
     if run.steps:
-        steps = [record.step for record in run.steps]
-        rates = [record.learning_rate for record in run.steps]
-        waits = [record.data_wait for record in run.steps]
-        figures.append(_step_figure("Learning rate", steps, rates, short_number))
-        figures.append(_step_figure("Time spent waiting for data", steps, waits, percent))
+        figures += [learning_rate_figure(run), data_wait_figure(run)]
     return figures
 
 
@@ -121,20 +131,37 @@ def loss_figure(run: Run) -> Figure:
         Series("evaluation", epoch_ends, [r.eval_loss for r in run.epochs], "second"),
     )
     drawn = tuple(s for s in series if s.x)
-    x_axis = linear_axis("step", [x for s in drawn for x in s.x])
+    x_axis = linear_axis("step", [x for s in drawn for x in s.x], smallest_step=1)
     y_axis = log_axis("loss", [y for s in drawn for y in s.y])
-    chart = line_chart("Loss against step, on a logarithmic scale", x_axis, y_axis, drawn)
-    return Figure("Loss", chart, "Logarithmic scale.", drawn)
+    return Figure("Loss", line_chart("Loss by step", x_axis, y_axis, drawn), "Log scale.", drawn)
 
 
 def quality_figure(run: Run) -> Figure:
     epochs, values = [r.epoch for r in run.epochs], [r.mAP for r in run.epochs]
     best = max(run.epochs, key=lambda r: -1.0 if math.isnan(r.mAP) else r.mAP)
+    x_axis = linear_axis("epoch", epochs, smallest_step=1)
     line = Series("mAP", epochs, values, "second")
-    chart = line_chart(
-        "Evaluation mAP against epoch", linear_axis("epoch", epochs), linear_axis("", values), [line]
-    )
-    return Figure("Evaluation mAP", chart, f"Best: {decimal(best.mAP, 4)}, epoch {best.epoch}.")
+    chart = line_chart("Evaluation mAP by epoch", x_axis, linear_axis("mAP", values), [line])
+    return Figure("Evaluation mAP", chart, f"Best {decimal(best.mAP, 4)}, epoch {best.epoch}.")
+
+
+def learning_rate_figure(run: Run) -> Figure:
+    steps, rates = [r.step for r in run.steps], [r.learning_rate for r in run.steps]
+    x_axis = linear_axis("step", steps, smallest_step=1)
+    y_axis = linear_axis("learning rate", [0, *rates])
+    line = Series("learning rate", steps, rates, "first")
+    chart = line_chart("Learning rate by step", x_axis, y_axis, [line])
+    return Figure("Learning rate", chart, f"Highest {short_number(max(rates))}.")
+
+
+def data_wait_figure(run: Run) -> Figure:
+    steps, waits = [r.step for r in run.steps], [r.data_wait for r in run.steps]
+    x_axis = linear_axis("step", steps, smallest_step=1)
+    y_axis = linear_axis("share of time", [0, *waits], text=percent)
+    line = Series("waiting", steps, waits, "first")
+    chart = line_chart("Share of time spent waiting for data, by step", x_axis, y_axis, [line])
+    note = f"Median {percent(statistics.median(waits))} of the time."
+    return Figure("Waiting for data", chart, note)
 
 
 def positives_figure(classes: Sequence[ClassResult], num_clips: int) -> Figure:
@@ -151,7 +178,7 @@ def positives_figure(classes: Sequence[ClassResult], num_clips: int) -> Figure:
         random_ranking,
     )
     note = "A dot is a class. Dashed: what a random ranking gets, the share of positives."
-    return Figure("Average precision by number of positives", chart, note)
+    return Figure("Average precision by positives", chart, note)
 
 
 def flatten(config: dict[str, object], prefix: str = "") -> list[tuple[str, str]]:
@@ -179,7 +206,3 @@ def commands(report: Report) -> list[str]:
         f"python -m eval.predict {folder} --index SHARDS --output {scores}",
         f"{score} --run {folder}",
     ]
-
-
-def _step_figure(title, steps, values, text) -> Figure:
-    pass

@@ -11,8 +11,10 @@ LEFT, RIGHT, TOP, BOTTOM = 48, 448, 12, 228
 MAX_MARKED = 80
 MAX_DRAWN = 500
 
+Number = int | float
 
-def short_number(value: float) -> str:
+
+def short_number(value: Number) -> str:
     """As few characters as tell it: 0.25, 12k, 3M, 5e-5."""
     if value == 0 or 1e-3 <= abs(value) < 1e3:
         return f"{value:.4g}"
@@ -22,8 +24,8 @@ def short_number(value: float) -> str:
     return f"{float(digits):g}e{int(exponent)}"
 
 
-def percent(value: float) -> str:
-    return f"{100 * value:.3g}%"
+def percent(value: Number) -> str:
+    return "\N{EN DASH}" if math.isnan(value) else f"{100 * value:.3g}%"
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,13 @@ class Axis:
     """One direction of a chart, from its first tick to its last."""
 
     label: str
-    ticks: tuple[float, ...]
-    low: float
-    high: float
+    ticks: tuple[Number, ...]
+    low: Number
+    high: Number
     log: bool = False
-    text: Callable[[float], str] = short_number
+    text: Callable[[Number], str] = short_number
 
-    def fraction(self, value: float) -> float:
+    def fraction(self, value: Number) -> float:
         """Where `value` lies between the ends."""
         low, high = self.low, self.high
         if self.log:
@@ -46,7 +48,11 @@ class Axis:
 
 
 def linear_axis(
-    label: str, values: Iterable[float], text: Callable[[float], str] = short_number
+    label: str,
+    values: Iterable[Number],
+    *,
+    smallest_step: Number = 0,
+    text: Callable[[Number], str] = short_number,
 ) -> Axis:
     """An axis around `values`, with about five round ticks."""
     finite = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
@@ -55,12 +61,13 @@ def linear_axis(
         low, high = (low, low + 1) if low == 0 else (low - abs(low) / 2, low + abs(low) / 2)
     magnitude = 10 ** math.floor(math.log10((high - low) / 4))
     step = magnitude * min((1, 2, 5, 10), key=lambda m: abs((high - low) / (m * magnitude) - 4.5))
+    step = max(step, smallest_step)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = tuple(float(f"{i * step:.12g}") for i in range(first, last + 1))
     return Axis(label, ticks, ticks[0], ticks[-1], text=text)
 
 
-def log_axis(label: str, values: Iterable[float]) -> Axis:
+def log_axis(label: str, values: Iterable[Number]) -> Axis:
     """A logarithmic axis around the positive ones of `values`."""
     positive = [v for v in values if 0 < v < math.inf] or [1.0, 10.0]
     low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
@@ -68,7 +75,7 @@ def log_axis(label: str, values: Iterable[float]) -> Axis:
     start = max(n for n in round_numbers if n <= min(positive))
     end = min(n for n in [*round_numbers, 10.0 ** (high + 1)] if n >= max(positive) and n > start)
     ticks = tuple(n for n in round_numbers if start <= n <= end)
-    if len(ticks) > 7:
+    if len(ticks) > 9:
         decades = [10.0**e for e in range(low, high + 1) if start <= 10.0**e <= end]
         ticks = tuple(decades[:: math.ceil(len(decades) / 6)])
     return Axis(label, ticks, start, end, log=True)
@@ -79,8 +86,8 @@ class Series:
     """A named line; `style` is a class of the style sheet which sets its colour."""
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Sequence[Number]
+    y: Sequence[Number]
     style: str
 
 
@@ -92,8 +99,8 @@ def line_chart(description: str, x_axis: Axis, y_axis: Axis, series: Sequence[Se
 class Point:
     """A dot that says `title` when the pointer rests on it."""
 
-    x: float
-    y: float
+    x: Number
+    y: Number
     title: str
 
 
@@ -162,7 +169,7 @@ def _line(series: Series, x_axis: Axis, y_axis: Axis) -> Markup:
     return Markup('<g class="line {}">{}{}</g>').format(series.style, path, marks)
 
 
-def _thin(series: Series) -> tuple[Sequence[float], Sequence[float]]:
+def _thin(series: Series) -> tuple[Sequence[Number], Sequence[Number]]:
     """Means of neighbouring points, so that no line has more than can be seen."""
     size = math.ceil(len(series.x) / MAX_DRAWN)
     if size <= 1:
@@ -174,13 +181,13 @@ def _thin(series: Series) -> tuple[Sequence[float], Sequence[float]]:
     return x, y
 
 
-def _drawable(value: float, axis: Axis) -> bool:
+def _drawable(value: Number, axis: Axis) -> bool:
     return math.isfinite(value) and (value > 0 or not axis.log)
 
 
-def _x(axis: Axis, value: float) -> float:
+def _x(axis: Axis, value: Number) -> float:
     return round(LEFT + axis.fraction(value) * (RIGHT - LEFT), 1)
 
 
-def _y(axis: Axis, value: float) -> float:
+def _y(axis: Axis, value: Number) -> float:
     return round(BOTTOM - axis.fraction(value) * (BOTTOM - TOP), 1)

@@ -165,7 +165,7 @@ def loss(
     scores: Float[Tensor, "batch classes"], targets: Float[Tensor, "batch classes"]
 ) -> Float32[Tensor, ""]:
     """Mean binary cross-entropy over clips and classes; a mixed clip has targets within [0, 1]."""
-    # The head gives scores, not logits (PSLA II-C), and autocast refuses cross-entropy of those.
+    # The head gives scores, not logits (PSLA II-C); on a GPU, autocast refuses this entropy.
     with torch.autocast(scores.device.type, enabled=False):
         return F.binary_cross_entropy(clamp_scores(scores), targets.float())
 
@@ -210,12 +210,14 @@ def _load_trunk(trunk: EfficientNet, backbone: Backbone, path: Path) -> None:
         published.pop(unused, None)
     wanted, given = _shapes(trunk.state_dict()), _shapes(published)
     del wanted["_conv_stem.weight"]
-    differing = [name for name in wanted | given if wanted.get(name) != given.get(name)]
+    names = wanted | given
+    differing = [name for name in names if wanted.get(name) != given.get(name)]
     if differing:
         name = differing[0]
         raise CheckpointError(
-            f"these are not weights of {backbone}: {len(differing)} tensors differ, first {name} "
-            f"(file: {given.get(name, 'none')}, {backbone}: {wanted.get(name, 'none')})",
+            f"these are not weights of {backbone}: {len(differing)} of {len(names)} tensors "
+            f"differ, first {name} (file: {given.get(name, 'none')}, "
+            f"model: {wanted.get(name, 'none')})",
             where=path,
             fix=_initial_weights_fix(backbone),
         )

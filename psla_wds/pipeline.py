@@ -1,8 +1,7 @@
 """The log-mel front end as one DALI graph: encoded audio in, batches for the model out.
 
-The same graph runs on "cpu" and "gpu". It gives `psla_wds.features` to float32 rounding; a
-naive DALI chain (pre-emphasis of the whole clip, DALI's own mel filters) is off by up to 16
-nats in the low mels. Nothing here draws random numbers: the source decides everything.
+One graph for CPU and GPU, equal to `psla_wds.features` to float32 rounding; a naive DALI chain is
+off by up to 16 nats in the low mels. It draws no random numbers: the source decides everything.
 """
 
 import io
@@ -22,8 +21,7 @@ from nvidia.dali.types import Constant, DALIDataType
 from psla_wds.errors import ConfigError
 from psla_wds.features import PREEMPHASIS, SMALLEST_ENERGY, FeatureConfig, hann_window, mel_matrix
 
-PREFETCH_BATCHES = 2
-"""Batches that DALI works on ahead of the one it returns."""
+PREFETCH_BATCHES = 2  # that DALI works on at a time, the one it returns next included
 
 
 def _null_wav() -> UInt8[np.ndarray, " bytes"]:
@@ -50,9 +48,9 @@ class UndecodableBatchError(RuntimeError):
 class EncodedBatch:
     """What the pipeline is fed for one iteration."""
 
-    audio: list[UInt8[np.ndarray, " bytes"]]
+    audio: list[UInt8[np.ndarray, " _"]]  # `_`: no two need be of one length
     """Encoded files (WAV, FLAC, Ogg) at the sample rate of the features, one per draw."""
-    partner_audio: list[UInt8[np.ndarray, " bytes"]]
+    partner_audio: list[UInt8[np.ndarray, " _"]]
     """The clip mixed into each draw; `NULL_WAV` where a draw is not mixed."""
     lam: Float32[np.ndarray, " draws"]
     """Share of the first clip; 1 where a draw is not mixed."""
@@ -102,24 +100,19 @@ class FrontEnd:
         """
         self._feed.release_before(self._iteration)
         self._pipeline.schedule_run()
+        self._iteration += 1
         try:
             (log_mel,) = self._pipeline.outputs(self._consumer_stream())
         except StopIteration:
-            if self._feed.error is not None:
-                raise self._feed.error from None
-            raise
+            raise (self._feed.error or StopIteration) from None
         except RuntimeError as error:
-            self._iteration += 1
             raise UndecodableBatchError(self._iteration - 1) from error
-        self._iteration += 1
         return torch.from_dlpack(log_mel.as_tensor())
 
     def _consumer_stream(self) -> torch.cuda.Stream | None:
         # DALI binds the output to this stream: the stream waits for it, the host does not, and
         # its memory is used again only after the work that the stream has by then.
-        if self._device.type == "cpu":
-            return None
-        return torch.cuda.current_stream(self._device)
+        return None if self._device.type == "cpu" else torch.cuda.current_stream(self._device)
 
 
 class _Feed:
@@ -188,8 +181,7 @@ def _graph(feed: _Feed, features: FeatureConfig, device: torch.device) -> DataNo
 
 
 def _decode(audio: DataNode) -> DataNode:
-    waveform, _ = fn.decoders.audio(audio, dtype=DALIDataType.FLOAT, downmix=True)
-    return waveform
+    return fn.decoders.audio(audio, dtype=DALIDataType.FLOAT, downmix=True)[0]
 
 
 def _mixup(waveform: DataNode, partner: DataNode, lam: DataNode, num_samples: DataNode) -> DataNode:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from tqdm import tqdm
 
@@ -31,20 +31,14 @@ def clip_bar(
     )
 
 
-class DataTimer:
-    """Iterates over a loader; tells which share of the time went to waiting for it.
+class DataTimer(Generic[T]):
+    """Iterates over a loader and adds up the time that its `next` took, and nothing else.
 
-    Only the loader's `next` is timed. On a GPU this is what the loop waited for, and an upper
-    bound of what the GPU idled.
+    On a GPU this is what the loop waited for, and an upper bound of what the GPU idled.
     """
 
     def __init__(self, batches: Iterator[T]) -> None:
         self._batches = batches
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin a new interval."""
-        self._started = time.perf_counter()
         self.waited_s = 0.0
 
     def __next__(self) -> T:
@@ -53,11 +47,25 @@ class DataTimer:
         self.waited_s += time.perf_counter() - asked
         return batch
 
+
+class Interval:
+    """A stretch of a loop: its length, clips, and share of waiting for data."""
+
+    def __init__(self, timer: DataTimer) -> None:
+        self._timer = timer
+        self._waited_before_s = timer.waited_s
+        self._started = time.perf_counter()
+        self.clips = 0
+
     @property
     def elapsed_s(self) -> float:
         return time.perf_counter() - self._started
 
     @property
+    def clips_per_s(self) -> float:
+        return self.clips / max(self.elapsed_s, 1e-9)
+
+    @property
     def data_wait(self) -> float:
-        """Share of the interval spent waiting, from 0 to 1."""
-        return self.waited_s / max(self.elapsed_s, 1e-9)
+        """From 0 to 1."""
+        return (self._timer.waited_s - self._waited_before_s) / max(self.elapsed_s, 1e-9)

@@ -37,7 +37,7 @@ def rain(rng: np.random.Generator, num_samples: int, sample_rate_hz: int) -> Wav
     onsets = scattered(rng, num_samples, sample_rate_hz, rng.uniform(60, 250))
     drops = impulses(num_samples, onsets, rng.exponential(1.0, len(onsets)))
     tap_hz = rng.uniform(1200, 3000)
-    taps = ring(drops, sample_rate_hz, (tap_hz, 1.9 * tap_hz), (0.002, 0.001), (1.0, 1.0))
+    taps = ring(drops, sample_rate_hz, (tap_hz, 1.9 * tap_hz), (0.001, 0.0005), (1.0, 1.0))
     return rng.uniform(0.15, 0.4) * hiss + 1.2 * taps
 
 
@@ -76,7 +76,7 @@ def vacuum_cleaner(rng: np.random.Generator, num_samples: int, sample_rate_hz: i
     turning_hz = rng.uniform(300, 600) * np.ones(num_samples)
     whine = reed(turning_hz, sample_rate_hz, (1.0, 0.6, 0.15, 0.5, 0.1, 0.2, 0.05, 0.12))
     air = noise(rng, num_samples, sample_rate_hz, 300.0, 2500.0)
-    return 0.45 * whine + rng.uniform(0.5, 1.0) * air
+    return whine + rng.uniform(0.3, 0.7) * air
 
 
 def engine(rng: np.random.Generator, num_samples: int, sample_rate_hz: int) -> Waveform:
@@ -87,7 +87,7 @@ def engine(rng: np.random.Generator, num_samples: int, sample_rate_hz: int) -> W
     pulses = buzz(firing_hz, sample_rate_hz) + 0.5 * buzz(firing_hz / 2, sample_rate_hz)
     pipe_hz = rng.uniform(80, 140) * np.array([1.0, 2.6, 5.5, 9.0])
     exhaust = ring(
-        pulses, sample_rate_hz, pipe_hz, (0.008, 0.004, 0.002, 0.001), (1, 0.7, 0.6, 0.4)
+        pulses, sample_rate_hz, pipe_hz, (0.008, 0.004, 0.002, 0.001), (1.0, 0.7, 0.6, 0.4)
     )
     clatter = noise(rng, num_samples, sample_rate_hz, 400.0, 2500.0) * np.abs(pulses)
     return exhaust + 0.5 * clatter

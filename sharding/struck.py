@@ -46,7 +46,9 @@ def wind_chime(rng: np.random.Generator, num_samples: int, sample_rate_hz: int) 
     for tube, pitch_hz in enumerate(rng.uniform(1000, 2300, 5)):
         mine = onsets[tube_of == tube]
         blows = impulses(num_samples, mine, rng.uniform(0.3, 1.0, len(mine)))
-        chime += ring(blows, sample_rate_hz, pitch_hz * BAR_RATIOS, (0.6, 0.3, 0.1), (1, 0.6, 0.3))
+        chime += ring(
+            blows, sample_rate_hz, pitch_hz * BAR_RATIOS, (0.6, 0.3, 0.1), (1.0, 0.6, 0.3)
+        )
     return chime
 
 
@@ -55,8 +57,8 @@ def plucked_string(rng: np.random.Generator, num_samples: int, sample_rate_hz: i
     onsets = rhythm(rng, num_samples, sample_rate_hz, rng.uniform(0.18, 0.6), 0.05)
     lowest_hz = rng.uniform(110, 220)
     pitches_hz = lowest_hz * 2 ** (rng.choice(MAJOR_SCALE, len(onsets)) / 12)
-    lengths = np.diff(onsets, append=num_samples)
-    notes = map(_pluck, [rng] * len(onsets), lengths, pitches_hz, [sample_rate_hz] * len(onsets))
+    lengths = np.diff(onsets, append=num_samples).tolist()
+    notes = (_pluck(rng, n, hz, sample_rate_hz) for n, hz in zip(lengths, pitches_hz, strict=True))
     return overlay(num_samples, onsets, notes)
 
 
@@ -76,8 +78,8 @@ def piano(rng: np.random.Generator, num_samples: int, sample_rate_hz: int) -> Wa
     onsets = rhythm(rng, num_samples, sample_rate_hz, rng.uniform(0.2, 0.55), 0.04)
     lowest_hz = 110 * 2 ** (rng.integers(9, 28) / 12)
     pitches_hz = lowest_hz * 2 ** (rng.choice(MAJOR_SCALE, len(onsets)) / 12)
-    lengths = np.minimum(num_samples - onsets, int(0.9 * sample_rate_hz))
-    notes = map(_piano_note, lengths, pitches_hz, [sample_rate_hz] * len(onsets))
+    lengths = np.minimum(num_samples - onsets, int(0.9 * sample_rate_hz)).tolist()
+    notes = (_piano_note(n, hz, sample_rate_hz) for n, hz in zip(lengths, pitches_hz, strict=True))
     return overlay(num_samples, onsets, notes)
 
 
@@ -177,7 +179,7 @@ def water_drops(rng: np.random.Generator, num_samples: int, sample_rate_hz: int)
 
 def _bubble(rng: np.random.Generator, sample_rate_hz: int) -> Waveform:
     length, lasting_s = int(0.15 * sample_rate_hz), rng.uniform(0.015, 0.035)
-    rise_hz = rng.uniform(500, 1300) * (1 + seconds(length, sample_rate_hz) / (2 * lasting_s))
+    rise_hz = rng.uniform(500, 1300) * (1 + seconds(length, sample_rate_hz) / (4 * lasting_s))
     lasting = decay(length, sample_rate_hz, lasting_s)
     return sine(np.minimum(rise_hz, 5000.0), sample_rate_hz) * lasting * rng.uniform(0.4, 1.0)
 

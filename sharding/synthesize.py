@@ -4,6 +4,7 @@ python -m sharding.synthesize OUT --clips 1500 --seed 0
 """
 
 import base64
+import io
 import math
 import shlex
 from collections.abc import Iterable
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from psla_wds import cli
 from psla_wds.errors import ConfigError
 from sharding.sounds import SOUND_CLASSES, SoundClass, class_probabilities
-from sharding.waveforms import Waveform, noise
+from sharding.waveforms import Waveform, soften
 
 SHORTEST_CLIP_S = 0.1
 LIMIT = 2**32  # of clips and of seeds: both go into the 64 bits of a clip id
@@ -36,8 +37,8 @@ EVENT_GAIN_DB = (-12.0, 0.0)
 FADED_SHARE = 0.3  # of the beginnings of events, and of their ends
 FADE = 0.25  # length of a fade, of its event's
 CUT_S = 0.005  # where there is no fade, an event is still cut without a click
-FLOOR_BAND_HZ = (50.0, 1000.0)
-FLOOR_DB = (-65.0, -45.0)
+FLOOR_CUTOFF_HZ = 500.0
+FLOOR_DB = (-55.0, -35.0)  # deviation before the cutoff, which takes off another 10 dB
 PEAK_DB = (-15.0, -1.0)  # not up to 0, since what Vorbis gives back overshoots a little
 
 # Steele, Lea & Flood 2014: each step can be undone, so different numbers stay different.
@@ -49,6 +50,7 @@ class Args:
     output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to make: audio/, segments.csv, class_labels_indices.csv."""
     clips: int = 1500
+    """How many; a smaller corpus is the beginning of a larger one."""
     seed: int = 0
     """Clip i depends on nothing but the seed, i and the length; use another seed for evaluation."""
     clip_s: float = 2.5
@@ -126,7 +128,7 @@ def synthesize(args: Args) -> str:
     for number, plan in enumerate(tqdm(plans, desc="synthesize", unit="clip")):
         rng = np.random.default_rng([args.seed, number, SOUND_STREAM])
         clip = render_clip(rng, plan, args.clip_s)
-        soundfile.write(audio_root / plan.file_name, clip, plan.file_format.sample_rate_hz)
+        (audio_root / plan.file_name).write_bytes(_encode(clip, plan.file_format))
     _write_csv(args.output / "class_labels_indices.csv", _class_list_lines())
     _write_csv(args.output / "segments.csv", _segment_lines(plans, args.clip_s))
     return _last_line(args.output, plans)
@@ -174,7 +176,7 @@ def render_clip(
     """The sound of a clip: its events over a faint floor, at a level of its own."""
     rate_hz, num_channels = plan.file_format.sample_rate_hz, plan.file_format.num_channels
     num_samples = round(clip_s * rate_hz)
-    floor = noise(rng, num_samples, rate_hz, *FLOOR_BAND_HZ)
+    floor = soften(rng.standard_normal(num_samples), rate_hz, FLOOR_CUTOFF_HZ)
     clip = np.tile(floor[:, None] * _amplitude(rng.uniform(*FLOOR_DB)), num_channels)
     for sound in plan.sounds:
         event = _render_event(rng, sound, round(rng.uniform(*EVENT_SHARE) * num_samples), rate_hz)
@@ -198,6 +200,12 @@ def _render_event(
 
 def _amplitude(level_db: float) -> float:
     return 10 ** (level_db / 20)
+
+
+def _encode(clip: Float64[np.ndarray, "samples channels"], file_format: FileFormat) -> bytes:
+    buffer = io.BytesIO()  # given a path, soundfile syncs every file to the disk: 5 ms
+    soundfile.write(buffer, clip, file_format.sample_rate_hz, format=file_format.suffix)
+    return buffer.getvalue()
 
 
 def _check_is_free(output: Path) -> None:
@@ -239,8 +247,10 @@ def _segment_lines(plans: list[ClipPlan], clip_s: float) -> list[str]:
 
 def _last_line(output: Path, plans: list[ClipPlan]) -> str:
     labels_per_clip = sum(len(plan.sounds) for plan in plans) / len(plans)
-    segments, audio_root = output / "segments.csv", output / "audio"
-    class_labels = output / "class_labels_indices.csv"
+    segments, audio_root, class_labels = (
+        shlex.quote(str(output / name))
+        for name in ("segments.csv", "audio", "class_labels_indices.csv")
+    )
     build = f"--segments {segments} --audio-root {audio_root} --class-labels {class_labels}"
     return (
         f"wrote {output}: {len(plans):,} clips, {len(SOUND_CLASSES)} classes, "

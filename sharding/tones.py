@@ -71,8 +71,9 @@ def telephone_dialing(rng: np.random.Generator, num_samples: int, sample_rate_hz
 
 
 def _key(rng: np.random.Generator, num_samples: int, sample_rate_hz: int) -> Waveform:
-    pair_hz = rng.choice(DTMF_LOW_HZ), rng.choice(DTMF_HIGH_HZ)
-    return sum(sine(np.full(num_samples, hz), sample_rate_hz) for hz in pair_hz)
+    low_hz = np.full(num_samples, rng.choice(DTMF_LOW_HZ))
+    high_hz = np.full(num_samples, rng.choice(DTMF_HIGH_HZ))
+    return sine(low_hz, sample_rate_hz) + sine(high_hz, sample_rate_hz)
 
 
 def whistling(rng: np.random.Generator, num_samples: int, sample_rate_hz: int) -> Waveform:

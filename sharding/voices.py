@@ -1,12 +1,15 @@
 """Voices of people and animals: a source (vocal folds, wings) and what shapes it."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+from jaxtyping import Float64
 from scipy.signal import sosfilt
 
 from sharding.waveforms import (
     HIGHEST_SHARE_OF_RATE,
+    Modes,
     Waveform,
     buzz,
     glide,
@@ -21,6 +24,7 @@ from sharding.waveforms import (
 
 # Klatt 1980, table I: typical bandwidths of the first four formants.
 FORMANT_BANDWIDTHS_HZ = (60.0, 90.0, 150.0, 250.0)
+FRICATIVE_LEVEL = 0.005  # some 20 dB below the vowels, which peak near 0.08 after `_formants`
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,8 @@ class Speaker:
     lowest_pitch_hz: float
     highest_pitch_hz: float
     fourth_formant_hz: float
-    vowels_hz: tuple[tuple[float, float, float], ...]
-    """First three formants of the vowels of heed, hid, head, had, hod, hawed, hood, who'd, hud, heard."""
+    vowels_hz: Float64[np.ndarray, "vowels 3"]
+    """First three formants in heed, hid, head, had, hod, hawed, hood, who'd, hud, heard."""
 
 
 # Formants and the range of pitches: Peterson & Barney 1952, table II.
@@ -39,51 +43,57 @@ MAN = Speaker(
     90.0,
     150.0,
     3500.0,
-    (
-        (270, 2290, 3010),
-        (390, 1990, 2550),
-        (530, 1840, 2480),
-        (660, 1720, 2410),
-        (730, 1090, 2440),
-        (570, 840, 2410),
-        (440, 1020, 2240),
-        (300, 870, 2240),
-        (640, 1190, 2390),
-        (490, 1350, 1690),
+    np.array(
+        [
+            (270.0, 2290.0, 3010.0),
+            (390.0, 1990.0, 2550.0),
+            (530.0, 1840.0, 2480.0),
+            (660.0, 1720.0, 2410.0),
+            (730.0, 1090.0, 2440.0),
+            (570.0, 840.0, 2410.0),
+            (440.0, 1020.0, 2240.0),
+            (300.0, 870.0, 2240.0),
+            (640.0, 1190.0, 2390.0),
+            (490.0, 1350.0, 1690.0),
+        ]
     ),
 )
 WOMAN = Speaker(
     180.0,
     250.0,
     4100.0,
-    (
-        (310, 2790, 3310),
-        (430, 2480, 3070),
-        (610, 2330, 2990),
-        (860, 2050, 2850),
-        (850, 1220, 2810),
-        (590, 920, 2710),
-        (470, 1160, 2680),
-        (370, 950, 2670),
-        (760, 1400, 2780),
-        (500, 1640, 1960),
+    np.array(
+        [
+            (310.0, 2790.0, 3310.0),
+            (430.0, 2480.0, 3070.0),
+            (610.0, 2330.0, 2990.0),
+            (860.0, 2050.0, 2850.0),
+            (850.0, 1220.0, 2810.0),
+            (590.0, 920.0, 2710.0),
+            (470.0, 1160.0, 2680.0),
+            (370.0, 950.0, 2670.0),
+            (760.0, 1400.0, 2780.0),
+            (500.0, 1640.0, 1960.0),
+        ]
     ),
 )
 CHILD = Speaker(
     270.0,
     390.0,
     5000.0,
-    (
-        (370, 3200, 3730),
-        (530, 2730, 3600),
-        (690, 2610, 3570),
-        (1010, 2320, 3320),
-        (1030, 1370, 3170),
-        (680, 1060, 3180),
-        (560, 1410, 3310),
-        (430, 1170, 3260),
-        (850, 1590, 3360),
-        (560, 1820, 2160),
+    np.array(
+        [
+            (370.0, 3200.0, 3730.0),
+            (530.0, 2730.0, 3600.0),
+            (690.0, 2610.0, 3570.0),
+            (1010.0, 2320.0, 3320.0),
+            (1030.0, 1370.0, 3170.0),
+            (680.0, 1060.0, 3180.0),
+            (560.0, 1410.0, 3310.0),
+            (430.0, 1170.0, 3260.0),
+            (850.0, 1590.0, 3360.0),
+            (560.0, 1820.0, 2160.0),
+        ]
     ),
 )
 
@@ -112,15 +122,17 @@ def _speech(
     source = _vocal_folds(rng, num_samples, sample_rate_hz, speaker)
     hiss = noise(rng, num_samples, sample_rate_hz, 3500.0, 6500.0)
     speech = np.zeros(num_samples)
-    for onset, stop in zip(onsets, np.append(onsets[1:], num_samples), strict=True):
+    for onset, stop in pairwise([*onsets.tolist(), num_samples]):
         if onset > 0 and rng.random() < 0.12:
             continue  # a pause
-        vowel = (*rng.choice(speaker.vowels_hz), speaker.fourth_formant_hz)
+        vowel = np.append(rng.choice(speaker.vowels_hz), speaker.fourth_formant_hz)
         voiced = _formants(source[onset:stop], sample_rate_hz, vowel)
         speech[onset:stop] += voiced * np.sqrt(hump(stop - onset)) * rng.uniform(0.5, 1.0)
         if rng.random() < 0.5:
             fricative = hiss[onset : min(stop, onset + int(0.08 * sample_rate_hz))]
-            speech[onset : onset + len(fricative)] += 0.02 * fricative * hump(len(fricative))
+            speech[onset : onset + len(fricative)] += (
+                FRICATIVE_LEVEL * fricative * hump(len(fricative))
+            )
     return speech
 
 
@@ -138,7 +150,7 @@ def _vocal_folds(
 
 
 def _formants(
-    source: Waveform, sample_rate_hz: int, formants_hz: tuple[float, ...], widen: float = 1.0
+    source: Waveform, sample_rate_hz: int, formants_hz: Modes, widen: float = 1.0
 ) -> Waveform:
     """`source` through resonators in cascade, as the vocal tract (Klatt 1980, equation 1)."""
     sections = []
@@ -183,8 +195,8 @@ def _meow(rng: np.random.Generator, sample_rate_hz: int, pitch_hz: float) -> Wav
     curve_hz = pitch_hz * (0.75 + 0.35 * opening) * glide(length, 1.08, 0.88)
     vibrato = 1 + 0.01 * wander(rng, length, sample_rate_hz, 30.0)
     source = soften(buzz(curve_hz * vibrato, sample_rate_hz), sample_rate_hz, 900.0)
-    closed = _formants(source, sample_rate_hz, (600, 2600, 3600), widen=2.0)
-    open_ = _formants(source, sample_rate_hz, (1300, 2000, 3400), widen=2.0)
+    closed = _formants(source, sample_rate_hz, (600.0, 2600.0, 3600.0), widen=2.0)
+    open_ = _formants(source, sample_rate_hz, (1300.0, 2000.0, 3400.0), widen=2.0)
     return (closed * (1 - opening) + open_ * opening) * np.sqrt(opening)
 
 

@@ -10,6 +10,7 @@ from scipy.signal import lfilter
 
 Waveform: TypeAlias = Float64[np.ndarray, " samples"]
 Onsets: TypeAlias = Int64[np.ndarray, " onsets"]
+Modes: TypeAlias = Sequence[float] | Float64[np.ndarray, " modes"]
 
 # Nothing above this share of the sample rate is made: the rest is for anti-aliasing filters.
 HIGHEST_SHARE_OF_RATE = 0.46
@@ -22,7 +23,7 @@ def seconds(num_samples: int, sample_rate_hz: int) -> Waveform:
 
 def glide(num_samples: int, start: float, stop: float) -> Waveform:
     """From `start` to `stop`, both positive, by equal ratios: a straight line to the ear."""
-    return np.geomspace(start, stop, num_samples)
+    return np.exp(np.linspace(np.log(start), np.log(stop), num_samples))
 
 
 def wander(
@@ -52,16 +53,17 @@ def gate(num_samples: int, sample_rate_hz: int, on_s: float, off_s: float) -> Wa
 
 def sine(frequency_hz: Waveform, sample_rate_hz: int) -> Waveform:
     """A pure tone that follows a curve of frequencies."""
-    return np.sin(_phase(frequency_hz, sample_rate_hz))
+    return _sin(2 * np.pi * _turns(frequency_hz, sample_rate_hz))
 
 
 def reed(frequency_hz: Waveform, sample_rate_hz: int, amplitudes: Sequence[float]) -> Waveform:
     """A tone with given amplitudes of its harmonics; those too high for the rate are left out."""
-    phase, highest_hz = _phase(frequency_hz, sample_rate_hz), float(frequency_hz.max())
+    phase = 2 * np.pi * _turns(frequency_hz, sample_rate_hz)
+    highest_hz = float(frequency_hz.max())
     tone = np.zeros_like(phase)
     for harmonic, amplitude in enumerate(amplitudes, start=1):
         if harmonic == 1 or harmonic * highest_hz < HIGHEST_SHARE_OF_RATE * sample_rate_hz:
-            tone += amplitude * np.sin(harmonic * phase)
+            tone += amplitude * _sin(harmonic * phase)
     return tone
 
 
@@ -72,17 +74,20 @@ def buzz(frequency_hz: Waveform, sample_rate_hz: int) -> Waveform:
     """
     highest = HIGHEST_SHARE_OF_RATE * sample_rate_hz / float(frequency_hz.max())
     num_harmonics = max(1, int(highest))
-    half_phase = _phase(frequency_hz, sample_rate_hz) / 2
-    denominator = np.sin(half_phase)
-    at_peak = np.abs(denominator) < 1e-9  # 0/0 there; the limit is the number of terms
-    denominator[at_peak] = 1.0
-    ratio = np.sin((2 * num_harmonics + 1) * half_phase) / denominator
-    ratio[at_peak] = 2 * num_harmonics + 1
+    half_phase = np.pi * np.maximum(_turns(frequency_hz, sample_rate_hz), 1e-6)  # never 0/0
+    ratio = _sin((2 * num_harmonics + 1) * half_phase) / _sin(half_phase)
     return (ratio - 1) / (2 * num_harmonics)
 
 
-def _phase(frequency_hz: Waveform, sample_rate_hz: int) -> Waveform:
-    return np.cumsum(frequency_hz) * (2 * np.pi / sample_rate_hz)
+def _turns(frequency_hz: Waveform, sample_rate_hz: int) -> Waveform:
+    """How far round its circle a tone is, in [0, 1)."""
+    turns = np.cumsum(frequency_hz) / sample_rate_hz
+    return turns - np.floor(turns)
+
+
+def _sin(phase: Waveform) -> Waveform:
+    """The sine in float32, which is 10x faster than in float64; its error of 1e-5 is not heard."""
+    return np.sin(phase.astype(np.float32)).astype(np.float64)
 
 
 def noise(
@@ -93,11 +98,11 @@ def noise(
     frequency_hz = np.fft.rfftfreq(length, 1 / sample_rate_hz)
     frequency_hz[0] = frequency_hz[1] / 2  # keeps the next line finite; the bin is emptied below
     below, above = np.square(low_hz / frequency_hz), np.square(frequency_hz / high_hz)
-    gain = 1 / np.sqrt((1 + below * below) * (1 + above * above))  # an array's ** 4 is 20x slower
+    gain = 1 / np.sqrt((1 + below * below) * (1 + above * above))  # ** 4 is 20x slower
     gain[0] = 0.0
     spectrum = rng.standard_normal(2 * len(gain)).view(np.complex128) * gain
     band = irfft(spectrum, length)[:num_samples]
-    return band * (length / (2 * np.linalg.norm(gain)))
+    return band * (length / (2 * np.sqrt(np.square(gain).sum())))
 
 
 def soften(signal: Waveform, sample_rate_hz: int, cutoff_hz: float) -> Waveform:
@@ -109,9 +114,9 @@ def soften(signal: Waveform, sample_rate_hz: int, cutoff_hz: float) -> Waveform:
 def ring(
     excitation: Waveform,
     sample_rate_hz: int,
-    frequencies_hz: Sequence[float],
-    decays_s: Sequence[float],
-    gains: Sequence[float],
+    frequencies_hz: Modes,
+    decays_s: Modes,
+    gains: Modes,
 ) -> Waveform:
     """What a body sounds like when `excitation` strikes it: modal synthesis.
 
@@ -156,10 +161,12 @@ def impulses(num_samples: int, onsets: Onsets, gains: Float64[np.ndarray, " onse
     return signal
 
 
-def overlay(num_samples: int, onsets: Onsets, grains: Iterable[Waveform]) -> Waveform:
+def overlay(
+    num_samples: int, onsets: Onsets, grains: Iterable[Float64[np.ndarray, " _"]]
+) -> Waveform:
     """The sum of short sounds, each beginning at its onset and cut at the end."""
     sound = np.zeros(num_samples)
-    for onset, grain in zip(onsets, grains, strict=True):
+    for onset, grain in zip(onsets.tolist(), grains, strict=True):
         stop = min(num_samples, onset + len(grain))
         sound[onset:stop] += grain[: stop - onset]
     return sound

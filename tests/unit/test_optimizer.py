@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from psla_wds.errors import ConfigError
 from train.optimizer import OptimizerConfig, build_optimizer, learning_rate
 

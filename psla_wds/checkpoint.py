@@ -1,0 +1,114 @@
+"""Checkpoints: the weights of a tagger with all that is needed to use it, and nothing to run.
+
+A file holds tensors, numbers and strings only, and is read with `weights_only=True`: one from a
+stranger cannot run code.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from psla_wds.config import from_json, to_json
+from psla_wds.errors import CheckpointError
+from psla_wds.features import FeatureConfig
+from psla_wds.labels import ClassList
+from psla_wds.model import AudioTagger, ModelConfig
+from psla_wds.tensor_files import load_tensors, save_tensors
+
+FORMAT_VERSION = 1
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A tagger at rest."""
+
+    weights: dict[str, torch.Tensor]
+    model: ModelConfig
+    features: FeatureConfig
+    classes: ClassList
+    epoch: int
+    """Epochs trained; of an average, the last that went in."""
+
+    def build(self) -> AudioTagger:
+        """The tagger, in evaluation mode, on the CPU."""
+        model = AudioTagger(self.model, len(self.classes))
+        try:
+            model.load_state_dict(self.weights)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise CheckpointError(
+                f"the weights do not fit the model that the checkpoint describes: {reason}",
+                where=f"{self.model.backbone}, {self.model.head}, {len(self.classes)} classes",
+                fix="use a checkpoint that psla-wds wrote",
+            ) from None
+        return model.eval()
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint; the file is whole or absent."""
+    content = {
+        "format_version": FORMAT_VERSION,
+        "weights": {name: t.detach().cpu() for name, t in checkpoint.weights.items()},
+        "model": to_json(checkpoint.model),
+        "features": to_json(checkpoint.features),
+        "mids": list(checkpoint.classes.mids),
+        "names": list(checkpoint.classes.names),
+        "epoch": checkpoint.epoch,
+    }
+    save_tensors(content, path)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in a file; `CheckpointError` if it is none, damaged, or of another format."""
+    content = load_tensors(path, fix="copy it again, or use another checkpoint")
+    try:
+        if content["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format {content['format_version']}, not {FORMAT_VERSION}")
+        return Checkpoint(
+            weights=dict(content["weights"]),
+            model=from_json(ModelConfig, content["model"], where=path),
+            features=from_json(FeatureConfig, content["features"], where=path),
+            classes=ClassList(tuple(content["mids"]), tuple(content["names"])),
+            epoch=int(content["epoch"]),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"this is no checkpoint of psla-wds: {error!r}",
+            where=path,
+            fix="give a run's folder, or a file of its checkpoints folder",
+        ) from None
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A checkpoint file: the path itself, or the last epoch's where it is a run's folder."""
+    if path.is_file():
+        return path
+    found = epoch_checkpoints(path)
+    if not found:
+        raise CheckpointError(
+            "there is no checkpoint here", where=path, fix="give a run's folder, or a .pt file"
+        )
+    return found[max(found)]
+
+
+def epoch_checkpoints(run_dir: Path) -> dict[int, Path]:
+    """The checkpoints of a run, by epoch."""
+    files = (run_dir / CHECKPOINTS).glob("epoch-*.pt")
+    return {int(file.stem.removeprefix("epoch-")): file for file in sorted(files)}
+
+
+def epoch_path(run_dir: Path, epoch: int) -> Path:
+    return run_dir / CHECKPOINTS / f"epoch-{epoch:03d}.pt"
+
+
+def check_classes(found: ClassList, expected: ClassList, *, where: object) -> None:
+    """Raise unless a model has the classes of the shards, in their order."""
+    if found.mids != expected.mids:
+        raise CheckpointError(
+            f"the model has other classes ({len(found)}) than the shards ({len(expected)}), "
+            "or another order",
+            where=where,
+            fix="use shards that were built with the class list that the model was trained with",
+        )

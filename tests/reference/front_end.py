@@ -1,0 +1,100 @@
+"""The whole front end in plain torch and torchaudio, one clip at a time: what DALI must equal."""
+
+import io
+
+import numpy as np
+import soundfile
+import torch
+from torchaudio.compliance import kaldi
+
+from psla_wds.features import FeatureConfig
+from psla_wds.pipeline import EncodedBatch
+
+AUDIBLE = -13.0
+"""Below this log-mel, close to the floor at -15.9, float32 rounding alone moves it by 2e-3."""
+
+
+def kaldi_log_mel(waveform: torch.Tensor, features: FeatureConfig) -> torch.Tensor:
+    """torchaudio's fbank as PSLA calls it, in the waveform's precision; one frame for a clip
+    shorter than a window.
+    """
+    missing = max(0, features.window_samples - len(waveform))
+    return kaldi.fbank(
+        torch.nn.functional.pad(waveform, (0, missing))[None],
+        htk_compat=True,
+        sample_frequency=features.sample_rate_hz,
+        use_energy=False,
+        window_type="hanning",
+        num_mel_bins=features.num_mels,
+        dither=0.0,
+        frame_length=features.window_ms,
+        frame_shift=features.hop_ms,
+        low_freq=features.low_hz,
+        high_freq=features.high_hz,
+    )
+
+
+def front_end(batch: EncodedBatch, features: FeatureConfig) -> torch.Tensor:
+    """What `FrontEnd.run` must give for `batch`."""
+    draws = zip(batch.audio, batch.partner_audio, batch.lam, batch.masks, strict=True)
+    return torch.stack([_draw(*draw, features) for draw in draws])
+
+
+def _draw(
+    audio: np.ndarray,
+    partner_audio: np.ndarray,
+    lam: np.float32,
+    masks: np.ndarray,
+    features: FeatureConfig,
+) -> torch.Tensor:
+    waveform = mix(decode(audio), decode(partner_audio), float(lam))
+    log_mel = kaldi_log_mel(waveform, features)[: features.num_frames]
+    fitted = torch.zeros(features.num_frames, features.num_mels)
+    fitted[: len(log_mel)] = log_mel
+    freq_start, freq_width, time_start, time_width = masks.tolist()
+    fitted[:, freq_start : freq_start + freq_width] = 0.0
+    fitted[time_start : time_start + time_width] = 0.0
+    return (fitted - features.mean) / features.std
+
+
+def mix(waveform: torch.Tensor, partner: torch.Tensor, lam: float) -> torch.Tensor:
+    """`_wav2fbank` of PSLA's dataloader."""
+    waveform, partner = waveform - waveform.mean(), partner - partner.mean()
+    fitted = torch.zeros(len(waveform))
+    kept = min(len(waveform), len(partner))
+    fitted[:kept] = partner[:kept]
+    mixed = lam * waveform + (1 - lam) * fitted
+    return mixed - mixed.mean()
+
+
+def decode(audio: np.ndarray) -> torch.Tensor:
+    samples, _ = soundfile.read(io.BytesIO(audio.tobytes()), dtype="float32", always_2d=True)
+    return torch.from_numpy(samples).mean(dim=1)
+
+
+def assert_same_log_mel(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal to float32 rounding, which the logarithm magnifies close to its floor."""
+    assert actual.shape == expected.shape
+    error = (actual - expected).abs()
+    audible = expected > AUDIBLE
+    assert error.mean() <= 2e-5
+    assert error.max() <= 1e-2
+    assert not audible.any() or error[audible].max() <= 1e-3
+
+
+def assert_as_exact_as_torchaudio(
+    actual: torch.Tensor, waveform: torch.Tensor, features: FeatureConfig
+) -> None:
+    """The same, for clips with a mel far below the loudest of its frame: float32 loses that.
+
+    Judged by torchaudio in float64, with twice torchaudio's own float32 error allowed. Of 300
+    real clips, 4 are over 1e-3 in torchaudio, 3 in DALI (at most 2.6e-3 and 3.1e-3), none in
+    `LogMel`.
+    """
+    exact = kaldi_log_mel(waveform.double(), features).float()[: len(actual)]
+    torchaudio_error = (kaldi_log_mel(waveform, features)[: len(actual)] - exact).abs()
+    error, audible = (actual - exact).abs(), exact > AUDIBLE
+    assert error.mean() <= 2e-5
+    assert not audible.any() or error[audible].max() <= max(
+        1e-3, 2 * torchaudio_error[audible].max()
+    )

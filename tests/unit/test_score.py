@@ -1,0 +1,337 @@
+"""The score file, and the command which turns it into metrics.json and report.html."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.metrics import evaluate
+from eval.run_log import read_run
+from eval.score import Args, score
+from eval.scores import Scores
+from eval.svg import linear_axis, log_axis, short_number
+from psla_wds.errors import ScoreError
+
+EVIL = "<script>alert('&')</script>"
+
+
+@pytest.fixture
+def scores() -> Scores:
+    """40 clips, five classes: the fourth has no positives, the last has markup for a name."""
+    rng = np.random.default_rng(0)
+    targets = (rng.random((40, 5)) < 0.3).astype(np.uint8)
+    targets[:, 3] = 0
+    return Scores(
+        clip_ids=tuple(f"clip-{i}" for i in range(40)),
+        scores=rng.random((40, 5), np.float32),
+        targets=targets,
+        mids=tuple(f"/m/{k}" for k in range(5)),
+        names=("Speech", "Rain, on a roof", "Hund ä", "Silence", EVIL),
+    )
+
+
+@pytest.fixture
+def score_path(scores: Scores, tmp_path: Path) -> Path:
+    scores.save(tmp_path / "scores.npz")
+    return tmp_path / "scores.npz"
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs" / "a run"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"seed": 7, "optimizer": {"warmup": EVIL}}))
+    lines = [step_line(step) for step in (50, 100)] + [epoch_line(1), step_line(150), epoch_line(2)]
+    (folder / "log.jsonl").write_text("".join(line + "\n" for line in lines))
+    return folder
+
+
+def step_line(step: int, loss: float = 0.5) -> str:
+    rates = {"learning_rate": 1e-4, "clips_per_s": 900.0, "data_wait": 0.02}
+    return json.dumps({"event": "step", "step": step, "epoch": 1, "loss": loss, **rates})
+
+
+def epoch_line(epoch: int, map_: float | None = 0.25) -> str:
+    quality = {"train_loss": 0.4, "eval_loss": 0.3, "mAP": map_, "mAUC": 0.8, "d_prime": 1.19}
+    rates = {"learning_rate": 1e-4, "clips_per_s": 900.0, "data_wait": 0.02, "duration_s": 60.0}
+    record = {"event": "epoch", "epoch": epoch, "step": 100 * epoch, **quality, **rates}
+    return json.dumps(record)
+
+
+class Page(HTMLParser):
+    """What a browser would make of the report, as far as the tests ask."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows, self.tags, self.attributes, self.charts = [], [], [], []
+        self._cells, self._in_cell = [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value) for name, value in attrs]
+        if tag == "svg":
+            self.charts.append(dict(attrs)["aria-label"])
+        if tag == "tr":
+            self._cells = []
+            self.rows.append(self._cells)
+        if tag in ("td", "th"):
+            self._cells.append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._in_cell = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_cell:
+            self._cells[-1] += data.strip()
+
+
+def page_of(score_path: Path, run: Path | None = None) -> tuple[Page, str]:
+    output = score_path.parent / "out"
+    score(Args(score_path, output, run))
+    text = (output / "report.html").read_text(encoding="utf-8")
+    return Page(text), text
+
+
+def test_scores_come_back_as_they_were_saved(scores: Scores, score_path: Path):
+    loaded = Scores.load(score_path)
+    for name in ("clip_ids", "mids", "names"):
+        assert getattr(loaded, name) == getattr(scores, name)
+    np.testing.assert_array_equal(loaded.scores, scores.scores)
+    np.testing.assert_array_equal(loaded.targets, scores.targets)
+    assert [p.name for p in score_path.parent.iterdir()] == ["scores.npz"]
+
+
+def test_what_could_not_be_loaded_is_not_saved(scores: Scores, tmp_path: Path):
+    with pytest.raises(ScoreError, match="clip-0"):
+        replace(scores, clip_ids=("clip-0",) * 40).save(tmp_path / "twice.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def changed(**arrays: object):
+    """A way to spoil a score file: some of its arrays replaced, or left out (None)."""
+
+    def spoil(path: Path) -> None:
+        whole = dict(np.load(path)) | arrays
+        np.savez(path, **{k: v for k, v in whole.items() if v is not None})
+
+    return spoil
+
+
+def change_a_byte(path: Path) -> None:
+    """Of a name: the layout is still right, only the zip's checksum is not."""
+    whole = path.read_bytes()
+    assert "Speech".encode("utf-32-le") in whole
+    path.write_bytes(whole.replace("Speech".encode("utf-32-le"), "Speeck".encode("utf-32-le")))
+
+
+def one_score(value: float) -> np.ndarray:
+    scores = np.zeros((40, 5), np.float32)
+    scores[2, 1] = value
+    return scores
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (Path.unlink, "there is no score file"),
+        (lambda p: p.write_bytes(b""), "no .npz, or cut short"),
+        (lambda p: p.write_text("clip,score\n"), "no .npz, or cut short"),
+        (lambda p: p.write_bytes(p.read_bytes()[:900]), "no .npz, or cut short"),
+        (change_a_byte, "no .npz, or cut short"),
+        (changed(names=None), "names is not a file in the archive"),
+        (changed(names=np.array([None] * 5)), "Python objects"),
+        (changed(scores=np.zeros((40, 5))), r"scores is float64 \(40, 5\), expected float32"),
+        (changed(scores=np.zeros(40, np.float32)), r"scores is float32 \(40,\)"),
+        (changed(targets=np.zeros((39, 5), np.uint8)), r"targets is uint8 \(39, 5\)"),
+        (changed(mids=np.array(["/m/0"])), "mids is str"),
+        (changed(clip_ids=np.arange(40)), "clip_ids is int64"),
+        (changed(clip_ids=np.array(["a"] * 40)), "clip_ids must differ, and 'a' stands there 40"),
+        (changed(mids=np.array(["/m/0", "/m/1", "/m/2", "/m/3", "/m/1"])), "'/m/1' stands there 2"),
+        (changed(scores=one_score(np.nan)), r"1 scores are not a finite.*\(nan\) for clip clip-2"),
+        (changed(scores=one_score(-np.inf)), r"\(-inf\) for clip clip-2, class /m/1"),
+        (changed(targets=one_score(2).astype(np.uint8)), r"1 targets are not 0 or 1.*clip-2"),
+        (changed(scores=np.zeros((0, 5), np.float32), targets=np.zeros((0, 5), np.uint8),
+                 clip_ids=np.array([], np.str_)), "there are no scores"),
+    ],
+    ids=["missing", "empty", "text", "truncated", "a byte changed", "lacks an array", "objects",
+         "float64", "one axis", "a clip less", "a mid for five classes", "ids are numbers",
+         "clip twice", "mid twice", "nan", "inf", "target 2", "no clips"],
+)  # fmt: skip
+def test_a_bad_score_file_says_what_is_wrong_where_and_what_to_do(score_path, spoil, message):
+    spoil(score_path)
+    with pytest.raises(ScoreError, match=message) as caught:
+        Scores.load(score_path)
+    _, where, fix = str(caught.value).splitlines()
+    assert where == f"  where: {score_path}"
+    assert f"eval.predict RUN --index SHARDS --output {score_path}" in fix
+
+
+def test_metrics_json_holds_what_evaluate_gives(scores: Scores, score_path: Path):
+    page_of(score_path)
+    record = json.loads((score_path.parent / "out" / "metrics.json").read_text())
+    metrics = evaluate(scores.scores, scores.targets)
+    assert record.pop("per_class") == [
+        {
+            "mid": scores.mids[k],
+            "name": scores.names[k],
+            "AP": None if k == 3 else metrics.average_precision[k],
+            "AUC": None if k == 3 else metrics.roc_auc[k],
+            "positives": metrics.num_positives[k],
+        }
+        for k in range(5)
+    ]
+    assert record == {
+        "mAP": metrics.mAP,
+        "mAUC": metrics.mAUC,
+        "d_prime": metrics.d_prime,
+        "mean_prevalence": metrics.mean_prevalence,
+        "clips": 40,
+        "classes": 5,
+        "classes_scored": 4,
+    }
+
+
+def test_accuracy_is_reported_for_single_labels(scores: Scores, tmp_path: Path):
+    targets = np.eye(5, dtype=np.uint8)[scores.scores.argmax(axis=1)]
+    replace(scores, targets=targets).save(tmp_path / "single.npz")
+    page_of(tmp_path / "single.npz")
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["accuracy"] == 1.0
+
+
+def test_the_screen_shows_the_means_and_ends_with_what_to_open(score_path: Path, capsys):
+    page_of(score_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[0] == "mAP"
+    assert "1 without a positive clip" in "\n".join(lines)
+    output = score_path.parent / "out"
+    assert lines[-1].startswith(f"wrote {output / 'metrics.json'}")
+    assert lines[-1].endswith(f"next: open {output / 'report.html'}")
+
+
+def test_the_report_holds_every_class_once(scores: Scores, score_path: Path):
+    page, _ = page_of(score_path)
+    rows = page.rows[1:]
+    expected = list(zip(scores.mids, scores.names, strict=True))
+    assert sorted((row[1], row[0]) for row in rows) == expected
+    assert rows[-1] == ["Silence", "/m/3", "0", "\N{EN DASH}", "\N{EN DASH}"]
+
+
+def test_clips_without_any_label_make_a_report_of_dashes(scores: Scores, tmp_path: Path):
+    replace(scores, targets=np.zeros((40, 5), np.uint8)).save(tmp_path / "unlabelled.npz")
+    page, text = page_of(tmp_path / "unlabelled.npz")
+    assert {row[3] for row in page.rows[1:]} == {"\N{EN DASH}"}
+    assert "nan" not in text.split("<header>")[1].split("</header>")[0]
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["mAP"] is None
+
+
+def test_the_report_escapes_what_comes_from_data(score_path: Path, run_folder: Path):
+    page, text = page_of(score_path, run_folder)
+    assert page.tags.count("script") == 1
+    assert EVIL not in text
+    assert ["optimizer.warmup", EVIL] in page.rows
+
+
+def test_the_report_needs_no_network(score_path: Path, run_folder: Path):
+    page, text = page_of(score_path, run_folder)
+    assert not {"src", "href", "srcset", "action"} & {name for name, _ in page.attributes}
+    assert not re.search(r"https?://|url\(|@import", text)
+    assert ("content", "default-src 'none'; style-src 'unsafe-inline'; "
+            "script-src 'unsafe-inline'") in page.attributes  # fmt: skip
+
+
+def test_training_curves_are_there_with_a_run_and_only_then(score_path: Path, run_folder: Path):
+    without, text = page_of(score_path)
+    assert len(without.charts) == 1 and "--run RUN" in text
+    with_run, text = page_of(score_path, run_folder)
+    assert [label.split(" by ")[0] for label in with_run.charts[:-1]] == [
+        "Loss",
+        "Evaluation mAP",
+        "Learning rate",
+        "Share of time spent waiting for data,",
+    ]
+    assert "2 epochs, 200 steps" in text and "--run &#39;" in text
+
+
+def test_a_log_cut_in_its_last_line_is_used_up_to_there_and_said(score_path, run_folder):
+    log = run_folder / "log.jsonl"
+    log.write_bytes(log.read_bytes()[:-20])
+    run = read_run(run_folder)
+    assert run.cut and [record.epoch for record in run.epochs] == [1]
+    assert "ends in the middle of a line" in page_of(score_path, run_folder)[1]
+
+
+def test_a_whole_last_line_without_its_newline_counts(run_folder: Path):
+    log = run_folder / "log.jsonl"
+    log.write_text(log.read_text().rstrip("\n"))
+    run = read_run(run_folder)
+    assert not run.cut and len(run.epochs) == 2
+
+
+def test_an_empty_log_makes_a_report(score_path: Path, run_folder: Path):
+    (run_folder / "log.jsonl").write_text("")
+    assert "No epoch is finished yet" in page_of(score_path, run_folder)[1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", "3", "{}", '{"event": "step", "step": 1}', step_line(9).replace("0.5", '"high"'), ""],
+    ids=["cut", "a number", "no event", "lacks keys", "text for a number", "empty"],
+)
+def test_a_malformed_line_is_named_by_its_number(run_folder: Path, line: str):
+    log = run_folder / "log.jsonl"
+    before = log.read_text().splitlines()
+    log.write_text("\n".join([*before[:2], line, *before[2:]]) + "\n")
+    with pytest.raises(ScoreError, match=r"log\.jsonl, line 3"):
+        read_run(run_folder)
+
+
+def test_after_a_resume_the_later_record_of_a_step_counts(run_folder: Path):
+    with (run_folder / "log.jsonl").open("a") as log:
+        log.write(f"{step_line(100, loss=0.1)}\n{epoch_line(1, map_=0.9)}\n")
+    run = read_run(run_folder)
+    assert [(r.step, r.loss) for r in run.steps] == [(50, 0.5), (100, 0.1), (150, 0.5)]
+    assert [(r.epoch, r.mAP) for r in run.epochs] == [(1, 0.9), (2, 0.25)]
+
+
+def test_a_number_that_was_not_finite_leaves_a_gap_in_the_curve(score_path, run_folder):
+    with (run_folder / "log.jsonl").open("a") as log:
+        log.write(f"{epoch_line(3, map_=None)}\n{step_line(200, loss=float('nan'))}\n")
+    assert "nan" not in page_of(score_path, run_folder)[1].split("<section", 2)[1]
+
+
+@pytest.mark.parametrize("name", ["config.json", "log.jsonl"])
+def test_a_folder_that_is_no_run_is_named(run_folder: Path, name: str):
+    (run_folder / name).unlink()
+    with pytest.raises(ScoreError, match=f"the run folder has no {name}"):
+        read_run(run_folder)
+
+
+@pytest.mark.parametrize("values", [[0], [3.2], [0, 1e-4], [-5, 1e6], [0.1234, 0.1235], []])
+def test_a_linear_axis_spans_its_values_with_few_ticks(values):
+    axis = linear_axis("x", values)
+    assert 2 <= len(axis.ticks) <= 9
+    assert all(-1e-9 <= axis.fraction(value) <= 1 + 1e-9 for value in values)
+
+
+@pytest.mark.parametrize("values", [[1], [10], [0.011, 0.7], [1, 2e6], [0, 7, float("nan")], []])
+def test_a_log_axis_spans_its_positive_values_with_few_ticks(values):
+    axis = log_axis("x", values)
+    assert 1 <= len(axis.ticks) <= 9
+    assert all(-1e-9 <= axis.fraction(value) <= 1 + 1e-9 for value in values if value > 0)
+
+
+def test_numbers_on_an_axis_are_short():
+    assert [short_number(v) for v in (0, 0.25, 12_000, 3e6, 5e-5)] == [
+        "0",
+        "0.25",
+        "12k",
+        "3M",
+        "5e-5",
+    ]

@@ -1,0 +1,113 @@
+"""The model and all that changes it: one optimizer step at a time."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from psla_wds.distributed import World
+from psla_wds.errors import CheckpointError, ConfigError
+from psla_wds.loader import Batch
+from psla_wds.model import AudioTagger, loss
+from train.optimizer import build_optimizer, learning_rate
+from train.recipes import TrainConfig
+
+AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Batches(Protocol):
+    """Where the batches come from, one after another."""
+
+    def __next__(self) -> Batch: ...
+
+
+class Learner:
+    """Model, optimizer and gradient scaler, alike on all ranks."""
+
+    def __init__(self, config: TrainConfig, world: World, model: AudioTagger) -> None:
+        if config.precision == "float16" and world.device.type == "cpu":
+            raise ConfigError(
+                "float16 training needs a GPU", where="precision", fix="set --precision bfloat16"
+            )
+        self._config, self._world = config, world
+        self.model = model.to(world.device, memory_format=torch.channels_last)
+        self._parallel = _data_parallel(self.model, world)
+        self._optimizer = build_optimizer(self.model, config.optimizer)
+        self._scaler = torch.amp.GradScaler("cuda", enabled=config.precision == "float16")
+
+    def step(self, batches: Batches, *, step: int, epoch: int) -> torch.Tensor:
+        """Do step `step` of the run (from 0) in `epoch` (from 1); the loss, on the device."""
+        _seed_step(self._config.seed, step, self._world.rank)
+        self.model.train()
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self._config.optimizer, step=step, epoch=epoch)
+        self._optimizer.zero_grad(set_to_none=True)
+        passes = self._config.accumulate
+        step_loss = torch.zeros((), device=self._world.device)
+        for forward_pass in range(passes):
+            batch = next(batches)
+            with self._gradient_sync(is_last=forward_pass == passes - 1):
+                with self._autocast():
+                    scores = self._parallel(batch.log_mel)
+                pass_loss = loss(scores, batch.targets) / passes
+                self._scaler.scale(pass_loss).backward()
+            step_loss += pass_loss.detach()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return step_loss
+
+    def share_statistics(self) -> None:
+        """Give all ranks BatchNorm's running statistics of rank 0, which evaluation uses.
+
+        Each rank has those of its own share of the batches; the official code, too, keeps those
+        of its first GPU.
+        """
+        self._world.share(list(self.model.buffers()))
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        try:
+            self.model.load_state_dict(state["model"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._scaler.load_state_dict(state["scaler"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise CheckpointError(
+                f"the state does not fit this model: {reason}",
+                where="state.pt",
+                fix="resume with the settings and the version that the run was begun with",
+            ) from None
+
+    def _gradient_sync(self, *, is_last: bool) -> AbstractContextManager[None]:
+        """Gradients of all passes add up; ranks exchange them with the last."""
+        if isinstance(self._parallel, DistributedDataParallel) and not is_last:
+            return self._parallel.no_sync()
+        return nullcontext()
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        dtype = AUTOCAST_DTYPES.get(self._config.precision)
+        return torch.autocast(self._world.device.type, dtype) if dtype else nullcontext()
+
+
+def _data_parallel(model: AudioTagger, world: World) -> torch.nn.Module:
+    if world.size == 1:
+        return model
+    device_ids = [world.device.index] if world.device.type == "cuda" else None
+    # Running statistics are not read in training: sharing them before evaluation is enough.
+    return DistributedDataParallel(
+        model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
+
+
+def _seed_step(seed: int, step: int, rank: int) -> None:
+    """Make torch's random numbers, which drop-connect uses, a function of these three, so that a
+    resumed run draws what an uninterrupted one does."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))

@@ -1,0 +1,236 @@
+"""The training loop: epochs of steps, each followed by an evaluation and a checkpoint."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from eval.metrics import evaluate
+from eval.predict import predict
+from psla_wds.checkpoint import Checkpoint, epoch_path, save_checkpoint
+from psla_wds.distributed import World
+from psla_wds.loader import Loader
+from psla_wds.model import loss
+from psla_wds.progress import DataTimer, Interval, clip_bar
+from psla_wds.schedule import BatchLayout, TrainingSchedule
+from psla_wds.shard_index import ShardIndex
+from train.learner import Learner
+from train.optimizer import learning_rate
+from train.recipes import TrainConfig
+from train.run_dir import RunDir, RunLog
+
+STOP_CHECK_STEPS = 10
+"""Ranks ask each other this often whether one was told to stop: all must stop at one step."""
+EXIT_STATUS_OF_SIGNAL = 128
+"""The shell's rule: a process that a signal ends has this plus the signal's number."""
+
+
+class Trainer:
+    """One run, from wherever its state stands to its last epoch."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        world: World,
+        learner: Learner,
+        index: ShardIndex,
+        eval_index: ShardIndex | None,
+    ) -> None:
+        self._config, self._world, self._learner = config, world, learner
+        self._index, self._eval_index = index, eval_index
+        self._run_dir = RunDir(config.run_dir)
+        self._step = 0  # done, over all epochs
+        self._epochs_done = 0  # trained, evaluated and saved
+        self._interval_loss, self._epoch_loss = MeanLoss(), MeanLoss()
+        self._stop_signal = 0
+
+    def train(self, log: RunLog) -> None:
+        """Go through the epochs that are left; raises `SystemExit` when told to stop."""
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._on_stop_signal)
+        layout = self._layout()
+        schedule = self._schedule(layout)
+        loader = Loader(
+            self._index,
+            schedule,
+            clips_per_pass=layout.clips_per_pass,
+            features=self._config.features,
+            config=self._config.reader,
+            device=self._world.device,
+        )
+        with loader:
+            batches = DataTimer(loader)
+            for epoch in range(self._epochs_done + 1, self._config.epochs + 1):
+                self._world.agree(schedule.plan(epoch).fingerprint(), f"plans of epoch {epoch}")
+                interval = self._train_epoch(epoch, schedule.steps_per_epoch, batches, log)
+                self._finish_epoch(epoch, interval, log)
+
+    def state(self) -> dict[str, Any]:
+        """What, with the configuration, makes the rest of the run what it would have been."""
+        return {
+            "step": self._step,
+            "epochs_done": self._epochs_done,
+            "index_fingerprint": self._index.fingerprint,
+            "interval_loss": self._interval_loss.state(),
+            "epoch_loss": self._epoch_loss.state(),
+            "learner": self._learner.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._step, self._epochs_done = state["step"], state["epochs_done"]
+        self._interval_loss = MeanLoss(*state["interval_loss"])
+        self._epoch_loss = MeanLoss(*state["epoch_loss"])
+        self._learner.load_state(state["learner"])
+
+    def _layout(self) -> BatchLayout:
+        return BatchLayout(
+            batch_size=self._config.batch_size,
+            rank=self._world.rank,
+            world_size=self._world.size,
+            accumulate=self._config.accumulate,
+        )
+
+    def _schedule(self, layout: BatchLayout) -> TrainingSchedule:
+        config = self._config
+        return TrainingSchedule(
+            self._index,
+            config.sampler,
+            config.augment,
+            layout,
+            seed=config.seed,
+            log_mel_shape=(config.features.num_frames, config.features.num_mels),
+            first_step=self._step,
+        )
+
+    def _train_epoch(
+        self, epoch: int, steps_per_epoch: int, batches: DataTimer, log: RunLog
+    ) -> Interval:
+        config, end = self._config, epoch * steps_per_epoch
+        whole, since_log = Interval(batches), Interval(batches)
+        with clip_bar(
+            desc=f"epoch {epoch}/{config.epochs}",
+            total=(end - self._step) * config.batch_size,
+            disable=not self._world.is_main,
+        ) as bar:
+            while self._step < end:
+                step_loss = self._learner.step(batches, step=self._step, epoch=epoch)
+                self._interval_loss.add(step_loss)
+                self._epoch_loss.add(step_loss)
+                self._step += 1
+                whole.clips += config.batch_size
+                since_log.clips += config.batch_size
+                bar.update(config.batch_size)
+                if self._step % config.log_every_steps == 0:
+                    self._log_interval(epoch, since_log, bar, log)
+                    since_log = Interval(batches)
+                self._save_state_when_due()
+        return whole
+
+    def _log_interval(self, epoch: int, interval: Interval, bar: tqdm, log: RunLog) -> None:
+        mean_loss, data_wait = self._world.mean([self._interval_loss.take(), interval.data_wait])
+        bar.set_postfix(loss=f"{mean_loss:.4f}", data_wait=f"{data_wait:.0%}", refresh=False)
+        log.write(
+            "step",
+            step=self._step,
+            epoch=epoch,
+            loss=mean_loss,
+            learning_rate=self._learning_rate(epoch),
+            clips_per_s=interval.clips_per_s,
+            data_wait=data_wait,
+        )
+
+    def _finish_epoch(self, epoch: int, interval: Interval, log: RunLog) -> None:
+        """Evaluate, save the weights, log: the epoch counts once all of this is done."""
+        train_s, clips_per_s = interval.elapsed_s, interval.clips_per_s
+        train_loss, data_wait = self._world.mean([self._epoch_loss.take(), interval.data_wait])
+        self._learner.share_statistics()
+        metrics = self._evaluate()
+        if self._world.is_main:
+            save_checkpoint(self._checkpoint(epoch), epoch_path(self._config.run_dir, epoch))
+        log.write(
+            "epoch",
+            step=self._step,
+            epoch=epoch,
+            train_loss=train_loss,
+            learning_rate=self._learning_rate(epoch),
+            clips_per_s=clips_per_s,
+            data_wait=data_wait,
+            duration_s=train_s,
+            **metrics,
+        )
+        self._epochs_done = epoch
+        self._save_state()
+
+    def _evaluate(self) -> dict[str, float]:
+        if self._eval_index is None:
+            return {}
+        scores = predict(
+            self._learner.model,
+            self._eval_index,
+            self._config.features,
+            self._world,
+            batch_size=self._layout().clips_per_pass,
+            reader=self._config.reader,
+        )
+        if scores is None:
+            return {}
+        metrics = evaluate(scores.scores, scores.targets)
+        eval_loss = loss(torch.from_numpy(scores.scores), torch.from_numpy(scores.targets).float())
+        return {
+            "eval_loss": float(eval_loss),
+            "mAP": metrics.mAP,
+            "mAUC": metrics.mAUC,
+            "d_prime": metrics.d_prime,
+        }
+
+    def _checkpoint(self, epoch: int) -> Checkpoint:
+        config = self._config
+        return Checkpoint(
+            weights=self._learner.model.state_dict(),
+            model=config.model,
+            features=config.features,
+            classes=self._index.classes,
+            epoch=epoch,
+        )
+
+    def _learning_rate(self, epoch: int) -> float:
+        """Of the last step."""
+        return learning_rate(self._config.optimizer, step=self._step - 1, epoch=epoch)
+
+    def _on_stop_signal(self, number: int, _: FrameType | None) -> None:
+        self._stop_signal = number
+
+    def _save_state_when_due(self) -> None:
+        if self._step % self._config.state_every_steps == 0:
+            self._save_state()
+        ask = self._world.size == 1 or self._step % STOP_CHECK_STEPS == 0
+        if ask and self._world.any(self._stop_signal > 0):
+            self._save_state()
+            raise SystemExit(EXIT_STATUS_OF_SIGNAL + self._stop_signal)
+
+    def _save_state(self) -> None:
+        if self._world.is_main:
+            self._run_dir.save_state(self.state())
+
+
+class MeanLoss:
+    """The mean of losses; it reads them when asked, not at each step, which would stop the GPU."""
+
+    def __init__(self, total: float = 0.0, count: int = 0) -> None:
+        self._total: float | torch.Tensor = total
+        self._count = count
+
+    def add(self, loss: torch.Tensor) -> None:
+        self._total = self._total + loss.double()
+        self._count += 1
+
+    def take(self) -> float:
+        """The mean so far; counting starts anew."""
+        mean = float(self._total) / max(self._count, 1)
+        self._total, self._count = 0.0, 0
+        return mean
+
+    def state(self) -> tuple[float, int]:
+        return float(self._total), self._count

@@ -1,0 +1,118 @@
+"""Train an audio tagger.
+
+    torchrun --nproc-per-node 8 train/main.py RECIPE --index SHARDS --eval-index SHARDS
+
+RECIPE is a name, or the config.json of a run, which makes that run again. Without torchrun
+(python -m train.main ...) one process trains.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from psla_wds import cli
+from psla_wds.checkpoint import epoch_path
+from psla_wds.config import read_json
+from psla_wds.distributed import World, join_world
+from psla_wds.errors import ConfigError
+from psla_wds.index_files import open_indexes
+from psla_wds.model import AudioTagger, build_model
+from psla_wds.schedule import BatchLayout
+from psla_wds.shard_index import ShardIndex
+from train.learner import Learner
+from train.loop import Trainer
+from train.recipes import RECIPES, TrainConfig
+from train.run_dir import RunDir, RunLog
+
+PROG = "torchrun train/main.py"
+
+
+def train(config: TrainConfig) -> None:
+    """Train, or go on training, on the processes of torchrun or on this one."""
+    with join_world() as world:
+        index, eval_index, state = world.together(lambda: _prepare(config, world))
+        world.agree(index.fingerprint, "shards")
+        torch.manual_seed(config.seed)
+        learner = Learner(config, world, world.together(lambda: _model(config, index, world)))
+        trainer = Trainer(config, world, learner, index, eval_index)
+        if state:
+            world.together(lambda: trainer.load_state(state))
+        with RunLog(config.run_dir, enabled=world.is_main) as log:
+            trainer.train(log)
+        if world.is_main:
+            _say_what_next(config)
+
+
+def _prepare(
+    config: TrainConfig, world: World
+) -> tuple[ShardIndex, ShardIndex | None, dict[str, Any] | None]:
+    """Find every mistake that can be found before the ranks depend on one another."""
+    if not config.index:
+        raise ConfigError("there is nothing to train on", where="index", fix="set --index SHARDS")
+    BatchLayout(batch_size=config.batch_size, world_size=world.size, accumulate=config.accumulate)
+    index = open_indexes(config.index)
+    index.check_against_disk()
+    eval_index = open_indexes(config.eval_index) if config.eval_index else None
+    if eval_index is not None:
+        eval_index.check_against_disk()
+        if eval_index.classes != index.classes:
+            raise ConfigError(
+                "the evaluation shards have other classes than the training shards",
+                where=" ".join(config.eval_index),
+                fix="build both with one --class-labels file",
+            )
+    state = RunDir(config.run_dir).open(config, write=world.is_main)
+    if state and state["index_fingerprint"] != index.fingerprint:
+        raise ConfigError(
+            "the run was begun on other shards",
+            where=" ".join(config.index),
+            fix="resume with the same shards, or choose another --run-dir",
+        )
+    return index, eval_index, state
+
+
+def _model(config: TrainConfig, index: ShardIndex, world: World) -> AudioTagger:
+    """The initial model; other ranks get rank 0's weights, and need no ImageNet file."""
+    model = config.model if world.is_main else replace(config.model, initial_weights="none")
+    return build_model(model, len(index.classes))
+
+
+def _say_what_next(config: TrainConfig) -> None:
+    last = epoch_path(config.run_dir, config.epochs)
+    target = config.eval_index[0] if config.eval_index else "SHARDS"
+    print(
+        f"wrote {config.epochs} epochs to {config.run_dir} (last: {last}); next: "
+        f"python -m eval.predict {config.run_dir} --index {target} --output P.npz"
+    )
+
+
+def parse(arguments: Sequence[str]) -> TrainConfig:
+    """The configuration: a recipe, or that of an earlier run, with the settings given."""
+    if not arguments or not arguments[0].endswith(".json"):
+        return tyro.extras.overridable_config_cli(
+            RECIPES, args=arguments, prog=PROG, description=__doc__
+        )
+    recipe, *settings = arguments
+    config = read_json(TrainConfig, Path(recipe))
+    return tyro.cli(TrainConfig, default=config, args=settings, prog=f"{PROG} {recipe}")
+
+
+def main() -> None:
+    with ExitStack() as stack:
+        if os.environ.get("RANK", "0") != "0":  # one rank's help or error message is enough
+            silence = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(redirect_stdout(silence))
+            stack.enter_context(redirect_stderr(silence))
+        config = parse(sys.argv[1:])
+    train(config)
+
+
+if __name__ == "__main__":
+    cli.run(main)

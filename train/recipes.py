@@ -1,0 +1,96 @@
+"""Recipes: all that a training run depends on, as values; one differs from another by `replace`."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import UseAppendAction, arg
+
+from psla_wds.augment import AugmentConfig
+from psla_wds.errors import ConfigError
+from psla_wds.features import FeatureConfig
+from psla_wds.model import ModelConfig
+from psla_wds.reader import ReaderConfig
+from psla_wds.sampler import SamplerConfig
+from train.optimizer import OptimizerConfig
+
+Precision = Literal["float32", "bfloat16", "float16"]
+Shards = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything a run depends on; saved as config.json in its folder."""
+
+    index: Shards = ()
+    """Shards to train on; give the option several times for several sets."""
+    eval_index: Shards = ()
+    """Shards to evaluate on after each epoch; without them no epoch is evaluated."""
+    run_dir: Path = Path("runs/run")
+    """Folder of the run; a new one, unless --resume."""
+    resume: bool = False
+    """Go on where the run stopped, on any number of processes; from its start if it has none."""
+    epochs: int = 30
+    batch_size: int = 100
+    """Clips of an optimizer step over all processes, so that results do not depend on their
+    number. The official code has 4 GPUs with 25 each, and BatchNorm sees each GPU's share."""
+    accumulate: int = 1
+    """Forward passes that each process cuts its share of a step into, for want of memory."""
+    precision: Precision = "bfloat16"
+    """Of the trunk, by autocast; head and loss are float32. The paper's code has float32."""
+    seed: int = 0
+    """Of the draws, their augmentation, the initial weights, and drop-connect."""
+    log_every_steps: int = 50
+    state_every_steps: int = 1000
+    """Steps between two saves of the state that --resume goes on from; also saved at the end of
+    each epoch and on SIGTERM or SIGUSR1."""
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    reader: ReaderConfig = field(default_factory=ReaderConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "log_every_steps", "state_every_steps"):
+            if getattr(self, name) < 1:
+                flag = f"--{name.replace('_', '-')}"
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} must be at least 1",
+                    where=flag,
+                    fix=f"set {flag}",
+                )
+
+
+# PSLA IV-B: 2M clips, class-balanced draws, 30 epochs.
+AUDIOSET_FULL = TrainConfig(run_dir=Path("runs/audioset-full"))
+
+# PSLA IV-B: 20k clips, each once an epoch, 60 epochs at ten times the learning rate.
+AUDIOSET_BALANCED = replace(
+    AUDIOSET_FULL,
+    run_dir=Path("runs/audioset-balanced"),
+    epochs=60,
+    sampler=SamplerConfig(sampling="shuffle"),
+    optimizer=OptimizerConfig(learning_rate=1e-3, decay_after_epochs=(35, 40, 45, 50, 55)),
+)
+
+# Ours: clips of 2.5 s, a network and a schedule that two CPU cores train in minutes.
+DEMO = replace(
+    AUDIOSET_BALANCED,
+    run_dir=Path("runs/demo"),
+    epochs=8,
+    batch_size=32,
+    log_every_steps=5,
+    features=FeatureConfig(num_frames=256),
+    augment=AugmentConfig(mixup_rate=0.25, freq_mask=16, time_mask=32),
+    model=ModelConfig(
+        backbone="efficientnet-b0", head="single-head-attention", initial_weights="none"
+    ),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=40, decay_after_epochs=(6, 7)),
+)
+
+RECIPES: dict[str, tuple[str, TrainConfig]] = {
+    "audioset-full": ("The paper's: 2M clips, class-balanced draws, 30 epochs.", AUDIOSET_FULL),
+    "audioset-balanced": ("The paper's: 20k clips, 60 epochs.", AUDIOSET_BALANCED),
+    "demo": ("Clips of 2.5 s, EfficientNet-B0: minutes on two CPU cores.", DEMO),
+}
