@@ -108,7 +108,7 @@ def training_summary(run: Run) -> str:
     hours = sum(record.duration_s for record in run.epochs) / 3600
     rate = statistics.median(record.clips_per_s for record in run.epochs)
     last = run.epochs[-1]
-    return f"{last.epoch} epochs, {last.step:,} steps; {hours:,.2f} hours, {rate:,.0f} clips/s."
+    return f"Epoch {last.epoch}, step {last.step:,}; {hours:,.2f} hours, {rate:,.0f} clips/s."
 
 
 def training_figures(run: Run) -> list[Figure]:

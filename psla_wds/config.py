@@ -23,6 +23,10 @@ def to_json(config: Any) -> dict[str, Any]:
 def from_json(config_type: type[C], values: Any, *, where: object) -> C:
     """The configuration that `to_json` gave; unknown and missing settings are errors."""
     try:
+        if not isinstance(values, dict):
+            raise ConfigError(
+                "the configuration is no table of settings", where=where, fix="write {...}"
+            )
         return _converter.structure(values, config_type)
     except cattrs.BaseValidationError as error:
         config_errors = [e for e in error.exceptions if isinstance(e, ConfigError)]

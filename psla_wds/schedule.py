@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -57,43 +58,35 @@ class TrainingSchedule:
 
     def __init__(
         self,
-        index: ShardIndex,
-        sampler: SamplerConfig,
+        plans: "Plans",
         augment: AugmentConfig,
         layout: BatchLayout,
         *,
-        seed: int,
         log_mel_shape: tuple[int, int],
         first_step: int = 0,
     ) -> None:
-        self._index, self._augment, self._layout = index, augment, layout
+        self._plans, self._augment, self._layout = plans, augment, layout
         self._log_mel_shape, self._first_step = log_mel_shape, first_step
-        num_draws = sampler.draws_per_epoch or len(index)
-        self.steps_per_epoch = num_draws // layout.batch_size
+        self.steps_per_epoch = plans.num_draws // layout.batch_size
         """Whole batches; the draws left over, less than a batch, are not used."""
         if not self.steps_per_epoch:
             raise ConfigError(
-                f"an epoch of {num_draws} draws has not one batch of {layout.batch_size}",
-                where=index.shards[0].parent if index.shards else "index",
-                fix=f"set --batch-size to at most {max(num_draws, 1)}, or add clips",
+                f"an epoch of {plans.num_draws} draws has not one batch of {layout.batch_size}",
+                where="batch_size",
+                fix=f"set --batch-size to at most {max(plans.num_draws, 1)}, or add clips",
             )
-        self._plans = _PlansAhead(lambda epoch: plan_epoch(index, sampler, seed=seed, epoch=epoch))
 
     def __call__(self, iteration: int) -> Draws:
         passes, forward_pass = divmod(iteration, self._layout.accumulate)
         epochs, step = divmod(self._first_step + passes, self.steps_per_epoch)
-        plan = self.plan(epochs + 1)
+        plan = self._plans.of_epoch(epochs + 1)
         return augmented_draws(
             plan,
             self._augment,
             self._layout.positions(step, forward_pass, len(plan.rows)),
-            num_clips=len(self._index),
+            num_clips=self._plans.num_clips,
             log_mel_shape=self._log_mel_shape,
         )
-
-    def plan(self, epoch: int) -> EpochPlan:
-        """The plan of an epoch, counted from 1."""
-        return self._plans.get(epoch)
 
 
 class EvaluationSchedule:
@@ -107,18 +100,21 @@ class EvaluationSchedule:
         return plain_draws(np.arange(start, stop)) if start < stop else None
 
 
-class _PlansAhead:
-    """Makes the plan of the next epoch while this one is in use."""
+class Plans:
+    """The plan of each epoch; the next one is made while this one is in use."""
 
-    def __init__(self, make: Callable[[int], EpochPlan]) -> None:
-        self._make = make
+    def __init__(self, index: ShardIndex, config: SamplerConfig, *, seed: int) -> None:
+        self._make = partial(plan_epoch, index, config, seed=seed)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="plan")
         self._plans: dict[int, Future[EpochPlan]] = {}
+        self.num_clips = len(index)
+        self.num_draws = config.draws_per_epoch or len(index)
 
-    def get(self, epoch: int) -> EpochPlan:
+    def of_epoch(self, epoch: int) -> EpochPlan:
+        """The plan of an epoch, counted from 1."""
         for wanted in (epoch, epoch + 1):
             if wanted not in self._plans:
-                self._plans[wanted] = self._pool.submit(self._make, wanted)
+                self._plans[wanted] = self._pool.submit(self._make, epoch=wanted)
         # An epoch back is kept: its last batches are delivered after the next one was begun.
         for past in [known for known in self._plans if known < epoch - 1]:
             del self._plans[past]

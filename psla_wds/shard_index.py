@@ -46,24 +46,24 @@ class ShardIndex:
     def __len__(self) -> int:
         return len(self.offset)
 
-    def clip_id(self, row: int) -> str:
+    def clip_id(self, row: int | np.integer) -> str:
         return self.id_bytes[self.id_starts[row] : self.id_starts[row + 1]].tobytes().decode()
 
-    def labels(self, row: int) -> UInt16[np.ndarray, " labels"]:
+    def labels(self, row: int | np.integer) -> UInt16[np.ndarray, " labels"]:
         return self.label_values[self.label_starts[row] : self.label_starts[row + 1]]
 
     def targets(self, rows: Int64[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows classes"]:
         """1 where a clip carries a class, 0 elsewhere."""
         targets = np.zeros((len(rows), len(self.classes)), np.float32)
-        for target, row in zip(targets, rows, strict=True):
-            target[self.labels(row)] = 1.0
+        starts, values = _gather(self.label_starts, self.label_values, rows)
+        targets[np.repeat(np.arange(len(rows)), np.diff(starts)), values] = 1.0
         return targets
 
     def class_counts(self) -> Int64[np.ndarray, " classes"]:
         """Clips that carry each class."""
         return np.bincount(self.label_values, minlength=len(self.classes))
 
-    def where(self, row: int) -> str:
+    def where(self, row: int | np.integer) -> str:
         """Shard, offset and clip id, for messages."""
         return f"{self.shards[self.shard[row]]}, byte {self.offset[row]}, clip {self.clip_id(row)}"
 

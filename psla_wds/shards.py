@@ -62,6 +62,15 @@ class ClipColumns:
     mids: list[list[str]] = field(default_factory=list)
     split: list[str] = field(default_factory=list)
 
+    def add(self, clip: PackedClip) -> None:
+        """A clip that is now in the tar; its offset is read back when the tar is complete."""
+        self.clip_id.append(clip.clip_id)
+        self.size.append(len(clip.audio))
+        self.crc32.append(zlib.crc32(clip.audio))
+        self.num_samples.append(clip.num_samples)
+        self.mids.append(list(clip.mids))
+        self.split.append(clip.split)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sidecar:
@@ -115,21 +124,18 @@ def write_tar(path: Path, clips: Iterable[PackedClip]) -> ClipColumns:
     with atomic_open(path) as file:
         # webdataset would write its own owner and the current time, and refuse long names.
         settings = {"user": "", "group": "", "mtime": 0, "format": "PAX_FORMAT"}
-        writer = webdataset.TarWriter(file, encoder=False, **settings)
-        for clip in clips:
-            metadata = json.dumps(clip.metadata(), ensure_ascii=False).encode()
-            key = key_of(clip.clip_id)
-            writer.write({"__key__": key, clip.extension: clip.audio, "json": metadata})
-            columns.clip_id.append(clip.clip_id)
-            columns.size.append(len(clip.audio))
-            columns.crc32.append(zlib.crc32(clip.audio))
-            columns.num_samples.append(clip.num_samples)
-            columns.mids.append(list(clip.mids))
-            columns.split.append(clip.split)
-        writer.close()
+        with webdataset.TarWriter(file, encoder=False, **settings) as writer:
+            for clip in clips:
+                _write_clip(writer, clip)
+                columns.add(clip)
         file.flush()
         columns.offset.extend(_audio_offsets(Path(file.name)))
     return columns
+
+
+def _write_clip(writer: Any, clip: PackedClip) -> None:
+    metadata = json.dumps(clip.metadata(), ensure_ascii=False).encode()
+    writer.write({"__key__": key_of(clip.clip_id), clip.extension: clip.audio, "json": metadata})
 
 
 def _audio_offsets(tar: Path) -> list[int]:

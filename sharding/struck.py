@@ -19,10 +19,10 @@ from sharding.waveforms import (
 )
 
 # Partials of a church bell over its prime (hum, prime, tierce, quint, nominal, ...), and how
-# long they last compared with the hum: Fletcher & Rossing 1998, table 21.1.
+# long they last compared with the hum: after Fletcher & Rossing 1998.
 BELL_RATIOS = np.array([0.5, 1.0, 1.2, 1.5, 2.0, 2.5, 2.67, 3.0, 4.0])
 BELL_LASTING = np.array([1.0, 0.6, 0.5, 0.4, 0.35, 0.2, 0.2, 0.15, 0.1])
-# Transverse modes of a bar with free ends: Fletcher & Rossing 1998, equation 2.64.
+# Transverse modes of a bar with free ends: Fletcher & Rossing 1998.
 BAR_RATIOS = np.array([1.0, 2.756, 5.404])
 # How much stiffness stretches the partials of a piano string in its middle: Fletcher 1964.
 PIANO_STIFFNESS = 4e-4

@@ -213,7 +213,7 @@ def _check_is_free(output: Path) -> None:
         raise ConfigError(
             "the output is not an empty folder",
             where=output,
-            fix=f"name a new folder, or remove this one: rm -r {shlex.quote(str(output))}",
+            fix="name a folder that is empty or does not exist yet",
         )
 
 

@@ -93,7 +93,7 @@ def whistling(rng: np.random.Generator, num_samples: int, sample_rate_hz: int) -
 
 
 def train_horn(rng: np.random.Generator, num_samples: int, sample_rate_hz: int) -> Waveform:
-    """Blasts of a locomotive: a chord of 3 reeds between 250 and 500 Hz (Nathan K3L: D# F# B)."""
+    """Blasts of a locomotive: a chord of 3 reeds between 250 and 500 Hz (K3LA: D# F# B)."""
     root_hz = rng.uniform(250, 330)
     chord = np.zeros(num_samples)
     for ratio in (1.0, 1.19, 1.59):  # the intervals of D#4, F#4 and B4

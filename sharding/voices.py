@@ -22,7 +22,7 @@ from sharding.waveforms import (
     wander,
 )
 
-# Klatt 1980, table I: typical bandwidths of the first four formants.
+# Typical bandwidths of the first four formants, after Klatt 1980.
 FORMANT_BANDWIDTHS_HZ = (60.0, 90.0, 150.0, 250.0)
 FRICATIVE_LEVEL = 0.005  # some 20 dB below the vowels, which peak near 0.08 after `_formants`
 
@@ -38,7 +38,7 @@ class Speaker:
     """First three formants in heed, hid, head, had, hod, hawed, hood, who'd, hud, heard."""
 
 
-# Formants and the range of pitches: Peterson & Barney 1952, table II.
+# Formants: the means of Peterson & Barney 1952; pitches: a range about theirs.
 MAN = Speaker(
     90.0,
     150.0,
@@ -152,7 +152,7 @@ def _vocal_folds(
 def _formants(
     source: Waveform, sample_rate_hz: int, formants_hz: Modes, widen: float = 1.0
 ) -> Waveform:
-    """`source` through resonators in cascade, as the vocal tract (Klatt 1980, equation 1)."""
+    """`source` through resonators in cascade, as the vocal tract (Klatt 1980)."""
     sections = []
     for frequency_hz, bandwidth_hz in zip(formants_hz, FORMANT_BANDWIDTHS_HZ, strict=False):
         if frequency_hz < HIGHEST_SHARE_OF_RATE * sample_rate_hz:

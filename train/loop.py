@@ -14,7 +14,7 @@ from psla_wds.distributed import World
 from psla_wds.loader import Loader
 from psla_wds.model import loss
 from psla_wds.progress import DataTimer, Interval, clip_bar
-from psla_wds.schedule import BatchLayout, TrainingSchedule
+from psla_wds.schedule import BatchLayout, Plans, TrainingSchedule
 from psla_wds.shard_index import ShardIndex
 from train.learner import Learner
 from train.optimizer import learning_rate
@@ -51,19 +51,27 @@ class Trainer:
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._on_stop_signal)
         layout = self._layout()
-        schedule = self._schedule(layout)
+        config = self._config
+        plans = Plans(self._index, config.sampler, seed=config.seed)
+        schedule = TrainingSchedule(
+            plans,
+            config.augment,
+            layout,
+            log_mel_shape=(config.features.num_frames, config.features.num_mels),
+            first_step=self._step,
+        )
         loader = Loader(
             self._index,
             schedule,
             clips_per_pass=layout.clips_per_pass,
-            features=self._config.features,
-            config=self._config.reader,
+            features=config.features,
+            config=config.reader,
             device=self._world.device,
         )
         with loader:
             batches = DataTimer(loader)
-            for epoch in range(self._epochs_done + 1, self._config.epochs + 1):
-                self._world.agree(schedule.plan(epoch).fingerprint(), f"plans of epoch {epoch}")
+            for epoch in range(self._epochs_done + 1, config.epochs + 1):
+                self._world.agree(plans.of_epoch(epoch).fingerprint(), f"plans of epoch {epoch}")
                 interval = self._train_epoch(epoch, schedule.steps_per_epoch, batches, log)
                 self._finish_epoch(epoch, interval, log)
 
@@ -90,18 +98,6 @@ class Trainer:
             rank=self._world.rank,
             world_size=self._world.size,
             accumulate=self._config.accumulate,
-        )
-
-    def _schedule(self, layout: BatchLayout) -> TrainingSchedule:
-        config = self._config
-        return TrainingSchedule(
-            self._index,
-            config.sampler,
-            config.augment,
-            layout,
-            seed=config.seed,
-            log_mel_shape=(config.features.num_frames, config.features.num_mels),
-            first_step=self._step,
         )
 
     def _train_epoch(

@@ -2,9 +2,10 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -99,7 +100,7 @@ class RunLog:
     """log.jsonl and TensorBoard events, on rank 0; elsewhere it writes nothing."""
 
     def __init__(self, folder: Path, *, enabled: bool) -> None:
-        self._file = (folder / "log.jsonl").open("a", encoding="utf-8") if enabled else None
+        self._file = _open_log(folder / "log.jsonl") if enabled else None
         self._board = SummaryWriter(str(folder / "tensorboard")) if enabled else None
 
     def write(self, event: str, *, step: int, **values: float) -> None:
@@ -121,3 +122,11 @@ class RunLog:
         if self._file is not None and self._board is not None:
             self._file.close()
             self._board.close()
+
+
+def _open_log(path: Path) -> TextIO:
+    """The log to append to, less a last line that a killed run left unfinished."""
+    if path.exists():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
+    return path.open("a", encoding="utf-8")

@@ -82,14 +82,16 @@ SIGNALS: dict[str, Callable[[int], np.ndarray]] = {
 
 
 def real_clips(count: int) -> list[Path]:
-    """Clips evenly spaced over the manifest of PSLA_REAL_CLIPS, of those at 16 kHz."""
+    """Clips evenly spaced over the manifest of PSLA_REAL_CLIPS; those that are not at 16 kHz
+    are left out.
+    """
     if "PSLA_REAL_CLIPS" not in os.environ:
         pytest.skip("PSLA_REAL_CLIPS names no folder with a manifest.csv and clips")
     folder = Path(os.environ["PSLA_REAL_CLIPS"])
     with (folder / "manifest.csv").open(newline="") as file:
         paths = [folder / row["path"] for row in csv.DictReader(file)]
-    paths = [path for path in paths if soundfile.info(path).samplerate == SAMPLE_RATE_HZ]
-    return paths[:: max(1, len(paths) // count)][:count]
+    spaced = paths[:: max(1, len(paths) // count)][:count]
+    return [path for path in spaced if soundfile.info(path).samplerate == SAMPLE_RATE_HZ]
 
 
 def encode(waveform: np.ndarray, container: str = "FLAC") -> np.ndarray:
@@ -97,6 +99,15 @@ def encode(waveform: np.ndarray, container: str = "FLAC") -> np.ndarray:
     buffer = io.BytesIO()
     soundfile.write(buffer, np.clip(waveform, -1, 1), SAMPLE_RATE_HZ, format=container)
     return np.frombuffer(buffer.getvalue(), np.uint8)
+
+
+def source_of(*batches: EncodedBatch) -> Callable[[int], EncodedBatch]:
+    def source(iteration: int) -> EncodedBatch:
+        if iteration >= len(batches):
+            raise StopIteration
+        return batches[iteration]
+
+    return source
 
 
 def plain_batch(audio: list[np.ndarray]) -> EncodedBatch:

@@ -20,6 +20,11 @@ DEFAULT = FeatureConfig()
 LOG_EPSILON = float(np.log(np.finfo(np.float32).eps))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread() -> None:
+    torch.set_num_threads(1)  # the clips are small
+
+
 def as_float32(waveform: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(waveform.astype(np.float32))
 

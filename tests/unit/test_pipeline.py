@@ -21,10 +21,11 @@ from reference.signals import (
     mixed_batch,
     plain_batch,
     real_clips,
+    source_of,
     white_noise,
 )
 
-from psla_wds.errors import ConfigError, PslaError, ShardError
+from psla_wds.errors import ConfigError, ShardError
 from psla_wds.features import FeatureConfig, LogMel, fit, normalise
 from psla_wds.pipeline import (
     NULL_WAV,
@@ -39,13 +40,9 @@ DEFAULT = FeatureConfig()
 FEW_FRAMES = replace(DEFAULT, num_frames=8)  # small outputs, where their size does not matter
 
 
-def source_of(*batches: EncodedBatch) -> Callable[[int], EncodedBatch]:
-    def source(iteration: int) -> EncodedBatch:
-        if iteration >= len(batches):
-            raise StopIteration
-        return batches[iteration]
-
-    return source
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread() -> None:
+    torch.set_num_threads(1)  # the clips are small, and DALI has threads of its own
 
 
 def open_front_end(
@@ -55,29 +52,22 @@ def open_front_end(
     batch_size: int = 4,
     num_threads: int = 1,
 ) -> FrontEnd:
-    return FrontEnd(
-        source,
-        features,
-        batch_size=batch_size,
-        num_threads=num_threads,
-        device=torch.device("cpu"),
-    )
+    sizes = {"batch_size": batch_size, "num_threads": num_threads}
+    return FrontEnd(source, features, device=torch.device("cpu"), **sizes)
 
 
 def run_once(
     batch: EncodedBatch, features: FeatureConfig = DEFAULT, *, num_threads: int = 1
 ) -> torch.Tensor:
-    source = source_of(batch)
-    return open_front_end(
-        source, features, batch_size=len(batch.audio), num_threads=num_threads
-    ).run()
+    sizes = {"batch_size": len(batch.audio), "num_threads": num_threads}
+    return open_front_end(source_of(batch), features, **sizes).run()
 
 
 def log_mel_of(output: torch.Tensor, features: FeatureConfig) -> torch.Tensor:
     return output * features.std + features.mean
 
 
-def tone_batch(number: int, num_draws: int = 2) -> EncodedBatch:
+def numbered_batch(number: int, num_draws: int = 2) -> EncodedBatch:
     """Recognisable: batch `number` is masked at mel `number`, and draws differ."""
     batch = plain_batch([encode(white_noise(1_000 + 100 * number + i)) for i in range(num_draws)])
     batch.masks[:, :2] = [number, 1]
@@ -125,7 +115,9 @@ def test_clips_of_every_length_work():
     batch = plain_batch([encode(white_noise(n), "WAV") for n in lengths])
     log_mel = LogMel(FEW_FRAMES)  # held against torchaudio in test_features, and faster
     for audio, output in zip(batch.audio, run_once(batch, FEW_FRAMES), strict=True):
-        expected = normalise(fit(log_mel(decode(audio)), FEW_FRAMES.num_frames), FEW_FRAMES)
+        waveform = decode(audio)
+        waveform = waveform - waveform.mean()  # it shows where a clip ends inside its one window
+        expected = normalise(fit(log_mel(waveform), FEW_FRAMES.num_frames), FEW_FRAMES)
         torch.testing.assert_close(output, expected, rtol=0, atol=1e-3)
 
 
@@ -169,7 +161,12 @@ def test_filters_that_no_weight_can_mend_are_refused():
 
 
 def test_batches_come_in_the_order_of_the_source_and_may_be_smaller():
-    batches = [tone_batch(0, 4), tone_batch(1, 4), tone_batch(2, 4), tone_batch(3, 1)]
+    batches = [
+        numbered_batch(0, 4),
+        numbered_batch(1, 4),
+        numbered_batch(2, 4),
+        numbered_batch(3, 1),
+    ]
     front = open_front_end(source_of(*batches))
     for batch in batches:
         torch.testing.assert_close(front.run(), front_end(batch, FEW_FRAMES), rtol=0, atol=1e-3)
@@ -184,7 +181,7 @@ def test_a_source_without_batches_stops_at_once():
 
 
 def test_an_output_stays_valid_while_later_batches_are_made():
-    front = open_front_end(source_of(*[tone_batch(i) for i in range(8)]))
+    front = open_front_end(source_of(*[numbered_batch(i) for i in range(8)]))
     first = front.run()
     copy = first.clone()
     for _ in range(7):
@@ -200,7 +197,7 @@ def test_an_error_of_the_source_arrives_as_itself_after_the_batches_before_it(
     def source(iteration: int) -> EncodedBatch:
         if iteration == at:
             raise error
-        return tone_batch(iteration)
+        return numbered_batch(iteration)
 
     front = open_front_end(source)
     for _ in range(at):
@@ -208,7 +205,7 @@ def test_an_error_of_the_source_arrives_as_itself_after_the_batches_before_it(
     with pytest.raises(type(error)) as caught:
         front.run()
     assert caught.value is error
-    assert isinstance(error, KeyError | PslaError) and error.__suppress_context__
+    assert error.__suppress_context__
 
 
 def truncated(audio: np.ndarray) -> np.ndarray:
@@ -230,7 +227,7 @@ def with_a_flipped_bit(audio: np.ndarray) -> np.ndarray:
 def test_a_damaged_clip_costs_its_batch_and_no_other(
     damage: Callable[[np.ndarray], np.ndarray], bad: set[int]
 ):
-    batches = [tone_batch(i) for i in range(8)]
+    batches = [numbered_batch(i) for i in range(8)]
     for i in bad:
         batches[i].audio[1] = damage(batches[i].audio[1])
     front = open_front_end(source_of(*batches), num_threads=2)
@@ -247,7 +244,7 @@ def test_a_damaged_clip_costs_its_batch_and_no_other(
 
 
 def test_a_damaged_partner_is_reported_too():
-    batch = tone_batch(0)
+    batch = numbered_batch(0)
     batch.partner_audio[0] = truncated(batch.audio[0])
     with pytest.raises(UndecodableBatchError):
         run_once(batch)
@@ -292,7 +289,7 @@ def _poison(memory: bytearray) -> None:
 
 
 def test_buffers_are_released_soon_after_their_use_and_never_before():
-    batches = [replace(tone_batch(i, 4), lam=np.full(4, 0.5, np.float32)) for i in range(20)]
+    batches = [replace(numbered_batch(i, 4), lam=np.full(4, 0.5, np.float32)) for i in range(20)]
     source = RecyclingSource(batches)
     front = open_front_end(source, num_threads=2)
     for batch in batches:
@@ -304,7 +301,7 @@ def test_buffers_are_released_soon_after_their_use_and_never_before():
 
 
 def test_a_front_end_that_is_dropped_frees_its_pipeline():
-    front = open_front_end(source_of(tone_batch(0)))
+    front = open_front_end(source_of(numbered_batch(0)))
     front.run()
     pipeline = weakref.ref(front._pipeline)
     del front

@@ -68,12 +68,11 @@ def test_a_small_corpus_is_the_beginning_of_a_large_one(corpus: Path, tmp_path: 
     assert decoded(small).items() <= decoded(corpus).items()
 
 
-@given(SEEDS, st.integers(0, 2**32 - 2), SEEDS)
-def test_clip_ids_look_like_youtubes_and_differ_over_seeds_and_clips(seed, number, other_seed):
-    clip = clip_id(seed, number)
-    assert re.fullmatch(r"[A-Za-z0-9_-]{11}", clip)
-    assert clip != clip_id(seed, number + 1)
-    assert (clip == clip_id(other_seed, number)) == (seed == other_seed)
+@given(st.integers(0, 2**32 - 2), st.integers(0, 2**32 - 2))
+def test_clip_ids_look_like_youtubes_and_differ_over_seeds_and_clips(seed, number):
+    ids = [clip_id(seed + i, number + j) for i in (0, 1) for j in (0, 1)]
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{11}", clip) for clip in ids)
+    assert len(set(ids)) == 4
 
 
 def test_ids_are_unique_and_some_begin_with_a_dash_as_in_audioset():
@@ -102,9 +101,9 @@ def test_a_clip_has_1_to_4_labels_and_1_point_8_on_average():
     assert np.mean(num_labels) == pytest.approx(1.8, abs=0.1)
 
 
-def test_names_and_mids_are_unique():
-    for names in zip(*((s.name, s.mid, s.display_name) for s in SOUND_CLASSES), strict=True):
-        assert len(set(names)) == len(SOUND_CLASSES)
+def test_no_two_classes_share_a_mid_a_name_or_a_sound():
+    for of_class in (lambda s: s.mid, lambda s: s.display_name, lambda s: s.generate):
+        assert len(set(map(of_class, SOUND_CLASSES))) == len(SOUND_CLASSES)
 
 
 @by_name
@@ -206,7 +205,7 @@ def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path: Path)
     assert str(caught.value).splitlines() == [
         "the output is not an empty folder",
         f"  where: {tmp_path}",
-        f"  fix:   name a new folder, or remove this one: rm -r {tmp_path}",
+        "  fix:   name a folder that is empty or does not exist yet",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

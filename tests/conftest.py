@@ -1,0 +1,117 @@
+"""What all tests share: checked shapes, GPU tests that cannot be skipped unnoticed, tiny shards."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Shapes and dtypes in signatures are checked while tests run, and cost nothing in training.
+install_import_hook(["psla_wds", "eval", "train", "sharding"], "beartype.beartype")
+
+import numpy as np  # noqa: E402
+import soundfile  # noqa: E402
+
+TINY_CLASSES = ("low", "middle, or so", "high", "noise")
+TINY_RATE_HZ = 16_000
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-gpu", action="store_true", help="fail, instead of skipping, when there is no GPU"
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            if item.config.getoption("--require-gpu"):
+                pytest.fail("--require-gpu was given, and there is no GPU", pytrace=False)
+            pytest.skip("no GPU on this machine")
+
+
+@pytest.fixture(scope="session")
+def real_clips() -> Path:
+    """Folder of real clips and their manifest.csv."""
+    folder = os.environ.get("PSLA_REAL_CLIPS")
+    if not folder:
+        pytest.skip("PSLA_REAL_CLIPS names no folder of real clips")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 48 audio files of four classes, clips.jsonl and classes.csv."""
+    return write_corpus(tmp_path_factory.mktemp("corpus"), num_clips=48)
+
+
+@pytest.fixture(scope="session")
+def shards(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus in four shards; clips are in split train or eval."""
+    output = tmp_path_factory.mktemp("built") / "shards"
+    run_command("sharding.build", "manifest", *manifest_arguments(corpus, output))
+    return output
+
+
+def manifest_arguments(corpus: Path, output: Path) -> list[str]:
+    settings = {"class-labels": corpus / "classes.csv", "output": output, "clips-per-shard": 12}
+    return [str(corpus / "clips.jsonl"), *(f"--{k}={v}" for k, v in settings.items())]
+
+
+def write_corpus(folder: Path, *, num_clips: int) -> Path:
+    """Sines and noise of 0.3 to 1 s in several formats, so that a small model can learn them."""
+    rng = np.random.default_rng(0)
+    rows = [_write_clip(folder, number, rng) for number in range(num_clips)]
+    (folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = [f'{i},/t/{i},"{name}"\n' for i, name in enumerate(TINY_CLASSES)]
+    (folder / "classes.csv").write_text("index,mid,display_name\n" + "".join(lines))
+    return folder
+
+
+def _write_clip(folder: Path, number: int, rng: np.random.Generator) -> dict[str, object]:
+    label = number % len(TINY_CLASSES)
+    rate_hz, extension = [(16_000, "wav"), (44_100, "flac"), (22_050, "ogg")][number % 3]
+    time_s = np.arange(round(rate_hz * rng.uniform(0.3, 1.0))) / rate_hz
+    if label == 3:
+        waveform = 0.1 * rng.standard_normal(len(time_s))
+    else:
+        waveform = 0.3 * np.sin(2 * np.pi * 300 * 4**label * rng.uniform(0.9, 1.1) * time_s)
+    if number % 2:
+        waveform = np.stack([waveform, 0.5 * waveform], axis=1)
+    name = f"clip.{number:03d}.{extension}"
+    soundfile.write(folder / name, waveform, rate_hz)
+    split = "eval" if number % 4 == number // 4 % 4 else "train"
+    return {"path": name, "labels": [TINY_CLASSES[label]], "split": split}
+
+
+def run_command(
+    module: str, *arguments: str, check: bool = True, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m MODULE ARGUMENTS` as a user would."""
+    return run([sys.executable, "-m", module, *arguments], check=check, cwd=cwd)
+
+
+def run(
+    command: list[str], *, check: bool = True, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=cwd, timeout=600
+    )
+    if check and done.returncode:
+        pytest.fail(f"{' '.join(command)}\nexit status {done.returncode}\n{done.stderr[-3000:]}")
+    return done
+
+
+def assert_user_error(done: subprocess.CompletedProcess[str], *needles: str) -> None:
+    """The command ended with one readable message (what, where, fix), and no traceback."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    message = done.stderr[done.stderr.index("error: ") :]
+    assert "  where: " in message and "  fix:   " in message, message
+    for needle in needles:
+        assert needle in message, message

@@ -1,0 +1,95 @@
+"""Rules that must not rot: who imports whom, and how long things get."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ALLOWED = {
+    "psla_wds": set(),
+    "sharding": {"psla_wds"},
+    "eval": {"psla_wds"},
+    "train": {"psla_wds", "eval"},
+    "benchmarks": {"psla_wds", "sharding", "eval", "train"},
+}
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ARGUMENTS = 300, 50, 6
+WITHOUT_TORCH = ["shards", "shard_index", "index_files", "sampler", "augment", "schedule", "reader"]
+
+
+def imported_modules(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
+def forbidden_imports(root: Path) -> list[str]:
+    return [
+        f"{path.relative_to(root)} imports {name}"
+        for package, allowed in ALLOWED.items()
+        for path in sorted((root / package).rglob("*.py"))
+        for name in sorted({module.split(".")[0] for module in imported_modules(path)})
+        if name in ALLOWED.keys() - allowed - {package}
+    ]
+
+
+def sources() -> list[Path]:
+    return sorted(path for package in ALLOWED for path in (ROOT / package).rglob("*.py"))
+
+
+def test_packages_import_only_what_lies_below_them():
+    assert not forbidden_imports(ROOT)
+
+
+def test_the_rule_catches_an_upward_import(tmp_path: Path):
+    (tmp_path / "psla_wds").mkdir()
+    (tmp_path / "psla_wds" / "loader.py").write_text("import numpy\nfrom train.loop import x\n")
+    assert forbidden_imports(tmp_path) == ["psla_wds/loader.py imports train"]
+
+
+def test_only_the_pipeline_imports_dali():
+    users = {p.name for p in sources() if any("dali" in m for m in imported_modules(p))}
+    assert users <= {"pipeline.py", "bench_features.py", "bench_loader.py"}
+    assert "pipeline.py" in users
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_shards_index_and_plans_need_no_torch(module: str):
+    seen, waiting = set(), [f"psla_wds.{module}"]
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        path = ROOT / f"{name.replace('.', '/')}.py"
+        top_level = {
+            n.module if isinstance(n, ast.ImportFrom) else n.names[0].name
+            for n in ast.parse(path.read_text()).body
+            if isinstance(n, ast.Import | ast.ImportFrom)
+        }
+        assert not {m.split(".")[0] for m in top_level} & {"torch", "torchaudio", "webdataset"}
+        waiting += [m for m in top_level if m.startswith("psla_wds.") and m not in seen]
+
+
+def test_no_two_files_share_a_name():
+    names = [path.name for path in sources() if path.name != "__init__.py"]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_files_functions_and_signatures_stay_short():
+    too_long = []
+    for path in sources():
+        text = path.read_text()
+        if len(text.splitlines()) > MAX_FILE_LINES:
+            too_long.append(f"{path.relative_to(ROOT)}: {len(text.splitlines())} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                where = f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+                arguments = [a for a in (*node.args.args, *node.args.kwonlyargs)]
+                if node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES:
+                    too_long.append(f"{where} is too long")
+                if len([a for a in arguments if a.arg not in ("self", "cls")]) > MAX_ARGUMENTS:
+                    too_long.append(f"{where} takes too many arguments")
+    assert not too_long

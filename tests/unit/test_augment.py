@@ -1,0 +1,85 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import beta, kstest
+
+from psla_wds.augment import NO_PARTNER, AugmentConfig, Draws, augmented_draws
+from psla_wds.errors import ConfigError
+from psla_wds.sampler import EpochPlan
+
+MANY = 40_000
+
+
+def draws(config: AugmentConfig, start: int = 0, stop: int = MANY, seed: int = 0) -> Draws:
+    plan = EpochPlan(np.arange(MANY), seed, epoch=3)
+    return augmented_draws(plan, config, (start, stop), num_clips=1000, log_mel_shape=(1056, 128))
+
+
+@given(st.lists(st.integers(0, 300), min_size=2, max_size=6))
+def test_a_draw_does_not_depend_on_the_batch_it_is_in(cuts: list[int]):
+    edges = sorted(cuts)
+    whole = draws(AugmentConfig(), edges[0], edges[-1])
+    parts = [draws(AugmentConfig(), a, b) for a, b in pairwise(edges)]
+    for name in ("rows", "partners", "lam", "masks"):
+        together = np.concatenate([getattr(part, name) for part in parts])
+        assert together.tolist() == getattr(whole, name).tolist()
+
+
+def test_half_of_the_draws_are_mixed_with_lam_of_a_beta_distribution():
+    mixed = draws(AugmentConfig())
+    assert mixed.mixed.mean() == pytest.approx(0.5, abs=0.01)
+    assert (mixed.lam[~mixed.mixed] == 1).all()
+    assert kstest(mixed.lam[mixed.mixed], beta(10, 10).cdf).pvalue > 1e-3
+    assert kstest(mixed.lam[mixed.mixed], beta(9, 9).cdf).pvalue < 1e-3
+
+
+def test_partners_are_uniform_and_independent_of_the_draw():
+    mixed = draws(AugmentConfig(mixup_rate=1.0))
+    counts = np.bincount(mixed.partners, minlength=1000)
+    assert counts.min() > 0 and counts.var() == pytest.approx(MANY / 1000, rel=0.2)
+    assert abs(np.corrcoef(mixed.partners, mixed.rows)[0, 1]) < 0.02
+    assert abs(np.corrcoef(mixed.partners, mixed.lam)[0, 1]) < 0.02
+
+
+def test_masks_have_the_distribution_of_torchaudio():
+    masks = draws(AugmentConfig()).masks
+    rng = np.random.default_rng(1)
+    for (start, width), max_width, length in (
+        (masks.T[:2], 48, 128),
+        (masks.T[2:], 192, 1056),
+    ):
+        value = rng.random(MANY) * max_width
+        min_value = rng.random(MANY) * (length - value)
+        assert (start >= 0).all() and (start + width <= length).all()
+        assert width.max() == max_width - 1
+        for ours, theirs in ((width, value.astype(int)), (start, min_value.astype(int))):
+            quantiles = np.linspace(0.02, 0.98, 25)
+            difference = np.quantile(ours, quantiles) - np.quantile(theirs, quantiles)
+            assert np.abs(difference).max() <= 0.02 * length
+
+
+def test_nothing_is_mixed_or_masked_when_nothing_is_asked_for():
+    plain = draws(AugmentConfig(mixup_rate=0.0, freq_mask=0, time_mask=0))
+    assert (plain.partners == NO_PARTNER).all() and (plain.lam == 1).all()
+    assert (plain.masks[:, 1] == 0).all() and (plain.masks[:, 3] == 0).all()
+
+
+def test_another_seed_gives_other_draws():
+    assert (draws(AugmentConfig()).partners != draws(AugmentConfig(), seed=1).partners).mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("setting", "flag"),
+    [
+        ({"mixup_rate": 1.5}, "--augment.mixup-rate"),
+        ({"mixup_alpha": 0.0}, "--augment.mixup-alpha"),
+        ({"freq_mask": -1}, "--augment.freq-mask"),
+        ({"time_mask": -1}, "--augment.time-mask"),
+    ],
+)
+def test_a_setting_out_of_range_names_its_flag(setting: dict[str, float], flag: str):
+    with pytest.raises(ConfigError, match=flag):
+        AugmentConfig(**setting)

@@ -1,0 +1,147 @@
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from eval.average import average_weights
+from psla_wds.checkpoint import (
+    Checkpoint,
+    check_classes,
+    epoch_path,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from psla_wds.errors import CheckpointError, ConfigError
+from psla_wds.features import FeatureConfig
+from psla_wds.labels import ClassList
+from psla_wds.model import ModelConfig, build_model
+
+CONFIG = ModelConfig(
+    backbone="efficientnet-b0", head="single-head-attention", initial_weights="none"
+)
+CLASSES = ClassList(("/m/a", "/m/b"), ("A", "B"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    torch.manual_seed(0)
+    weights = build_model(CONFIG, len(CLASSES)).state_dict()
+    return Checkpoint(weights, CONFIG, FeatureConfig(num_frames=256), CLASSES, epoch=3)
+
+
+def test_a_checkpoint_survives_writing_and_reading(checkpoint: Checkpoint, tmp_path: Path):
+    save_checkpoint(checkpoint, tmp_path / "c.pt")
+    loaded = load_checkpoint(tmp_path / "c.pt")
+    assert replace(loaded, weights={}) == replace(checkpoint, weights={})
+    log_mel = torch.randn(1, 256, 128)
+    assert torch.equal(loaded.build()(log_mel), checkpoint.build()(log_mel))
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path("pwned").touch, ())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        (b"", "damaged"),
+        (b"garbage" * 100, "damaged"),
+        (pickle.dumps(Evil()), "damaged, or holds more than tensors"),
+    ],
+    ids=["missing", "empty", "garbage", "a pickle"],
+)
+def test_a_file_that_is_no_checkpoint_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, message: str
+):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / "c.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / "c.pt")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_torch_file_of_objects_is_refused(tmp_path: Path):
+    torch.save({"weights": Evil()}, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="holds more than tensors"):
+        load_checkpoint(tmp_path / "c.pt")
+
+
+def test_a_truncated_checkpoint_is_refused(checkpoint: Checkpoint, tmp_path: Path):
+    save_checkpoint(checkpoint, tmp_path / "c.pt")
+    content = (tmp_path / "c.pt").read_bytes()
+    (tmp_path / "c.pt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(tmp_path / "c.pt")
+
+
+def test_weights_of_another_model_are_refused(checkpoint: Checkpoint):
+    other = replace(CONFIG, head="mean-pooling")
+    with pytest.raises(CheckpointError, match="do not fit the model"):
+        replace(checkpoint, model=other).build()
+
+
+def test_a_file_of_tensors_that_is_no_checkpoint_is_refused(tmp_path: Path):
+    torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="no checkpoint of psla-wds"):
+        load_checkpoint(tmp_path / "c.pt")
+
+
+def test_other_classes_or_another_order_are_refused():
+    swapped = ClassList(("/m/b", "/m/a"), ("B", "A"))
+    check_classes(CLASSES, CLASSES, where="x")
+    for other in (swapped, ClassList(("/m/a",), ("A",))):
+        with pytest.raises(CheckpointError, match="other classes"):
+            check_classes(CLASSES, other, where="x")
+
+
+@pytest.fixture(scope="module")
+def run(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three epochs whose weights are 1, 2 and 6 times something."""
+    folder = tmp_path_factory.mktemp("run")
+    for epoch, factor in ((1, 1.0), (2, 2.0), (10, 0.0), (3, 6.0)):
+        weights = {
+            n: t * factor if t.is_floating_point() else t + epoch
+            for n, t in checkpoint.weights.items()
+        }
+        path = epoch_path(folder, epoch)
+        save_checkpoint(replace(checkpoint, weights=weights, epoch=epoch), path)
+    return folder
+
+
+def test_an_average_counts_each_epoch_once(run: Path, checkpoint: Checkpoint):
+    average = average_weights(run, 1, 3)
+    assert average.epoch == 3
+    for name, tensor in average.weights.items():
+        before = checkpoint.weights[name]
+        expected = before * 3.0 if before.is_floating_point() else before + 3
+        assert tensor.dtype == before.dtype
+        torch.testing.assert_close(tensor, expected)
+
+
+def test_the_last_epoch_of_a_run_is_the_highest_number(run: Path):
+    assert find_checkpoint(run) == epoch_path(run, 10)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "error", "message"),
+    [
+        (2, 5, CheckpointError, "no checkpoint of epoch 4, 5; it has 1 to 10"),
+        (3, 2, ConfigError, "no range"),
+        (0, 2, ConfigError, "no range"),
+    ],
+)
+def test_epochs_that_are_not_there_are_named(run: Path, first: int, last: int, error, message: str):
+    with pytest.raises(error, match=message):
+        average_weights(run, first, last)
+
+
+def test_a_folder_without_checkpoints_is_refused(tmp_path: Path):
+    with pytest.raises(CheckpointError, match="no checkpoint here"):
+        find_checkpoint(tmp_path)

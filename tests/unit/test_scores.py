@@ -1,0 +1,102 @@
+"""The score file: what goes in comes out, and a bad one says what is wrong with it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.scores import Scores
+from psla_wds.errors import ScoreError
+
+
+@pytest.fixture
+def scores() -> Scores:
+    rng = np.random.default_rng(0)
+    return Scores(
+        clip_ids=tuple(f"clip-{i}" for i in range(40)),
+        scores=rng.random((40, 5), np.float32),
+        targets=rng.integers(0, 2, (40, 5), np.uint8),
+        mids=tuple(f"/m/{k}" for k in range(5)),
+        names=("Speech", "Rain, on a roof", "Hund ä", "Silence", "Dog"),
+    )
+
+
+@pytest.fixture
+def score_path(scores: Scores, tmp_path: Path) -> Path:
+    scores.save(tmp_path / "scores.npz")
+    return tmp_path / "scores.npz"
+
+
+def test_scores_come_back_as_they_were_saved(scores: Scores, score_path: Path):
+    loaded = Scores.load(score_path)
+    for name in ("clip_ids", "mids", "names"):
+        assert getattr(loaded, name) == getattr(scores, name)
+    np.testing.assert_array_equal(loaded.scores, scores.scores)
+    np.testing.assert_array_equal(loaded.targets, scores.targets)
+    assert [p.name for p in score_path.parent.iterdir()] == ["scores.npz"]
+
+
+def test_what_could_not_be_loaded_is_not_saved(scores: Scores, tmp_path: Path):
+    with pytest.raises(ScoreError, match="clip-0"):
+        replace(scores, clip_ids=("clip-0",) * 40).save(tmp_path / "twice.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def changed(**arrays: object):
+    """A way to spoil a score file: some of its arrays replaced, or left out (None)."""
+
+    def spoil(path: Path) -> None:
+        whole = dict(np.load(path)) | arrays
+        np.savez(path, **{k: v for k, v in whole.items() if v is not None})
+
+    return spoil
+
+
+def change_a_byte(path: Path) -> None:
+    """Of a name: the layout is still right, only the zip's checksum is not."""
+    whole = path.read_bytes()
+    assert "Speech".encode("utf-32-le") in whole
+    path.write_bytes(whole.replace("Speech".encode("utf-32-le"), "Speeck".encode("utf-32-le")))
+
+
+def one_score(value: float) -> np.ndarray:
+    scores = np.zeros((40, 5), np.float32)
+    scores[2, 1] = value
+    return scores
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (Path.unlink, "there is no score file"),
+        (lambda p: p.write_bytes(b""), "no .npz, or cut short"),
+        (lambda p: p.write_text("clip,score\n"), "no .npz, or cut short"),
+        (lambda p: p.write_bytes(p.read_bytes()[:900]), "no .npz, or cut short"),
+        (change_a_byte, "no .npz, or cut short"),
+        (changed(names=None), "names is not a file in the archive"),
+        (changed(names=np.array([None] * 5)), "Python objects"),
+        (changed(scores=np.zeros((40, 5))), r"scores is float64 \(40, 5\), expected float32"),
+        (changed(scores=np.zeros(40, np.float32)), r"scores is float32 \(40,\)"),
+        (changed(targets=np.zeros((39, 5), np.uint8)), r"targets is uint8 \(39, 5\)"),
+        (changed(mids=np.array(["/m/0"])), "mids is str"),
+        (changed(clip_ids=np.arange(40)), "clip_ids is int64"),
+        (changed(clip_ids=np.array(["a"] * 40)), "clip_ids must differ, and 'a' stands there 40"),
+        (changed(mids=np.array(["/m/0", "/m/1", "/m/2", "/m/3", "/m/1"])), "'/m/1' stands there 2"),
+        (changed(scores=one_score(np.nan)), r"1 scores are not a finite.*\(nan\) for clip clip-2"),
+        (changed(scores=one_score(-np.inf)), r"\(-inf\) for clip clip-2, class /m/1"),
+        (changed(targets=one_score(2).astype(np.uint8)), r"1 targets are not 0 or 1.*clip-2"),
+        (changed(scores=np.zeros((0, 5), np.float32), targets=np.zeros((0, 5), np.uint8),
+                 clip_ids=np.array([], np.str_)), "there are no scores"),
+    ],
+    ids=["missing", "empty", "text", "truncated", "a byte changed", "lacks an array", "objects",
+         "float64", "one axis", "a clip less", "a mid for five classes", "ids are numbers",
+         "clip twice", "mid twice", "nan", "inf", "target 2", "no clips"],
+)  # fmt: skip
+def test_a_bad_score_file_says_what_is_wrong_where_and_what_to_do(score_path, spoil, message):
+    spoil(score_path)
+    with pytest.raises(ScoreError, match=message) as caught:
+        Scores.load(score_path)
+    _, where, fix = str(caught.value).splitlines()
+    assert where == f"  where: {score_path}"
+    assert f"eval.predict RUN --index SHARDS --output {score_path}" in fix

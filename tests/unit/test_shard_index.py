@@ -1,0 +1,169 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from psla_wds.errors import ConfigError, ShardError, StaleIndexError
+from psla_wds.index_files import COLUMN_DTYPES, merge_sidecars, open_indexes, read_index
+from psla_wds.shard_index import ShardIndex
+from psla_wds.shards import read_sidecar, sidecar_path
+
+
+@pytest.fixture
+def copied(shards: Path, tmp_path: Path) -> Path:
+    """Shards that a test may damage."""
+    return shutil.copytree(shards, tmp_path / "shards")
+
+
+def same(one: ShardIndex, other: ShardIndex) -> bool:
+    return all(np.array_equal(getattr(one, n), getattr(other, n)) for n in COLUMN_DTYPES)
+
+
+def test_the_index_holds_what_the_sidecars_say(shards: Path):
+    index = read_index(shards)
+    sidecars = [read_sidecar(tar) for tar in index.shards]
+    assert [index.clip_id(row) for row in range(len(index))] == [
+        clip_id for sidecar in sidecars for clip_id in sidecar.clips.clip_id
+    ]
+    mids = [[index.classes.mids[k] for k in index.labels(row)] for row in range(len(index))]
+    assert mids == [m for sidecar in sidecars for m in sidecar.clips.mids]
+    assert index.class_counts().tolist() == [12, 12, 12, 12]
+    assert isinstance(index.offset, np.memmap)
+
+
+def test_the_bytes_of_a_row_are_a_flac_file(shards: Path):
+    index = read_index(shards)
+    for row in range(len(index)):
+        with index.shards[index.shard[row]].open("rb") as file:
+            file.seek(index.offset[row])
+            assert file.read(4) == b"fLaC"
+
+
+def test_merging_again_gives_the_same_index(copied: Path):
+    before = read_index(copied)
+    assert same(before, merge_sidecars(copied))
+    assert read_index(copied).fingerprint == before.fingerprint
+
+
+def test_splits_part_the_clips(shards: Path):
+    whole, train, evaluation = (
+        open_indexes([f"{shards}{splits}"]) for splits in ("", ":train", ":eval")
+    )
+    assert len(train) + len(evaluation) == len(whole) and len(evaluation) > 0
+    assert set(train.splits[s] for s in np.unique(train.split)) == {"train"}
+    assert same(open_indexes([f"{shards}:train,eval"]), whole)
+    assert len({index.fingerprint for index in (whole, train, evaluation)}) == 3
+
+
+def test_several_sets_follow_one_another(shards: Path):
+    train, evaluation = open_indexes([f"{shards}:train"]), open_indexes([f"{shards}:eval"])
+    both = open_indexes([f"{shards}:train", f"{shards}:eval"])
+    for part, start in ((train, 0), (evaluation, len(train))):
+        for row in range(len(part)):
+            assert both.clip_id(start + row) == part.clip_id(row)
+            assert both.where(start + row) == part.where(row)
+            assert both.labels(start + row).tolist() == part.labels(row).tolist()
+
+
+def test_an_unknown_split_is_refused_with_those_there_are(shards: Path):
+    with pytest.raises(ConfigError, match=r"no split test\n.*\n.*eval, train"):
+        open_indexes([f"{shards}:test"])
+
+
+def test_sets_of_other_classes_do_not_mix(shards: Path, copied: Path):
+    meta = json.loads((copied / "index" / "meta.json").read_text())
+    meta["mids"][0] = "/t/other"
+    (copied / "index" / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(ConfigError, match="other classes"):
+        open_indexes([str(shards), str(copied)])
+
+
+def test_targets_are_one_where_a_clip_carries_a_class(shards: Path):
+    index = read_index(shards)
+    targets = index.targets(np.arange(len(index)))
+    assert targets.sum(axis=0).tolist() == index.class_counts().tolist()
+    assert all(targets[row, index.labels(row)].all() for row in range(len(index)))
+
+
+def test_a_truncated_shard_is_named_with_the_command_that_mends_it(copied: Path):
+    tar = read_index(copied).shards[1]
+    size = tar.stat().st_size
+    with tar.open("r+b") as file:
+        file.truncate(700)
+    with pytest.raises(StaleIndexError) as caught:
+        read_index(copied).check_against_disk()
+    assert str(caught.value).splitlines() == [
+        f"the index expects a shard of {size:,} bytes, it has 700",
+        f"  where: {tar}",
+        f"  fix:   copy the shard again, or rebuild the index: python -m sharding.index {copied}",
+    ]
+    with pytest.raises(ShardError, match="not finished"):
+        merge_sidecars(copied)
+
+
+def test_a_shard_without_a_sidecar_is_not_merged(copied: Path):
+    sidecar_path(read_index(copied).shards[0]).unlink()
+    with pytest.raises(ShardError, match="not finished"):
+        merge_sidecars(copied)
+
+
+@pytest.mark.parametrize("name", [*COLUMN_DTYPES, "meta"])
+@pytest.mark.parametrize("damage", ["missing", "short", "garbage"])
+def test_a_damaged_index_is_refused(copied: Path, name: str, damage: str):
+    path = copied / "index" / ("meta.json" if name == "meta" else f"{name}.npy")
+    if damage == "missing":
+        path.unlink()
+    elif damage == "short":
+        path.write_bytes(path.read_bytes()[:-3])
+    else:
+        path.write_bytes(b"\x93NUMPY" + b"garbage" * 30)
+    with pytest.raises(StaleIndexError, match=r"sharding\.index"):
+        read_index(copied)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("shard", 99),
+        ("split", 99),
+        ("label_values", 99),
+        ("offset", 2**40),
+        ("offset", -1),
+        ("size", 2**62),
+        ("size", 0),
+        ("label_starts", 2**40),
+        ("id_starts", -5),
+    ],
+)
+def test_a_row_that_points_outside_is_refused(copied: Path, name: str, value: int):
+    path = copied / "index" / f"{name}.npy"
+    column = np.load(path)
+    column[3] = value
+    np.save(path, column)
+    with pytest.raises(StaleIndexError, match="damaged"):
+        read_index(copied)
+
+
+def test_an_index_that_needs_unpickling_is_refused(copied: Path):
+    np.save(copied / "index" / "offset.npy", np.array([object()]), allow_pickle=True)
+    with pytest.raises(StaleIndexError, match="damaged"):
+        read_index(copied)
+
+
+def test_an_index_may_not_point_outside_its_folder(copied: Path):
+    meta = json.loads((copied / "index" / "meta.json").read_text())
+    meta["shards"][0]["name"] = "../../etc/passwd"
+    (copied / "index" / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(StaleIndexError, match="outside its folder"):
+        read_index(copied)
+
+
+def test_a_missing_folder_and_a_folder_without_shards_are_told_apart(tmp_path: Path):
+    with pytest.raises(StaleIndexError, match="no such folder"):
+        read_index(tmp_path / "no")
+    with pytest.raises(StaleIndexError, match="no index here"):
+        read_index(tmp_path)
+    with pytest.raises(ShardError, match="no shards here"):
+        merge_sidecars(tmp_path)

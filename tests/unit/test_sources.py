@@ -1,0 +1,128 @@
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from psla_wds.errors import ManifestError
+from psla_wds.manifest import Clip, checked
+from sharding.sources import AudioSetSource, FolderSource, ManifestSource
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "classes.csv").write_text(
+        'index,mid,display_name\n0,/m/a,Dog\n1,/m/b,"Rain, heavy"\n2,/m/c,Car\n'
+    )
+    return tmp_path
+
+
+def clips_of(folder: Path, name: str, content: str) -> list[Clip]:
+    (folder / name).write_text(content)
+    source = ManifestSource(file=folder / name, class_labels=folder / "classes.csv")
+    return checked(source.read()[1])
+
+
+def test_jsonl_and_csv_give_the_same_clips(folder: Path):
+    rows = [
+        {"path": "x/1.wav", "labels": ["Rain, heavy", "/m/a"], "split": "train"},
+        {"path": "2.wav", "labels": ["2"], "clip_id": "two", "start_s": 1.5, "end_s": 3},
+    ]
+    from_jsonl = clips_of(folder, "m.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    from_csv = clips_of(
+        folder,
+        "m.csv",
+        "path,labels,clip_id,start_s,end_s,split,comment\n"
+        'x/1.wav,"Rain, heavy|/m/a",,,,train,nothing\n2.wav,2,two,1.5,3,,"a, b"\n',
+    )
+    assert [(c.clip_id, c.labels, c.path) for c in from_jsonl] == [
+        ("x/1.wav", (0, 1), folder / "x/1.wav"),
+        ("two", (2,), folder / "2.wav"),
+    ]
+    for one, other in zip(from_jsonl, from_csv, strict=True):
+        for name in ("clip_id", "path", "labels", "split", "start_s", "end_s"):
+            assert getattr(one, name) == getattr(other, name)
+
+
+def test_a_label_given_twice_counts_once(folder: Path):
+    clip = clips_of(folder, "m.csv", "path,labels\n1.wav,Dog|/m/a|0\n")[0]
+    assert clip.labels == (0,)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("m.csv", "path,labels\n1.wav,Dgo\n", "label 'Dgo' .*\n.*line 2\n.*did you mean 'Dog'"),
+        ("m.csv", "path,labels\n1.wav,Dog\n1.wav,Car\n", "'1.wav' appears twice\n.*line 2 and "),
+        ("m.csv", "path,labels\n1.wav,\n", "no labels\n.*line 2"),
+        ("m.csv", "path,labels\n1.wav,Rain, heavy\n", "too many or too few values\n.*line 2"),
+        ("m.csv", "file,labels\n1.wav,Dog\n", "name the columns path and labels"),
+        ("m.csv", "path,labels,start_s\n1.wav,Dog,x\n", "start_s or end_s: .*\n.*line 2"),
+        ("m.csv", "path,labels,start_s,end_s\n1.wav,Dog,3,2\n", "from 3.0 s to 2.0 s"),
+        ("m.jsonl", '{"path": "1.wav"\n', "not JSON: .*\n.*line 1"),
+        ("m.jsonl", "[1]\n", "no object\n.*line 1"),
+        ("m.jsonl", '{"path": "1.wav", "labels": []}\n', "no labels\n.*line 1"),
+        ("m.txt", "1.wav\n", "neither .jsonl nor .csv"),
+    ],
+)
+def test_a_wrong_row_is_refused_with_its_line(folder: Path, name: str, content: str, message: str):
+    with pytest.raises(ManifestError, match=message):
+        clips_of(folder, name, content)
+
+
+def test_a_missing_manifest_is_named(folder: Path):
+    source = ManifestSource(file=folder / "no.csv", class_labels=folder / "classes.csv")
+    with pytest.raises(ManifestError, match=r"no such file\n.*no\.csv"):
+        list(source.read()[1])
+
+
+SEGMENTS = (
+    "# Segments csv created Sun Mar  5 10:54:31 2017\n# num_ytids=2\n"
+    "# YTID, start_seconds, end_seconds, positive_labels\n"
+    '--PJHxphWEs, 30.000, 40.000, "/m/a,/m/b"\nabcdefghijk, 0.000, 10.000, "/m/c"\n'
+)
+
+
+def audioset_clips(folder: Path, file_name: str) -> Iterable[Clip]:
+    (folder / "audio" / "part1").mkdir(parents=True)
+    (folder / "audio" / "part1" / file_name).touch()
+    (folder / "balanced_train_segments.csv").write_text(SEGMENTS)
+    source = AudioSetSource(
+        segments=folder / "balanced_train_segments.csv",
+        audio_root=folder / "audio",
+        class_labels=folder / "classes.csv",
+    )
+    return source.read()[1]
+
+
+@pytest.mark.parametrize(
+    "file_name",
+    [
+        "Y--PJHxphWEs.wav",
+        "--PJHxphWEs.flac",
+        "--PJHxphWEs_30.000.wav",
+        "--PJHxphWEs_30.000_40.000.wav",
+        "--PJHxphWEs_30000_40000.ogg",
+        "Y--PJHxphWEs_30.000_40.000.mp3",
+    ],
+)
+def test_audioset_files_are_found_under_the_names_that_downloaders_give(
+    folder: Path, file_name: str
+):
+    first, second = audioset_clips(folder, file_name)
+    assert first.path == folder / "audio" / "part1" / file_name
+    assert (first.clip_id, first.labels, first.split) == ("--PJHxphWEs", (0, 1), "balanced_train")
+    assert not second.path.exists()  # to be refused as missing, by name
+
+
+def test_a_folder_per_class_makes_its_own_class_list(tmp_path: Path):
+    for name in ("dog/1.wav", "dog/2.wav", "cat/sub/1.wav", ".git/x", "cat/.DS_Store", "top.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    classes, clips = FolderSource(folder=tmp_path).read()
+    assert classes.names == ("cat", "dog")
+    assert [(c.clip_id, c.labels) for c in clips] == [
+        ("cat/sub/1.wav", (0,)),
+        ("dog/1.wav", (1,)),
+        ("dog/2.wav", (1,)),
+    ]
