@@ -117,8 +117,8 @@ class FeatureConfig:
 class LogMel(nn.Module):
     """Waveform in [-1, 1] to log-mel, not normalised, as torchaudio's Kaldi fbank gives it.
 
-    A frame's mean removal, pre-emphasis, window and DFT are linear, so one real matrix does them
-    all. A waveform shorter than a window is padded with zeros to one frame.
+    Pre-emphasis, window and DFT of a frame are linear, so one real matrix does them all. A
+    waveform shorter than a window is padded with zeros to one frame.
     """
 
     frames_to_spectrum: torch.Tensor
@@ -139,8 +139,8 @@ class LogMel(nn.Module):
     ) -> Float32[torch.Tensor, "*batch frames mels"]:
         missing = max(0, self.window_samples - waveform.shape[-1])
         frames = F.pad(waveform, (0, missing)).unfold(-1, self.window_samples, self.hop_samples)
-        # The matrix removes the mean too; taking it out before keeps float32's digits for the
-        # signal when it is quiet on a large offset.
+        # The matrix could remove the mean as well, but in float32 a large offset then costs the
+        # digits of a quiet signal: 1e-3 in log-mel instead of 4e-5.
         frames = frames - frames.mean(-1, keepdim=True)
         real, imaginary = (frames @ self.frames_to_spectrum).chunk(2, dim=-1)
         mel = (real.square() + imaginary.square()) @ self.bins_to_mels
@@ -170,14 +170,13 @@ def hann_window(config: FeatureConfig) -> Float64[torch.Tensor, " window"]:
 
 
 def spectrum_matrix(config: FeatureConfig) -> Float64[torch.Tensor, "window twice_bins"]:
-    """A frame times this is its spectrum: the real parts of all bins, then the imaginary ones.
+    """A centred frame times this is its spectrum: the real parts of all bins, then the imaginary.
 
     Its rows are what Kaldi's chain makes of a frame that is 1 at one sample, 0 elsewhere.
     """
     impulses = torch.eye(config.window_samples, dtype=torch.float64)
-    centred = impulses - impulses.mean(1, keepdim=True)
-    previous = torch.cat([centred[:, :1], centred[:, :-1]], dim=1)
-    windowed = (centred - PREEMPHASIS * previous) * hann_window(config)
+    previous = torch.cat([impulses[:, :1], impulses[:, :-1]], dim=1)
+    windowed = (impulses - PREEMPHASIS * previous) * hann_window(config)
     spectrum = torch.fft.rfft(windowed, config.fft_size)
     return torch.cat([spectrum.real, spectrum.imag], dim=1)
 

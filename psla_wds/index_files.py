@@ -17,7 +17,7 @@ from psla_wds.shards import FORMAT_VERSION, Sidecar, read_sidecar
 INDEX_FOLDER = "index"
 CLASS_LABELS = "class_labels_indices.csv"
 
-COLUMN_DTYPES = {
+COLUMN_DTYPES: dict[str, type[np.generic]] = {
     "shard": np.uint32,
     "offset": np.int64,
     "size": np.int64,

@@ -17,6 +17,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from psla_wds.errors import CheckpointError, ConfigError
+from psla_wds.tensor_files import load_tensors
 
 Backbone = Literal[
     "efficientnet-b0",
@@ -236,22 +237,10 @@ def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 def _read_tensors(path: Path, backbone: Backbone) -> dict[str, Tensor]:
     fix = _initial_weights_fix(backbone)
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"the initial weights cannot be read: {error.strerror or error}", where=path, fix=fix
-        ) from error
-    except Exception as error:  # whatever the bytes of a damaged file lead torch's readers to
-        raise CheckpointError(
-            "the file is damaged, or holds more than tensors (which could run code, so it is "
-            f"not loaded): {type(error).__name__}",
-            where=path,
-            fix=f"delete it if its download was cut short; {fix}",
-        ) from error
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+    tensors = load_tensors(path, fix=f"delete it if its download was cut short; {fix}")
+    if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise CheckpointError("the file is not a table of named tensors", where=path, fix=fix)
-    return dict(tensors)
+    return tensors
 
 
 def _initial_weights_fix(backbone: Backbone) -> str:

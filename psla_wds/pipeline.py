@@ -186,10 +186,10 @@ def _decode(audio: DataNode) -> DataNode:
 
 def _mixup(waveform: DataNode, partner: DataNode, lam: DataNode, num_samples: DataNode) -> DataNode:
     """lam of the waveform, 1 - lam of the partner cut or padded to its length, as PSLA's code:
-    each without its mean, and the sum without its mean again.
+    each without its mean (the waveform's goes with that of the sum), and the sum without its own.
     """
     partner = _first(_centred(partner), num_samples)
-    return _centred(_centred(waveform) * lam + partner * (1.0 - lam))
+    return _centred(waveform * lam + partner * (1.0 - lam))
 
 
 def _centred(signal: DataNode, axis: int = 0) -> DataNode:

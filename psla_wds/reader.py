@@ -75,14 +75,14 @@ class Reader:
         buffer = np.empty(index.size[row], np.uint8)
         try:
             descriptor = self._open(int(index.shard[row]))
-            num_read = os.preadv(descriptor, [buffer], int(index.offset[row]))
+            num_read = os.preadv(descriptor, [buffer.data], int(index.offset[row]))
         except OSError as error:
             raise ShardError(
                 f"cannot read the shard: {error.strerror}",
                 where=index.where(row),
                 fix="mount or copy the shards again",
             ) from None
-        if num_read < len(buffer) or zlib.crc32(buffer) != index.crc32[row]:
+        if num_read < len(buffer) or zlib.crc32(buffer.data) != index.crc32[row]:
             state = "cut short" if num_read < len(buffer) else "damaged: its CRC-32 differs"
             folder = index.shards[index.shard[row]].parent
             raise ShardError(

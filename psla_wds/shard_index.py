@@ -128,21 +128,24 @@ def concatenate(indexes: Sequence[ShardIndex]) -> ShardIndex:
     def joined(name: str) -> np.ndarray:
         return np.concatenate([getattr(index, name) for index in indexes])
 
-    return replace(
-        first,
-        shards=tuple(path for index in indexes for path in index.shards),
-        shard_sizes=tuple(size for index in indexes for size in index.shard_sizes),
-        splits=splits,
-        fingerprint=combined_fingerprint([index.fingerprint for index in indexes]),
-        shard=np.concatenate(
+    columns = {name: joined(name) for name in ("offset", "size", "crc32", "num_samples")} | {
+        "shard": np.concatenate(
             [i.shard + np.uint32(base) for i, base in zip(indexes, shard_bases, strict=False)]
         ),
-        split=np.concatenate([m[i.split] for i, m in zip(indexes, split_maps, strict=True)]),
-        **{n: joined(n) for n in ("offset", "size", "crc32", "num_samples")},
-        label_values=joined("label_values"),
-        label_starts=_join_starts([index.label_starts for index in indexes]),
-        id_bytes=joined("id_bytes"),
-        id_starts=_join_starts([index.id_starts for index in indexes]),
+        "split": np.concatenate([m[i.split] for i, m in zip(indexes, split_maps, strict=True)]),
+        "label_values": joined("label_values"),
+        "label_starts": _join_starts([index.label_starts for index in indexes]),
+        "id_bytes": joined("id_bytes"),
+        "id_starts": _join_starts([index.id_starts for index in indexes]),
+    }
+    return ShardIndex(
+        shards=tuple(path for index in indexes for path in index.shards),
+        shard_sizes=tuple(size for index in indexes for size in index.shard_sizes),
+        classes=first.classes,
+        splits=splits,
+        sample_rate_hz=first.sample_rate_hz,
+        fingerprint=combined_fingerprint([index.fingerprint for index in indexes]),
+        **columns,
     )
 
 

@@ -41,5 +41,5 @@ def load_tensors(path: Path, *, fix: str) -> dict[str, Any]:
             fix=fix,
         ) from None
     if not isinstance(content, dict):
-        raise CheckpointError("the file holds no table of tensors", where=path, fix=fix)
+        raise CheckpointError("the file is not a table of named tensors", where=path, fix=fix)
     return content

@@ -14,6 +14,9 @@ install_import_hook(["psla_wds", "eval", "train", "sharding"], "beartype.beartyp
 
 import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)  # tiny tensors: more threads cost more than they bring
 
 TINY_CLASSES = ("low", "middle, or so", "high", "noise")
 TINY_RATE_HZ = 16_000
@@ -27,8 +30,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu"):
-        import torch
-
         if not torch.cuda.is_available():
             if item.config.getoption("--require-gpu"):
                 pytest.fail("--require-gpu was given, and there is no GPU", pytrace=False)
@@ -65,6 +66,7 @@ def manifest_arguments(corpus: Path, output: Path) -> list[str]:
 
 def write_corpus(folder: Path, *, num_clips: int) -> Path:
     """Sines and noise of 0.3 to 1 s in several formats, so that a small model can learn them."""
+    folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     rows = [_write_clip(folder, number, rng) for number in range(num_clips)]
     (folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -1,5 +1,6 @@
 """The training loop: epochs of steps, each followed by an evaluation and a checkpoint."""
 
+import logging
 import signal
 from types import FrameType
 from typing import Any
@@ -20,6 +21,8 @@ from train.learner import Learner
 from train.optimizer import learning_rate
 from train.recipes import TrainConfig
 from train.run_dir import RunDir, RunLog
+
+logger = logging.getLogger("train")
 
 STOP_CHECK_STEPS = 10
 """Ranks ask each other this often whether one was told to stop: all must stop at one step."""
@@ -204,6 +207,11 @@ class Trainer:
         ask = self._world.size == 1 or self._step % STOP_CHECK_STEPS == 0
         if ask and self._world.any(self._stop_signal > 0):
             self._save_state()
+            logger.info(
+                "told to stop: saved step %d of %s; next: the same command with --resume",
+                self._step,
+                self._config.run_dir,
+            )
             raise SystemExit(EXIT_STATUS_OF_SIGNAL + self._stop_signal)
 
     def _save_state(self) -> None:

@@ -39,6 +39,9 @@ def train(config: TrainConfig) -> None:
     with join_world() as world:
         index, eval_index, state = world.together(lambda: _prepare(config, world))
         world.agree(index.fingerprint, "shards")
+        world.agree(str(state["step"] if state else 0), "steps to go on from")
+        run_dir = RunDir(config.run_dir)
+        world.together(lambda: run_dir.begin(config) if world.is_main else None)
         torch.manual_seed(config.seed)
         learner = Learner(config, world, world.together(lambda: _model(config, index, world)))
         trainer = Trainer(config, world, learner, index, eval_index)
@@ -68,7 +71,7 @@ def _prepare(
                 where=" ".join(config.eval_index),
                 fix="build both with one --class-labels file",
             )
-    state = RunDir(config.run_dir).open(config, write=world.is_main)
+    state = RunDir(config.run_dir).find_state(config)
     if state and state["index_fingerprint"] != index.fingerprint:
         raise ConfigError(
             "the run was begun on other shards",

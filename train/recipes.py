@@ -80,6 +80,7 @@ DEMO = replace(
     run_dir=Path("runs/demo"),
     epochs=8,
     batch_size=32,
+    precision="float32",
     log_every_steps=5,
     features=FeatureConfig(num_frames=256),
     augment=AugmentConfig(mixup_rate=0.25, freq_mask=16, time_mask=32),

@@ -38,27 +38,23 @@ class RunDir:
         self.folder = folder
         self._state_path = folder / "state.pt"
 
-    def open(self, config: TrainConfig, *, write: bool) -> dict[str, Any] | None:
-        """Begin the run, or find where it stopped: the saved state, None at the start."""
+    def find_state(self, config: TrainConfig) -> dict[str, Any] | None:
+        """The state to go on from; None for a run that begins. Nothing is written."""
         begun = (self.folder / "config.json").exists()
         if begun and config.resume:
             self._check_same_run(config)
-        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            return self._load_state()
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             advice = "add --resume to go on with it, or " if begun else ""
             raise ConfigError(
                 "the run folder is not empty",
                 where=self.folder,
                 fix=f"{advice}choose another --run-dir",
             )
-        if write:
-            self._write_config(config)
-        return self._load_state() if begun else None
+        return None
 
-    def save_state(self, state: dict[str, Any]) -> None:
-        """Replace the state that --resume goes on from."""
-        save_tensors(state | {"format_version": STATE_FORMAT_VERSION}, self._state_path)
-
-    def _write_config(self, config: TrainConfig) -> None:
+    def begin(self, config: TrainConfig) -> None:
+        """Make the folder, with the configuration that makes the run again."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_open(self.folder / "config.json", "w") as file:
@@ -70,6 +66,10 @@ class RunDir:
                 where=self.folder,
                 fix="choose another --run-dir, or make room there",
             ) from None
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Replace the state that --resume goes on from."""
+        save_tensors(state | {"format_version": STATE_FORMAT_VERSION}, self._state_path)
 
     def _check_same_run(self, config: TrainConfig) -> None:
         path = self.folder / "config.json"

@@ -130,10 +130,16 @@ def mixed_batch(container: str) -> EncodedBatch:
     audio = [encode(waveform, container) for waveform in waveforms]
     batch = plain_batch(audio)
     # Partners longer and shorter than their clip, the one-sample clip among them.
-    for draw, (partner, lam) in {0: (4, 0.3), 3: (0, 0.6), 5: (7, 0.5), 6: (2, 0.9)}.items():
+    for draw, (partner, lam) in {
+        0: (4, 0.3),
+        1: (3, 0.4),
+        3: (0, 0.6),
+        5: (7, 0.5),
+        6: (2, 0.9),
+    }.items():
         batch.partner_audio[draw] = audio[partner]
         batch.lam[draw] = lam
-    batch.masks[[1, 4, 5, 7]] = [
+    batch.masks[[2, 4, 5, 7]] = [
         [0, 48, 0, 0],
         [80, 48, 864, 192],
         [127, 1, 0, 1],
