@@ -29,11 +29,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu"):
-        if not torch.cuda.is_available():
-            if item.config.getoption("--require-gpu"):
-                pytest.fail("--require-gpu was given, and there is no GPU", pytrace=False)
-            pytest.skip("no GPU on this machine")
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        if item.config.getoption("--require-gpu"):
+            pytest.fail("--require-gpu was given, and there is no GPU", pytrace=False)
+        pytest.skip("no GPU on this machine")
 
 
 @pytest.fixture(scope="session")

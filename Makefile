@@ -1,0 +1,86 @@
+# make demo        audio files -> shards -> a trained, scored model and a report, in about 10 minutes
+# make test        lint, types, and the first tier of tests
+# make test-all    the second tier as well
+# make gpu-check   what needs a GPU: tests/gpu and the benchmarks
+#
+# make demo DATA=FOLDER                               the same job on your clips, a folder per class
+# make demo DATA=CLIPS.csv CLASS_LABELS=CLASSES.csv   or listed in a manifest
+# make TARGET PYTHON=python3                          use an environment that is there; install nothing
+
+BASE_PYTHON ?= python3
+ifeq ($(origin PYTHON),command line)
+ENVIRONMENT :=
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+else
+PYTHON := .venv/bin/python
+ENVIRONMENT := .venv/installed
+endif
+
+.PHONY: help demo test test-all lint gpu-check clean
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
+
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	$(BASE_PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "psla-wds needs Python 3.11 or 3.12: make BASE_PYTHON=python3.12")'
+	$(BASE_PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+lint: $(ENVIRONMENT)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+test: lint
+	$(PYTHON) -m pytest -m 'not slow and not gpu'
+
+test-all: lint
+	$(PYTHON) -m pytest -m 'not gpu'
+
+gpu-check: $(ENVIRONMENT)
+	$(PYTHON) -m benchmarks.gpu_check
+
+# The demo. One process for each GPU, or two on the CPU.
+PROCESSES = $(shell $(PYTHON) -c 'import torch; print(torch.cuda.device_count() or 2)')
+EPOCHS ?= 6
+AVERAGED ?= 5 6
+
+ifdef DATA
+NAME := demo-$(basename $(notdir $(DATA:/=)))
+SHARDS := data/$(NAME)/shards
+TRAIN := $(SHARDS):train
+EVAL := $(SHARDS):eval
+NEEDED := $(SHARDS)/index/meta.json
+else
+NAME := demo
+SHARDS := data/demo/shards
+TRAIN := $(SHARDS)/train
+EVAL := $(SHARDS)/eval
+NEEDED := $(TRAIN)/index/meta.json $(EVAL)/index/meta.json
+endif
+RUN := runs/$(NAME)
+
+demo: $(ENVIRONMENT) $(NEEDED)
+	$(PYTHON) -m torch.distributed.run --standalone --nproc-per-node $(PROCESSES) train/main.py demo --index $(TRAIN) --eval-index $(EVAL) --run-dir $(RUN) --epochs $(EPOCHS) --resume
+	$(PYTHON) -m eval.average $(RUN) --epochs $(AVERAGED) --output $(RUN)/average.pt
+	$(PYTHON) -m eval.predict $(RUN)/average.pt --index $(EVAL) --output $(RUN)/scores.npz
+	$(PYTHON) -m eval.score $(RUN)/scores.npz --output $(RUN) --run $(RUN)
+
+data/demo/corpus/%/segments.csv: | $(ENVIRONMENT)
+	rm -rf data/demo/corpus/$*
+	$(PYTHON) -m sharding.synthesize data/demo/corpus/$* --clips $(if $(filter train,$*),1500,400) --seed $(if $(filter train,$*),0,1) --clip-s 2.5
+
+data/demo/shards/%/index/meta.json: data/demo/corpus/%/segments.csv | $(ENVIRONMENT)
+	$(PYTHON) -m sharding.build audioset --segments data/demo/corpus/$*/segments.csv --audio-root data/demo/corpus/$*/audio --class-labels data/demo/corpus/$*/class_labels_indices.csv --output data/demo/shards/$* --clips-per-shard 250
+	$(PYTHON) -m sharding.check data/demo/shards/$*
+
+.SECONDARY:
+
+ifdef DATA
+$(SHARDS)/index/meta.json: | $(ENVIRONMENT)
+	$(PYTHON) -m sharding.build $(if $(wildcard $(DATA:/=)/.),folder,manifest) '$(DATA)' $(if $(CLASS_LABELS),--class-labels '$(CLASS_LABELS)') --output $(SHARDS) --clips-per-shard 250 --eval-share 0.2
+	$(PYTHON) -m sharding.info $(SHARDS)
+endif
+
+clean:
+	rm -rf data/demo runs/demo build *.egg-info

@@ -1,0 +1,139 @@
+"""The whole loader against the paper's way: balanced draws, mixup, features, masks.
+
+    python -m benchmarks.bench_loader [--clips 1000]
+
+Both draw by the same weights, mix half of the draws with a uniform partner, and give the same
+features for the same draws, which is checked first. Both use all cores.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.corpus import make_corpus
+from benchmarks.harness import RESULTS, compare, record, show, write
+from benchmarks.paper_way import LooseFiles, Recipe, clip_features, data_loader
+from psla_wds import cli
+from psla_wds.augment import AugmentConfig
+from psla_wds.features import FeatureConfig, normalise
+from psla_wds.loader import Loader
+from psla_wds.pipeline import NULL_WAV, EncodedBatch, FrontEnd
+from psla_wds.reader import Reader, ReaderConfig
+from psla_wds.sampler import SamplerConfig, clip_weights
+from psla_wds.schedule import BatchLayout, Plans, TrainingSchedule
+from psla_wds.shard_index import ShardIndex
+from sharding.engines import num_cores
+
+FEATURES = FeatureConfig()
+AUGMENT = AugmentConfig()
+LARGEST_DIFFERENCE = 5e-3
+"""In normalised units; float32 rounding near the floor, see docs/design.md."""
+
+
+@dataclass(frozen=True)
+class Args:
+    clips: int = 1000
+    """Clips of ten seconds."""
+    batches: int = 12
+    """Batches a round."""
+    batch_size: int = 32
+    repeats: int = 5
+    corpus: Path = Path("data/bench-loader")
+    """Folder of the clips; made if it is not there."""
+    output: Path = RESULTS / "bench_loader.json"
+
+
+def measure(args: Args) -> dict[str, Any]:
+    """Compare the loaders; the record for the results folder."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    cores = num_cores()
+    index, paths = make_corpus(args.corpus, num_clips=args.clips)
+    check_equal(index, paths, device)
+    files = LooseFiles(
+        paths, torch.from_numpy(index.targets(np.arange(len(index)))), Recipe(FEATURES, AUGMENT)
+    )
+    loose = data_loader(files, clip_weights(index), batch_size=args.batch_size, workers=cores)
+    with open_loader(index, args.batch_size, device, threads=cores) as ours:
+        baseline = _endless(loose)
+        bodies: dict[str, Callable[[], int]] = {
+            f"paper's way, {cores} workers": lambda: _take(baseline, args, device),
+            f"psla-wds, {cores} decode threads": lambda: _take(
+                ((b.log_mel, b.targets) for b in ours), args, device
+            ),
+        }
+        results = compare(bodies, repeats=args.repeats)
+    return record(
+        "Loader: balanced draws of 10 s clips, 50 % mixed, features, masks",
+        results,
+        device=device.type,
+        codec="flac",
+        clips=args.clips,
+        batch_size=args.batch_size,
+        page_cache="warm",
+        repeats=args.repeats,
+    )
+
+
+def open_loader(
+    index: ShardIndex, batch_size: int, device: torch.device, *, threads: int
+) -> Loader:
+    schedule = TrainingSchedule(
+        Plans(index, SamplerConfig(), seed=0),
+        AUGMENT,
+        BatchLayout(batch_size=batch_size),
+        log_mel_shape=(FEATURES.num_frames, FEATURES.num_mels),
+    )
+    return Loader(
+        index,
+        schedule,
+        clips_per_pass=batch_size,
+        features=FEATURES,
+        config=ReaderConfig(decode_threads=threads),
+        device=device,
+    )
+
+
+def _endless(batches: Any) -> Iterator[Any]:
+    return itertools.chain.from_iterable(itertools.repeat(batches))
+
+
+def _take(batches: Iterator[Any], args: Args, device: torch.device) -> int:
+    """Bring some batches to the device of training."""
+    for log_mel, targets in itertools.islice(batches, args.batches):
+        log_mel.to(device, non_blocking=True)
+        targets.to(device, non_blocking=True)
+    return args.batches * args.batch_size
+
+
+def check_equal(index: ShardIndex, paths: list[Path], device: torch.device) -> None:
+    """For the same clips, partners and weights, both ways give the same features."""
+    rows = np.arange(8)
+    lam = np.linspace(0.2, 0.8, 8).astype(np.float32)
+    reader = Reader(index, threads=2)
+    clips, partners = reader.start(rows).wait(), reader.start(rows + 8).wait()
+    reader.close()
+    partners[:2], lam[:2] = [NULL_WAV] * 2, 1.0
+    batch = EncodedBatch(clips, partners, lam, np.zeros((8, 4), np.int32))
+    front_end = FrontEnd(lambda _: batch, FEATURES, batch_size=8, num_threads=1, device=device)
+    ours = front_end.run().cpu()
+    for row in rows:
+        partner = paths[row + 8] if row >= 2 else None
+        theirs = clip_features(paths[row], partner, float(lam[row]), FEATURES)
+        difference = (ours[row] - normalise(theirs, FEATURES)).abs().max()
+        assert difference < LARGEST_DIFFERENCE, f"clip {row} differs by {difference:.2g}"
+
+
+def main() -> None:
+    args = cli.parse(Args, __doc__, prog="python -m benchmarks.bench_loader")
+    content = measure(args)
+    show(content)
+    write(content, args.output)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,142 @@
+"""One harness for every benchmark: times, reports, and records the machine."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "torchaudio", "nvidia-dali-cuda130", "numpy", "soundfile", "psla-wds")
+MAX_SPREAD = 0.1
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one of the things compared reached."""
+
+    name: str
+    clips_per_s: float
+    """Median over the repeats."""
+    spread: float
+    """(fastest - slowest) / median; above 0.1 the machine was busy: measure again."""
+    speed_up: float
+    """Over the first of the things compared."""
+
+
+def compare(
+    bodies: dict[str, Callable[[], int]], *, warmup: int = 1, repeats: int = 5
+) -> list[Result]:
+    """Time the bodies in turn, round after round, so that a drift of the machine meets them all.
+
+    A body does its work, leaves none pending, and returns the number of clips it processed.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in bodies}
+    for round_ in tqdm(range(warmup + repeats), desc="rounds", leave=False):
+        for name, body in bodies.items():
+            started = time.perf_counter()
+            clips = body()
+            synchronize()
+            if round_ >= warmup:
+                rates[name].append(clips / (time.perf_counter() - started))
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    baseline = next(iter(medians.values()))
+    return [
+        Result(
+            name,
+            medians[name],
+            (max(values) - min(values)) / medians[name],
+            medians[name] / baseline,
+        )
+        for name, values in rates.items()
+    ]
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if there is one: its work is done later than it is asked for."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def record(title: str, results: list[Result], **conditions: object) -> dict[str, Any]:
+    """What is written to the results folder; `conditions` say what was measured, and how."""
+    return {
+        "title": title,
+        "conditions": conditions,
+        "machine": machine(),
+        "results": [asdict(result) for result in results],
+    }
+
+
+def show(content: dict[str, Any]) -> None:
+    """Print a record as a table, with a note on what should be measured again."""
+    print(content["title"])
+    print(f"{'':<44}{'clips/s':>10}{'speed-up':>10}{'spread':>8}")
+    for r in content["results"]:
+        rates = f"{r['clips_per_s']:>10,.0f}{r['speed_up']:>9.2f}x{r['spread']:>8.0%}"
+        print(f"{r['name']:<44}{rates}")
+    for r in content["results"]:
+        if r["spread"] > MAX_SPREAD:
+            print(f"note: {r['name']} varied by {r['spread']:.0%}: measure again, machine idle")
+
+
+def write(content: object, output: Path) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {output}; next: python -m benchmarks.tables")
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on."""
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpu": gpu,
+        "cuda": torch.version.cuda if gpu else None,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit that was measured, with a mark if files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{head} with changes" if changed else head

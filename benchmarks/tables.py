@@ -1,0 +1,84 @@
+"""Write the tables of README.md and docs/ from the files in benchmarks/results/.
+
+    python -m benchmarks.tables
+
+A table stands between <!-- table NAME --> and <!-- end -->, where NAME is a results file.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from psla_wds import cli
+from psla_wds.errors import PslaError
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PLACE = re.compile(r"<!-- table (?P<name>\w+) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def documents(root: Path) -> list[Path]:
+    """The files that hold tables."""
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
+def with_tables(text: str, results: Path) -> str:
+    """The text with each table made anew."""
+
+    def table(place: re.Match[str]) -> str:
+        name = place["name"]
+        path = results / f"{name}.json"
+        if not path.exists():
+            raise PslaError(
+                f"a table needs {name}.json", where=results, fix=f"python -m benchmarks.{name}"
+            )
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return f"<!-- table {name} -->\n{RENDER.get(name, speeds)(content)}\n<!-- end -->"
+
+    return PLACE.sub(table, text)
+
+
+def speeds(content: dict[str, Any]) -> str:
+    """A benchmark's results: what was compared, how fast, on what."""
+    rows = ["| | clips/s | speed-up | spread |", "|---|--:|--:|--:|"]
+    for r in content["results"]:
+        rows.append(
+            f"| {r['name']} | {r['clips_per_s']:,.0f} | {r['speed_up']:.2f}x | {r['spread']:.0%} |"
+        )
+    return "\n".join([*rows, "", f"{content['title']}. {_conditions(content)}"])
+
+
+def _conditions(content: dict[str, Any]) -> str:
+    machine, conditions = content["machine"], content["conditions"]
+    where = machine["gpu"] or f"{machine['cores']} cores of {machine['cpu']}"
+    return (
+        f"Median of {conditions['repeats']}, {conditions['page_cache']} page cache, {where}, "
+        f"{machine['date']}, commit {machine['commit']}."
+    )
+
+
+def demo(content: dict[str, Any]) -> str:
+    """What `make demo` reached, from the metrics.json that it wrote."""
+    times = content["mAP"] / content["mean_prevalence"]
+    return (
+        "| mAP | mAUC | d' | clips | classes | mean prevalence | mAP / prevalence |\n"
+        "|--:|--:|--:|--:|--:|--:|--:|\n"
+        f"| {content['mAP']:.3f} | {content['mAUC']:.3f} | {content['d_prime']:.2f} | "
+        f"{content['clips']:,} | {content['classes']} | {content['mean_prevalence']:.3f} | "
+        f"{times:.1f} |"
+    )
+
+
+RENDER: dict[str, Callable[[dict[str, Any]], str]] = {"demo": demo}
+
+
+def main() -> None:
+    for path in documents(ROOT):
+        path.write_text(with_tables(path.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+    print(f"wrote the tables of {', '.join(path.name for path in documents(ROOT))}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
