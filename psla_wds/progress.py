@@ -41,6 +41,9 @@ class DataTimer(Generic[T]):
         self._batches = batches
         self.waited_s = 0.0
 
+    def __iter__(self) -> Iterator[T]:
+        return self
+
     def __next__(self) -> T:
         asked = time.perf_counter()
         batch = next(self._batches)

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tyro.conf import Positional
@@ -132,7 +133,7 @@ def _read_back(tar: Path, sidecar: Sidecar) -> Iterator[str]:
         yield f"webdataset reads {number_read} of {len(clips.clip_id)} clips"
 
 
-def _check_sample(sample: dict[str, bytes], sidecar: Sidecar, number: int) -> Iterator[str]:
+def _check_sample(sample: dict[str, Any], sidecar: Sidecar, number: int) -> Iterator[str]:
     clips, key = sidecar.clips, sample["__key__"]
     audio = next((v for k, v in sample.items() if k != "json" and not k.startswith("_")), b"")
     try:

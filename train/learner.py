@@ -1,7 +1,8 @@
 """The model and all that changes it: one optimizer step at a time."""
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +16,6 @@ from train.optimizer import build_optimizer, learning_rate
 from train.recipes import TrainConfig
 
 AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class Batches(Protocol):
-    """Where the batches come from, one after another."""
-
-    def __next__(self) -> Batch: ...
 
 
 class Learner:
@@ -37,7 +32,7 @@ class Learner:
         self._optimizer = build_optimizer(self.model, config.optimizer)
         self._scaler = torch.amp.GradScaler("cuda", enabled=config.precision == "float16")
 
-    def step(self, batches: Batches, *, step: int, epoch: int) -> torch.Tensor:
+    def step(self, batches: Iterator[Batch], *, step: int, epoch: int) -> torch.Tensor:
         """Do step `step` of the run (from 0) in `epoch` (from 1); the loss, on the device."""
         _seed_step(self._config.seed, step, self._world.rank)
         self.model.train()

@@ -75,7 +75,7 @@ AUDIOSET_BALANCED = replace(
 )
 
 # Ours: clips of 2.5 s, a network and a schedule that two CPU cores train in minutes. So short a run
-# cannot overfit: nothing is mixed, masked or dropped. The rate decays early, for BatchNorm's running
+# does not overfit: little is mixed or masked. The rate decays early for BatchNorm's running
 # statistics, which take hundreds of steps to follow the weights.
 DEMO = replace(
     AUDIOSET_FULL,
@@ -86,7 +86,7 @@ DEMO = replace(
     log_every_steps=10,
     state_every_steps=200,
     features=FeatureConfig(num_frames=256),
-    augment=AugmentConfig(mixup_rate=0.0, freq_mask=0, time_mask=0),
+    augment=AugmentConfig(mixup_rate=0.25, freq_mask=8, time_mask=16),
     model=ModelConfig(
         backbone="efficientnet-b0",
         head="single-head-attention",

@@ -103,7 +103,7 @@ class RunLog:
         self._file = _open_log(folder / "log.jsonl") if enabled else None
         self._board = SummaryWriter(str(folder / "tensorboard")) if enabled else None
 
-    def write(self, event: str, *, step: int, **values: float) -> None:
+    def write(self, event: str, *, step: int, **values: float | int) -> None:
         """One record. What is not finite becomes null, which strict readers accept."""
         if self._file is None or self._board is None:
             return

@@ -23,6 +23,7 @@ from psla_wds.errors import CheckpointError, ConfigError, PslaError, StaleIndexE
 from psla_wds.features import FeatureConfig
 from psla_wds.index_files import open_indexes
 from psla_wds.reader import ReaderConfig
+from psla_wds.sampler import SamplerConfig
 from train.main import parse, train
 from train.recipes import DEMO, TrainConfig
 
@@ -112,12 +113,6 @@ def test_average_predict_and_score_follow_one_another(trained: Path, shards: Pat
     metrics = json.loads((report / "metrics.json").read_text())
     assert metrics["clips"] == 12 and len(metrics["per_class"]) == 4
     assert (report / "report.html").stat().st_size > 5000
-
-
-def test_two_processes_and_one_see_the_same_losses_at_first(trained: Path, uninterrupted: Path):
-    # Later they part: BatchNorm and drop-connect see each process's share of a batch.
-    first = [read_run(folder).steps[0].loss for folder in (trained, uninterrupted)]
-    assert first[0] == pytest.approx(first[1], rel=0.05)
 
 
 def final_weights(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -260,7 +255,7 @@ def test_a_clip_damaged_in_place_ends_the_run_with_its_name(shards: Path, tmp_pa
         tar.seek(index.offset[5] + 100)
         tar.write(b"damage")
     with pytest.raises(PslaError, match="CRC-32 differs") as caught:
-        train(config_of(copied, tmp_path / "run"))
+        train(config_of(copied, tmp_path / "run", sampler=SamplerConfig(sampling="shuffle")))
     assert index.clip_id(5) in str(caught.value)
 
 

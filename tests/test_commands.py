@@ -1,0 +1,61 @@
+"""Every command explains itself, and the documents tell the truth about them."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import run_command
+
+from benchmarks.tables import RESULTS, documents, with_tables
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("sharding", "train", "eval", "benchmarks")
+
+
+def commands() -> list[str]:
+    """Modules that are started with python -m."""
+    return [
+        f"{path.parent.name}.{path.stem}"
+        for package in PACKAGES
+        for path in sorted((ROOT / package).glob("*.py"))
+        if 'if __name__ == "__main__":' in path.read_text()
+    ]
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c != "benchmarks.tables"])
+def test_help_says_what_a_command_does(command: str):
+    done = run_command(command, "--help")
+    module = ROOT / f"{command.replace('.', '/')}.py"
+    first_line = ast.get_docstring(ast.parse(module.read_text())).splitlines()[0]
+    assert first_line in " ".join(done.stdout.split())
+
+
+def test_commands_in_the_documents_exist():
+    text = "".join(path.read_text() for path in documents(ROOT))
+    named = set(re.findall(r"python -m ((?:sharding|train|eval|benchmarks)\.\w+)", text))
+    assert named and named <= set(commands())
+
+
+def test_files_in_the_readme_exist():
+    tree = (ROOT / "README.md").read_text().split("## Where things are")[1].split("##")[0]
+    for package, words in re.findall(r"^    (\w+)/ +(.*(?:\n      .*)*)", tree, re.MULTILINE):
+        assert (ROOT / package).is_dir()
+        if package == "psla_wds":
+            modules = {path.stem for path in (ROOT / package).glob("[a-z]*.py")}
+            listed = set(re.findall(r"^      ((?:\w+ )+) ", words, re.MULTILINE))
+            named = {word for group in listed for word in group.split()}
+            assert named == modules
+
+
+def test_tables_in_the_documents_are_those_of_the_results():
+    for path in documents(ROOT):
+        assert path.read_text() == with_tables(path.read_text(), RESULTS), path.name
+
+
+def test_results_say_what_was_measured_and_on_what():
+    for path in RESULTS.glob("bench_*.json"):
+        content = json.loads(path.read_text())
+        assert content["machine"]["commit"] and content["machine"]["versions"]["torch"]
+        assert content["conditions"]["repeats"] >= 5
