@@ -2,12 +2,15 @@
 
     python -m benchmarks.tables
 
+    python -m benchmarks.tables --demo runs/demo/metrics.json
+
 A table stands between <!-- table NAME --> and <!-- end -->, where NAME is a results file.
 """
 
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +62,7 @@ def _conditions(content: dict[str, Any]) -> str:
     )
 
 
-def demo(content: dict[str, Any]) -> str:
+def demo_scores(content: dict[str, Any]) -> str:
     """What `make demo` reached, from the metrics.json that it wrote."""
     times = content["mAP"] / content["mean_prevalence"]
     return (
@@ -71,10 +74,19 @@ def demo(content: dict[str, Any]) -> str:
     )
 
 
-RENDER: dict[str, Callable[[dict[str, Any]], str]] = {"demo": demo}
+RENDER: dict[str, Callable[[dict[str, Any]], str]] = {"demo": demo_scores}
+
+
+@dataclass(frozen=True)
+class Args:
+    demo: Path | None = None
+    """metrics.json of `make demo`, to be taken over into the results first."""
 
 
 def main() -> None:
+    args = cli.parse(Args, __doc__, prog="python -m benchmarks.tables")
+    if args.demo:
+        (RESULTS / "demo.json").write_bytes(args.demo.read_bytes())
     for path in documents(ROOT):
         path.write_text(with_tables(path.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
     print(f"wrote the tables of {', '.join(path.name for path in documents(ROOT))}")

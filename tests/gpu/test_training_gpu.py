@@ -1,0 +1,72 @@
+"""Training on a GPU: half precision, one step, and resuming."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import run
+
+from eval.run_log import read_run
+from psla_wds.distributed import World
+from psla_wds.loader import Batch
+from psla_wds.model import ModelConfig, build_model
+from train.learner import Learner
+from train.recipes import DEMO, Precision, TrainConfig
+
+pytestmark = pytest.mark.gpu
+
+MAIN = Path(__file__).parents[2] / "train" / "main.py"
+CUDA = World(rank=0, size=1, device=torch.device("cuda", 0))
+
+
+def learner(precision: Precision, model: ModelConfig = DEMO.model) -> Learner:
+    torch.manual_seed(0)
+    config: TrainConfig = replace(DEMO, precision=precision, model=model)
+    return Learner(config, CUDA, build_model(model, 37))
+
+
+def batch(frames: int = 256, clips: int = 16) -> Batch:
+    generator = torch.Generator("cuda").manual_seed(1)
+    log_mel = torch.randn(clips, frames, 128, device="cuda", generator=generator)
+    targets = (torch.rand(clips, 37, device="cuda", generator=generator) < 0.1).float()
+    return Batch(log_mel, targets, rows=torch.arange(clips).numpy())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_model_learns_one_batch_by_heart(precision: Precision):
+    student, one = learner(precision), batch()
+    losses = [float(student.step(iter([one]), step=100 + n, epoch=1)) for n in range(40)]
+    assert all(loss == loss for loss in losses)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_begins_where_float32_does(precision: Precision):
+    one = batch()
+    first = [float(learner(p).step(iter([one]), step=0, epoch=1)) for p in ("float32", precision)]
+    assert first[1] == pytest.approx(first[0], rel=0.02)
+
+
+def test_the_papers_model_does_a_step_at_full_size():
+    paper = ModelConfig(initial_weights="none")
+    loss = learner("bfloat16", paper).step(iter([batch(1056, 24)]), step=0, epoch=1)
+    assert torch.isfinite(loss)
+
+
+def run_main(shards: Path, run_dir: Path, *more: str) -> list[float]:
+    """The losses that a run of one process has logged when it ends."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node=1", str(MAIN), "demo", f"--index={shards}:train"]
+    command += [f"--eval-index={shards}:eval", f"--run-dir={run_dir}", "--batch-size=6"]
+    run([*command, "--features.num-frames=64", "--log-every-steps=1", *more])
+    return [record.loss for record in read_run(run_dir).steps]
+
+
+def test_a_run_resumes_with_the_losses_that_it_would_have_had(shards: Path, tmp_path: Path):
+    whole = run_main(shards, tmp_path / "whole", "--epochs=2")
+    half = run_main(shards, tmp_path / "halves", "--epochs=1")
+    halves = run_main(shards, tmp_path / "halves", "--epochs=2", "--resume")
+    assert len(half) == len(whole) // 2
+    assert halves == pytest.approx(whole, rel=0.05)  # cuDNN's sums have no fixed order
