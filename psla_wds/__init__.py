@@ -1,0 +1,1 @@
+"""The library: every mechanism, no command line."""

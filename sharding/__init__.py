@@ -1,0 +1,1 @@
+"""Programs that pack labelled clips into tar shards."""

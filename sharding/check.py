@@ -159,7 +159,10 @@ def main() -> None:
             where=args.shards,
             fix="delete the tars named and their sidecars, and run the same sharding.build again",
         )
-    print(f"checked {args.shards}: tars, sidecars and index agree; next: torchrun train/main.py")
+    print(
+        f"checked {args.shards}: tars, sidecars and index agree; next: "
+        f"torchrun train/main.py RECIPE --index {args.shards}"
+    )
 
 
 if __name__ == "__main__":
