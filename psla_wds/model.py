@@ -48,6 +48,9 @@ class ModelConfig:
     drop_connect_rate: float = 0.2
     """Stochastic depth: chance to skip a block for a clip in training; rises from 0 at the first
     block to nearly this at the last."""
+    batch_norm_momentum: float = 0.01
+    """Weight of a batch in BatchNorm's running statistics, which evaluation uses. EfficientNet's own
+    value; runs of a few hundred steps want 0.1."""
     initial_weights: str = "imagenet"
     """imagenet (downloaded once, into torch's hub cache), none (random), or the path of a local
     file in the format that efficientnet_pytorch publishes."""
@@ -65,6 +68,12 @@ class ModelConfig:
                 where="model",
                 fix="set --model.drop-connect-rate 0.2, or 0 for none",
             )
+        if not 0 < self.batch_norm_momentum <= 1:
+            raise ConfigError(
+                f"batch_norm_momentum={self.batch_norm_momentum} is no weight above 0, up to 1",
+                where="model",
+                fix="set --model.batch-norm-momentum 0.01",
+            )
 
 
 class AudioTagger(nn.Module):
@@ -80,6 +89,8 @@ class AudioTagger(nn.Module):
             in_channels=1,
             include_top=False,
             drop_connect_rate=config.drop_connect_rate,
+            batch_norm_momentum=1
+            - config.batch_norm_momentum,  # the package has TensorFlow's sense
         )
         # nn.SiLU instead of the package's memory-efficient swish, which predates it: it keeps the
         # same bytes for backward (measured: 245.5 MiB, b0, 4 clips of 256 frames), is one kernel

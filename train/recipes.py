@@ -75,8 +75,7 @@ AUDIOSET_BALANCED = replace(
 )
 
 # Ours: clips of 2.5 s, a network and a schedule that two CPU cores train in minutes. So short a run
-# does not overfit: little is mixed or masked. The rate decays early for BatchNorm's running
-# statistics, which take hundreds of steps to follow the weights.
+# does not overfit: little is mixed or masked. BatchNorm's running statistics must keep up with it.
 DEMO = replace(
     AUDIOSET_FULL,
     run_dir=Path("runs/demo"),
@@ -91,6 +90,7 @@ DEMO = replace(
         backbone="efficientnet-b0",
         head="single-head-attention",
         drop_connect_rate=0.0,
+        batch_norm_momentum=0.1,
         initial_weights="none",
     ),
     optimizer=OptimizerConfig(
