@@ -49,8 +49,8 @@ class ModelConfig:
     """Stochastic depth: chance to skip a block for a clip in training; rises from 0 at the first
     block to nearly this at the last."""
     batch_norm_momentum: float = 0.01
-    """Weight of a batch in BatchNorm's running statistics, which evaluation uses. EfficientNet's own
-    value; runs of a few hundred steps want 0.1."""
+    """Weight of a batch in BatchNorm's running statistics, which evaluation uses. The default is
+    EfficientNet's own; runs of a few hundred steps want 0.1."""
     initial_weights: str = "imagenet"
     """imagenet (downloaded once, into torch's hub cache), none (random), or the path of a local
     file in the format that efficientnet_pytorch publishes."""

@@ -264,9 +264,21 @@ def test_channels_last_reaches_the_features_and_changes_no_score():
         ({"num_heads": 0}, "--model.num-heads"),
         ({"drop_connect_rate": 1.0}, "--model.drop-connect-rate"),
         ({"drop_connect_rate": -0.1}, "--model.drop-connect-rate"),
+        ({"batch_norm_momentum": 0.0}, "--model.batch-norm-momentum"),
+        ({"batch_norm_momentum": 1.5}, "--model.batch-norm-momentum"),
     ],
     ids=str,
 )
 def test_a_setting_out_of_range_is_refused_with_its_flag(setting, flag):
     with pytest.raises(ConfigError, match=flag):
         ModelConfig(**setting)
+
+
+@pytest.mark.parametrize("momentum", [0.01, 0.1])
+def test_running_statistics_follow_batches_at_the_asked_weight(momentum: float):
+    config = ModelConfig(
+        backbone="efficientnet-b0", batch_norm_momentum=momentum, initial_weights="none"
+    )
+    norms = [m for m in AudioTagger(config, 5).modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert [norm.momentum for norm in norms] == pytest.approx([momentum] * 49)
+    assert {norm.eps for norm in norms} == {1e-3}
