@@ -4,18 +4,19 @@ Each draw takes seven uniform numbers at a fixed place in a counter-based stream
 augmentation depends on (seed, epoch, position) alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int32, Int64
+from jaxtyping import Float32, Float64, Int32, Int64, UInt64
 from scipy.special import betaincinv
 
-from psla_wds.errors import ConfigError
+from psla_wds.errors import ConfigError, ShardError
 from psla_wds.sampler import PURPOSE_AUGMENT, EpochPlan, raw_bits, to_uniform
 
 NUMBERS_PER_DRAW = 8
-"""Seven are used; two counters of Philox give eight."""
+"""Seven for the augmentation, one for replacing a damaged clip; two counters of Philox."""
 NO_PARTNER = -1
+MAX_REPLACEMENTS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,8 @@ class Draws:
     """Share of the first clip, in waveform and target; 1 where a draw is not mixed."""
     masks: Int32[np.ndarray, "draws 4"]
     """First mel, number of mels, first frame, number of frames that are masked."""
+    spare: UInt64[np.ndarray, " draws"]
+    """Random bits that choose another clip where one is damaged."""
 
     @property
     def mixed(self) -> np.ndarray:
@@ -71,6 +74,7 @@ def plain_draws(rows: Int64[np.ndarray, " draws"]) -> Draws:
         np.full(count, NO_PARTNER, np.int64),
         np.ones(count, np.float32),
         np.zeros((count, 4), np.int32),
+        np.zeros(count, np.uint64),
     )
 
 
@@ -95,7 +99,8 @@ def augmented_draws(
     bits = raw_bits(
         plan.seed, plan.epoch, PURPOSE_AUGMENT, start * NUMBERS_PER_DRAW, count * NUMBERS_PER_DRAW
     )
-    uniform = to_uniform(bits).reshape(count, NUMBERS_PER_DRAW)
+    bits = bits.reshape(count, NUMBERS_PER_DRAW)
+    uniform = to_uniform(bits)
     mixed = uniform[:, 0] < config.mixup_rate
     partners = (uniform[:, 1] * num_clips).astype(np.int64)
     lam = betaincinv(config.mixup_alpha, config.mixup_alpha, uniform[:, 2])
@@ -107,7 +112,41 @@ def augmented_draws(
         np.where(mixed, partners, NO_PARTNER),
         np.where(mixed, lam, 1.0).astype(np.float32),
         np.concatenate([freq, time], axis=1),
+        bits[:, 7],
     )
+
+
+def without_damaged(
+    draws: Draws, damaged: frozenset[int], plan: EpochPlan, *, num_clips: int
+) -> Draws:
+    """The draws with other clips in place of damaged ones: for a draw, another draw of the plan,
+    so that classes keep their shares; for a partner, any clip.
+
+    What a draw becomes depends on its random bits and on which of the clips tried are damaged, not
+    on when they were found to be.
+    """
+    listed = np.fromiter(damaged, np.int64, len(damaged))
+    rows, partners = draws.rows.copy(), draws.partners.copy()
+    for attempt in range(MAX_REPLACEMENTS):
+        bad_rows, bad_partners = np.isin(rows, listed), np.isin(partners, listed)
+        if not (bad_rows.any() or bad_partners.any()):
+            return replace(draws, rows=rows, partners=partners)
+        again = _scrambled(draws.spare + np.uint64(attempt))
+        rows[bad_rows] = plan.rows[again[bad_rows] % np.uint64(len(plan.rows))]
+        partners[bad_partners] = again[bad_partners] % np.uint64(num_clips)
+    raise ShardError(
+        f"no whole clip was found in {MAX_REPLACEMENTS} tries in place of a damaged one",
+        where=f"{len(damaged)} damaged clips of {num_clips}",
+        fix="find the damage with: python -m sharding.check SHARDS --deep",
+    )
+
+
+def _scrambled(bits: UInt64[np.ndarray, " draws"]) -> UInt64[np.ndarray, " draws"]:
+    """Splitmix64's finaliser (Steele et al., 2014): neighbours become unlike."""
+    bits = bits * np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
 
 
 def _mask(

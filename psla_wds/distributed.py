@@ -81,7 +81,7 @@ class World:
             if self.size == 1:
                 raise
             message = str(error)
-        messages = self._all_messages(message)
+        messages = self.messages(message)
         if not any(messages):
             return result  # type: ignore[return-value]
         if not self.is_main:
@@ -94,7 +94,7 @@ class World:
 
     def agree(self, value: str, what: str) -> None:
         """Raise on all ranks unless `value`, described by `what`, is the same on all."""
-        values = self._all_messages(value)
+        values = self.messages(value)
 
         def check() -> None:
             if len(set(values)) > 1:
@@ -107,7 +107,8 @@ class World:
 
         self.together(check)
 
-    def _all_messages(self, message: str) -> list[str]:
+    def messages(self, message: str) -> list[str]:
+        """The messages of all ranks, on each of them."""
         if self.size == 1:
             return [message]
         messages: list[str | None] = [None] * self.size

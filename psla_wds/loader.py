@@ -1,8 +1,8 @@
 """The loader: batches of log-mel spectrograms and targets, in the order of a schedule."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NoReturn
 
 import numpy as np
 import torch
@@ -10,12 +10,16 @@ from jaxtyping import Float32, Int64
 
 from psla_wds.audio import decode_pcm
 from psla_wds.augment import Draws
-from psla_wds.errors import ConfigError, ShardError
+from psla_wds.errors import ConfigError
 from psla_wds.features import FeatureConfig
 from psla_wds.pipeline import NULL_WAV, EncodedBatch, FrontEnd, UndecodableBatchError
-from psla_wds.reader import PendingRead, Reader, ReaderConfig
+from psla_wds.read_ahead import ReadAhead, mixed_targets, rows_read
+from psla_wds.reader import DamagedClipError, Reader, ReaderConfig
 from psla_wds.schedule import Schedule
 from psla_wds.shard_index import ShardIndex
+
+DATA_BOUND = 0.05
+"""Share of waiting for data from which a run could be faster with other settings."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +47,20 @@ class Loader:
         device: torch.device,
     ) -> None:
         _check_sample_rate(index, features)
-        self._index, self._schedule, self._device = index, schedule, device
-        self._iteration = 0
+        self._index, self._device = index, device
+        self._features, self._config, self._clips_per_pass = features, config, clips_per_pass
         self._reader = Reader(index, threads=config.threads)
-        self._front_end = FrontEnd(
-            _ReadAhead(self._reader, index, schedule, config).encoded_batch,
-            features,
-            batch_size=clips_per_pass,
-            num_threads=config.decode_threads,
-            device=device,
-        )
+        self._ahead = ReadAhead(self._reader, index, schedule, config)
+        self._draws: dict[int, Draws] = {}  # of iterations that are in the pipeline
+        self._iteration = 0
+        self._front_end = self._open_front_end()
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
-        try:
-            log_mel = self._front_end.run()
-        except UndecodableBatchError as error:
-            self._name_undecodable_clip(error)
-        draws = self._schedule(self._iteration)
-        assert draws is not None  # or there had been no audio
+        log_mel = self._next_log_mel()
+        draws = self._draws.pop(self._iteration)
         self._iteration += 1
         targets = torch.from_numpy(mixed_targets(self._index, draws))
         if self._device.type == "cuda":
@@ -80,87 +77,86 @@ class Loader:
         """End the threads and close the shards."""
         self._reader.close()
 
-    def _name_undecodable_clip(self, error: UndecodableBatchError) -> NoReturn:
-        draws = self._schedule(error.iteration)
-        assert draws is not None
-        rows = rows_read(draws)
-        for row, clip in zip(rows, self._reader.start(rows).wait(), strict=True):
-            try:
-                decode_pcm(clip.data)
-            except RuntimeError as reason:
-                shard = self._index.shards[self._index.shard[row]]
-                raise ShardError(
-                    f"the clip cannot be decoded: {reason}",
-                    where=self._index.where(row),
-                    fix=f"find all such clips with: python -m sharding.check {shard.parent} --deep",
-                ) from None
-        raise error
+    @property
+    def damaged(self) -> dict[str, str]:
+        """Clips that were replaced because they are damaged, by id, each with what is wrong."""
+        return {self._index.clip_id(row): what for row, what in self._ahead.damaged.items()}
 
+    @property
+    def storage_wait_s(self) -> float:
+        """Time spent waiting for reads so far; the rest of the waiting was for decoding."""
+        return self._ahead.waited_s
 
-class _ReadAhead:
-    """Has the clips of the coming iterations read, within bounds of batches and of bytes."""
+    def _open_front_end(self) -> FrontEnd:
+        """The pipeline from the current iteration on."""
+        first = self._iteration
+        return FrontEnd(
+            lambda iteration: self._encoded_batch(first + iteration),
+            self._features,
+            batch_size=self._clips_per_pass,
+            num_threads=self._config.decode_threads,
+            device=self._device,
+        )
 
-    def __init__(
-        self, reader: Reader, index: ShardIndex, schedule: Schedule, config: ReaderConfig
-    ) -> None:
-        self._reader, self._index, self._schedule = reader, index, schedule
-        self._max_batches = config.prefetch_batches
-        self._max_bytes = config.memory_mib * 2**20
-        self._pending: dict[int, _Pending] = {}
-
-    def encoded_batch(self, iteration: int) -> EncodedBatch:
-        """What the pipeline is fed; `StopIteration` after the last iteration."""
-        if not self._start(iteration):
-            raise StopIteration
-        pending = self._pending.pop(iteration)
-        coming = iteration + 1
-        while len(self._pending) < self._max_batches and self._has_room() and self._start(coming):
-            coming += 1
-        clips = pending.read.wait()
-        draws = pending.draws
-        partners = iter(clips[len(draws.rows) :])
+    def _encoded_batch(self, iteration: int) -> EncodedBatch:
+        batch = self._ahead.batch(iteration)
+        draws = self._draws[iteration] = batch.draws
+        partners = iter(batch.partner_audio)
         return EncodedBatch(
-            audio=clips[: len(draws.rows)],
+            audio=batch.audio,
             partner_audio=[next(partners) if mixed else NULL_WAV for mixed in draws.mixed],
             lam=draws.lam,
             masks=draws.masks,
         )
 
-    def _has_room(self) -> bool:
-        return sum(pending.num_bytes for pending in self._pending.values()) < self._max_bytes
+    def _next_log_mel(self) -> Float32[torch.Tensor, "draws frames mels"]:
+        while True:
+            try:
+                return self._front_end.run()
+            except UndecodableBatchError as error:
+                damaged = self._find_undecodable(self._draws[self._iteration])
+                if damaged is None:
+                    raise
+                self._ahead.replace(damaged)
+                # DALI goes on with the batch after the bad one; a new pipeline begins with the bad
+                # one, so that no batch is lost and the order stays.
+                self._draws.clear()
+                self._front_end = self._open_front_end()
+                del error
 
-    def _start(self, iteration: int) -> bool:
-        """Begin to read an iteration unless that was done; False when there is none."""
-        if iteration in self._pending:
-            return True
-        draws = self._schedule(iteration)
-        if draws is None:
-            return False
+    def _find_undecodable(self, draws: Draws) -> DamagedClipError | None:
+        """DALI does not say which clip it failed on."""
         rows = rows_read(draws)
-        num_bytes = int(self._index.size[rows].sum())
-        self._pending[iteration] = _Pending(draws, self._reader.start(rows), num_bytes)
-        return True
+        for row, clip in zip(rows, self._reader.start(rows).wait(), strict=True):
+            try:
+                decode_pcm(clip.data)
+            except RuntimeError as reason:
+                folder = self._index.shards[self._index.shard[row]].parent
+                return DamagedClipError(
+                    f"the clip cannot be decoded: {reason}",
+                    row=int(row),
+                    where=self._index.where(row),
+                    fix=f"find all such clips with: python -m sharding.check {folder} --deep",
+                )
+        return None
 
 
-@dataclass(frozen=True)
-class _Pending:
-    draws: Draws
-    read: PendingRead
-    num_bytes: int
-
-
-def rows_read(draws: Draws) -> Int64[np.ndarray, " rows"]:
-    """The rows whose audio the draws need: theirs, then those of the partners there are."""
-    return np.concatenate([draws.rows, draws.partners[draws.mixed]])
-
-
-def mixed_targets(index: ShardIndex, draws: Draws) -> Float32[np.ndarray, "draws classes"]:
-    """lam of the clip's classes plus 1 - lam of its partner's; 1 for a class of both."""
-    targets = index.targets(draws.rows)
-    mixed = draws.mixed
-    lam = draws.lam[mixed, None]
-    targets[mixed] = lam * targets[mixed] + (1 - lam) * index.targets(draws.partners[mixed])
-    return targets
+def verdict(waited_s: float, storage_wait_s: float, elapsed_s: float, config: ReaderConfig) -> str:
+    """One line: what a stretch of training was bounded by, and which setting would help."""
+    share = waited_s / max(elapsed_s, 1e-9)
+    if share < DATA_BOUND:
+        return f"bounded by the step: {share:.1%} of the time went to waiting for data"
+    if storage_wait_s > waited_s / 2:
+        return (
+            f"bounded by storage: {share:.0%} of the time went to waiting for data, most of it for "
+            f"reads; try --reader.threads {2 * config.threads} or faster storage"
+        )
+    cores = len(os.sched_getaffinity(0))
+    return (
+        f"bounded by decoding: {share:.0%} of the time went to waiting for data, most of it for "
+        f"decoding in {config.decode_threads} threads; this process may use {cores} cores "
+        "(--reader.decode-threads), and shards built with --codec wav decode faster"
+    )
 
 
 def _check_sample_rate(index: ShardIndex, features: FeatureConfig) -> None:

@@ -2,9 +2,11 @@
 
 import sys
 import time
+from array import array
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 T = TypeVar("T")
@@ -31,14 +33,20 @@ def clip_bar(
     )
 
 
+WARMUP_BATCHES = 10
+"""The first batches of a run, which wait for the pipeline to fill, are in no percentile."""
+
+
 class DataTimer(Generic[T]):
-    """Iterates over a loader and adds up the time that its `next` took, and nothing else.
+    """Iterates over a loader and notes the time that its `next` took, and nothing else.
 
     On a GPU this is what the loop waited for, and an upper bound of what the GPU idled.
     """
 
     def __init__(self, batches: Iterator[T]) -> None:
         self._batches = batches
+        self._num_batches = 0
+        self._waits_s = array("d")
         self.waited_s = 0.0
 
     def __iter__(self) -> Iterator[T]:
@@ -47,8 +55,22 @@ class DataTimer(Generic[T]):
     def __next__(self) -> T:
         asked = time.perf_counter()
         batch = next(self._batches)
-        self.waited_s += time.perf_counter() - asked
+        wait_s = time.perf_counter() - asked
+        self.waited_s += wait_s
+        self._num_batches += 1
+        if self._num_batches > WARMUP_BATCHES:
+            self._waits_s.append(wait_s)
         return batch
+
+    def take_percentiles(self) -> dict[str, float]:
+        """How long a batch was waited for, since this was last asked; empty after a short time."""
+        waits_s, self._waits_s = self._waits_s, array("d")
+        if not waits_s:
+            return {}
+        quantiles = np.quantile(waits_s, [0.5, 0.95, 0.99]) * 1000
+        return {
+            f"data_wait_ms_p{p}": float(q) for p, q in zip((50, 95, 99), quantiles, strict=True)
+        }
 
 
 class Interval:
@@ -69,6 +91,11 @@ class Interval:
         return self.clips / max(self.elapsed_s, 1e-9)
 
     @property
+    def waited_s(self) -> float:
+        """For data."""
+        return self._timer.waited_s - self._waited_before_s
+
+    @property
     def data_wait(self) -> float:
-        """From 0 to 1."""
-        return (self._timer.waited_s - self._waited_before_s) / max(self.elapsed_s, 1e-9)
+        """Share of the time that went to waiting for data, from 0 to 1."""
+        return self.waited_s / max(self.elapsed_s, 1e-9)

@@ -4,8 +4,10 @@ Threads, and no worker processes: reading and checking release the interpreter l
 a clip from one process to another costs more than reading it.
 """
 
+import logging
 import os
 import resource
+import time
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +20,10 @@ from jaxtyping import Int64, UInt8
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.shard_index import ShardIndex
 
+logger = logging.getLogger("reader")
+
+RETRY_PAUSES_S = (0.1, 0.5, 2.0)
+"""Before a read that failed is tried again: networks and file servers recover."""
 CLIPS_PER_TASK = 8
 """Clips that a thread reads in one go: enough to hide the cost of handing out work."""
 
@@ -34,6 +40,9 @@ class ReaderConfig:
     """Batches that are read ahead."""
     memory_mib: int = 1024
     """Most memory for clips that were read ahead; at least one batch is."""
+    max_damaged: int = 0
+    """Clips of a rank that may turn out damaged while training before the run ends with an error;
+    other clips are drawn in their place, and they are listed in the log."""
 
     def __post_init__(self) -> None:
         for name in ("threads", "decode_threads", "prefetch_batches", "memory_mib"):
@@ -43,6 +52,20 @@ class ReaderConfig:
                     where="reader",
                     fix=f"set --reader.{name.replace('_', '-')}",
                 )
+        if self.max_damaged < 0:
+            raise ConfigError(
+                f"max_damaged={self.max_damaged} must be at least 0",
+                where="reader",
+                fix="set --reader.max-damaged 0",
+            )
+
+
+class DamagedClipError(ShardError):
+    """One clip cannot be read or decoded, and nothing else is known to be wrong."""
+
+    def __init__(self, what: str, *, row: int, where: object, fix: str) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.row = row
 
 
 class Reader:
@@ -71,31 +94,50 @@ class Reader:
         return [self._read(int(row)) for row in rows]
 
     def _read(self, row: int) -> UInt8[np.ndarray, " bytes"]:
+        for pause_s in RETRY_PAUSES_S:
+            clip, problem = self._try_read(row)
+            if not problem:
+                return clip
+            logger.warning("%s: %s; reading it again", self._index.where(row), problem)
+            time.sleep(pause_s)
+        clip, problem = self._try_read(row)
+        if not problem:
+            return clip
+        folder = self._index.shards[self._index.shard[row]].parent
+        raise DamagedClipError(
+            f"the clip {problem}, also when read again",
+            row=row,
+            where=self._index.where(row),
+            fix=f"find all damage with: python -m sharding.check {folder}; or train on without "
+            "such clips: --reader.max-damaged 10",
+        )
+
+    def _try_read(self, row: int) -> tuple[UInt8[np.ndarray, " bytes"], str]:
+        """The clip, and what is wrong with it, if anything."""
         index = self._index
         buffer = np.empty(index.size[row], np.uint8)
+        descriptor = self._open(int(index.shard[row]))
         try:
-            descriptor = self._open(int(index.shard[row]))
             num_read = os.preadv(descriptor, [buffer.data], int(index.offset[row]))
         except OSError as error:
-            raise ShardError(
-                f"cannot read the shard: {error.strerror}",
-                where=index.where(row),
-                fix="mount or copy the shards again",
-            ) from None
-        if num_read < len(buffer) or zlib.crc32(buffer.data) != index.crc32[row]:
-            state = "cut short" if num_read < len(buffer) else "damaged: its CRC-32 differs"
-            folder = index.shards[index.shard[row]].parent
-            raise ShardError(
-                f"the clip is {state}",
-                where=index.where(row),
-                fix=f"find all damage with: python -m sharding.check {folder}",
-            )
-        return buffer
+            return buffer, f"cannot be read: {error.strerror}"
+        if num_read < len(buffer):
+            return buffer, "is cut short"
+        damaged = zlib.crc32(buffer.data) != index.crc32[row]
+        return buffer, "is damaged: its CRC-32 differs" if damaged else ""
 
     def _open(self, shard: int) -> int:
         with self._lock:
             if shard not in self._files:
-                descriptor = os.open(self._index.shards[shard], os.O_RDONLY)
+                path = self._index.shards[shard]
+                try:
+                    descriptor = os.open(path, os.O_RDONLY)
+                except OSError as error:
+                    raise ShardError(
+                        f"cannot open the shard: {error.strerror}",
+                        where=path,
+                        fix="mount or copy the shards again",
+                    ) from None
                 # Clips are read in random order: reading ahead in the file would be in vain.
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
                 self._files[shard] = descriptor

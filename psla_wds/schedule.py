@@ -7,13 +7,14 @@ from functools import partial
 
 import numpy as np
 
-from psla_wds.augment import AugmentConfig, Draws, augmented_draws, plain_draws
+from psla_wds.augment import AugmentConfig, Draws, augmented_draws, plain_draws, without_damaged
 from psla_wds.errors import ConfigError
 from psla_wds.sampler import EpochPlan, SamplerConfig, plan_epoch
 from psla_wds.shard_index import ShardIndex
 
-Schedule = Callable[[int], Draws | None]
-"""The draws of iteration 0, 1, 2, ... of a rank; None after the last."""
+Schedule = Callable[[int, frozenset[int]], Draws | None]
+"""The draws of iteration 0, 1, 2, ... of a rank, none of damaged rows; None after the last."""
+NONE_DAMAGED: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,17 +77,20 @@ class TrainingSchedule:
                 fix=f"set --batch-size to at most {max(plans.num_draws, 1)}, or add clips",
             )
 
-    def __call__(self, iteration: int) -> Draws:
+    def __call__(self, iteration: int, damaged: frozenset[int] = NONE_DAMAGED) -> Draws:
         passes, forward_pass = divmod(iteration, self._layout.accumulate)
         epochs, step = divmod(self._first_step + passes, self.steps_per_epoch)
         plan = self._plans.of_epoch(epochs + 1)
-        return augmented_draws(
+        draws = augmented_draws(
             plan,
             self._augment,
             self._layout.positions(step, forward_pass, len(plan.rows)),
             num_clips=self._plans.num_clips,
             log_mel_shape=self._log_mel_shape,
         )
+        if not damaged:
+            return draws
+        return without_damaged(draws, damaged, plan, num_clips=self._plans.num_clips)
 
 
 class EvaluationSchedule:
@@ -95,7 +99,8 @@ class EvaluationSchedule:
     def __init__(self, index: ShardIndex, layout: BatchLayout) -> None:
         self._num_clips, self._layout = len(index), layout
 
-    def __call__(self, iteration: int) -> Draws | None:
+    def __call__(self, iteration: int, damaged: frozenset[int] = NONE_DAMAGED) -> Draws | None:
+        assert not damaged  # another clip in its place would be scored under its name
         start, stop = self._layout.positions(iteration, 0, self._num_clips)
         return plain_draws(np.arange(start, stop)) if start < stop else None
 

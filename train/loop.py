@@ -1,5 +1,6 @@
 """The training loop: epochs of steps, each followed by an evaluation and a checkpoint."""
 
+import json
 import logging
 import signal
 from types import FrameType
@@ -12,7 +13,7 @@ from eval.metrics import evaluate
 from eval.predict import predict
 from psla_wds.checkpoint import Checkpoint, epoch_path, save_checkpoint
 from psla_wds.distributed import World
-from psla_wds.loader import Loader
+from psla_wds.loader import Loader, verdict
 from psla_wds.model import loss
 from psla_wds.progress import DataTimer, Interval, clip_bar
 from psla_wds.schedule import BatchLayout, Plans, TrainingSchedule
@@ -47,6 +48,7 @@ class Trainer:
         self._step = 0  # done, over all epochs
         self._epochs_done = 0  # trained, evaluated and saved
         self._interval_loss, self._epoch_loss = MeanLoss(), MeanLoss()
+        self._damaged: list[str] = []  # ids of clips in the log as damaged
         self._stop_signal = 0
 
     def train(self, log: RunLog) -> None:
@@ -75,8 +77,12 @@ class Trainer:
             batches = DataTimer(loader)
             for epoch in range(self._epochs_done + 1, config.epochs + 1):
                 self._world.agree(plans.of_epoch(epoch).fingerprint(), f"plans of epoch {epoch}")
+                storage_wait_before_s = loader.storage_wait_s
                 interval = self._train_epoch(epoch, schedule.steps_per_epoch, batches, log)
-                self._finish_epoch(epoch, interval, log)
+                storage_wait_s = loader.storage_wait_s - storage_wait_before_s
+                self._say_what_bounded(epoch, interval, storage_wait_s)
+                self._tell_damaged(loader.damaged, log)
+                self._finish_epoch(epoch, interval, batches.take_percentiles(), log)
 
     def state(self) -> dict[str, Any]:
         """What, with the configuration, makes the rest of the run what it would have been."""
@@ -86,6 +92,7 @@ class Trainer:
             "index_fingerprint": self._index.fingerprint,
             "interval_loss": self._interval_loss.state(),
             "epoch_loss": self._epoch_loss.state(),
+            "damaged": self._damaged,
             "learner": self._learner.state(),
         }
 
@@ -93,6 +100,7 @@ class Trainer:
         self._step, self._epochs_done = state["step"], state["epochs_done"]
         self._interval_loss = MeanLoss(*state["interval_loss"])
         self._epoch_loss = MeanLoss(*state["epoch_loss"])
+        self._damaged = list(state["damaged"])
         self._learner.load_state(state["learner"])
 
     def _layout(self) -> BatchLayout:
@@ -140,7 +148,31 @@ class Trainer:
             data_wait=data_wait,
         )
 
-    def _finish_epoch(self, epoch: int, interval: Interval, log: RunLog) -> None:
+    def _say_what_bounded(self, epoch: int, interval: Interval, storage_wait_s: float) -> None:
+        if self._world.is_main:
+            line = verdict(
+                interval.waited_s, storage_wait_s, interval.elapsed_s, self._config.reader
+            )
+            logger.info("epoch %d was %s", epoch, line)
+
+    def _tell_damaged(self, damaged: dict[str, str], log: RunLog) -> None:
+        """Log the damaged clips of all ranks that are not in the log yet."""
+        if not self._config.reader.max_damaged:
+            return
+        found: dict[str, str] = {}
+        for listing in self._world.messages(json.dumps(damaged)):
+            found |= json.loads(listing)
+        for clip_id in found.keys() - self._damaged:
+            log.write("damaged", step=self._step, clip_id=clip_id, problem=found[clip_id])
+            self._damaged.append(clip_id)
+        if self._damaged and self._world.is_main:
+            logger.warning(
+                "%d damaged clips were replaced so far; log.jsonl lists them", len(self._damaged)
+            )
+
+    def _finish_epoch(
+        self, epoch: int, interval: Interval, percentiles: dict[str, float], log: RunLog
+    ) -> None:
         """Evaluate, save the weights, log: the epoch counts once all of this is done."""
         train_s, clips_per_s = interval.elapsed_s, interval.clips_per_s
         train_loss, data_wait = self._world.mean([self._epoch_loss.take(), interval.data_wait])
@@ -157,6 +189,7 @@ class Trainer:
             clips_per_s=clips_per_s,
             data_wait=data_wait,
             duration_s=train_s,
+            **percentiles,
             **metrics,
         )
         self._epochs_done = epoch

@@ -103,16 +103,18 @@ class RunLog:
         self._file = _open_log(folder / "log.jsonl") if enabled else None
         self._board = SummaryWriter(str(folder / "tensorboard")) if enabled else None
 
-    def write(self, event: str, *, step: int, **values: float | int) -> None:
+    def write(self, event: str, *, step: int, **values: float | int | str) -> None:
         """One record. What is not finite becomes null, which strict readers accept."""
         if self._file is None or self._board is None:
             return
-        finite = {n: v if math.isfinite(v) else None for n, v in values.items()}
+        finite = {
+            n: v if isinstance(v, str) or math.isfinite(v) else None for n, v in values.items()
+        }
         record = {"event": event, "step": step, **finite}
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         for name, value in values.items():
-            if name != "epoch":
+            if name != "epoch" and not isinstance(value, str):
                 self._board.add_scalar(f"{event}/{name}", value, step)
 
     def __enter__(self) -> "RunLog":

@@ -1,3 +1,4 @@
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -13,6 +14,11 @@ from psla_wds.reader import Reader, ReaderConfig
 @pytest.fixture
 def copied(shards: Path, tmp_path: Path) -> Path:
     return shutil.copytree(shards, tmp_path / "shards")
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("psla_wds.reader.RETRY_PAUSES_S", (0.0, 0.0))
 
 
 def test_clips_come_in_the_order_of_the_rows_with_repeats(shards: Path):
@@ -52,6 +58,24 @@ def test_a_shard_that_became_shorter_or_vanished_is_named(copied: Path):
     with pytest.raises(ShardError, match="No such file"):
         reader.start(np.flatnonzero(index.shard == 1)).wait()
     reader.close()
+
+
+def test_a_read_that_fails_for_a_moment_is_tried_again(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    index, pread, failures = read_index(shards), os.preadv, iter([OSError(5, "I/O error"), None])
+
+    def flaky(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        if (failure := next(failures, None)) is not None:
+            raise failure
+        return pread(descriptor, buffers, offset)
+
+    monkeypatch.setattr("psla_wds.reader.os.preadv", flaky)
+    reader = Reader(index, threads=1)
+    clips = reader.start(np.arange(10)).wait()
+    reader.close()
+    assert [len(clip) for clip in clips] == index.size[:10].tolist()
+    assert "I/O error; reading it again" in caplog.text and index.clip_id(0) in caplog.text
 
 
 def test_closing_ends_the_threads(shards: Path):

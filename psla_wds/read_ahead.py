@@ -1,0 +1,108 @@
+"""The encoded clips of the coming iterations, read ahead of those who decode them."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt8
+
+from psla_wds.augment import Draws
+from psla_wds.reader import DamagedClipError, PendingRead, Reader, ReaderConfig
+from psla_wds.schedule import Schedule
+from psla_wds.shard_index import ShardIndex
+
+
+@dataclass(frozen=True)
+class ReadBatch:
+    """The draws of an iteration and their audio."""
+
+    draws: Draws
+    audio: list[UInt8[np.ndarray, " _"]]
+    """Encoded, one clip a draw."""
+    partner_audio: list[UInt8[np.ndarray, " _"]]
+    """Encoded, one clip for each draw that is mixed, in their order."""
+
+
+class ReadAhead:
+    """Has the clips of the coming iterations read, within bounds of batches and of bytes.
+
+    A damaged clip ends it, unless `max_damaged` allows for some: then the schedule draws another
+    clip in its place, and the damaged one is listed in `damaged`.
+    """
+
+    def __init__(
+        self, reader: Reader, index: ShardIndex, schedule: Schedule, config: ReaderConfig
+    ) -> None:
+        self._reader, self._index, self._schedule = reader, index, schedule
+        self._config = config
+        self._pending: dict[int, _Pending] = {}
+        self.damaged: dict[int, str] = {}
+        """Rows that are drawn no more, each with what is wrong."""
+        self.waited_s = 0.0
+        """Time that `batch` waited for reads: what storage was too slow by."""
+
+    def batch(self, iteration: int) -> ReadBatch:
+        """The draws of an iteration, read; `StopIteration` after the last one."""
+        while True:
+            if not self._start(iteration):
+                raise StopIteration
+            pending = self._pending.pop(iteration)
+            self._start_coming(iteration + 1)
+            started = time.perf_counter()
+            try:
+                clips = pending.read.wait()
+            except DamagedClipError as error:
+                self.replace(error)
+                continue
+            self.waited_s += time.perf_counter() - started
+            num_draws = len(pending.draws.rows)
+            return ReadBatch(pending.draws, clips[:num_draws], clips[num_draws:])
+
+    def replace(self, error: DamagedClipError) -> None:
+        """Draw other clips for a damaged one from here on; raises when there are too many."""
+        if len(self.damaged) >= self._config.max_damaged:
+            raise error
+        self.damaged[error.row] = str(error)
+        self._pending.clear()  # some may have begun to read it
+
+    def _start_coming(self, iteration: int) -> None:
+        room = self._config.memory_mib * 2**20
+        while (
+            len(self._pending) < self._config.prefetch_batches
+            and sum(pending.num_bytes for pending in self._pending.values()) < room
+            and self._start(iteration)
+        ):
+            iteration += 1
+
+    def _start(self, iteration: int) -> bool:
+        """Begin to read an iteration unless that was done; False when there is none."""
+        if iteration in self._pending:
+            return True
+        draws = self._schedule(iteration, frozenset(self.damaged))
+        if draws is None:
+            return False
+        rows = rows_read(draws)
+        num_bytes = int(self._index.size[rows].sum())
+        self._pending[iteration] = _Pending(draws, self._reader.start(rows), num_bytes)
+        return True
+
+
+@dataclass(frozen=True)
+class _Pending:
+    draws: Draws
+    read: PendingRead
+    num_bytes: int
+
+
+def rows_read(draws: Draws) -> Int64[np.ndarray, " rows"]:
+    """The rows whose audio the draws need: theirs, then those of the partners there are."""
+    return np.concatenate([draws.rows, draws.partners[draws.mixed]])
+
+
+def mixed_targets(index: ShardIndex, draws: Draws) -> Float32[np.ndarray, "draws classes"]:
+    """lam of the clip's classes plus 1 - lam of its partner's; 1 for a class of both."""
+    targets = index.targets(draws.rows)
+    mixed = draws.mixed
+    lam = draws.lam[mixed, None]
+    targets[mixed] = lam * targets[mixed] + (1 - lam) * index.targets(draws.partners[mixed])
+    return targets

@@ -1,0 +1,338 @@
+"""The library in scripts of others: what docs/use_the_loader.md says, and what it promises."""
+
+import ast
+import contextlib
+import gc
+import io
+import itertools
+import os
+import re
+import shutil
+import sys
+import threading
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torch.distributed as dist
+from conftest import run
+
+import psla_wds
+from psla_wds import (
+    AugmentConfig,
+    Batch,
+    FeatureConfig,
+    LoaderConfig,
+    PslaError,
+    ReaderConfig,
+    SamplerConfig,
+    ShardIndex,
+    Share,
+    WaveformConfig,
+    evaluation_batches,
+    evaluation_waveforms,
+    open_indexes,
+    training_batches,
+    training_waveforms,
+)
+from psla_wds.epochs import current_share
+from psla_wds.features import LogMel, fit, normalise
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "use_the_loader.md"
+FEATURES = FeatureConfig(num_frames=64)
+READER = ReaderConfig(threads=2, decode_threads=1)
+CONFIG = LoaderConfig(features=FEATURES, reader=READER, device="cpu")
+WAVEFORMS = WaveformConfig(reader=READER, log_mel_shape=(64, 128))
+
+WITHOUT_TORCH = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("nvidia", "torch", "torchaudio", "webdataset"):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+sys.meta_path.insert(0, Missing())
+"""
+
+
+def code_blocks(path: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def folder(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, in which the paths of the page exist."""
+    (tmp_path / "shards").symlink_to(shards)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def index(shards: Path) -> ShardIndex:
+    return open_indexes([f"{shards}:train"])
+
+
+def drawn(index: ShardIndex, count: int, **options: object) -> list[Batch]:
+    """The first batches, whatever epochs they belong to."""
+    settings = {"batch_size": 8, "config": CONFIG} | options
+    with training_batches(index, **settings) as batches:
+        endless = itertools.chain.from_iterable(itertools.repeat(batches))
+        return list(itertools.islice(endless, count))
+
+
+def assert_same(left: list[Batch], right: list[Batch]) -> None:
+    for one, other in zip(left, right, strict=True):
+        assert one.rows.tolist() == other.rows.tolist()
+        assert torch.equal(one.log_mel, other.log_mel)
+        assert torch.equal(one.targets, other.targets)
+
+
+def test_the_code_of_the_page_runs_as_it_stands(folder: Path, capsys: pytest.CaptureFixture[str]):
+    blocks = [block for block in code_blocks(PAGE) if "# torchrun" not in block]
+    assert len(blocks) == 4
+    for block in blocks:
+        exec(compile(block, PAGE.name, "exec"), {"__name__": "__main__"})
+    output = capsys.readouterr().out
+    assert "torch.Size([32, 1056, 128])" in output
+    assert "epoch 2: 1 steps" in output and "of 12 clips" in output
+
+
+def test_the_code_of_the_readme_is_that_of_the_page():
+    (block,) = code_blocks(ROOT / "README.md")
+    assert block == code_blocks(PAGE)[0]
+    assert len([line for line in block.splitlines() if line]) <= 5
+
+
+def test_the_script_of_the_page_for_several_processes_runs_by_torchrun(folder: Path):
+    (block,) = [block for block in code_blocks(PAGE) if "# torchrun" in block]
+    words = block.splitlines()[0].removeprefix("# torchrun ").split()
+    (folder / words[-1]).write_text(block)
+    run([sys.executable, "-m", "torch.distributed.run", "--standalone", *words], cwd=folder)
+
+
+def test_waveforms_need_neither_torch_nor_dali(folder: Path):
+    (block,) = [block for block in code_blocks(PAGE) if "training_waveforms" in block]
+    script = folder / "without_torch.py"
+    script.write_text(WITHOUT_TORCH + block)
+    lines = run([sys.executable, str(script)], cwd=folder).stdout.splitlines()
+    assert len(lines) == 36 // 16 and lines[0].startswith("16 (")
+    script.write_text(WITHOUT_TORCH + "from psla_wds import training_batches")
+    assert "No module named 'torch'" in run([sys.executable, str(script)], check=False).stderr
+
+
+def test_importing_the_library_imports_nothing_heavy():
+    program = "import sys, psla_wds; print({name.split('.')[0] for name in sys.modules})"
+    imported = ast.literal_eval(run([sys.executable, "-c", program]).stdout)
+    assert "psla_wds" in imported
+    assert not imported & {"torch", "nvidia", "numpy", "scipy", "soundfile"}
+
+
+def test_public_names_are_those_of_their_modules():
+    assert all(getattr(psla_wds, name).__name__ == name for name in psla_wds.__all__)
+    assert set(psla_wds.__all__) <= set(dir(psla_wds))
+    with pytest.raises(AttributeError, match="has no attribute 'training_batch'"):
+        _ = psla_wds.training_batch
+
+
+def test_each_for_gives_an_epoch_and_a_break_does_not_end_it(index: ShardIndex):
+    with training_batches(index, batch_size=8, config=CONFIG) as batches:
+        assert (batches.steps_per_epoch, batches.step, batches.epoch) == (4, 0, 1)
+        epochs = []
+        for _ in batches:
+            epochs.append(batches.step)
+            if batches.step == 3:
+                break
+        assert [batches.step for _ in batches] == [4]
+        assert (epochs, batches.epoch) == ([1, 2, 3], 2)
+        assert [batches.step for _ in batches] == [5, 6, 7, 8]
+    with training_batches(index, batch_size=8, config=CONFIG, first_step=6) as batches:
+        assert (batches.epoch, [batches.step for _ in batches]) == (2, [7, 8])
+        assert [batches.epoch for _ in batches] == [3, 3, 3, 4]
+
+
+def test_two_processes_get_the_batches_of_one(index: ShardIndex):
+    whole = drawn(index, 5)
+    halves = [drawn(index, 5, share=Share(rank=rank, world_size=2)) for rank in (0, 1)]
+    joined = [
+        Batch(
+            torch.cat([a.log_mel, b.log_mel]),
+            torch.cat([a.targets, b.targets]),
+            np.concatenate([a.rows, b.rows]),
+        )
+        for a, b in zip(*halves, strict=True)
+    ]
+    assert_same(whole, joined)
+
+
+def test_a_resumed_script_gets_the_rest_bit_by_bit(index: ShardIndex):
+    whole = drawn(index, 9, seed=3)
+    assert_same(whole[5:], drawn(index, 4, seed=3, first_step=5))
+    assert_same(whole[8:], drawn(index, 1, seed=3, first_step=8))
+    assert whole[0].rows.tolist() != drawn(index, 1, seed=4)[0].rows.tolist()
+
+
+def test_waveforms_are_those_of_training_in_its_order(index: ShardIndex):
+    config = LoaderConfig(
+        augment=AugmentConfig(freq_mask=0, time_mask=0), features=FEATURES, device="cpu"
+    )
+    log_mel = LogMel(FEATURES)
+    with training_waveforms(index, batch_size=8, config=WAVEFORMS, first_step=2) as batches:
+        decoded = [batch for _ in range(2) for batch in batches]
+    assert [len(batch.waveforms) for batch in decoded] == [8] * 6
+    for ours, trained in zip(decoded, drawn(index, 6, first_step=2, config=config), strict=True):
+        waveforms, targets = ours.mixed()
+        assert ours.draws.rows.tolist() == trained.rows.tolist()
+        assert torch.equal(torch.from_numpy(targets), trained.targets)
+        features = [fit(log_mel(torch.from_numpy(waveform)), 64) for waveform in waveforms]
+        difference = normalise(torch.stack(features), FEATURES) - trained.log_mel
+        assert difference.abs().max() < 5e-3
+    assert any(batch.draws.mixed.any() for batch in decoded)
+
+
+def test_masks_of_waveforms_are_those_of_training(index: ShardIndex):
+    (trained,) = drawn(index, 1)
+    with training_waveforms(index, batch_size=8, config=WAVEFORMS) as batches:
+        masks = next(iter(batches)).draws.masks
+    masked = -FEATURES.mean / FEATURES.std
+    for spectrogram, (mel, num_mels, frame, num_frames) in zip(trained.log_mel, masks, strict=True):
+        assert (spectrogram[:, mel : mel + num_mels] == masked).all()
+        assert (spectrogram[frame : frame + num_frames] == masked).all()
+    assert masks[:, [1, 3]].sum() > 0
+
+
+def test_waveforms_are_what_soundfile_decodes(index: ShardIndex):
+    with evaluation_waveforms(index, batch_size=10, config=WAVEFORMS) as batches:
+        batches = list(batches)
+    assert [len(batch.waveforms) for batch in batches] == [10, 10, 10, 6]
+    clip_ids = [clip_id for batch in batches for clip_id in batch.clip_ids]
+    assert clip_ids == [index.clip_id(row) for row in range(len(index))]
+    for batch in batches:
+        assert np.array_equal(batch.targets, index.targets(batch.draws.rows))
+        for row, waveform in zip(batch.draws.rows, batch.waveforms, strict=True):
+            tar, start = index.shards[index.shard[row]].read_bytes(), index.offset[row]
+            encoded = tar[start : start + index.size[row]]
+            expected, _ = soundfile.read(io.BytesIO(encoded), dtype="float32")
+            assert np.array_equal(waveform, expected)
+
+
+def test_an_evaluation_has_each_clip_once_over_all_processes(index: ShardIndex):
+    rows, targets = [], []
+    for rank in range(2):
+        share = Share(rank=rank, world_size=2)
+        with evaluation_batches(index, batch_size=10, config=CONFIG, share=share) as batches:
+            for batch in batches:
+                rows += batch.rows.tolist()
+                targets.append(batch.targets.numpy())
+    assert sorted(rows) == list(range(36))
+    assert np.array_equal(np.concatenate(targets), index.targets(np.array(rows)))
+
+
+@pytest.mark.parametrize("kind", ["features", "waveforms"])
+def test_threads_end_and_files_close_with_the_block(index: ShardIndex, kind: str):
+    gc.collect()  # of other tests
+    before = set(threading.enumerate())
+    opened = {
+        "features": lambda: training_batches(index, batch_size=8, config=CONFIG),
+        "waveforms": lambda: training_waveforms(index, batch_size=8, config=WAVEFORMS),
+    }[kind]()
+    with opened as batches:
+        next(iter(batches))
+        assert len(threading.enumerate()) > len(before) and open_shards(index)
+    gc.collect()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=5)
+    assert set(threading.enumerate()) <= before
+    assert not open_shards(index)
+    with pytest.raises(RuntimeError, match="inside the `with` block"):
+        next(iter(batches))
+
+
+def open_shards(index: ShardIndex) -> set[str]:
+    """The shards that this process has open."""
+    files = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one that lists them
+            files.add(str(descriptor.readlink()))
+    return files & {str(path) for path in index.shards}
+
+
+def test_a_process_group_gives_the_share(monkeypatch: pytest.MonkeyPatch):
+    assert current_share() == Share(rank=0, world_size=1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(PslaError, match=r"init_process_group\(\) first"):
+        current_share()
+    dist.init_process_group("fake", rank=1, world_size=2, store=dist.HashStore())
+    try:
+        assert current_share() == Share(rank=1, world_size=2)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_mistakes_are_named_before_anything_is_read(index: ShardIndex, shards: Path):
+    with pytest.raises(PslaError, match="first_step=-1"):
+        training_waveforms(index, batch_size=8, first_step=-1)
+    with pytest.raises(PslaError, match="no rank 2 among 2"):
+        Share(rank=2, world_size=2)
+    with pytest.raises(PslaError, match="cannot be shared by 3"):
+        training_batches(index, batch_size=8, share=Share(rank=0, world_size=3))
+
+
+def test_shards_that_changed_are_named_before_anything_is_read(shards: Path, tmp_path: Path):
+    copy = shutil.copytree(shards, tmp_path / "copy")
+    index = open_indexes([str(copy)])
+    os.truncate(index.shards[1], index.shard_sizes[1] - 512)
+    for opened in (training_batches, evaluation_batches, training_waveforms, evaluation_waveforms):
+        with pytest.raises(PslaError, match="the index expects a shard of"):
+            opened(index, batch_size=8)
+
+
+def damage(index: ShardIndex, row: int) -> None:
+    """Bytes that are no audio, and the checksum of them: what reading cannot find."""
+    noise = bytes(index.size[row])
+    with index.shards[index.shard[row]].open("r+b") as shard:
+        shard.seek(index.offset[row])
+        shard.write(noise)
+    index.crc32[row] = zlib.crc32(noise)
+
+
+@pytest.fixture
+def damaged(shards: Path, tmp_path: Path) -> ShardIndex:
+    """Row 30 cannot be decoded."""
+    index = open_indexes([str(shutil.copytree(shards, tmp_path / "copy"))])
+    index = index.select(np.arange(len(index)), "in memory, so that it can be changed")
+    damage(index, 30)
+    return index
+
+
+def test_an_evaluation_names_a_clip_that_cannot_be_decoded(damaged: ShardIndex):
+    reader = ReaderConfig(max_damaged=1)  # of training: an evaluation has no other clip to take
+    for opened in (
+        evaluation_waveforms(damaged, batch_size=8, config=WaveformConfig(reader=reader)),
+        evaluation_batches(damaged, batch_size=8, config=replace(CONFIG, reader=reader)),
+    ):
+        with opened as batches, pytest.raises(PslaError, match="cannot be decoded") as caught:
+            list(batches)
+        assert damaged.clip_id(30) in str(caught.value)
+
+
+def test_training_replaces_clips_that_cannot_be_decoded_and_lists_them(damaged: ShardIndex):
+    sampler, reader = SamplerConfig(sampling="shuffle"), ReaderConfig(max_damaged=1)
+    config = replace(CONFIG, sampler=sampler, reader=reader)
+    waveforms = replace(WAVEFORMS, sampler=sampler, reader=reader)
+    rows = []
+    for opened in (
+        training_batches(damaged, batch_size=8, config=config),
+        training_waveforms(damaged, batch_size=8, config=waveforms),
+    ):
+        with opened as batches:
+            for batch in batches:
+                rows += (batch.rows if isinstance(batch, Batch) else batch.draws.rows).tolist()
+            assert list(batches.damaged) == [damaged.clip_id(30)]
+    assert len(rows) == 2 * 48 and 30 not in rows
+    assert rows[:48] == rows[48:]
