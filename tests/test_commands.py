@@ -3,10 +3,11 @@
 import ast
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import run_command
+from conftest import run, run_command
 
 from benchmarks.tables import RESULTS, documents, with_tables
 
@@ -30,6 +31,29 @@ def test_help_says_what_a_command_does(command: str):
     module = ROOT / f"{command.replace('.', '/')}.py"
     first_line = ast.get_docstring(ast.parse(module.read_text())).splitlines()[0]
     assert first_line in " ".join(done.stdout.split())
+
+
+def planned_demo(*settings: str) -> list[str]:
+    """The commands that `make demo` would run, without running them."""
+    command = ["make", "-n", "demo", f"PYTHON={sys.executable}", *settings]
+    return run(command, cwd=ROOT).stdout.splitlines()
+
+
+def test_the_demo_of_ones_own_clips_builds_them_first(tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    folder = planned_demo(f"DATA={tmp_path}/mine")
+    (tmp_path / "clips.csv").touch()
+    manifest = planned_demo(f"DATA={tmp_path}/clips.csv", "CLASS_LABELS=classes.csv")
+    assert f"sharding.build folder '{tmp_path}/mine'" in folder[0]
+    assert (
+        f"sharding.build manifest '{tmp_path}/clips.csv' --class-labels 'classes.csv'"
+        in manifest[0]
+    )
+    for commands, name in ((folder, "demo-mine"), (manifest, "demo-clips")):
+        steps = ["sharding.build", "sharding.info", "train/main.py demo", "eval.average"]
+        steps += ["eval.predict", "eval.score"]
+        for step, line in zip(steps, commands, strict=True):
+            assert step in line and name in line
 
 
 def test_commands_in_the_documents_exist():
