@@ -2,8 +2,8 @@
 
 Global batch b of an epoch is `rows[b * batch_size : (b + 1) * batch_size]`, and rank r takes
 its slice of that, so that batches do not depend on the number of ranks, and a run resumes by
-the number of its step. All randomness comes from Philox, a counter-based generator: draw p
-of an epoch depends on (seed, epoch, p) and nothing else.
+the number of its step. All randomness comes from Philox, a counter-based generator, keyed by
+(seed, epoch, purpose).
 """
 
 import hashlib
@@ -16,10 +16,11 @@ from jaxtyping import Float64, Int64, UInt64
 from psla_wds.errors import ConfigError
 from psla_wds.shard_index import ShardIndex
 
-Sampling = Literal["balanced", "shuffle"]
+Sampling = Literal["balanced", "systematic", "shuffle"]
 
 PURPOSE_DRAWS = 0
 PURPOSE_AUGMENT = 1
+PURPOSE_ORDER = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +29,10 @@ class SamplerConfig:
 
     sampling: Sampling = "balanced"
     """balanced: with replacement, by the weight of a clip's classes (PSLA III-B).
+    systematic: as often on average, and never a whole draw more or less than that.
     shuffle: each clip once."""
     draws_per_epoch: int | None = None
-    """Draws of a balanced epoch; as many as there are clips unless set."""
+    """Draws of a balanced or systematic epoch; as many as there are clips unless set."""
 
     def __post_init__(self) -> None:
         if self.draws_per_epoch is not None and self.draws_per_epoch < 1:
@@ -66,8 +68,19 @@ def plan_epoch(index: ShardIndex, config: SamplerConfig, *, seed: int, epoch: in
     """The plan of training epoch `epoch`, counted from 1."""
     if config.sampling == "shuffle":
         order = np.argsort(raw_bits(seed, epoch, PURPOSE_DRAWS, 0, len(index)), kind="stable")
-        return EpochPlan(order.astype(np.int64), seed, epoch)
+        return EpochPlan(order, seed, epoch)
+    if not len(index.label_values):
+        raise ConfigError(
+            "no clip carries a label, by which draws are balanced",
+            where="sampler",
+            fix="set --sampler.sampling shuffle, or label the clips",
+        )
     num_draws = config.draws_per_epoch or len(index)
+    if config.sampling == "systematic":
+        offset = to_uniform(raw_bits(seed, epoch, PURPOSE_DRAWS, 0, 1)).item()
+        rows = systematic_rows(clip_weights(index), num_draws, offset=offset)
+        order = np.argsort(raw_bits(seed, epoch, PURPOSE_ORDER, 0, num_draws), kind="stable")
+        return EpochPlan(rows[order], seed, epoch)
     uniform = to_uniform(raw_bits(seed, epoch, PURPOSE_DRAWS, 0, num_draws))
     return EpochPlan(draw_rows(clip_weights(index), uniform), seed, epoch)
 
@@ -92,9 +105,32 @@ def draw_rows(
     Independent draws in the order of their positions: counts are multinomial, and any run of
     consecutive draws is an independent sample, so a batch is a slice.
     """
+    # Look-ups in nearly ascending order stay in the cache: 0.14 s for 2M draws from 2M clips, where
+    # any order takes 0.64 s. Integers of 16 bits are sorted by radix, in linear time.
+    order = np.argsort((uniform * 2**16).astype(np.uint16), kind="stable")
+    rows = np.empty(len(uniform), np.int64)
+    rows[order] = _rows_at(weights, uniform[order])
+    return rows
+
+
+def systematic_rows(
+    weights: Float64[np.ndarray, " clips"], num_draws: int, *, offset: float
+) -> Int64[np.ndarray, " draws"]:
+    """The rows at equal distances along the cumulative weights, in the order of the index.
+
+    With a uniform offset in [0, 1), a clip is drawn as often on average as by independent draws,
+    and each time its expectation rounded down or up.
+    """
+    return _rows_at(weights, (np.arange(num_draws) + offset) / num_draws)
+
+
+def _rows_at(
+    weights: Float64[np.ndarray, " clips"], places: Float64[np.ndarray, " draws"]
+) -> Int64[np.ndarray, " draws"]:
+    """The row that lies at each place, where 0 is the begin and 1 the end of all weights."""
     ends = np.cumsum(weights)
     # The product can round up to the total, which would pick a row past the end.
-    targets = np.minimum(uniform * ends[-1], np.nextafter(ends[-1], 0))
+    targets = np.minimum(places * ends[-1], np.nextafter(ends[-1], 0))
     return np.searchsorted(ends, targets, side="right")
 
 

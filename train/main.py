@@ -61,6 +61,8 @@ def _prepare(
         raise ConfigError("there is nothing to train on", where="index", fix="set --index SHARDS")
     BatchLayout(batch_size=config.batch_size, world_size=world.size, accumulate=config.accumulate)
     index = open_indexes(config.index)
+    if config.subset is not None:
+        index = index.select_random(config.subset, seed=config.subset_seed)
     index.check_against_disk()
     eval_index = open_indexes(config.eval_index) if config.eval_index else None
     if eval_index is not None:

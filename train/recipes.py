@@ -24,6 +24,10 @@ class TrainConfig:
 
     index: Shards = ()
     """Shards to train on; give the option several times for several sets."""
+    subset: int | None = None
+    """Train on so many of these clips, chosen at random; on all unless set (PSLA figure 3)."""
+    subset_seed: int = 0
+    """Of the choice of a subset; with one seed, smaller subsets are parts of larger ones."""
     eval_index: Shards = ()
     """Shards to evaluate on after each epoch; without them no epoch is evaluated."""
     run_dir: Path = Path("runs/run")
@@ -52,6 +56,20 @@ class TrainConfig:
     reader: ReaderConfig = field(default_factory=ReaderConfig)
 
     def __post_init__(self) -> None:
+        for name in ("seed", "subset_seed"):
+            if getattr(self, name) < 0:
+                flag = f"--{name.replace('_', '-')}"
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} must be at least 0",
+                    where=flag,
+                    fix=f"set {flag}",
+                )
+        if self.subset is not None and self.subset < 1:
+            raise ConfigError(
+                f"a subset of {self.subset} clips is nothing to train on",
+                where="subset",
+                fix="set --subset to at least 1, or leave it out",
+            )
         for name in ("epochs", "log_every_steps", "state_every_steps"):
             if getattr(self, name) < 1:
                 flag = f"--{name.replace('_', '-')}"

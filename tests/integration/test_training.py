@@ -195,6 +195,8 @@ def test_the_configuration_of_a_run_makes_it_again(trained: Path, tmp_path: Path
         ({"index": ()}, ConfigError, "nothing to train on"),
         ({"index": ("no/such",)}, StaleIndexError, "no such folder"),
         ({"batch_size": 100}, ConfigError, "at most 36"),
+        ({"subset": 5}, ConfigError, "at most 5"),
+        ({"subset": 37}, ConfigError, "37 clips cannot be chosen from 36"),
         ({"accumulate": 4}, ConfigError, "--batch-size 4 or 8"),
         ({"precision": "float16"}, ConfigError, "float16 training needs a GPU"),
         (
@@ -203,7 +205,16 @@ def test_the_configuration_of_a_run_makes_it_again(trained: Path, tmp_path: Path
             "shards are at 16000 Hz",
         ),
     ],
-    ids=["no index", "no folder", "large batch", "accumulate", "float16", "sample rate"],
+    ids=[
+        "no index",
+        "no folder",
+        "large batch",
+        "small subset",
+        "large subset",
+        "accumulate",
+        "float16",
+        "sample rate",
+    ],
 )
 def test_a_mistake_is_found_before_anything_is_trained(
     shards: Path, tmp_path: Path, changes: dict[str, object], error: type, message: str
@@ -231,6 +242,8 @@ def test_a_run_does_not_resume_with_other_settings_or_on_other_shards(
     words = arguments(shards, trained, "--resume")
     with pytest.raises(ConfigError, match="seed was 0, now 1"):
         train(parse([*words, "--seed=1"]))
+    with pytest.raises(ConfigError, match="subset was None, now 20"):
+        train(parse([*words, "--subset=20"]))
     with pytest.raises(ConfigError, match="begun on other shards"):
         train(replace(parse(words), index=(str(shards),)))
 

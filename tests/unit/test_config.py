@@ -24,8 +24,10 @@ def test_a_recipe_survives_writing_and_reading(name: str, tmp_path: Path):
         (("batch_size",), "many", "batch_size"),
         (("sampler", "sampling"), "fair", "sampling"),
         (("augment", "mixup_rate"), 7, "--augment.mixup-rate"),
+        (("seed",), -1, "--seed"),
+        (("subset",), 0, "--subset"),
     ],
-    ids=["unknown", "unknown below", "no number", "no choice", "out of range"],
+    ids=["unknown", "unknown below", "no number", "no choice", "out of range", "seed", "subset"],
 )
 def test_a_setting_that_is_wrong_is_named(path: tuple[str, ...], value: object, message: str):
     values = to_json(TrainConfig())

@@ -1,14 +1,18 @@
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import chi2
 
+from benchmarks.bench_plan import label_index
 from psla_wds.errors import ConfigError, ShardError, StaleIndexError
 from psla_wds.index_files import COLUMN_DTYPES, merge_sidecars, open_indexes, read_index
 from psla_wds.shard_index import ShardIndex
 from psla_wds.shards import read_sidecar, sidecar_path
+from train.recipes import TrainConfig
 
 
 @pytest.fixture
@@ -70,6 +74,73 @@ def test_several_sets_follow_one_another(shards: Path):
 def test_an_unknown_split_is_refused_with_those_there_are(shards: Path):
     with pytest.raises(ConfigError, match=r"no split test\n.*\n.*eval, train"):
         open_indexes([f"{shards}:test"])
+
+
+def ids(index: ShardIndex) -> list[str]:
+    return [index.clip_id(row) for row in range(len(index))]
+
+
+def test_a_random_choice_keeps_the_order_and_holds_smaller_ones(shards: Path):
+    whole = read_index(shards)
+    chosen = [ids(whole.select_random(count, seed=5)) for count in range(len(whole) + 1)]
+    for count, (few, more) in enumerate(pairwise(chosen)):
+        assert len(few) == count and set(few) < set(more)
+        assert few == [clip_id for clip_id in ids(whole) if clip_id in few]
+    assert same(whole.select_random(len(whole), seed=5), whole)
+
+
+def test_a_random_choice_does_not_depend_on_the_order_of_the_clips(shards: Path):
+    whole = read_index(shards)
+    turned = whole.select(np.arange(len(whole))[::-1], "turned")
+    choice = whole.select_random(17, seed=3)
+    assert ids(turned.select_random(17, seed=3)) == ids(choice)[::-1]
+    assert [choice.labels(row).tolist() for row in range(17)] == [
+        whole.labels(ids(whole).index(clip_id)).tolist() for clip_id in ids(choice)
+    ]
+
+
+def test_every_clip_and_every_pair_is_as_likely_to_be_chosen(shards: Path):
+    whole = read_index(shards)
+    row_of = {clip_id: row for row, clip_id in enumerate(ids(whole))}
+    chosen = np.zeros((1000, 48))
+    for seed, row in enumerate(chosen):
+        row[[row_of[clip_id] for clip_id in ids(whole.select_random(12, seed=seed))]] = 1
+    # Of 12 out of 48: a clip's chance is 1/4; counts of clips sum to a constant, hence 47/48.
+    statistic = ((chosen.sum(axis=0) - 250) ** 2).sum() / (1000 * 1 / 4 * 3 / 4) * 47 / 48
+    assert 1e-3 < chi2(47).cdf(statistic) < 1 - 1e-3
+    together = (chosen.T @ chosen)[np.triu_indices(48, k=1)]
+    chance = 12 / 48 * 11 / 47
+    assert together.mean() == pytest.approx(1000 * chance)
+    assert together.var() == pytest.approx(1000 * chance * (1 - chance), rel=0.15)
+
+
+def test_a_random_choice_changes_the_fingerprint(shards: Path):
+    whole = read_index(shards)
+    choices = [whole, *(whole.select_random(n, seed=seed) for n, seed in [(9, 0), (9, 1), (10, 0)])]
+    assert len({index.fingerprint for index in choices}) == 4
+    assert whole.select_random(9, seed=1).fingerprint == choices[2].fingerprint
+
+
+def test_each_of_many_rows_takes_its_labels_along():
+    clips = np.arange(200_000)
+    starts = np.concatenate([[0], np.cumsum(clips % 4)])
+    whole = label_index(starts, np.repeat(clips % 1000, clips % 4).astype(np.uint16), 1000)
+    rows = clips[::-1][::2]
+    few = whole.select(rows, "every second, backwards")
+    assert np.diff(few.label_starts).tolist() == (rows % 4).tolist()
+    assert few.label_values.tolist() == np.repeat(rows % 1000, rows % 4).tolist()
+
+
+def test_more_clips_than_there_are_cannot_be_chosen(shards: Path):
+    with pytest.raises(ConfigError) as caught:
+        read_index(shards).select_random(49, seed=0)
+    assert str(caught.value).splitlines() == [
+        "49 clips cannot be chosen from 48",
+        "  where: subset",
+        "  fix:   set --subset to at most 48, or leave it out",
+    ]
+    with pytest.raises(ConfigError, match="--subset to at least 1"):
+        TrainConfig(subset=0)
 
 
 def test_sets_of_other_classes_do_not_mix(shards: Path, copied: Path):
