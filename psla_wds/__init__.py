@@ -1,1 +1,80 @@
-"""The library: every mechanism, no command line."""
+"""The library: every mechanism, no command line. What a training script of one's own needs can be
+imported from here (docs/use_the_loader.md); torch and DALI are loaded by the first use that
+needs them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from psla_wds.augment import AugmentConfig, Draws
+    from psla_wds.batches import LoaderConfig, evaluation_batches, training_batches
+    from psla_wds.epochs import Epochs, Share
+    from psla_wds.errors import PslaError
+    from psla_wds.features import FeatureConfig
+    from psla_wds.index_files import open_indexes
+    from psla_wds.loader import Batch, Loader
+    from psla_wds.reader import ReaderConfig
+    from psla_wds.sampler import SamplerConfig
+    from psla_wds.shard_index import ShardIndex
+    from psla_wds.waveform_batches import (
+        WaveformBatch,
+        WaveformConfig,
+        WaveformLoader,
+        evaluation_waveforms,
+        training_waveforms,
+    )
+
+__all__ = [
+    "AugmentConfig",
+    "Batch",
+    "Draws",
+    "Epochs",
+    "FeatureConfig",
+    "Loader",
+    "LoaderConfig",
+    "PslaError",
+    "ReaderConfig",
+    "SamplerConfig",
+    "ShardIndex",
+    "Share",
+    "WaveformBatch",
+    "WaveformConfig",
+    "WaveformLoader",
+    "evaluation_batches",
+    "evaluation_waveforms",
+    "open_indexes",
+    "training_batches",
+    "training_waveforms",
+]
+
+_NAMES = {
+    "augment": ("AugmentConfig", "Draws"),
+    "batches": ("LoaderConfig", "evaluation_batches", "training_batches"),
+    "epochs": ("Epochs", "Share"),
+    "errors": ("PslaError",),
+    "features": ("FeatureConfig",),
+    "index_files": ("open_indexes",),
+    "loader": ("Batch", "Loader"),
+    "reader": ("ReaderConfig",),
+    "sampler": ("SamplerConfig",),
+    "shard_index": ("ShardIndex",),
+    "waveform_batches": (
+        "WaveformBatch",
+        "WaveformConfig",
+        "WaveformLoader",
+        "evaluation_waveforms",
+        "training_waveforms",
+    ),
+}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -14,7 +14,7 @@ from psla_wds.errors import ConfigError
 from psla_wds.features import FeatureConfig
 from psla_wds.pipeline import NULL_WAV, EncodedBatch, FrontEnd, UndecodableBatchError
 from psla_wds.read_ahead import ReadAhead, mixed_targets, rows_read
-from psla_wds.reader import DamagedClipError, Reader, ReaderConfig
+from psla_wds.reader import DamagedClipError, Reader, ReaderConfig, undecodable_clip
 from psla_wds.schedule import Schedule
 from psla_wds.shard_index import ShardIndex
 
@@ -53,7 +53,7 @@ class Loader:
         self._ahead = ReadAhead(self._reader, index, schedule, config)
         self._draws: dict[int, Draws] = {}  # of iterations that are in the pipeline
         self._iteration = 0
-        self._front_end = self._open_front_end()
+        self._front_end: FrontEnd | None = self._open_front_end()
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -74,7 +74,8 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """End the threads and close the shards."""
+        """End the threads, DALI's among them, and close the shards."""
+        self._front_end = None
         self._reader.close()
 
     @property
@@ -111,9 +112,11 @@ class Loader:
 
     def _next_log_mel(self) -> Float32[torch.Tensor, "draws frames mels"]:
         while True:
+            if self._front_end is None:
+                raise RuntimeError("the loader was closed: use it inside its `with` block")
             try:
                 return self._front_end.run()
-            except UndecodableBatchError as error:
+            except UndecodableBatchError:
                 damaged = self._find_undecodable(self._draws[self._iteration])
                 if damaged is None:
                     raise
@@ -122,7 +125,6 @@ class Loader:
                 # one, so that no batch is lost and the order stays.
                 self._draws.clear()
                 self._front_end = self._open_front_end()
-                del error
 
     def _find_undecodable(self, draws: Draws) -> DamagedClipError | None:
         """DALI does not say which clip it failed on."""
@@ -131,13 +133,7 @@ class Loader:
             try:
                 decode_pcm(clip.data)
             except RuntimeError as reason:
-                folder = self._index.shards[self._index.shard[row]].parent
-                return DamagedClipError(
-                    f"the clip cannot be decoded: {reason}",
-                    row=int(row),
-                    where=self._index.where(row),
-                    fix=f"find all such clips with: python -m sharding.check {folder} --deep",
-                )
+                return undecodable_clip(self._index, int(row), reason)
         return None
 
 

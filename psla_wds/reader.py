@@ -68,6 +68,17 @@ class DamagedClipError(ShardError):
         self.row = row
 
 
+def undecodable_clip(index: ShardIndex, row: int, reason: Exception) -> DamagedClipError:
+    """The error for a clip whose bytes are as they were packed, and are no audio."""
+    folder = index.shards[index.shard[row]].parent
+    return DamagedClipError(
+        f"the clip cannot be decoded: {reason}",
+        row=row,
+        where=index.where(row),
+        fix=f"find all such clips with: python -m sharding.check {folder} --deep",
+    )
+
+
 class Reader:
     """Reads clips of an index; every clip is checked against its CRC-32."""
 

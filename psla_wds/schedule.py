@@ -110,7 +110,6 @@ class Plans:
 
     def __init__(self, index: ShardIndex, config: SamplerConfig, *, seed: int) -> None:
         self._make = partial(plan_epoch, index, config, seed=seed)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="plan")
         self._plans: dict[int, Future[EpochPlan]] = {}
         self.num_clips = len(index)
         self.num_draws = config.draws_per_epoch or len(index)
@@ -119,7 +118,9 @@ class Plans:
         """The plan of an epoch, counted from 1."""
         for wanted in (epoch, epoch + 1):
             if wanted not in self._plans:
-                self._plans[wanted] = self._pool.submit(self._make, epoch=wanted)
+                pool = ThreadPoolExecutor(1, thread_name_prefix="plan")
+                self._plans[wanted] = pool.submit(self._make, epoch=wanted)
+                pool.shutdown(wait=False)  # the thread ends with the plan
         # An epoch back is kept: its last batches are delivered after the next one was begun.
         for past in [known for known in self._plans if known < epoch - 1]:
             del self._plans[past]

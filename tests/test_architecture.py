@@ -14,7 +14,18 @@ ALLOWED = {
     "benchmarks": {"psla_wds", "sharding", "eval", "train"},
 }
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ARGUMENTS = 300, 50, 6
-WITHOUT_TORCH = ["shards", "shard_index", "index_files", "sampler", "augment", "schedule", "reader"]
+WITHOUT_TORCH = [
+    "shards",
+    "shard_index",
+    "index_files",
+    "sampler",
+    "augment",
+    "schedule",
+    "reader",
+    "read_ahead",
+    "epochs",
+    "waveform_batches",
+]
 
 
 def imported_modules(path: Path) -> set[str]:

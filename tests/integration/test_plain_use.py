@@ -3,33 +3,27 @@
 import ast
 import contextlib
 import gc
-import io
 import itertools
 import os
 import re
 import shutil
 import sys
 import threading
-import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 import torch.distributed as dist
 from conftest import run
 
 import psla_wds
 from psla_wds import (
-    AugmentConfig,
     Batch,
     FeatureConfig,
     LoaderConfig,
     PslaError,
     ReaderConfig,
-    SamplerConfig,
     ShardIndex,
     Share,
     WaveformConfig,
@@ -40,7 +34,6 @@ from psla_wds import (
     training_waveforms,
 )
 from psla_wds.epochs import current_share
-from psla_wds.features import LogMel, fit, normalise
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "use_the_loader.md"
@@ -109,7 +102,10 @@ def test_the_code_of_the_readme_is_that_of_the_page():
     assert len([line for line in block.splitlines() if line]) <= 5
 
 
-def test_the_script_of_the_page_for_several_processes_runs_by_torchrun(folder: Path):
+def test_the_script_of_the_page_for_several_processes_runs_by_torchrun(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # there may be one GPU, and it wants one each
     (block,) = [block for block in code_blocks(PAGE) if "# torchrun" in block]
     words = block.splitlines()[0].removeprefix("# torchrun ").split()
     (folder / words[-1]).write_text(block)
@@ -177,50 +173,6 @@ def test_a_resumed_script_gets_the_rest_bit_by_bit(index: ShardIndex):
     assert whole[0].rows.tolist() != drawn(index, 1, seed=4)[0].rows.tolist()
 
 
-def test_waveforms_are_those_of_training_in_its_order(index: ShardIndex):
-    config = LoaderConfig(
-        augment=AugmentConfig(freq_mask=0, time_mask=0), features=FEATURES, device="cpu"
-    )
-    log_mel = LogMel(FEATURES)
-    with training_waveforms(index, batch_size=8, config=WAVEFORMS, first_step=2) as batches:
-        decoded = [batch for _ in range(2) for batch in batches]
-    assert [len(batch.waveforms) for batch in decoded] == [8] * 6
-    for ours, trained in zip(decoded, drawn(index, 6, first_step=2, config=config), strict=True):
-        waveforms, targets = ours.mixed()
-        assert ours.draws.rows.tolist() == trained.rows.tolist()
-        assert torch.equal(torch.from_numpy(targets), trained.targets)
-        features = [fit(log_mel(torch.from_numpy(waveform)), 64) for waveform in waveforms]
-        difference = normalise(torch.stack(features), FEATURES) - trained.log_mel
-        assert difference.abs().max() < 5e-3
-    assert any(batch.draws.mixed.any() for batch in decoded)
-
-
-def test_masks_of_waveforms_are_those_of_training(index: ShardIndex):
-    (trained,) = drawn(index, 1)
-    with training_waveforms(index, batch_size=8, config=WAVEFORMS) as batches:
-        masks = next(iter(batches)).draws.masks
-    masked = -FEATURES.mean / FEATURES.std
-    for spectrogram, (mel, num_mels, frame, num_frames) in zip(trained.log_mel, masks, strict=True):
-        assert (spectrogram[:, mel : mel + num_mels] == masked).all()
-        assert (spectrogram[frame : frame + num_frames] == masked).all()
-    assert masks[:, [1, 3]].sum() > 0
-
-
-def test_waveforms_are_what_soundfile_decodes(index: ShardIndex):
-    with evaluation_waveforms(index, batch_size=10, config=WAVEFORMS) as batches:
-        batches = list(batches)
-    assert [len(batch.waveforms) for batch in batches] == [10, 10, 10, 6]
-    clip_ids = [clip_id for batch in batches for clip_id in batch.clip_ids]
-    assert clip_ids == [index.clip_id(row) for row in range(len(index))]
-    for batch in batches:
-        assert np.array_equal(batch.targets, index.targets(batch.draws.rows))
-        for row, waveform in zip(batch.draws.rows, batch.waveforms, strict=True):
-            tar, start = index.shards[index.shard[row]].read_bytes(), index.offset[row]
-            encoded = tar[start : start + index.size[row]]
-            expected, _ = soundfile.read(io.BytesIO(encoded), dtype="float32")
-            assert np.array_equal(waveform, expected)
-
-
 def test_an_evaluation_has_each_clip_once_over_all_processes(index: ShardIndex):
     rows, targets = [], []
     for rank in range(2):
@@ -244,7 +196,6 @@ def test_threads_end_and_files_close_with_the_block(index: ShardIndex, kind: str
     with opened as batches:
         next(iter(batches))
         assert len(threading.enumerate()) > len(before) and open_shards(index)
-    gc.collect()
     for thread in set(threading.enumerate()) - before:
         thread.join(timeout=5)
     assert set(threading.enumerate()) <= before
@@ -290,49 +241,3 @@ def test_shards_that_changed_are_named_before_anything_is_read(shards: Path, tmp
     for opened in (training_batches, evaluation_batches, training_waveforms, evaluation_waveforms):
         with pytest.raises(PslaError, match="the index expects a shard of"):
             opened(index, batch_size=8)
-
-
-def damage(index: ShardIndex, row: int) -> None:
-    """Bytes that are no audio, and the checksum of them: what reading cannot find."""
-    noise = bytes(index.size[row])
-    with index.shards[index.shard[row]].open("r+b") as shard:
-        shard.seek(index.offset[row])
-        shard.write(noise)
-    index.crc32[row] = zlib.crc32(noise)
-
-
-@pytest.fixture
-def damaged(shards: Path, tmp_path: Path) -> ShardIndex:
-    """Row 30 cannot be decoded."""
-    index = open_indexes([str(shutil.copytree(shards, tmp_path / "copy"))])
-    index = index.select(np.arange(len(index)), "in memory, so that it can be changed")
-    damage(index, 30)
-    return index
-
-
-def test_an_evaluation_names_a_clip_that_cannot_be_decoded(damaged: ShardIndex):
-    reader = ReaderConfig(max_damaged=1)  # of training: an evaluation has no other clip to take
-    for opened in (
-        evaluation_waveforms(damaged, batch_size=8, config=WaveformConfig(reader=reader)),
-        evaluation_batches(damaged, batch_size=8, config=replace(CONFIG, reader=reader)),
-    ):
-        with opened as batches, pytest.raises(PslaError, match="cannot be decoded") as caught:
-            list(batches)
-        assert damaged.clip_id(30) in str(caught.value)
-
-
-def test_training_replaces_clips_that_cannot_be_decoded_and_lists_them(damaged: ShardIndex):
-    sampler, reader = SamplerConfig(sampling="shuffle"), ReaderConfig(max_damaged=1)
-    config = replace(CONFIG, sampler=sampler, reader=reader)
-    waveforms = replace(WAVEFORMS, sampler=sampler, reader=reader)
-    rows = []
-    for opened in (
-        training_batches(damaged, batch_size=8, config=config),
-        training_waveforms(damaged, batch_size=8, config=waveforms),
-    ):
-        with opened as batches:
-            for batch in batches:
-                rows += (batch.rows if isinstance(batch, Batch) else batch.draws.rows).tolist()
-            assert list(batches.damaged) == [damaged.clip_id(30)]
-    assert len(rows) == 2 * 48 and 30 not in rows
-    assert rows[:48] == rows[48:]
