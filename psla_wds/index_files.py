@@ -137,7 +137,8 @@ def merge_sidecars(shards: Path) -> ShardIndex:
 def write_index(shards: Path, sidecars: list[Sidecar], classes: ClassList) -> None:
     """Replace the index of a folder by one of these shards."""
     columns, splits = _columns(sidecars, classes)
-    rates = {sidecar.sample_rate_hz for sidecar in sidecars}
+    rates = {sidecar.sample_rate_hz for sidecar in sidecars if sidecar.clips.clip_id}
+    rates = rates or {sidecar.sample_rate_hz for sidecar in sidecars}
     if len(rates) != 1:
         raise ShardError(
             f"the shards have several sample rates: {sorted(rates)}",

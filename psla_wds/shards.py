@@ -83,6 +83,7 @@ class Sidecar:
     size_bytes: int
     sha256: str
     sample_rate_hz: int
+    """Of all clips; 0 for a tar from elsewhere that holds none."""
     clips: ClipColumns
     rejected: list[dict[str, str]]
     """Clips refused while packing: clip_id, path, source, reason, detail."""
@@ -94,7 +95,7 @@ class Sidecar:
         class_counts = Counter(mid for mids in self.clips.mids for mid in mids)
         summary = {
             "num_clips": len(self.clips.clip_id),
-            "duration_s": sum(self.clips.num_samples) / self.sample_rate_hz,
+            "duration_s": sum(self.clips.num_samples) / max(self.sample_rate_hz, 1),
             "class_counts": dict(sorted(class_counts.items())),
         }
         return asdict(self) | summary

@@ -8,8 +8,6 @@ Any format that libsndfile reads, at any rate and number of channels, becomes on
 rate. Interrupted and started again, it goes on; the same input and settings give the same bytes.
 """
 
-import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,16 +18,14 @@ from tyro.conf import arg, subcommand
 from psla_wds import cli
 from psla_wds.audio import Codec
 from psla_wds.errors import ConfigError, ManifestError
-from psla_wds.files import atomic_open
 from psla_wds.index_files import merge_sidecars
 from psla_wds.manifest import checked
 from psla_wds.progress import clip_bar
 from sharding.engines import num_cores, run_local
 from sharding.pack import Encoding, ShardResult, ShardTask
 from sharding.plan import Layout, open_output, plan_shards
+from sharding.rejects import REJECTED, check_rejected, write_rejected
 from sharding.sources import AudioSetSource, FolderSource, ManifestSource
-
-REJECTED = "rejected.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +103,14 @@ def build(source: Sources, config: PackConfig) -> None:
     open_output(config.output, tasks, classes, config.layout)
     results = _run(tasks, len(clips), config.workers)
     rejected = [clip for result in results for clip in result.rejected]
-    _write_rejected(config.output / REJECTED, rejected)
-    _check_rejected(rejected, len(clips), config)
+    write_rejected(config.output / REJECTED, rejected)
+    check_rejected(
+        rejected,
+        len(clips),
+        config.max_rejected,
+        where=config.output / REJECTED,
+        fix="mend the files and build into another --output",
+    )
     index = merge_sidecars(config.output)
     hours = index.num_samples.sum() / index.sample_rate_hz / 3600
     size_gb = sum(index.shard_sizes) / 1e9
@@ -131,26 +133,6 @@ def _run(tasks: Sequence[ShardTask], num_clips: int, workers: int) -> list[Shard
             shards = f"{len(results)}/{len(tasks)}"
             bar.set_postfix(shards=shards, rejected=rejected, refresh=False)
     return sorted(results, key=lambda result: result.number)
-
-
-def _write_rejected(path: Path, rejected: list[dict[str, str]]) -> None:
-    with atomic_open(path, "w") as file:
-        for clip in rejected:
-            file.write(json.dumps(clip, ensure_ascii=False) + "\n")
-
-
-def _check_rejected(rejected: list[dict[str, str]], num_clips: int, config: PackConfig) -> None:
-    if len(rejected) == num_clips or len(rejected) > config.max_rejected * num_clips:
-        share = len(rejected) / num_clips
-        counts = Counter(clip["reason"] for clip in rejected).most_common()
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts)
-        accept = f"--max-rejected {min(1.0, share * 1.05):.3g} accepts them"
-        raise ManifestError(
-            f"{len(rejected):,} of {num_clips:,} clips were refused ({share:.1%}): {reasons}",
-            where=config.output / REJECTED,
-            fix="mend the files and build into another --output"
-            + (f", or go on without: {accept}" if len(rejected) < num_clips else ""),
-        )
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
     python -m sharding.check SHARDS [--deep]
 
 Compares the size and SHA-256 of every shard, every member's place and CRC-32, and the index with
-the sidecars. --deep also reads every shard back through webdataset and decodes every clip.
+the sidecars. --deep also reads every shard back through webdataset and decodes every clip; tars
+that others built are scanned again instead, since webdataset may not read them as their index does.
 """
 
 import json
@@ -21,9 +22,11 @@ from psla_wds import cli
 from psla_wds.audio import decode_pcm
 from psla_wds.errors import ShardError
 from psla_wds.index_files import read_index
+from psla_wds.labels import ClassList
 from psla_wds.progress import clip_bar
 from psla_wds.shard_index import ShardIndex
 from psla_wds.shards import Sidecar, key_of, read_sidecar, sha256_of
+from sharding.foreign import is_foreign, scan
 
 MAX_SHOWN = 20
 
@@ -70,6 +73,9 @@ def _check_shard(index: ShardIndex, tar: Path, rows: np.ndarray, deep: bool) -> 
         yield "the SHA-256 differs"
         deep = True  # to name what is damaged
     try:
+        if is_foreign(sidecar):
+            yield from _check_foreign(tar, sidecar, index.classes if deep else None)
+            return
         yield from _check_members(tar, sidecar)
         if deep:
             yield from _read_back(tar, sidecar)
@@ -137,15 +143,47 @@ def _check_sample(sample: dict[str, Any], sidecar: Sidecar, number: int) -> Iter
     clips, key = sidecar.clips, sample["__key__"]
     audio = next((v for k, v in sample.items() if k != "json" and not k.startswith("_")), b"")
     try:
-        pcm, sample_rate_hz = decode_pcm(audio)
         metadata = json.loads(sample["json"])
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (ValueError, KeyError) as error:
         yield f"{key} cannot be decoded: {error}"
         return
-    if (len(pcm), sample_rate_hz) != (clips.num_samples[number], sidecar.sample_rate_hz):
-        yield f"{key} decodes to {len(pcm)} samples at {sample_rate_hz} Hz"
+    yield from _check_audio(key, audio, (clips.num_samples[number], sidecar.sample_rate_hz))
     if metadata.get("labels") != clips.mids[number]:
         yield f"{key} has other labels in its .json than in the sidecar"
+
+
+def _check_audio(name: str, audio: bytes, length: tuple[int, int]) -> Iterator[str]:
+    """The clip can be decoded, to so many samples at such a rate."""
+    try:
+        pcm, sample_rate_hz = decode_pcm(audio)
+    except RuntimeError as error:
+        yield f"{name} cannot be decoded: {error}"
+        return
+    if (len(pcm), sample_rate_hz) != length:
+        yield f"{name} decodes to {len(pcm)} samples at {sample_rate_hz} Hz"
+
+
+def _check_foreign(tar: Path, sidecar: Sidecar, classes: ClassList | None) -> Iterator[str]:
+    """Every clip's bytes are those of the sidecar; with classes, a scan still gives the sidecar,
+    and every clip can be decoded."""
+    clips = sidecar.clips
+    with tar.open("rb") as file:
+        for number, clip_id in enumerate(clips.clip_id):
+            file.seek(clips.offset[number])
+            audio = file.read(clips.size[number])
+            if zlib.crc32(audio) != clips.crc32[number]:
+                yield f"clip {clip_id} is damaged: its CRC-32 differs"
+            if classes:
+                length = (clips.num_samples[number], sidecar.sample_rate_hz)
+                yield from _check_audio(clip_id, audio, length)
+    try:
+        again = scan(tar, classes).sidecar if classes else sidecar
+    except ShardError as error:
+        yield str(error).splitlines()[0]
+        return
+    for name, column in vars(again.clips).items():
+        if column != getattr(clips, name):
+            yield f"a new scan and the sidecar differ in {name}"
 
 
 def main() -> None:
@@ -157,7 +195,8 @@ def main() -> None:
         raise ShardError(
             f"{len(problems):,} problems:\n{shown}{more}",
             where=args.shards,
-            fix="delete the tars named and their sidecars, and run the same sharding.build again",
+            fix="delete the tars named and their sidecars, and run the same sharding.build again; "
+            "tars built elsewhere: copy them again, then python -m sharding.index",
         )
     print(
         f"checked {args.shards}: tars, sidecars and index agree; next: "

@@ -1,31 +1,228 @@
-"""Make the index of a folder of shards anew, from their sidecars.
+"""Make the index of a folder of shards anew; of tars that others built as well.
 
-    python -m sharding.index SHARDS
+    python -m sharding.index SHARDS [--class-labels CSV]
 
-sharding.build does this at its end; it is of use when an index was lost or shards were moved.
+sharding.build does this for its shards at its end; it is of use when an index was lost or shards
+were moved. WebDataset tars from elsewhere (KEY.flac, .wav, .ogg, .opus or .aiff, with labels in
+KEY.json, .cls or .txt) are scanned, and get a sidecar beside them; the tars are not changed.
 """
 
-from dataclasses import dataclass
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int64
 from tyro.conf import Positional
 
 from psla_wds import cli
-from psla_wds.index_files import merge_sidecars
+from psla_wds.errors import ConfigError, ManifestError, ShardError
+from psla_wds.index_files import CLASS_LABELS, merge_sidecars
+from psla_wds.labels import ClassList, read_class_list, write_class_list
+from psla_wds.progress import clip_bar
+from psla_wds.shard_index import ShardIndex
+from psla_wds.shards import Sidecar, read_sidecar, write_sidecar
+from sharding.foreign import is_current, is_foreign, scan
+from sharding.members import REPACK
+from sharding.plan import PLAN_FILE
+from sharding.rejects import REJECTED, check_rejected, write_rejected
+
+SORTED_BY_CLASS = 0.2
+"""Of `class_separation`: as if each tar held five classes of a great many."""
+
+logger = logging.getLogger("sharding.index")
 
 
 @dataclass(frozen=True)
 class Args:
     shards: Positional[Path]
     """Folder of the shards."""
+    class_labels: Path | None = None
+    """CSV of the classes: index,mid,display_name; needed where the folder has none, and copied."""
+    max_rejected: float = 0.01
+    """Share of the clips that may be unusable before it is an error."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_rejected <= 1:
+            flag = "--max-rejected"
+            what = f"max_rejected={self.max_rejected} must be from 0 to 1"
+            raise ConfigError(what, where=flag, fix=f"set {flag}")
+
+
+@dataclass
+class Found:
+    """What the tars of a folder hold, as far as they have been looked at."""
+
+    tar_of: dict[str, str] = field(default_factory=dict)
+    """Name of the tar by clip id."""
+    rates: Counter[int] = field(default_factory=Counter)
+    """Clips of each sample rate, in Hz."""
+    rejected: list[dict[str, str]] = field(default_factory=list)
+    num_scanned: int = 0
+    """Tars that had no sidecar, or an old one."""
+
+    def add(self, sidecar: Sidecar, rates: Counter[int]) -> None:
+        self.rates += rates
+        self.rejected += sidecar.rejected
+        for clip_id in sidecar.clips.clip_id:
+            if clip_id in self.tar_of:
+                raise ManifestError(
+                    f"clip id {clip_id!r} appears twice",
+                    where=f"{self.tar_of[clip_id]} and {sidecar.shard}",
+                    fix=f"give each clip a clip_id of its own in its .json, or {REPACK}",
+                )
+            self.tar_of[clip_id] = sidecar.shard
+
+
+def make_index(
+    shards: Path, class_labels: Path | None = None, *, max_rejected: float = 0.01
+) -> tuple[ShardIndex, Found]:
+    """The index of a folder, once each foreign tar in it has a sidecar, and what was found."""
+    foreign, found = foreign_tars(shards), Found()
+    _check_writable(shards)
+    if foreign or (class_labels and any(shards.glob("*.tar"))):
+        classes = _class_list(shards, class_labels)
+        if foreign:
+            _describe(shards, classes, found)
+            _check(shards, found, max_rejected)
+        if not (shards / CLASS_LABELS).exists():
+            write_class_list(classes, shards / CLASS_LABELS)
+    index = merge_sidecars(shards)
+    if foreign:
+        _warn_if_sorted(index)
+    return index, found
+
+
+def foreign_tars(shards: Path) -> list[Path]:
+    """Tars that sharding.build did not make; none in a folder that is one of its builds."""
+    if (shards / PLAN_FILE).exists():
+        return []
+    tars = sorted(shards.glob("*.tar"))
+    return [tar for tar in tars if (sidecar := read_sidecar(tar)) is None or is_foreign(sidecar)]
+
+
+def class_separation(
+    counts: Int64[np.ndarray, "shards classes"], sizes: Int64[np.ndarray, " shards"]
+) -> float:
+    """How much a clip's tar says about its classes: 0 if tars are shuffled, 1 if each is pure.
+
+    The share of the variance of the targets that lies between tars (Wright's fixation index),
+    estimated from pairs of clips of one tar, so that small tars do not look sorted by chance.
+
+    Args:
+        counts: clips of each class.
+        sizes: clips.
+    """
+    pairs = (sizes * (sizes - 1)).sum()
+    share = counts.sum(axis=0) / sizes.sum()
+    variance = (share * (1 - share)).sum()
+    if not pairs or not variance:
+        return 0.0
+    share_of_pairs = (counts * (counts - 1)).sum(axis=0) / pairs
+    return float((share_of_pairs - share**2).sum() / variance)
+
+
+def _check_writable(shards: Path) -> None:
+    if not shards.is_dir():
+        raise ConfigError("there is no such folder", where=shards, fix="check the path")
+    try:
+        with tempfile.TemporaryFile(dir=shards):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"sidecars and index cannot be written here: {error.strerror}",
+            where=shards,
+            fix="give write access, or link the tars (ln -s) into a folder that has it",
+        ) from None
+
+
+def _class_list(shards: Path, class_labels: Path | None) -> ClassList:
+    """Those of --class-labels, which must not contradict those in the folder."""
+    present = shards / CLASS_LABELS
+    classes = read_class_list(class_labels or present)
+    if present.exists() and read_class_list(present) != classes:
+        raise ConfigError(
+            "the folder has another class list",
+            where=f"{present} beside {class_labels}",
+            fix=f"leave --class-labels out, or delete {present}",
+        )
+    return classes
+
+
+def _describe(shards: Path, classes: ClassList, found: Found) -> None:
+    """See that each foreign tar has its sidecar, and add up what the tars hold."""
+    tars = sorted(shards.glob("*.tar"))
+    with clip_bar(desc="scanning") as bar:
+        for number, tar in enumerate(tars, 1):
+            _look_at(tar, classes, found, bar.update)
+            bar.set_postfix(tars=f"{number}/{len(tars)}", rejected=len(found.rejected))
+
+
+def _check(shards: Path, found: Found, max_rejected: float) -> None:
+    """Refuse sets that cannot be loaded as one."""
+    write_rejected(shards / REJECTED, found.rejected)
+    num_clips = len(found.tar_of) + len(found.rejected)
+    if not num_clips:
+        raise ManifestError("the tars hold no clip", where=shards, fix="check the folder")
+    fix = f"mend the tars, or {REPACK}"
+    where = shards / REJECTED
+    check_rejected(found.rejected, num_clips, max_rejected, where=where, fix=fix)
+    if len(found.rates) > 1:
+        rates = ", ".join(f"{n:,} at {hz:,} Hz" for hz, n in found.rates.most_common())
+        raise ShardError(f"the clips have several sample rates: {rates}", where=shards, fix=REPACK)
+
+
+def _look_at(tar: Path, classes: ClassList, found: Found, progress: Callable[[], object]) -> None:
+    """Add what a tar holds, by its sidecar if that still describes it, else by a scan."""
+    sidecar = read_sidecar(tar)
+    if sidecar and (not is_foreign(sidecar) or is_current(sidecar, tar, classes)):
+        found.add(sidecar, Counter({sidecar.sample_rate_hz: len(sidecar.clips.clip_id)}))
+        return
+    scanned = scan(tar, classes, progress)
+    found.num_scanned += 1
+    found.add(scanned.sidecar, scanned.rates)
+    if len(scanned.rates) < 2:
+        _write(tar, scanned.sidecar)
+
+
+def _write(tar: Path, sidecar: Sidecar) -> None:
+    try:
+        write_sidecar(tar, sidecar)
+    except OSError as error:
+        raise ShardError(
+            f"cannot write the sidecar: {error.strerror}",
+            where=tar,
+            fix="make room or give write access, and run the same command again: it goes on",
+        ) from None
+
+
+def _warn_if_sorted(index: ShardIndex) -> None:
+    num_shards, num_classes = len(index.shards), len(index.classes)
+    shard_of_label = np.repeat(index.shard.astype(np.int64), np.diff(index.label_starts))
+    cells = shard_of_label * num_classes + index.label_values
+    counts = np.bincount(cells, minlength=num_shards * num_classes)
+    sizes = np.bincount(index.shard, minlength=num_shards)
+    separation = class_separation(counts.reshape(num_shards, num_classes), sizes)
+    if separation > SORTED_BY_CLASS:
+        logger.warning(
+            "the tars are sorted by class (separation %.2f; 0 if shuffled, 1 with a class a tar). "
+            "Draws here are not affected, but readers that stream tars are, and some of the tars "
+            "are no fair sample of all; python -m sharding.build shuffles",
+            separation,
+        )
 
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m sharding.index")
-    index = merge_sidecars(args.shards)
+    index, found = make_index(args.shards, args.class_labels, max_rejected=args.max_rejected)
+    scanned = f"; {found.num_scanned:,} scanned, {len(found.rejected):,} clips refused"
     print(
         f"wrote the index of {len(index):,} clips in {len(index.shards):,} shards to "
-        f"{args.shards}; next: python -m sharding.check {args.shards}"
+        f"{args.shards}{scanned if found.tar_of else ''}; "
+        f"next: python -m sharding.check {args.shards}"
     )
 
 

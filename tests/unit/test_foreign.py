@@ -1,0 +1,266 @@
+"""What a scan of a foreign tar refuses, and how names and classes are understood."""
+
+import gzip
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from foreign_tars import GOOD, RATE_HZ, audio_of, write_class_labels, write_members
+from hypothesis import example, given
+from hypothesis import strategies as st
+from webdataset.tariterators import base_plus_ext
+
+from psla_wds.audio import decode_pcm
+from psla_wds.errors import ConfigError, ManifestError, PslaError, ShardError
+from psla_wds.labels import ClassList
+from sharding.check import check
+from sharding.foreign import scan
+from sharding.index import class_separation, make_index
+from sharding.members import split_name
+from sharding.rejects import REJECTED
+
+CLASSES = ClassList(("/t/0", "/t/1", "/t/2", "7"), ("low", "middle, or so", "2", "noise"))
+
+
+@pytest.fixture
+def class_labels(tmp_path: Path) -> Path:
+    return write_class_labels(tmp_path / "classes.csv")
+
+
+names = st.lists(st.sampled_from(["a", "b.c", "d.flac", "000_10.000.wav", "e"]), min_size=1)
+
+
+@given(names.map("/".join) | st.text("aB./_", min_size=1))
+@example("Y--PJHxphWEs_30.000_40.000.flac")
+def test_names_are_split_as_webdataset_splits_them(name: str):
+    key, extension = split_name(name)
+    if key:
+        expected_key, expected_extension = base_plus_ext(name)
+        assert (key, extension) == (expected_key, expected_extension.lower())
+    else:  # hidden, or without an extension
+        base = name.rpartition("/")[2]
+        assert "." not in base.rstrip(".") or base.startswith(".") or not base.partition(".")[2]
+
+
+@pytest.mark.parametrize("name", ["a", ".a.wav", "d/._a.wav", "__meta__/a.wav", "__a.b__", "a."])
+def test_what_is_no_part_of_a_clip_has_no_key(name: str):
+    assert split_name(name) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({"json": {"labels": ["/t/1", "low"]}}, ["/t/0", "/t/1"]),
+        ({"json": {"labels": "middle, or so|/t/0|low"}}, ["/t/0", "/t/1"]),
+        ({"json": {"label": 2}}, ["/t/2"]),
+        ({"json": {"labels": [], "tags": ["noise"]}, "cls": "0"}, ["7"]),
+        ({"json": {"caption": "?"}, "cls": "0", "txt": "noise"}, ["/t/0"]),
+        ({"cls": " 3\n"}, ["7"]),
+        ({"txt": "low\r\nmiddle, or so\n\n"}, ["/t/0", "/t/1"]),
+        ({"txt": "7"}, ["7"]),
+        ({"json": {"labels": "2"}}, ["/t/2"]),
+    ],
+)
+def test_labels_are_mids_names_or_indices(tmp_path: Path, labels: dict, expected: list[str]):
+    members = {
+        f"a.{kind}": (json.dumps(value) if kind == "json" else value).encode()
+        for kind, value in labels.items()
+    }
+    write_members(tmp_path / "a.tar", {"a.wav": audio_of(0, "wav")} | members)
+    scanned = scan(tmp_path / "a.tar", CLASSES).sidecar
+    assert scanned.rejected == [] and scanned.clips.mids == [expected]
+
+
+def test_an_index_is_an_index_even_if_a_class_is_named_like_it(tmp_path: Path):
+    classes = ClassList(("/t/0", "/t/1"), ("1", "0"))
+    write_members(tmp_path / "a.tar", {"a.wav": audio_of(0, "wav"), "a.cls": b"1"})
+    assert scan(tmp_path / "a.tar", classes).sidecar.clips.mids == [["/t/1"]]
+
+
+def test_names_with_seconds_keep_their_own_labels(tmp_path: Path):
+    members = {
+        "Y_30.000_40.000.wav": audio_of(0, "wav"),
+        "Y_30.500_40.500.json": b'{"labels": "low"}',
+        "Y_30.000_40.000.json": b'{"labels": "noise", "id": 12}',
+    }
+    write_members(tmp_path / "a.tar", members)
+    clips = scan(tmp_path / "a.tar", CLASSES).sidecar.clips
+    assert (clips.clip_id, clips.mids) == (["12"], [["7"]])
+
+
+@given(st.integers(2, 6), st.integers(2, 30), st.integers(0, 99))
+def test_separation_is_one_for_pure_tars_and_about_zero_for_shuffled_ones(
+    num_tars: int, per_tar: int, seed: int
+):
+    sizes = np.full(num_tars, per_tar)
+    assert class_separation(np.diag(sizes), sizes) == pytest.approx(1)
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(4), 250)).reshape(10, 100)
+    counts = np.stack([np.bincount(tar, minlength=4) for tar in labels])
+    assert abs(class_separation(counts, np.full(10, 100))) < 0.02
+
+
+def test_a_class_that_every_clip_has_separates_nothing():
+    assert class_separation(np.array([[5, 0], [5, 5]]), np.array([5, 5])) == pytest.approx(1)
+    assert class_separation(np.array([[5, 0], [5, 0]]), np.array([5, 5])) == 0
+    assert class_separation(np.array([[1, 0], [0, 1]]), np.array([1, 1])) == 0
+
+
+MP3 = audio_of(1, "mp3")
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ({"bad.wav": audio_of(1, "wav")}, "no-label"),
+        ({"bad.wav": audio_of(1, "wav"), "bad.json": b'{"caption": "low"}'}, "no-label"),
+        ({"bad.json": b'{"labels": "low"}'}, "no-audio"),
+        ({"bad.mp3": MP3, "bad.cls": b"1"}, "mp3"),
+        ({"bad.wav": MP3, "bad.cls": b"1"}, "mp3"),
+        ({"bad.wav": audio_of(1, "wav"), "bad.flac": b"", "bad.cls": b"1"}, "two-audio"),
+        ({"bad.wav": b"no audio", "bad.cls": b"1"}, "unreadable"),
+        ({"bad.wav": audio_of(1, "wav")[:44], "bad.cls": b"1"}, "empty"),
+        ({"bad.wav": audio_of(1, "wav"), "bad.txt": b"lwo"}, "unknown-label"),
+        ({"bad.wav": audio_of(1, "wav"), "bad.cls": b"4"}, "unknown-label"),
+        ({"bad.wav": audio_of(1, "wav"), "bad.cls": b"-1"}, "unknown-label"),
+        ({"bad.wav": audio_of(1, "wav"), "bad.cls": b"one"}, "bad-label"),
+        ({"bad.wav": audio_of(1, "wav"), "bad.json": b'{"labels": [1.5]}'}, "bad-label"),
+        ({"bad.wav": audio_of(1, "wav"), "bad.json": b"[" * 100_000}, "bad-json"),
+        ({"bad.wav": audio_of(1, "wav"), "bad.json": b"[1]"}, "bad-json"),
+        ({"bad.wav": audio_of(1, "wav"), "bad.WAV": audio_of(1, "wav")}, "duplicate-key"),
+    ],
+)
+def test_a_clip_that_cannot_be_used_is_listed_and_the_others_load(
+    class_labels: Path, tmp_path: Path, members: dict[str, bytes], reason: str
+):
+    folder = write_members(tmp_path / "tars" / "a.tar", GOOD | members)
+    with pytest.raises(ManifestError, match=rf"1 of 2 clips were refused \(50.0%\): 1 {reason}"):
+        make_index(folder, class_labels)
+    assert not (folder / "index").exists()
+    index, found = make_index(folder, class_labels, max_rejected=0.5)
+    assert len(index) == 1 and index.clip_id(0) == "good" and found.num_scanned == 0
+    (line,) = (folder / REJECTED).read_text().splitlines()
+    rejected = json.loads(line)
+    assert (rejected["clip_id"], rejected["path"], rejected["reason"]) == ("bad", "a.tar", reason)
+    assert check(folder, deep=True) == []
+
+
+def special(kind: bytes, name: str = "special", target: str = "") -> Callable[[Path], None]:
+    def add(tar: Path) -> None:
+        with tarfile.open(tar, "a") as archive:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            archive.addfile(info)
+
+    return add
+
+
+def cut_between_members(tar: Path) -> None:
+    with tarfile.open(tar) as archive:
+        end = archive.getmembers()[-1].offset
+    tar.write_bytes(tar.read_bytes()[:end])
+
+
+def damage_a_header(tar: Path) -> None:
+    with tarfile.open(tar) as archive:
+        start = archive.getmembers()[-1].offset
+    content = bytearray(tar.read_bytes())
+    content[start + 150] ^= 1
+    tar.write_bytes(content)
+
+
+def compress(tar: Path) -> None:
+    tar.write_bytes(gzip.compress(tar.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (special(tarfile.REGTYPE, "../outside.wav"), r"'\.\./outside\.wav' has a name with \.\."),
+        (special(tarfile.REGTYPE, "/etc/passwd"), "'/etc/passwd' has an absolute name"),
+        (special(tarfile.SYMTYPE, "a.wav", "/etc/passwd"), "'a.wav' is a link"),
+        (special(tarfile.LNKTYPE, "a.wav", "good.wav"), "'a.wav' is a link"),
+        (special(tarfile.CHRTYPE), "neither a file nor a folder"),
+        (special(tarfile.FIFOTYPE), "neither a file nor a folder"),
+        (special(tarfile.GNUTYPE_SPARSE), "is sparse"),
+        (special(tarfile.REGTYPE, "\udcff.wav"), "not UTF-8"),
+        (lambda tar: tar.write_bytes(tar.read_bytes()[:3000]), "unexpected end of data"),
+        (cut_between_members, "cut short at byte"),
+        (damage_a_header, "a damaged header at byte"),
+        (lambda tar: tar.write_bytes(tar.read_bytes() * 2), "second tar appended"),
+        (lambda tar: tar.write_bytes(b""), "not a whole, uncompressed tar"),
+        (compress, "not a whole, uncompressed tar: invalid header"),
+    ],
+)
+def test_a_tar_that_is_unsafe_or_not_whole_is_refused_by_name(
+    class_labels: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
+):
+    folder = write_members(tmp_path / "tars" / "bad.tar", GOOD)
+    damage(folder / "bad.tar")
+    with pytest.raises(ShardError, match=rf"(?s){message}.*where: [^\n]*bad\.tar.*fix: "):
+        make_index(folder, class_labels)
+    assert [path.name for path in folder.iterdir()] == ["bad.tar"]
+
+
+def test_members_of_a_clip_that_are_apart_are_brought_together(class_labels: Path, tmp_path: Path):
+    members = {f"{n}.wav": audio_of(n, "wav") for n in range(3)}
+    members |= {f"{n}.cls": str(n).encode() for n in (2, 0, 1)}
+    folder = write_members(tmp_path / "tars" / "apart.tar", members)
+    index, _ = make_index(folder, class_labels)
+    assert {index.clip_id(r): index.labels(r).tolist() for r in range(3)} == {
+        "0": [0], "1": [1], "2": [2],
+    }  # fmt: skip
+    assert check(folder, deep=True) == []
+
+
+def test_an_empty_tar_is_fine_beside_others_and_not_alone(class_labels: Path, tmp_path: Path):
+    folder = write_members(tmp_path / "tars" / "a.tar", {})
+    with pytest.raises(ManifestError, match="hold no clip"):
+        make_index(folder, class_labels)
+    write_members(folder / "b.tar", {"1.wav": audio_of(1, "wav"), "1.cls": b"1"})
+    index, _ = make_index(folder, class_labels)
+    assert len(index) == 1 and len(index.shards) == 2 and index.sample_rate_hz == RATE_HZ
+    assert check(folder, deep=True) == []
+
+
+def test_several_sample_rates_are_counted(class_labels: Path, tmp_path: Path):
+    folder = tmp_path / "tars"
+    for tar, rates in {"a.tar": (16_000, 16_000, 8_000), "b.tar": (22_050,)}.items():
+        members = {}
+        for number, rate_hz in enumerate(rates):
+            members[f"{tar[0]}{number}.wav"] = audio_of(number, "wav", rate_hz=rate_hz)
+            members[f"{tar[0]}{number}.cls"] = b"0"
+        write_members(folder / tar, members)
+    with pytest.raises(ShardError, match=r"2 at 16,000 Hz, 1 at 8,000 Hz, 1 at 22,050 Hz"):
+        make_index(folder, class_labels)
+    assert not (folder / "a.sidecar.json").exists() and not (folder / "index").exists()
+
+
+def test_a_class_list_is_asked_for_where_there_is_none(tmp_path: Path):
+    folder = write_members(tmp_path / "tars" / "a.tar", GOOD)
+    with pytest.raises(ManifestError, match="no class list here"):
+        make_index(folder)
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused():
+    with pytest.raises(PslaError, match=r"cannot be written here[^\n]*\n.*/proc\n.*ln -s"):
+        make_index(Path("/proc"))
+
+
+def test_a_missing_folder_and_one_without_tars_are_told_apart(class_labels: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="no such folder"):
+        make_index(tmp_path / "no", class_labels)
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(ShardError, match="no shards here"):
+        make_index(tmp_path / "bare", class_labels)
+    assert list((tmp_path / "bare").iterdir()) == []
+
+
+def test_stereo_is_decoded_to_the_mean_of_its_channels():
+    stereo, _ = soundfile.read(io.BytesIO(audio_of(0, "flac", channels=2)), dtype="int16")
+    pcm, rate_hz = decode_pcm(audio_of(0, "flac", channels=2))
+    assert rate_hz == RATE_HZ and np.array_equal(2 * pcm.astype(int), stereo.astype(int).sum(1))
