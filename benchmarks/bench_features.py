@@ -20,7 +20,7 @@ from nvidia.dali.types import DALIDataType
 
 from benchmarks.corpus import make_corpus
 from benchmarks.harness import RESULTS, compare, record, show, write
-from benchmarks.paper_way import clip_features
+from benchmarks.paper_way import check_same, clip_features
 from psla_wds import cli
 from psla_wds.features import FeatureConfig, LogMel, fit, normalise
 from psla_wds.pipeline import NULL_WAV, EncodedBatch, FrontEnd
@@ -28,8 +28,6 @@ from psla_wds.reader import Reader
 from sharding.engines import num_cores
 
 FEATURES = FeatureConfig()
-LARGEST_DIFFERENCE = 5e-3
-"""In normalised units; float32 rounding near the floor, see docs/design.md."""
 
 
 @dataclass(frozen=True)
@@ -148,11 +146,10 @@ def decode_only(clips: list[np.ndarray], batch_size: int, *, threads: int) -> in
 
 
 def check_equal(ways: dict[str, Callable[[], Batches]]) -> None:
-    """Speed is compared between ways that give the same numbers, or not at all."""
+    """All ways give the features of the first."""
     reference, *others = (torch.cat([b.cpu() for b in way()]) for way in ways.values())
     for name, features in zip(list(ways)[1:], others, strict=True):
-        difference = (features - reference).abs().max()
-        assert difference < LARGEST_DIFFERENCE, f"{name} differs by {difference:.2g}"
+        check_same(name, features, reference, FEATURES)
 
 
 def main() -> None:

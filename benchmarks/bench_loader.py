@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.corpus import make_corpus
 from benchmarks.harness import RESULTS, compare, record, show, write
-from benchmarks.paper_way import LooseFiles, Recipe, clip_features, data_loader
+from benchmarks.paper_way import LooseFiles, Recipe, check_same, clip_features, data_loader
 from psla_wds import cli
 from psla_wds.augment import AugmentConfig
 from psla_wds.features import FeatureConfig, normalise
@@ -31,8 +31,6 @@ from sharding.engines import num_cores
 
 FEATURES = FeatureConfig()
 AUGMENT = AugmentConfig()
-LARGEST_DIFFERENCE = 5e-3
-"""In normalised units; float32 rounding near the floor, see docs/design.md."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +122,7 @@ def check_equal(index: ShardIndex, paths: list[Path], device: torch.device) -> N
     for row in rows:
         partner = paths[row + 8] if row >= 2 else None
         theirs = clip_features(paths[row], partner, float(lam[row]), FEATURES)
-        difference = (ours[row] - normalise(theirs, FEATURES)).abs().max()
-        assert difference < LARGEST_DIFFERENCE, f"clip {row} differs by {difference:.2g}"
+        check_same(f"clip {row}", ours[row], normalise(theirs, FEATURES), FEATURES)
 
 
 def main() -> None:
