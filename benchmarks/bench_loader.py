@@ -41,7 +41,7 @@ class Args:
     """Batches a round."""
     batch_size: int = 32
     repeats: int = 5
-    corpus: Path = Path("data/bench-loader")
+    corpus: Path = Path("data/bench")
     """Folder of the clips; made if it is not there."""
     output: Path = RESULTS / "bench_loader.json"
 

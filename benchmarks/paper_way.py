@@ -100,7 +100,7 @@ def _one_thread(_: int) -> None:
 LOUD_ENOUGH = -13.0
 """Log-mel below this is rounding near the floor of -15.9, in every implementation."""
 LARGEST_DIFFERENCE = 5e-3
-"""In normalised units; on real clips torchaudio's float32 differs by half of it from its float64."""
+"""In normalised units; torchaudio's float32 differs by half of it from its float64 on real clips."""
 
 
 def check_same(
