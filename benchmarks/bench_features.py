@@ -19,7 +19,7 @@ from nvidia.dali import Pipeline, fn
 from nvidia.dali.types import DALIDataType
 
 from benchmarks.corpus import make_corpus
-from benchmarks.harness import RESULTS, compare, record, show, write
+from benchmarks.harness import RESULTS, compare, record, show, timed, write
 from benchmarks.paper_way import check_same, clip_features
 from psla_wds import cli
 from psla_wds.features import FeatureConfig, LogMel, fit, normalise
@@ -65,7 +65,7 @@ def measure(args: Args) -> dict[str, Any]:
         clips, args.batch_size, threads=cores
     )
     torch.set_num_threads(1)  # of torchaudio, as in a DataLoader worker
-    results = compare(bodies, repeats=args.repeats)
+    results = compare({n: timed(b) for n, b in bodies.items()}, repeats=args.repeats)
     return record(
         "Decode and log-mel features of 10 s clips",
         results,

@@ -7,7 +7,8 @@ features for the same draws, which is checked first. Both use all cores.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.corpus import make_corpus
-from benchmarks.harness import RESULTS, compare, record, show, write
+from benchmarks.harness import RESULTS, compare, record, show, timed, write
 from benchmarks.paper_way import LooseFiles, Recipe, check_same, clip_features, data_loader
 from psla_wds import cli
 from psla_wds.augment import AugmentConfig
@@ -31,14 +32,19 @@ from sharding.engines import num_cores
 
 FEATURES = FeatureConfig()
 AUGMENT = AugmentConfig()
+WARMUP_BATCHES = 10
+"""More than any loader here reads ahead: from then on it is as fast as it can be for long."""
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""Log-mel and targets of a batch."""
 
 
 @dataclass(frozen=True)
 class Args:
     clips: int = 1000
     """Clips of ten seconds."""
-    batches: int = 12
-    """Batches a round."""
+    batches: int = 20
+    """Batches that are timed, after those that warm up; together at most an epoch."""
     batch_size: int = 32
     repeats: int = 5
     corpus: Path = Path("data/bench")
@@ -56,15 +62,25 @@ def measure(args: Args) -> dict[str, Any]:
         paths, torch.from_numpy(index.targets(np.arange(len(index)))), Recipe(FEATURES, AUGMENT)
     )
     loose = data_loader(files, clip_weights(index), batch_size=args.batch_size, workers=cores)
-    with open_loader(index, args.batch_size, device, threads=cores) as ours:
-        baseline = _endless(loose)
-        bodies: dict[str, Callable[[], int]] = {
-            f"paper's way, {cores} workers": lambda: _take(baseline, args, device),
-            f"psla-wds, {cores} decode threads": lambda: _take(
-                ((b.log_mel, b.targets) for b in ours), args, device
-            ),
-        }
-        results = compare(bodies, repeats=args.repeats)
+
+    @contextmanager
+    def papers_way() -> Iterator[Iterator[Pair]]:
+        batches = iter(loose)
+        yield batches
+        del batches  # its workers end with it
+
+    @contextmanager
+    def our_way() -> Iterator[Iterator[Pair]]:
+        with open_loader(index, args.batch_size, device, threads=cores) as batches:
+            yield ((batch.log_mel, batch.targets) for batch in batches)
+
+    results = compare(
+        {
+            f"paper's way, {cores} workers": lambda: steady_rate(papers_way(), args, device),
+            f"psla-wds, {cores} decode threads": lambda: steady_rate(our_way(), args, device),
+        },
+        repeats=args.repeats,
+    )
     return record(
         "Loader: balanced draws of 10 s clips, 50 % mixed, features, masks",
         results,
@@ -96,16 +112,24 @@ def open_loader(
     )
 
 
-def _endless(batches: Any) -> Iterator[Any]:
-    return itertools.chain.from_iterable(itertools.repeat(batches))
+def steady_rate(
+    opened: AbstractContextManager[Iterator[Pair]], args: Args, device: torch.device
+) -> float:
+    """Clips per second on the device of training, once what was read ahead is used up.
+
+    Each loader is opened for its own measurement only: one that reads ahead while another is
+    measured would gain what that one loses.
+    """
+    with opened as batches:
+        _take(batches, WARMUP_BATCHES, device)
+        return timed(lambda: _take(batches, args.batches, device) * args.batch_size)()
 
 
-def _take(batches: Iterator[Any], args: Args, device: torch.device) -> int:
-    """Bring some batches to the device of training."""
-    for log_mel, targets in itertools.islice(batches, args.batches):
+def _take(batches: Iterator[Pair], count: int, device: torch.device) -> int:
+    for log_mel, targets in itertools.islice(batches, count):
         log_mel.to(device, non_blocking=True)
         targets.to(device, non_blocking=True)
-    return args.batches * args.batch_size
+    return count
 
 
 def check_equal(index: ShardIndex, paths: list[Path], device: torch.device) -> None:

@@ -17,7 +17,7 @@ from typing import Any, get_args
 import numpy as np
 from jaxtyping import Int64, UInt16
 
-from benchmarks.harness import RESULTS, compare, record, show, write
+from benchmarks.harness import RESULTS, compare, record, show, timed, write
 from psla_wds import cli
 from psla_wds.labels import ClassList
 from psla_wds.sampler import SamplerConfig, Sampling, plan_epoch
@@ -43,7 +43,7 @@ def measure(args: Args) -> dict[str, Any]:
     }
     content = record(
         "Plan of an epoch; a draw counts as a clip",
-        compare(bodies, repeats=args.repeats),
+        compare({n: timed(b) for n, b in bodies.items()}, repeats=args.repeats),
         clips=args.clips,
         labels=len(index.label_values),
         repeats=args.repeats,

@@ -87,7 +87,6 @@ def data_loader(
         sampler=sampler,
         num_workers=workers,
         drop_last=True,
-        persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_one_thread,
     )
@@ -100,7 +99,7 @@ def _one_thread(_: int) -> None:
 LOUD_ENOUGH = -13.0
 """Log-mel below this is rounding near the floor of -15.9, in every implementation."""
 LARGEST_DIFFERENCE = 5e-3
-"""In normalised units; torchaudio's float32 differs by half of it from its float64 on real clips."""
+"""In normalised units; on real clips torchaudio differs by half of it from its own float64."""
 
 
 def check_same(
