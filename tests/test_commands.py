@@ -35,7 +35,7 @@ def test_help_says_what_a_command_does(command: str):
 
 def planned_demo(*settings: str) -> list[str]:
     """The commands that `make demo` would run, without running them."""
-    command = ["make", "-n", "demo", f"PYTHON={sys.executable}", *settings]
+    command = ["make", "-n", "--no-print-directory", "demo", f"PYTHON={sys.executable}", *settings]
     return run(command, cwd=ROOT).stdout.splitlines()
 
 
