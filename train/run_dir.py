@@ -16,6 +16,15 @@ from psla_wds.tensor_files import load_tensors, save_tensors
 from train.recipes import TrainConfig
 
 STATE_FORMAT_VERSION = 1
+STATE_KEYS = {
+    "step",
+    "epochs_done",
+    "index_fingerprint",
+    "interval_loss",
+    "epoch_loss",
+    "damaged",
+    "learner",
+}
 
 # Settings that may change when a run goes on: they say where things are, how fast and how long.
 MAY_CHANGE = (
@@ -92,6 +101,13 @@ class RunDir:
                 f"the state has format {state.get('format_version')}",
                 where=self._state_path,
                 fix=f"this version reads format {STATE_FORMAT_VERSION}: use the one that wrote it",
+            )
+        missing = STATE_KEYS - state.keys()
+        if missing:
+            raise CheckpointError(
+                f"the state lacks {', '.join(sorted(missing))}",
+                where=self._state_path,
+                fix="delete it to start again from the beginning",
             )
         return state
 

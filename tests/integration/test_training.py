@@ -254,6 +254,12 @@ def test_a_damaged_state_is_named_and_kept(shards: Path, trained: Path, tmp_path
     with pytest.raises(CheckpointError, match=r"damaged[^$]*state\.pt[^$]*delete it"):
         train(parse(arguments(shards, run_dir, "--resume")))
     assert (run_dir / "state.pt").read_bytes() == b"garbage"
+    torch.save({"format_version": 1, "step": 3}, run_dir / "state.pt")
+    with pytest.raises(CheckpointError, match="the state lacks damaged, epoch_loss"):
+        train(parse(arguments(shards, run_dir, "--resume")))
+    torch.save({"format_version": 2}, run_dir / "state.pt")
+    with pytest.raises(CheckpointError, match="the state has format 2"):
+        train(parse(arguments(shards, run_dir, "--resume")))
 
 
 def test_a_truncated_shard_is_found_before_training(shards: Path, tmp_path: Path):
