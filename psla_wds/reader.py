@@ -24,6 +24,8 @@ logger = logging.getLogger("reader")
 
 RETRY_PAUSES_S = (0.1, 0.5, 2.0)
 """Before a read that failed is tried again: networks and file servers recover."""
+HANG_WARNING_S = 30.0
+"""Between messages about a read that does not end."""
 CLIPS_PER_TASK = 8
 """Clips that a thread reads in one go: enough to hide the cost of handing out work."""
 
@@ -92,7 +94,10 @@ class Reader:
     def start(self, rows: Int64[np.ndarray, " rows"]) -> "PendingRead":
         """Begin to read the clips of these rows."""
         chunks = [rows[i : i + CLIPS_PER_TASK] for i in range(0, len(rows), CLIPS_PER_TASK)]
-        return PendingRead([self._pool.submit(self._read_chunk, chunk) for chunk in chunks])
+        return PendingRead(
+            [_Chunk(chunk, self._pool.submit(self._read_chunk, chunk)) for chunk in chunks],
+            self._index,
+        )
 
     def close(self) -> None:
         """End the threads and close the shards."""
@@ -158,12 +163,34 @@ class Reader:
 class PendingRead:
     """Clips that are being read."""
 
-    def __init__(self, chunks: Sequence[Future[list[UInt8[np.ndarray, " bytes"]]]]) -> None:
-        self._chunks = chunks
+    def __init__(self, chunks: Sequence["_Chunk"], index: ShardIndex) -> None:
+        self._chunks, self._index = chunks, index
 
-    def wait(self) -> list[UInt8[np.ndarray, " bytes"]]:
-        """The encoded clips, in the order of their rows; raises what a read raised."""
-        return [clip for chunk in self._chunks for clip in chunk.result()]
+    def wait(self) -> list[UInt8[np.ndarray, " _"]]:
+        """The encoded clips, in the order of their rows; raises what a read raised.
+
+        Storage that does not answer is told, with what is waited for, and waited for.
+        """
+        return [clip for chunk in self._chunks for clip in self._wait(chunk)]
+
+    def _wait(self, chunk: "_Chunk") -> list[UInt8[np.ndarray, " _"]]:
+        waited_s = 0.0
+        while True:
+            try:
+                return chunk.clips.result(timeout=HANG_WARNING_S)
+            except TimeoutError:
+                waited_s += HANG_WARNING_S
+                logger.warning(
+                    "waiting for %.0f s to read clips, the first of them %s",
+                    waited_s,
+                    self._index.where(chunk.rows[0]),
+                )
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    rows: Int64[np.ndarray, " rows"]
+    clips: Future[list[np.ndarray]]
 
 
 def _allow_open_files(num_shards: int) -> None:

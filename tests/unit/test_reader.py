@@ -78,6 +78,27 @@ def test_a_read_that_fails_for_a_moment_is_tried_again(
     assert "I/O error; reading it again" in caplog.text and index.clip_id(0) in caplog.text
 
 
+def test_a_read_that_hangs_is_told_with_what_it_waits_for(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    index, pread, storage_answers = read_index(shards), os.preadv, threading.Event()
+
+    def hanging(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        storage_answers.wait(timeout=30)
+        return pread(descriptor, buffers, offset)
+
+    monkeypatch.setattr("psla_wds.reader.os.preadv", hanging)
+    monkeypatch.setattr("psla_wds.reader.HANG_WARNING_S", 0.05)
+    reader = Reader(index, threads=1)
+    pending = reader.start(np.array([13, 14]))
+    threading.Timer(0.3, storage_answers.set).start()
+    clips = pending.wait()
+    reader.close()
+    assert [len(clip) for clip in clips] == index.size[13:15].tolist()
+    warnings = [r.getMessage() for r in caplog.records]
+    assert 2 <= len(warnings) <= 8 and all(index.where(13) in text for text in warnings)
+
+
 def test_closing_ends_the_threads(shards: Path):
     before = threading.active_count()
     reader = Reader(read_index(shards), threads=3)
