@@ -48,9 +48,12 @@ def read_index(shards: Path) -> ShardIndex:
     """The index of the shards in a folder; columns are memory-mapped, and their bounds checked."""
     folder = shards / INDEX_FOLDER
     rebuild = f"python -m sharding.index {shards}"
+    if not shards.is_dir():
+        raise StaleIndexError("there is no such folder", where=shards, fix="check the path")
     if not (folder / "meta.json").is_file():
-        what = "there is no index here" if shards.is_dir() else "there is no such folder"
-        raise StaleIndexError(what, where=shards, fix=f"for a folder of finished shards: {rebuild}")
+        raise StaleIndexError(
+            "there is no index here", where=shards, fix=f"for a folder of shards: {rebuild}"
+        )
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         columns = {name: _read_column(folder, name, dtype) for name, dtype in COLUMN_DTYPES.items()}

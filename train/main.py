@@ -9,7 +9,7 @@ RECIPE is a name, or the config.json of a run, which makes that run again. Witho
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from psla_wds import cli
 from psla_wds.checkpoint import epoch_path
 from psla_wds.config import read_json
 from psla_wds.distributed import World, join_world
-from psla_wds.errors import ConfigError
+from psla_wds.errors import ConfigError, PslaError
 from psla_wds.index_files import open_indexes
 from psla_wds.model import AudioTagger, build_model
 from psla_wds.schedule import BatchLayout
@@ -100,6 +100,13 @@ def _say_what_next(config: TrainConfig) -> None:
 
 def parse(arguments: Sequence[str]) -> TrainConfig:
     """The configuration: a recipe, or that of an earlier run, with the settings given."""
+    words = [word for word in arguments[:1] if not word.startswith("-")]
+    if words and words[0] not in RECIPES and not words[0].endswith(".json"):
+        raise ConfigError(
+            f"there is no recipe {words[0]}",
+            where=PROG,
+            fix=f"choose {', '.join(RECIPES)}, or the config.json of a run",
+        )
     if not arguments or not arguments[0].endswith(".json"):
         return tyro.extras.overridable_config_cli(
             RECIPES, args=arguments, prog=PROG, description=__doc__
@@ -110,13 +117,20 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
 
 
 def main() -> None:
-    with ExitStack() as stack:
-        if os.environ.get("RANK", "0") != "0":  # one rank's help or error message is enough
-            silence = stack.enter_context(open(os.devnull, "w"))
-            stack.enter_context(redirect_stdout(silence))
-            stack.enter_context(redirect_stderr(silence))
+    if os.environ.get("RANK", "0") == "0":
         config = parse(sys.argv[1:])
+    else:
+        config = _parse_silently(sys.argv[1:])
     train(config)
+
+
+def _parse_silently(arguments: Sequence[str]) -> TrainConfig:
+    """All ranks have the same arguments: one rank's help or error message is enough."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        try:
+            return parse(arguments)
+        except PslaError:
+            sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -323,6 +323,13 @@ def test_under_torchrun_a_mistake_is_told_once_and_ends_all_processes(shards: Pa
     assert not (tmp_path / "run").exists()
 
 
+def test_an_unknown_recipe_gets_the_list_of_those_there_are():
+    with pytest.raises(ConfigError, match=r"no recipe demos\n.*\n.*audioset-full, .*, demo, or"):
+        parse(["demos", "--index=x"])
+    with pytest.raises(ConfigError, match="cannot read the configuration"):
+        parse(["nothing.json"])
+
+
 def test_a_wrong_flag_gets_a_suggestion(shards: Path, tmp_path: Path):
     done = run_command(
         "train.main",
