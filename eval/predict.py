@@ -6,7 +6,7 @@ Runs on one process, or on several: torchrun --nproc-per-node 8 -m eval.predict 
 """
 
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -65,7 +65,7 @@ def predict(
         EvaluationSchedule(index, layout),
         clips_per_pass=batch_size,
         features=features,
-        config=replace(reader, max_damaged=0),  # every clip is scored, or none
+        config=reader,
         device=world.device,
     )
     bar = clip_bar(desc="scoring", total=len(index), disable=not world.is_main)

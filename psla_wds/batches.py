@@ -1,6 +1,6 @@
 """Batches for a training script of one's own: the loader of a run, opened by one call."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
@@ -74,8 +74,6 @@ def evaluation_batches(
     configuration have no part in it; the other arguments are those of `training_batches`.
     """
     layout = (share or current_share()).layout(batch_size)
-    # Another clip in place of a damaged one would be scored under its name.
-    config = replace(config, reader=replace(config.reader, max_damaged=0))
     return _open_loader(index, EvaluationSchedule(index, layout), layout, config)
 
 

@@ -26,8 +26,8 @@ class ReadBatch:
 class ReadAhead:
     """Has the clips of the coming iterations read, within bounds of batches and of bytes.
 
-    A damaged clip ends it, unless `max_damaged` allows for some: then the schedule draws another
-    clip in its place, and the damaged one is listed in `damaged`.
+    A damaged clip ends it, unless the schedule and `max_damaged` allow for some: then another clip
+    is drawn in its place, and the damaged one is listed in `damaged`.
     """
 
     def __init__(
@@ -59,8 +59,9 @@ class ReadAhead:
             return ReadBatch(pending.draws, clips[:num_draws], clips[num_draws:])
 
     def replace(self, error: DamagedClipError) -> None:
-        """Draw other clips for a damaged one from here on; raises when there are too many."""
-        if len(self.damaged) >= self._config.max_damaged:
+        """Draw other clips for a damaged one from here on; raises if that is not allowed."""
+        is_one_too_many = len(self.damaged) >= self._config.max_damaged
+        if is_one_too_many or not self._schedule.replaces_damaged:
             raise error
         self.damaged[error.row] = str(error)
         self._pending.clear()  # some may have begun to read it

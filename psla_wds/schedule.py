@@ -1,9 +1,9 @@
 """What one rank reads at each iteration: its share of the plan, for training or evaluation."""
 
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,9 +12,19 @@ from psla_wds.errors import ConfigError
 from psla_wds.sampler import EpochPlan, SamplerConfig, plan_epoch
 from psla_wds.shard_index import ShardIndex
 
-Schedule = Callable[[int, frozenset[int]], Draws | None]
-"""The draws of iteration 0, 1, 2, ... of a rank, none of damaged rows; None after the last."""
 NONE_DAMAGED: frozenset[int] = frozenset()
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """The draws of iteration 0, 1, 2, ... of a rank."""
+
+    replaces_damaged: bool
+    """Whether other clips may be drawn in place of damaged ones."""
+
+    def __call__(self, iteration: int, damaged: frozenset[int] = NONE_DAMAGED) -> Draws | None:
+        """The draws of an iteration, none of damaged rows; None after the last."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +67,8 @@ class BatchLayout:
 class TrainingSchedule:
     """Endless: epoch follows epoch. Iterations are the passes of steps, from `first_step` on."""
 
+    replaces_damaged = True
+
     def __init__(
         self,
         plans: "Plans",
@@ -96,11 +108,13 @@ class TrainingSchedule:
 class EvaluationSchedule:
     """Every clip once, over all ranks, in the order of the index."""
 
+    replaces_damaged = False  # another clip in its place would be scored under its name
+
     def __init__(self, index: ShardIndex, layout: BatchLayout) -> None:
         self._num_clips, self._layout = len(index), layout
 
     def __call__(self, iteration: int, damaged: frozenset[int] = NONE_DAMAGED) -> Draws | None:
-        assert not damaged  # another clip in its place would be scored under its name
+        assert not damaged
         start, stop = self._layout.positions(iteration, 0, self._num_clips)
         return plain_draws(np.arange(start, stop)) if start < stop else None
 

@@ -7,7 +7,7 @@ those of `psla_wds.batches` for the same seed.
 import io
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import soundfile
@@ -113,8 +113,7 @@ def evaluation_waveforms(
 ) -> "WaveformLoader":
     """Every clip once over all processes; the last batch is cut, or missing on the last ranks."""
     schedule = EvaluationSchedule(index, (share or current_share()).layout(batch_size))
-    # Another clip in place of a damaged one would be scored under its name.
-    return WaveformLoader(index, schedule, replace(config.reader, max_damaged=0))
+    return WaveformLoader(index, schedule, config.reader)
 
 
 class WaveformLoader:

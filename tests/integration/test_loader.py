@@ -184,6 +184,19 @@ def test_more_damaged_clips_than_allowed_end_the_run(copied: ShardIndex):
         batches_of(loader, STEPS)
 
 
+def test_an_evaluation_replaces_no_clip_whatever_is_allowed(copied: ShardIndex):
+    loader = Loader(
+        flip_bits(copied, 11),
+        EvaluationSchedule(copied, BatchLayout(batch_size=10)),
+        clips_per_pass=10,
+        features=FEATURES,
+        config=ReaderConfig(max_damaged=5),
+        device=torch.device("cpu"),
+    )
+    with loader, pytest.raises(DamagedClipError):
+        batches_of(loader, 5)
+
+
 def test_closing_ends_the_threads_of_the_reader(index: ShardIndex):
     with open_loader(index) as loader:
         batches_of(loader, 2)
