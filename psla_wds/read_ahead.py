@@ -1,5 +1,6 @@
 """The encoded clips of the coming iterations, read ahead of those who decode them."""
 
+import sys
 import time
 from dataclasses import dataclass
 
@@ -46,8 +47,8 @@ class ReadAhead:
         while True:
             if not self._start(iteration):
                 raise StopIteration
-            pending = self._pending.pop(iteration)
             self._start_coming(iteration + 1)
+            pending = self._pending[iteration]
             started = time.perf_counter()
             try:
                 clips = pending.read.wait()
@@ -55,6 +56,7 @@ class ReadAhead:
                 self.replace(error)
                 continue
             self.waited_s += time.perf_counter() - started
+            del self._pending[iteration]
             num_draws = len(pending.draws.rows)
             return ReadBatch(pending.draws, clips[:num_draws], clips[num_draws:])
 
@@ -68,15 +70,12 @@ class ReadAhead:
 
     def _start_coming(self, iteration: int) -> None:
         room = self._config.memory_mib * 2**20
-        while (
-            len(self._pending) < self._config.prefetch_batches
-            and sum(pending.num_bytes for pending in self._pending.values()) < room
-            and self._start(iteration)
-        ):
+        last = iteration + self._config.prefetch_batches
+        while iteration < last and self._start(iteration, room=room):
             iteration += 1
 
-    def _start(self, iteration: int) -> bool:
-        """Begin to read an iteration unless that was done; False when there is none."""
+    def _start(self, iteration: int, *, room: int = sys.maxsize) -> bool:
+        """Begin to read an iteration unless that was done; False when there is none, or no room."""
         if iteration in self._pending:
             return True
         draws = self._schedule(iteration, frozenset(self.damaged))
@@ -84,6 +83,8 @@ class ReadAhead:
             return False
         rows = rows_read(draws)
         num_bytes = int(self._index.size[rows].sum())
+        if num_bytes + sum(pending.num_bytes for pending in self._pending.values()) > room:
+            return False
         self._pending[iteration] = _Pending(draws, self._reader.start(rows), num_bytes)
         return True
 

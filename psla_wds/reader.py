@@ -41,7 +41,8 @@ class ReaderConfig:
     prefetch_batches: int = 4
     """Batches that are read ahead."""
     memory_mib: int = 1024
-    """Most memory for clips that were read ahead; at least one batch is."""
+    """Most memory for clips that are read ahead, still encoded; the next batch is read whatever
+    its size. Beside it the pipeline holds three batches: two in work, one in use."""
     max_damaged: int = 0
     """Clips of a rank that may turn out damaged while training before the run ends with an error;
     other clips are drawn in their place, and they are listed in the log."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from lent_buffers import lend
 from reference.front_end import (
     assert_as_exact_as_torchaudio,
     assert_same_log_mel,
@@ -262,17 +263,6 @@ class RecyclingSource:
         weakref.finalize(lam, self.alive.remove, iteration)
         audio, partner_audio = map(lend, batch.audio), map(lend, batch.partner_audio)
         return EncodedBatch(list(audio), list(partner_audio), lam, batch.masks)
-
-
-def lend(values: np.ndarray) -> np.ndarray:
-    memory = bytearray(values.tobytes())
-    lent = np.frombuffer(memory, values.dtype)
-    weakref.finalize(lent, poison, memory)
-    return lent
-
-
-def poison(memory: bytearray) -> None:
-    memory[:] = b"\xa5" * len(memory)
 
 
 def test_buffers_are_released_soon_after_their_use_and_never_before():

@@ -1,0 +1,104 @@
+"""What is read ahead stays within its bounds, whatever the clips, and comes in order."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jaxtyping import Int64
+
+from psla_wds.augment import plain_draws
+from psla_wds.index_files import read_index
+from psla_wds.read_ahead import ReadAhead
+from psla_wds.reader import PendingRead, Reader, ReaderConfig
+from psla_wds.shard_index import ShardIndex
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def index(shards: Path) -> ShardIndex:
+    return read_index(shards)
+
+
+@dataclass
+class Store:
+    """Counts the bytes that were asked for and not yet handed over."""
+
+    sizes: np.ndarray
+    held: int = 0
+    most: int = 0
+    asked: list[list[int]] = field(default_factory=list)
+
+
+class CountingReader(Reader):
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def start(self, rows: Int64[np.ndarray, " rows"]) -> PendingRead:
+        self._store.asked.append(rows.tolist())
+        return CountedRead(self._store, int(self._store.sizes[rows].sum()), len(rows))
+
+
+class CountedRead(PendingRead):
+    def __init__(self, store: Store, num_bytes: int, num_clips: int) -> None:
+        self._store, self._num_bytes, self._num_clips = store, num_bytes, num_clips
+        store.held += num_bytes
+        store.most = max(store.most, store.held)
+
+    def wait(self) -> list[np.ndarray]:
+        self._store.held -= self._num_bytes
+        return [np.zeros(1, np.uint8)] * self._num_clips
+
+
+class InOrder:
+    """Rows 0, 1, 2, ..., some an iteration."""
+
+    replaces_damaged = True
+
+    def __init__(self, num_rows: int, batch_size: int) -> None:
+        self._num_rows, self._batch_size = num_rows, batch_size
+
+    def __call__(self, iteration: int, damaged: frozenset[int] = frozenset()):
+        start = iteration * self._batch_size
+        stop = min(start + self._batch_size, self._num_rows)
+        return plain_draws(np.arange(start, stop)) if start < stop else None
+
+
+@settings(deadline=None)
+@given(
+    sizes_kib=st.lists(st.integers(1, 3000), min_size=48, max_size=48),
+    batch_size=st.integers(1, 9),
+    memory_mib=st.integers(1, 20),
+    depth=st.integers(1, 7),
+)
+def test_memory_and_depth_stay_within_their_settings(
+    index: ShardIndex, sizes_kib: list[int], batch_size: int, memory_mib: int, depth: int
+):
+    sizes = np.array(sizes_kib) * 1024
+    store = Store(sizes)
+    config = ReaderConfig(prefetch_batches=depth, memory_mib=memory_mib)
+    schedule = InOrder(48, batch_size)
+    ahead = ReadAhead(CountingReader(store), replace(index, size=sizes), schedule, config)
+    largest_batch = max(sizes[i : i + batch_size].sum() for i in range(0, 48, batch_size))
+    given_rows: list[int] = []
+    for iteration in range(-(-48 // batch_size)):
+        given_rows += ahead.batch(iteration).draws.rows.tolist()
+        assert len(store.asked) <= iteration + 1 + depth
+    assert given_rows == sum(store.asked, []) == list(range(48))  # noqa: RUF017
+    assert store.most <= max(memory_mib * MIB, largest_batch)
+    with pytest.raises(StopIteration):
+        ahead.batch(-(-48 // batch_size))
+
+
+def test_what_fits_is_read_ahead(index: ShardIndex):
+    sizes = np.full(48, MIB, np.int64)
+    store = Store(sizes)
+    config = ReaderConfig(prefetch_batches=4, memory_mib=9)
+    ahead = ReadAhead(CountingReader(store), replace(index, size=sizes), InOrder(48, 2), config)
+    ahead.batch(0)
+    assert len(store.asked) == 4  # the batch itself and three more: 8 MiB of 9
+    ahead.batch(1)
+    assert len(store.asked) == 5
