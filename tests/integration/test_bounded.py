@@ -15,12 +15,19 @@ import pytest
 import torch
 from lent_buffers import lend
 
-from psla_wds import FeatureConfig, LoaderConfig, ReaderConfig, open_indexes, training_batches
+from psla_wds import (
+    FeatureConfig,
+    LoaderConfig,
+    ReaderConfig,
+    SamplerConfig,
+    open_indexes,
+    training_batches,
+)
 from psla_wds.pipeline import PREFETCH_BATCHES
 from psla_wds.reader import PendingRead
 
 MAIN = Path(__file__).parents[2] / "train" / "main.py"
-BATCH_SIZE = 6
+BATCH_SIZE = 40
 
 
 # --- buffers
@@ -28,7 +35,10 @@ BATCH_SIZE = 6
 
 def log_mels(shards: Path, count: int) -> list[torch.Tensor]:
     config = LoaderConfig(
-        features=FeatureConfig(num_frames=64), reader=ReaderConfig(decode_threads=2)
+        features=FeatureConfig(num_frames=64),
+        sampler=SamplerConfig(draws_per_epoch=count * BATCH_SIZE),
+        # Few threads and many clips: most are still to be decoded when they are handed over.
+        reader=ReaderConfig(decode_threads=1),
     )
     index = open_indexes([str(shards)])
     with training_batches(index, batch_size=BATCH_SIZE, config=config) as batches:
