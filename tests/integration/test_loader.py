@@ -32,8 +32,10 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("psla_wds.reader.RETRY_PAUSES_S", ())
 
 
-def open_loader(index: ShardIndex, *, first_step: int = 0, **reader: int) -> Loader:
-    layout = BatchLayout(batch_size=BATCH_SIZE)
+def open_loader(
+    index: ShardIndex, *, first_step: int = 0, rank: int = 0, world_size: int = 1, **reader: int
+) -> Loader:
+    layout = BatchLayout(batch_size=BATCH_SIZE, rank=rank, world_size=world_size)
     schedule = TrainingSchedule(
         Plans(index, SamplerConfig(sampling="shuffle"), seed=3),
         AugmentConfig(time_mask=20),
@@ -81,6 +83,24 @@ def test_a_loader_that_starts_later_gives_the_rest_bit_by_bit(
     with open_loader(index, first_step=first_step) as loader:
         rest = batches_of(loader, STEPS - first_step)
     assert all(same(a, b) for a, b in zip(rest, undisturbed[first_step:], strict=True))
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_another_number_of_ranks_goes_on_with_the_same_batches_bit_by_bit(
+    index: ShardIndex, undisturbed: list[Batch], world_size: int
+):
+    first_step = 5
+    parts = []
+    for rank in range(world_size):
+        with open_loader(index, first_step=first_step, rank=rank, world_size=world_size) as loader:
+            parts.append(batches_of(loader, STEPS - first_step))
+    for expected, *slices in zip(undisturbed[first_step:], *parts, strict=True):
+        whole = Batch(
+            torch.cat([part.log_mel for part in slices]),
+            torch.cat([part.targets for part in slices]),
+            np.concatenate([part.rows for part in slices]),
+        )
+        assert same(whole, expected)
 
 
 def test_reading_ahead_less_changes_nothing(index: ShardIndex, undisturbed: list[Batch]):
