@@ -22,6 +22,7 @@ from train.learner import Learner
 from train.optimizer import learning_rate
 from train.recipes import TrainConfig
 from train.run_dir import RunDir, RunLog
+from train.states import StateWriter
 
 logger = logging.getLogger("train")
 
@@ -44,7 +45,7 @@ class Trainer:
     ) -> None:
         self._config, self._world, self._learner = config, world, learner
         self._index, self._eval_index = index, eval_index
-        self._run_dir = RunDir(config.run_dir)
+        self._states = StateWriter(RunDir(config.run_dir).states)
         self._step = 0  # done, over all epochs
         self._epochs_done = 0  # trained, evaluated and saved
         self._interval_loss, self._epoch_loss = MeanLoss(), MeanLoss()
@@ -73,7 +74,7 @@ class Trainer:
             config=config.reader,
             device=self._world.device,
         )
-        with loader:
+        with loader, self._states:
             batches = DataTimer(loader)
             for epoch in range(self._epochs_done + 1, config.epochs + 1):
                 self._world.agree(plans.of_epoch(epoch).fingerprint(), f"plans of epoch {epoch}")
@@ -240,6 +241,7 @@ class Trainer:
         ask = self._world.size == 1 or self._step % STOP_CHECK_STEPS == 0
         if ask and self._world.any(self._stop_signal > 0):
             self._save_state()
+            self._states.finish()
             logger.info(
                 "told to stop: saved step %d of %s; next: the same command with --resume",
                 self._step,
@@ -249,7 +251,7 @@ class Trainer:
 
     def _save_state(self) -> None:
         if self._world.is_main:
-            self._run_dir.save_state(self.state())
+            self._states.save(self.state())
 
 
 class MeanLoss:

@@ -1,4 +1,4 @@
-"""The folder of a run: its configuration, its log, and the state it can go on from."""
+"""The folder of a run: its configuration and its log; train/states.py has what it goes on from."""
 
 import json
 import math
@@ -10,21 +10,10 @@ from typing import Any, TextIO
 from torch.utils.tensorboard import SummaryWriter
 
 from psla_wds.config import read_json, to_json
-from psla_wds.errors import CheckpointError, ConfigError, PslaError
+from psla_wds.errors import ConfigError, PslaError
 from psla_wds.files import atomic_open
-from psla_wds.tensor_files import load_tensors, save_tensors
 from train.recipes import TrainConfig
-
-STATE_FORMAT_VERSION = 1
-STATE_KEYS = {
-    "step",
-    "epochs_done",
-    "index_fingerprint",
-    "interval_loss",
-    "epoch_loss",
-    "damaged",
-    "learner",
-}
+from train.states import StateFiles
 
 # Settings that may change when a run goes on: they say where things are, how fast and how long.
 MAY_CHANGE = (
@@ -45,14 +34,14 @@ class RunDir:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._state_path = folder / "state.pt"
+        self.states = StateFiles(folder)
 
     def find_state(self, config: TrainConfig) -> dict[str, Any] | None:
         """The state to go on from; None for a run that begins. Nothing is written."""
         begun = (self.folder / "config.json").exists()
         if begun and config.resume:
             self._check_same_run(config)
-            return self._load_state()
+            return self.states.load()
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             advice = "add --resume to go on with it, or " if begun else ""
             raise ConfigError(
@@ -76,10 +65,6 @@ class RunDir:
                 fix="choose another --run-dir, or make room there",
             ) from None
 
-    def save_state(self, state: dict[str, Any]) -> None:
-        """Replace the state that --resume goes on from."""
-        save_tensors(state | {"format_version": STATE_FORMAT_VERSION}, self._state_path)
-
     def _check_same_run(self, config: TrainConfig) -> None:
         path = self.folder / "config.json"
         before, now = to_json(read_json(TrainConfig, path)), to_json(config)
@@ -91,25 +76,6 @@ class RunDir:
                 where=path,
                 fix="resume with the same settings, or choose another --run-dir",
             )
-
-    def _load_state(self) -> dict[str, Any] | None:
-        if not self._state_path.exists():
-            return None
-        state = load_tensors(self._state_path, fix="delete it to start again from the beginning")
-        if state.get("format_version") != STATE_FORMAT_VERSION:
-            raise CheckpointError(
-                f"the state has format {state.get('format_version')}",
-                where=self._state_path,
-                fix=f"this version reads format {STATE_FORMAT_VERSION}: use the one that wrote it",
-            )
-        missing = STATE_KEYS - state.keys()
-        if missing:
-            raise CheckpointError(
-                f"the state lacks {', '.join(sorted(missing))}",
-                where=self._state_path,
-                fix="delete it to start again from the beginning",
-            )
-        return state
 
 
 class RunLog:

@@ -250,6 +250,7 @@ def test_a_run_does_not_resume_with_other_settings_or_on_other_shards(
 
 def test_a_damaged_state_is_named_and_kept(shards: Path, trained: Path, tmp_path: Path):
     run_dir = shutil.copytree(trained, tmp_path / "run")
+    (run_dir / "state.previous.pt").unlink()
     (run_dir / "state.pt").write_bytes(b"garbage")
     with pytest.raises(CheckpointError, match=r"damaged[^$]*state\.pt[^$]*delete it"):
         train(parse(arguments(shards, run_dir, "--resume")))
@@ -260,6 +261,21 @@ def test_a_damaged_state_is_named_and_kept(shards: Path, trained: Path, tmp_path
     torch.save({"format_version": 2}, run_dir / "state.pt")
     with pytest.raises(CheckpointError, match="the state has format 2"):
         train(parse(arguments(shards, run_dir, "--resume")))
+
+
+def test_a_run_whose_newest_state_is_damaged_goes_on_from_the_one_before(
+    shards: Path, uninterrupted: Path, tmp_path: Path
+):
+    process = start(shards, tmp_path / "run")
+    wait_until(lambda: num_logged(tmp_path / "run") >= 5, process)
+    process.kill()
+    process.communicate()
+    state = bytearray((tmp_path / "run" / "state.pt").read_bytes())
+    state[len(state) // 2] ^= 1
+    (tmp_path / "run" / "state.pt").write_bytes(state)
+    done = run_command("train.main", *arguments(shards, tmp_path / "run", "--resume"))
+    assert "state.pt" in done.stderr and "going on from the state before it" in done.stderr
+    assert logged_losses(tmp_path / "run") == logged_losses(uninterrupted)
 
 
 def test_a_truncated_shard_is_found_before_training(shards: Path, tmp_path: Path):

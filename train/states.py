@@ -1,0 +1,107 @@
+"""The state that a run goes on from: written beside training, verified when read."""
+
+import logging
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map_only
+
+from psla_wds.errors import CheckpointError
+from psla_wds.files import sync_folder
+from psla_wds.tensor_files import load_tensors, save_tensors
+
+logger = logging.getLogger("train")
+
+FORMAT_VERSION = 1
+KEYS = {
+    "step",
+    "epochs_done",
+    "index_fingerprint",
+    "interval_loss",
+    "epoch_loss",
+    "damaged",
+    "learner",
+}
+
+
+class StateFiles:
+    """state.pt in a run's folder, and state.previous.pt, which stands in when that is damaged."""
+
+    def __init__(self, folder: Path) -> None:
+        self._newest, self._previous = folder / "state.pt", folder / "state.previous.pt"
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest state that is whole; None when none was saved."""
+        paths = [path for path in (self._newest, self._previous) if path.exists()]
+        for path in paths[:-1]:
+            try:
+                return _load(path)
+            except CheckpointError as error:
+                reason = str(error).splitlines()[0]
+                logger.warning("%s: %s; going on from the state before it", path, reason)
+        return _load(paths[-1]) if paths else None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the newest state, which becomes the previous one."""
+        unfinished = self._newest.with_name("state.next.pt")
+        save_tensors(state | {"format_version": FORMAT_VERSION}, unfinished)
+        if self._newest.exists():
+            os.replace(self._newest, self._previous)
+        os.replace(unfinished, self._newest)
+        sync_folder(self._newest.parent)
+
+
+class StateWriter:
+    """Saves states in a thread of its own; a step waits for no disk, only for a copy in memory."""
+
+    def __init__(self, files: StateFiles) -> None:
+        self._files = files
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="state")
+        self._pending: Future[None] | None = None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Begin to save a state as it is now; raises what the save before this one ran into.
+
+        At most one copy is held: where a disk is slower than the states come, this waits for it.
+        """
+        self.finish()
+        copy = tree_map_only(
+            torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), state
+        )
+        self._pending = self._pool.submit(self._files.save, copy)
+
+    def finish(self) -> None:
+        """Wait until the last state is on disk, and raise what kept it from getting there."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def __enter__(self) -> "StateWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.finish()
+        finally:
+            self._pool.shutdown()
+
+
+def _load(path: Path) -> dict[str, Any]:
+    state = load_tensors(path, fix="delete it to start again from the beginning")
+    if state.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"the state has format {state.get('format_version')}",
+            where=path,
+            fix=f"this version reads format {FORMAT_VERSION}: use the one that wrote it",
+        )
+    missing = KEYS - state.keys()
+    if missing:
+        raise CheckpointError(
+            f"the state lacks {', '.join(sorted(missing))}",
+            where=path,
+            fix="delete it to start again from the beginning",
+        )
+    return state
