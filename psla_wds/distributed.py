@@ -1,6 +1,8 @@
 """The processes of a run: torchrun's, or this one alone; the same code for both."""
 
+import ctypes
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
 """Of a collective: rank 0 evaluates and saves while the others wait."""
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ def join_world() -> Iterator[World]:
     if size == 1:
         yield World(rank, size, device)
         return
+    _end_with_parent()
     # Scores, messages and flags are on the CPU, where waiting for them stops no GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=TIMEOUT)
@@ -131,6 +136,15 @@ def join_world() -> Iterator[World]:
         yield World(rank, size, device)
     finally:
         dist.destroy_process_group()
+
+
+def _end_with_parent() -> None:
+    """Have this process killed when torchrun's agent dies: it would train on, and nobody would
+    notice, beside the run that is started in its place."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died just now
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _device(local_rank: int) -> torch.device:

@@ -36,11 +36,10 @@ PROG = "torchrun train/main.py"
 
 def train(config: TrainConfig) -> None:
     """Train, or go on training, on the processes of torchrun or on this one."""
-    with join_world() as world:
+    with join_world() as world, RunDir(config.run_dir) as run_dir:
         index, eval_index, state = world.together(lambda: _prepare(config, world))
         world.agree(index.fingerprint, "shards")
         world.agree(str(state["step"] if state else 0), "steps to go on from")
-        run_dir = RunDir(config.run_dir)
         world.together(lambda: run_dir.begin(config) if world.is_main else None)
         torch.manual_seed(config.seed)
         learner = Learner(config, world, world.together(lambda: _model(config, index, world)))

@@ -1,6 +1,8 @@
 """The folder of a run: its configuration and its log; train/states.py has what it goes on from."""
 
+import fcntl
 import json
+import logging
 import math
 import os
 from dataclasses import replace
@@ -14,6 +16,8 @@ from psla_wds.errors import ConfigError, PslaError
 from psla_wds.files import atomic_open
 from train.recipes import TrainConfig
 from train.states import StateFiles
+
+logger = logging.getLogger("train")
 
 # Settings that may change when a run goes on: they say where things are, how fast and how long.
 MAY_CHANGE = (
@@ -30,11 +34,19 @@ MAY_CHANGE = (
 
 
 class RunDir:
-    """Files of one run; only rank 0 writes them."""
+    """Files of one run; only rank 0 writes them. Close it, best by `with`: it holds a lock."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.states = StateFiles(folder)
+        self._lock: int | None = None
+
+    def __enter__(self) -> "RunDir":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
 
     def find_state(self, config: TrainConfig) -> dict[str, Any] | None:
         """The state to go on from; None for a run that begins. Nothing is written."""
@@ -52,9 +64,10 @@ class RunDir:
         return None
 
     def begin(self, config: TrainConfig) -> None:
-        """Make the folder, with the configuration that makes the run again."""
+        """Make the folder, with the configuration that makes the run again, for this run alone."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock_folder()
             with atomic_open(self.folder / "config.json", "w") as file:
                 json.dump(to_json(replace(config, resume=False)), file, indent=2)
                 file.write("\n")
@@ -64,6 +77,20 @@ class RunDir:
                 where=self.folder,
                 fix="choose another --run-dir, or make room there",
             ) from None
+
+    def _lock_folder(self) -> None:
+        """Two runs that write to one folder would leave the log and the state of neither."""
+        self._lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PslaError(
+                "another run is training in this folder",
+                where=self.folder,
+                fix="wait for it, or stop it; or choose another --run-dir",
+            ) from None
+        except OSError as error:  # some network file systems have no locks
+            logger.warning("%s cannot be locked: %s", self.folder, error.strerror)
 
     def _check_same_run(self, config: TrainConfig) -> None:
         path = self.folder / "config.json"

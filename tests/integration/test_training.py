@@ -1,6 +1,7 @@
 """Training, as a user starts it: log, checkpoints, resuming, and what happens to mistakes."""
 
 import json
+import random
 import shutil
 import signal
 import subprocess
@@ -147,10 +148,11 @@ def num_logged(run_dir: Path) -> int:
 def test_a_killed_run_resumes_to_the_very_same_weights_and_log(
     shards: Path, uninterrupted: Path, tmp_path: Path
 ):
-    run_dir = tmp_path / "killed"
-    for lines in (3, 9):  # in the first epoch and in the second
+    run_dir, rng = tmp_path / "killed", random.Random(0)
+    for lines in (2, 6, 10):  # one of them beside the end of an epoch
         process = start(shards, run_dir, "--resume")
         wait_until(lambda lines=lines: num_logged(run_dir) >= lines, process)
+        time.sleep(rng.uniform(0, 0.1))
         process.kill()
         process.communicate()
         assert num_logged(run_dir) < 14, "killed too late to show anything"
@@ -234,6 +236,15 @@ def test_a_used_run_folder_is_not_touched_without_resume(
     with pytest.raises(ConfigError, match="choose another --run-dir"):
         train(config_of(shards, tmp_path, resume=True))
     assert (trained / "config.json").read_bytes() == before
+
+
+def test_two_runs_do_not_write_to_one_folder(shards: Path, tmp_path: Path):
+    process = start(shards, tmp_path / "run", "--epochs=500")
+    wait_until(lambda: num_logged(tmp_path / "run") >= 1, process)
+    with pytest.raises(PslaError, match="another run is training in this folder"):
+        train(parse(arguments(shards, tmp_path / "run", "--epochs=500", "--resume")))
+    process.kill()
+    process.communicate()
 
 
 def test_a_run_does_not_resume_with_other_settings_or_on_other_shards(

@@ -1,0 +1,78 @@
+"""Runs that are killed again and again end as one that was left alone."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from eval.run_log import read_run
+from psla_wds.checkpoint import epoch_checkpoints, load_checkpoint
+
+MAIN = Path(__file__).parents[2] / "train" / "main.py"
+EPOCHS, STEPS_PER_EPOCH = 15, 6
+
+
+def command(shards: Path, run_dir: Path, processes: int) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    words = [sys.executable, *launcher, str(MAIN), "demo", "--resume"]
+    words += [f"--index={shards}:train", f"--eval-index={shards}:eval", f"--run-dir={run_dir}"]
+    words += [
+        f"--epochs={EPOCHS}",
+        "--batch-size=6",
+        "--log-every-steps=1",
+        "--state-every-steps=1",
+    ]
+    return [*words, "--features.num-frames=64", "--model.batch-norm-momentum=1.0"]
+
+
+def outcome(run_dir: Path) -> tuple[list[tuple[int, float]], list[tuple[int, float]], dict]:
+    """Losses of all steps, mAP of all epochs, and the last weights."""
+    log = read_run(run_dir)
+    weights = load_checkpoint(max(epoch_checkpoints(run_dir).values())).weights
+    losses, scores = [(r.step, r.loss) for r in log.steps], [(r.epoch, r.mAP) for r in log.epochs]
+    return losses, scores, weights
+
+
+def kill_while_it_runs(agent: subprocess.Popen, log: Path, rng: random.Random) -> bool:
+    """Kill a random process of the run once it has got on by some records; False if it ended."""
+    records = rng.randint(1, 4)
+    size = log.stat().st_size if log.exists() else 0
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.read_bytes()[size:].count(b"\n") >= records):
+        if agent.poll() is not None:
+            return False
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    time.sleep(rng.uniform(0, 0.1))
+    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+    os.kill(rng.choice([agent.pid, *map(int, children)]), signal.SIGKILL)
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_twenty_kills_of_any_process_change_nothing(shards: Path, tmp_path: Path):
+    left_alone, killed = tmp_path / "left alone", tmp_path / "killed"
+    subprocess.run(command(shards, left_alone, 2), check=True, capture_output=True)
+    rng, num_kills = random.Random(0), 0
+    while num_kills < 20:
+        agent = subprocess.Popen(
+            command(shards, killed, 2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        if not kill_while_it_runs(agent, killed / "log.jsonl", rng):
+            break
+        agent.wait(timeout=120)
+        num_kills += 1
+    subprocess.run(command(shards, killed, 2), check=True, capture_output=True)
+    losses, scores, weights = outcome(killed)
+    expected_losses, expected_scores, expected_weights = outcome(left_alone)
+    assert num_kills == 20
+    assert [step for step, _ in losses] == list(range(1, EPOCHS * STEPS_PER_EPOCH + 1))
+    assert losses == expected_losses and scores == expected_scores
+    assert all(torch.equal(weights[name], expected_weights[name]) for name in expected_weights)
