@@ -49,7 +49,9 @@ class Loader:
         _check_sample_rate(index, features)
         self._index, self._device = index, device
         self._features, self._config, self._clips_per_pass = features, config, clips_per_pass
-        self._reader = Reader(index, threads=config.threads)
+        self._reader = Reader(
+            index, threads=config.threads, timeout_s=config.timeout_s, stage=config.stage
+        )
         self._ahead = ReadAhead(self._reader, index, schedule, config)
         self._draws: dict[int, Draws] = {}  # of iterations that are in the pipeline
         self._iteration = 0

@@ -120,9 +120,11 @@ class WaveformLoader:
     """Iterates once over a schedule. Close it, best by `with`: it holds threads and files."""
 
     def __init__(self, index: ShardIndex, schedule: Schedule, config: ReaderConfig) -> None:
-        index.check_against_disk()
+        index.check_shards()
         self._index = index
-        self._reader = Reader(index, threads=config.threads)
+        self._reader = Reader(
+            index, threads=config.threads, timeout_s=config.timeout_s, stage=config.stage
+        )
         self._ahead = ReadAhead(self._reader, index, schedule, config)
         self._pool = ThreadPoolExecutor(config.decode_threads, thread_name_prefix="decode")
         self._decoding: deque[_Decoding] = deque()

@@ -29,7 +29,7 @@ BATCH_SIZE, STEPS = 6, 16  # two epochs
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("psla_wds.reader.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("psla_wds.retries.RETRY_PAUSES_S", ())
 
 
 def open_loader(index: ShardIndex, *, first_step: int = 0, **reader: int) -> Loader:
