@@ -105,7 +105,7 @@ def _prepare(args: Args) -> tuple[Checkpoint, ShardIndex]:
     if not len(index):
         raise ConfigError("there is no clip to score", where=args.index, fix="check --index")
     check_classes(checkpoint.classes, index.classes, where=args.model)
-    index.check_against_disk()
+    index.check_shards()
     return checkpoint, index
 
 

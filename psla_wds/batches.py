@@ -80,7 +80,7 @@ def evaluation_batches(
 def _open_loader(
     index: ShardIndex, schedule: Schedule, layout: BatchLayout, config: LoaderConfig
 ) -> Loader:
-    index.check_against_disk()
+    index.check_shards()
     return Loader(
         index,
         schedule,

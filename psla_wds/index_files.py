@@ -1,5 +1,6 @@
 """The index on disk: `SHARDS/index/`, one .npy a column and meta.json. Format: docs/format.md."""
 
+import io
 import json
 import shutil
 from collections.abc import Iterable
@@ -11,8 +12,10 @@ import numpy as np
 from psla_wds.errors import ShardError, StaleIndexError
 from psla_wds.files import sync_folder
 from psla_wds.labels import ClassList, read_class_list
+from psla_wds.locations import Location, member, parse_location, split_spec
 from psla_wds.shard_index import ShardIndex, combined_fingerprint, concatenate
 from psla_wds.shards import FORMAT_VERSION, Sidecar, read_sidecar
+from psla_wds.url_ranges import fetch_whole
 
 INDEX_FOLDER = "index"
 CLASS_LABELS = "class_labels_indices.csv"
@@ -32,31 +35,43 @@ COLUMN_DTYPES: dict[str, type[np.generic]] = {
 LENGTHS_PLUS_ONE = ("label_starts", "id_starts")
 
 
+MAX_META_BYTES = 64 * 2**20
+"""Of meta.json behind a URL: some hundred thousand shards, which take 70 bytes each."""
+MAX_BYTES_PER_CLIP = {"label_values": 64 * 2, "id_bytes": 256}
+"""In the mean, behind a URL: 64 labels (AudioSet has 2), and ids of 256 bytes (it has 11)."""
+NPY_HEADER_BYTES = 4096
+"""More than any header of a column takes."""
+
+
 def open_indexes(specs: Iterable[str]) -> ShardIndex:
-    """The index of all clips of `SHARDS[:split,...]`, given any number of times."""
+    """The index of all clips of `SHARDS[:split,...]`, given any number of times.
+
+    SHARDS is a folder, or its URL.
+    """
     return concatenate([_open_spec(spec) for spec in specs])
 
 
 def _open_spec(spec: str) -> ShardIndex:
-    folder, colon, splits = spec.rpartition(":")
-    if not colon or Path(spec).exists():
-        return read_index(Path(spec))
-    return read_index(Path(folder)).select_splits(splits.split(","), where=spec)
+    shards, splits = split_spec(spec)
+    index = read_index(shards)
+    return index if splits is None else index.select_splits(splits, where=spec)
 
 
-def read_index(shards: Path) -> ShardIndex:
-    """The index of the shards in a folder; columns are memory-mapped, and their bounds checked."""
-    folder = shards / INDEX_FOLDER
+def read_index(shards: Location | str) -> ShardIndex:
+    """The index of the shards in a folder; its bounds are checked.
+
+    Columns of a local index are memory-mapped; those behind a URL are read into memory.
+    """
+    if isinstance(shards, str):
+        shards = parse_location(shards)
+    folder = member(shards, INDEX_FOLDER)
     rebuild = f"python -m sharding.index {shards}"
-    if not shards.is_dir():
-        raise StaleIndexError("there is no such folder", where=shards, fix="check the path")
-    if not (folder / "meta.json").is_file():
-        raise StaleIndexError(
-            "there is no index here", where=shards, fix=f"for a folder of shards: {rebuild}"
-        )
+    if not isinstance(folder, Path):
+        rebuild = "make the index where the shards are on a disk, and copy it here with them"
+    meta_text = _read_meta(shards, folder, rebuild)
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        columns = {name: _read_column(folder, name, dtype) for name, dtype in COLUMN_DTYPES.items()}
+        meta = json.loads(meta_text)
+        columns = {n: _read_column(folder, n, int(meta["num_clips"])) for n in COLUMN_DTYPES}
         index = _from_meta(shards, meta, columns)
         _check_bounds(index)
     except (ValueError, KeyError, TypeError, OSError) as error:
@@ -64,22 +79,57 @@ def read_index(shards: Path) -> ShardIndex:
     return index
 
 
-def _read_column(folder: Path, name: str, dtype: type[np.generic]) -> np.ndarray:
-    path = folder / f"{name}.npy"
-    column = np.load(path, mmap_mode="r", allow_pickle=False)
+def _read_meta(shards: Location, folder: Location, rebuild: str) -> bytes:
+    if isinstance(shards, Path) and not shards.is_dir():
+        raise StaleIndexError("there is no such folder", where=shards, fix="check the path")
+    path = folder / "meta.json"
+    try:
+        if isinstance(path, Path):
+            return path.read_bytes()
+        return fetch_whole(path, max_bytes=MAX_META_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        raise StaleIndexError(
+            "there is no index here", where=shards, fix=f"for a folder of shards: {rebuild}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise StaleIndexError(f"the index is damaged: {error}", where=folder, fix=rebuild) from None
+
+
+def _read_column(folder: Location, name: str, num_clips: int) -> np.ndarray:
+    path, dtype = folder / f"{name}.npy", COLUMN_DTYPES[name]
+    if isinstance(path, Path):
+        column = np.load(path, mmap_mode="r", allow_pickle=False)
+    else:
+        bytes_per_clip = MAX_BYTES_PER_CLIP.get(name, np.dtype(dtype).itemsize)
+        most = NPY_HEADER_BYTES + bytes_per_clip * (num_clips + 1)
+        column = _parse_column(fetch_whole(path, max_bytes=most))
     if column.dtype != dtype or column.ndim != 1:
         raise ValueError(f"{path.name} has {column.dtype} of {column.ndim} dimensions")
     return column
 
 
-def _from_meta(shards: Path, meta: dict[str, Any], columns: dict[str, np.ndarray]) -> ShardIndex:
+def _parse_column(content: bytes) -> np.ndarray:
+    """A view of the bytes: `np.load` would first make room for as much as the header claims."""
+    file = io.BytesIO(content)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("a column has another version of .npy than is written here")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    column = np.frombuffer(content, dtype, offset=file.tell())
+    if shape != column.shape:
+        raise ValueError("a column is cut short")
+    return column
+
+
+def _from_meta(
+    shards: Location, meta: dict[str, Any], columns: dict[str, np.ndarray]
+) -> ShardIndex:
     if meta["format_version"] != FORMAT_VERSION:
         raise ValueError(f"format {meta['format_version']}, where {FORMAT_VERSION} is read")
     names = [str(shard["name"]) for shard in meta["shards"]]
-    if any(Path(name).name != name for name in names):
+    if any(Path(name).name != name or not name.endswith(".tar") for name in names):
         raise ValueError("a shard lies outside its folder")
     return ShardIndex(
-        shards=tuple(shards / name for name in names),
+        shards=tuple(member(shards, name) for name in names),
         shard_sizes=tuple(int(shard["size_bytes"]) for shard in meta["shards"]),
         classes=ClassList(tuple(meta["mids"]), tuple(meta["names"])),
         splits=tuple(meta["splits"]),

@@ -1,6 +1,5 @@
 """The loader: batches of log-mel spectrograms and targets, in the order of a schedule."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,12 +13,10 @@ from psla_wds.errors import ConfigError
 from psla_wds.features import FeatureConfig
 from psla_wds.pipeline import NULL_WAV, EncodedBatch, FrontEnd, UndecodableBatchError
 from psla_wds.read_ahead import ReadAhead, mixed_targets, rows_read
-from psla_wds.reader import DamagedClipError, Reader, ReaderConfig, undecodable_clip
+from psla_wds.reader import DamagedClipError, ReaderConfig, open_reader, undecodable_clip
 from psla_wds.schedule import Schedule
 from psla_wds.shard_index import ShardIndex
-
-DATA_BOUND = 0.05
-"""Share of waiting for data from which a run could be faster with other settings."""
+from psla_wds.tuning import verdict
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Loader:
         _check_sample_rate(index, features)
         self._index, self._device = index, device
         self._features, self._config, self._clips_per_pass = features, config, clips_per_pass
-        self._reader = Reader(index, threads=config.threads)
+        self._reader = open_reader(index, config)
         self._ahead = ReadAhead(self._reader, index, schedule, config)
         self._draws: dict[int, Draws] = {}  # of iterations that are in the pipeline
         self._iteration = 0
@@ -88,6 +85,16 @@ class Loader:
         """Time spent waiting for reads so far; the rest of the waiting was for decoding."""
         return self._ahead.waited_s
 
+    def verdict(self, *, waited_s: float, storage_wait_s: float, elapsed_s: float) -> str:
+        """One line: what a stretch of training was bounded by, and what would help."""
+        return verdict(
+            waited_s=waited_s,
+            storage_wait_s=storage_wait_s,
+            elapsed_s=elapsed_s,
+            tuner=self._ahead.tuner,
+            decode_threads=self._config.decoders(),
+        )
+
     def _open_front_end(self) -> FrontEnd:
         """The pipeline from the current iteration on."""
         first = self._iteration
@@ -95,7 +102,7 @@ class Loader:
             lambda iteration: self._encoded_batch(first + iteration),
             self._features,
             batch_size=self._clips_per_pass,
-            num_threads=self._config.decode_threads,
+            num_threads=self._config.decoders(),
             device=self._device,
         )
 
@@ -135,24 +142,6 @@ class Loader:
             except RuntimeError as reason:
                 return undecodable_clip(self._index, int(row), reason)
         return None
-
-
-def verdict(waited_s: float, storage_wait_s: float, elapsed_s: float, config: ReaderConfig) -> str:
-    """One line: what a stretch of training was bounded by, and which setting would help."""
-    share = waited_s / max(elapsed_s, 1e-9)
-    if share < DATA_BOUND:
-        return f"bounded by the step: {share:.1%} of the time went to waiting for data"
-    if storage_wait_s > waited_s / 2:
-        return (
-            f"bounded by storage: {share:.0%} of the time went to waiting for data, most of it for "
-            f"reads; try --reader.threads {2 * config.threads} or faster storage"
-        )
-    cores = len(os.sched_getaffinity(0))
-    return (
-        f"bounded by decoding: {share:.0%} of the time went to waiting for data, most of it for "
-        f"decoding in {config.decode_threads} threads; this process may use {cores} cores "
-        "(--reader.decode-threads), and shards built with --codec wav decode faster"
-    )
 
 
 def _check_sample_rate(index: ShardIndex, features: FeatureConfig) -> None:

@@ -11,6 +11,7 @@ from psla_wds.augment import Draws
 from psla_wds.reader import DamagedClipError, PendingRead, Reader, ReaderConfig
 from psla_wds.schedule import Schedule
 from psla_wds.shard_index import ShardIndex
+from psla_wds.tuning import ReadTuner
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class ReadAhead:
     ) -> None:
         self._reader, self._index, self._schedule = reader, index, schedule
         self._config = config
+        self.tuner = ReadTuner(threads=config.threads, depth=config.prefetch_batches)
         self._pending: dict[int, _Pending] = {}
         self.damaged: dict[int, str] = {}
         """Rows that are drawn no more, each with what is wrong."""
@@ -55,7 +57,7 @@ class ReadAhead:
             except DamagedClipError as error:
                 self.replace(error)
                 continue
-            self.waited_s += time.perf_counter() - started
+            self._note(len(clips), waited_s=time.perf_counter() - started)
             del self._pending[iteration]
             num_draws = len(pending.draws.rows)
             return ReadBatch(pending.draws, clips[:num_draws], clips[num_draws:])
@@ -68,9 +70,15 @@ class ReadAhead:
         self.damaged[error.row] = str(error)
         self._pending.clear()  # some may have begun to read it
 
+    def _note(self, num_clips: int, *, waited_s: float) -> None:
+        self.waited_s += waited_s
+        self.tuner.note(num_clips=num_clips, waited_s=waited_s)
+        if self.tuner.threads > self._reader.threads:
+            self._reader.add_threads(self.tuner.threads - self._reader.threads)
+
     def _start_coming(self, iteration: int) -> None:
         room = self._config.memory_mib * 2**20
-        last = iteration + self._config.prefetch_batches
+        last = iteration + self.tuner.depth
         while iteration < last and self._start(iteration, room=room):
             iteration += 1
 

@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8, UInt16, UInt32, UInt64
 
 from psla_wds.errors import ConfigError, StaleIndexError
 from psla_wds.labels import ClassList
+from psla_wds.locations import Location
+from psla_wds.storage import sizes_of
 
 ROWS_AT_ONCE = 65_536
 """Rows that are copied in one go; a place takes 8 bytes where a byte of an id takes one."""
@@ -20,7 +21,7 @@ ROWS_AT_ONCE = 65_536
 class ShardIndex:
     """Row i of every column describes clip i; rows follow the shards, then the tar."""
 
-    shards: tuple[Path, ...]
+    shards: tuple[Location, ...]
     shard_sizes: tuple[int, ...]
     """Bytes of each tar."""
     classes: ClassList
@@ -124,17 +125,17 @@ class ShardIndex:
             digests += clip.digest()
         return np.frombuffer(digests, "<u8")
 
-    def check_against_disk(self) -> None:
+    def check_shards(self) -> None:
         """Raise `StaleIndexError` if a shard is missing or has another size than the index says."""
-        for path, expected in zip(self.shards, self.shard_sizes, strict=True):
-            actual = path.stat().st_size if path.exists() else None
+        sizes = sizes_of(self.shards)
+        for shard, expected, actual in zip(self.shards, self.shard_sizes, sizes, strict=True):
             if actual != expected:
                 found = "it is missing" if actual is None else f"it has {actual:,}"
                 raise StaleIndexError(
                     f"the index expects a shard of {expected:,} bytes, {found}",
-                    where=path,
+                    where=shard,
                     fix=f"copy the shard again, or rebuild the index: "
-                    f"python -m sharding.index {path.parent}",
+                    f"python -m sharding.index {shard.parent}",
                 )
 
 

@@ -19,8 +19,8 @@ from psla_wds.read_ahead import ReadAhead, rows_read
 from psla_wds.reader import (
     CLIPS_PER_TASK,
     DamagedClipError,
-    Reader,
     ReaderConfig,
+    open_reader,
     undecodable_clip,
 )
 from psla_wds.sampler import SamplerConfig
@@ -120,11 +120,11 @@ class WaveformLoader:
     """Iterates once over a schedule. Close it, best by `with`: it holds threads and files."""
 
     def __init__(self, index: ShardIndex, schedule: Schedule, config: ReaderConfig) -> None:
-        index.check_against_disk()
+        index.check_shards()
         self._index = index
-        self._reader = Reader(index, threads=config.threads)
+        self._reader = open_reader(index, config)
         self._ahead = ReadAhead(self._reader, index, schedule, config)
-        self._pool = ThreadPoolExecutor(config.decode_threads, thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(config.decoders(), thread_name_prefix="decode")
         self._decoding: deque[_Decoding] = deque()
         self._iteration = 0  # of the first batch in `_decoding`
 

@@ -13,7 +13,7 @@ from eval.metrics import evaluate
 from eval.predict import predict
 from psla_wds.checkpoint import Checkpoint, epoch_path, save_checkpoint
 from psla_wds.distributed import World
-from psla_wds.loader import Loader, verdict
+from psla_wds.loader import Loader
 from psla_wds.model import loss
 from psla_wds.progress import DataTimer, Interval, clip_bar
 from psla_wds.schedule import BatchLayout, Plans, TrainingSchedule
@@ -81,7 +81,7 @@ class Trainer:
                 storage_wait_before_s = loader.storage_wait_s
                 interval = self._train_epoch(epoch, schedule.steps_per_epoch, batches, log)
                 storage_wait_s = loader.storage_wait_s - storage_wait_before_s
-                self._say_what_bounded(epoch, interval, storage_wait_s)
+                self._say_what_bounded(epoch, interval, loader, storage_wait_s)
                 self._tell_damaged(loader.damaged, log)
                 self._finish_epoch(epoch, interval, batches.take_percentiles(), log)
 
@@ -149,10 +149,14 @@ class Trainer:
             data_wait=data_wait,
         )
 
-    def _say_what_bounded(self, epoch: int, interval: Interval, storage_wait_s: float) -> None:
+    def _say_what_bounded(
+        self, epoch: int, interval: Interval, loader: Loader, storage_wait_s: float
+    ) -> None:
         if self._world.is_main:
-            line = verdict(
-                interval.waited_s, storage_wait_s, interval.elapsed_s, self._config.reader
+            line = loader.verdict(
+                waited_s=interval.waited_s,
+                storage_wait_s=storage_wait_s,
+                elapsed_s=interval.elapsed_s,
             )
             logger.info("epoch %d was %s", epoch, line)
 

@@ -62,10 +62,10 @@ def _prepare(
     index = open_indexes(config.index)
     if config.subset is not None:
         index = index.select_random(config.subset, seed=config.subset_seed)
-    index.check_against_disk()
+    index.check_shards()
     eval_index = open_indexes(config.eval_index) if config.eval_index else None
     if eval_index is not None:
-        eval_index.check_against_disk()
+        eval_index.check_shards()
         if eval_index.classes != index.classes:
             raise ConfigError(
                 "the evaluation shards have other classes than the training shards",

@@ -14,6 +14,7 @@ from psla_wds.index_files import read_index
 from psla_wds.read_ahead import ReadAhead
 from psla_wds.reader import PendingRead, Reader, ReaderConfig
 from psla_wds.shard_index import ShardIndex
+from psla_wds.tuning import MOST_THREADS
 
 MIB = 2**20
 
@@ -34,6 +35,8 @@ class Store:
 
 
 class CountingReader(Reader):
+    threads = MOST_THREADS
+
     def __init__(self, store: Store) -> None:
         self._store = store
 

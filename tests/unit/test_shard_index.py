@@ -164,7 +164,7 @@ def test_a_truncated_shard_is_named_with_the_command_that_mends_it(copied: Path)
     with tar.open("r+b") as file:
         file.truncate(700)
     with pytest.raises(StaleIndexError) as caught:
-        read_index(copied).check_against_disk()
+        read_index(copied).check_shards()
     assert str(caught.value).splitlines() == [
         f"the index expects a shard of {size:,} bytes, it has 700",
         f"  where: {tar}",

@@ -1,8 +1,10 @@
 """Reading is widened until the run no longer waits, or storage gives no more."""
 
+import re
+
 import pytest
 
-from psla_wds.tuning import MOST_DEPTH, MOST_THREADS, ReadTuner, cores_per_process
+from psla_wds.tuning import MOST_DEPTH, MOST_THREADS, ReadTuner, cores_per_process, verdict
 
 BATCH = 32
 
@@ -91,3 +93,25 @@ def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch):
     assert cores_per_process() == 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "32")
     assert cores_per_process() == 1
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "storage_wait_s", "threads", "words"),
+    [
+        (1.0, 0.9, None, "bounded by the step: 1.0%"),
+        (50.0, 40.0, None, "bounded by storage: 50% .* 4 threads up to 5 batches.* --stage DIR"),
+        (50.0, 40.0, 3, "bounded by storage: 50% .* 3 threads .*without --reader.threads"),
+        (50.0, 10.0, None, "bounded by decoding: 50% .* in 7 threads.*--reader.decode-threads"),
+    ],
+)
+def test_the_verdict_names_what_bounds_a_run(
+    waited_s: float, storage_wait_s: float, threads: int | None, words: str
+):
+    line = verdict(
+        waited_s=waited_s,
+        storage_wait_s=storage_wait_s,
+        elapsed_s=100.0,
+        tuner=ReadTuner(threads=threads, depth=5),
+        decode_threads=7,
+    )
+    assert re.search(words, line), line

@@ -1,0 +1,83 @@
+"""Where shards lie: a local folder, or a URL that fsspec knows."""
+
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+from urllib.parse import quote
+
+from psla_wds.errors import ConfigError
+
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+"""Optional parts of this package that bring what a scheme of URLs needs."""
+
+
+@runtime_checkable
+class Url(Protocol):
+    """What is used of a `upath.UPath`; that and fsspec take 70 ms to import."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def parent(self) -> "Url": ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def protocol(self) -> str: ...
+    @property
+    def fs(self) -> Any: ...
+    def __truediv__(self, name: str) -> "Url": ...
+
+
+Location: TypeAlias = Path | Url
+
+
+def parse_location(text: str) -> Location:
+    """A local path, or a URL such as s3://bucket/shards; raises `ConfigError`."""
+    if not is_url(text):
+        return Path(text)
+    from upath import UPath
+
+    try:
+        location = UPath(text.rstrip("/"))
+        if location.protocol in ("", "file", "local"):
+            return Path(location.path)
+        _ = location.fs  # what its file system needs may be missing
+    except ValueError as error:
+        raise ConfigError(
+            f"this URL cannot be read: {error}", where=text, fix="use s3://, gs:// or https://"
+        ) from None
+    except ImportError as error:
+        raise ConfigError(
+            f"this URL needs a package: {error}", where=text, fix=_missing(text)
+        ) from None
+    return location
+
+
+def is_url(text: str) -> bool:
+    return "://" in text
+
+
+def is_http(location: Url) -> bool:
+    return location.protocol in ("http", "https")
+
+
+def member(folder: Location, name: str) -> Location:
+    """The file of this name; in a web address, where some characters mean something, quoted."""
+    if isinstance(folder, Path):
+        return folder / name
+    return folder / (quote(name) if is_http(folder) else name)
+
+
+def split_spec(spec: str) -> tuple[Location, list[str] | None]:
+    """Location and splits of `SHARDS[:split,...]`. The colon of a port is none of a split."""
+    head, colon, splits = spec.rpartition(":")
+    if not is_url(spec):
+        whole = not colon or Path(spec).exists()
+    else:
+        is_port = splits.isdigit() and "/" not in head.split("://", 1)[-1]
+        whole = "/" in splits or is_port
+    return (parse_location(spec), None) if whole else (parse_location(head), splits.split(","))
+
+
+def _missing(text: str) -> str:
+    extra = EXTRAS.get(text.split("://")[0])
+    return f"pip install 'psla-wds[{extra}]'" if extra else "install what the message names"
