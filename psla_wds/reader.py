@@ -130,7 +130,8 @@ class Reader:
         stage: Path | None = None,
     ) -> None:
         self._index, self._timeout_s = index, timeout_s
-        request_timeout_s = min(REQUEST_TIMEOUT_S, timeout_s)
+        # All tries of a read, and the pauses between them, fit into its time.
+        request_timeout_s = min(REQUEST_TIMEOUT_S, timeout_s / 10)
         self._shards = [
             open_shard(location, request_timeout_s=request_timeout_s) for location in index.shards
         ]
@@ -252,7 +253,7 @@ class PendingRead:
                 return chunk.clips.result(min(HANG_WARNING_S, until - time.monotonic()))
             except TimeoutError:
                 if chunk.clips.done():
-                    continue
+                    return chunk.clips.result()
             waited_s = time.monotonic() - begun
             row = chunk.rows[0] if chunk.reading is None else chunk.reading
             where = self._index.where(row)
