@@ -29,6 +29,7 @@ STATE_KEYS = {
 # Settings that may change when a run goes on: they say where things are, how fast and how long.
 MAY_CHANGE = (
     "index",
+    "labels",  # the fingerprint of the index tells whether they are the same
     "eval_index",
     "run_dir",
     "resume",
