@@ -1,5 +1,8 @@
 """Label enhancement: exact on cases worked by hand, in blocks, and from scores in any order."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
