@@ -15,11 +15,10 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
 from tyro.conf import Positional, UseAppendAction, arg
 
 from eval.score_folder import ROWS_AT_ONCE, ScoreFolder
-from eval.scores import Scores
+from eval.scores import Scores, targets_of
 from psla_wds import cli
 from psla_wds.checkpoint import Checkpoint, check_classes, find_checkpoint, load_checkpoint
 from psla_wds.distributed import World, join_world
@@ -146,18 +145,6 @@ def gather_scores(predictor: Predictor, index: ShardIndex, world: World) -> Scor
         mids=classes.mids,
         names=classes.names,
     )
-
-
-def targets_of(
-    index: ShardIndex, rows: Int64[np.ndarray, " rows"], classes: ClassList
-) -> UInt8[np.ndarray, "rows classes"]:
-    """1 where a clip carries a class; 0 for classes that the shards do not have."""
-    position = {mid: i for i, mid in enumerate(index.classes.mids)}
-    shared = [(k, position[mid]) for k, mid in enumerate(classes.mids) if mid in position]
-    targets = np.zeros((len(rows), len(classes)), np.uint8)
-    columns, index_columns = np.array(shared, np.int64).reshape(-1, 2).T
-    targets[:, columns] = index.targets(rows)[:, index_columns]
-    return targets
 
 
 def _autocast(device: torch.device) -> torch.autocast | nullcontext[None]:

@@ -17,6 +17,8 @@ from jaxtyping import Float32, Int64, UInt8
 from eval.score_folder import read_score_folder, row_blocks
 from psla_wds.errors import ScoreError
 from psla_wds.files import atomic_open
+from psla_wds.labels import ClassList
+from psla_wds.shard_index import ShardIndex
 
 LAYOUT = {
     "scores": (np.float32, ("clips", "classes")),
@@ -95,6 +97,18 @@ class Scores:
         _check(arrays, path)
         texts = {name: tuple(arrays[name].tolist()) for name in ("clip_ids", "mids", "names")}
         return cls(scores=arrays["scores"], targets=arrays["targets"], **texts)
+
+
+def targets_of(
+    index: ShardIndex, rows: Int64[np.ndarray, " rows"], classes: ClassList
+) -> UInt8[np.ndarray, "rows classes"]:
+    """1 where a clip carries a class; 0 for classes that the shards do not have."""
+    position = {mid: i for i, mid in enumerate(index.classes.mids)}
+    shared = [(k, position[mid]) for k, mid in enumerate(classes.mids) if mid in position]
+    targets = np.zeros((len(rows), len(classes)), np.uint8)
+    columns, index_columns = np.array(shared, np.int64).reshape(-1, 2).T
+    targets[:, columns] = index.targets(rows)[:, index_columns]
+    return targets
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
