@@ -183,7 +183,7 @@ def test_added_labels_are_compared_with_the_truth(done: Enhancement):
 def test_scores_of_two_million_clips_take_less_than_2_gib(tmp_path: Path):
     """All of the command, on a sparse file of 4.2 GB: most scores are 0, and some are not."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.bench_enhance", "--output", str(tmp_path / "r.json"),
+        [sys.executable, "-m", "benchmarks.enhance_memory", "--output", str(tmp_path / "r.json"),
          "--folder", str(tmp_path)],
         capture_output=True, text=True, cwd=Path(__file__).parents[2],
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """Label enhancement of 2M clips and 527 classes: time, and the most memory that it takes.
 
-    python -m benchmarks.bench_enhance
+    python -m benchmarks.enhance_memory
 
 There is no audio: an index of labels, as unevenly spread as AudioSet's, and a folder of scores.
 """
@@ -40,7 +40,7 @@ class Args:
     classes: int = 527
     folder: Path = Path(tempfile.gettempdir())
     """Where scores are put for the time being: 5.3 GB."""
-    output: Path = RESULTS / "bench_enhance.json"
+    output: Path = RESULTS / "enhance_memory.json"
 
 
 def measure(args: Args) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _nodes(mids: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m benchmarks.bench_enhance")
+    args = cli.parse(Args, __doc__, prog="python -m benchmarks.enhance_memory")
     content = measure(args)
     print(
         f"{content['labels_added']:,} labels added to {content['labels_before']:,} of "
