@@ -30,12 +30,12 @@ class Metrics:
     @property
     def mAP(self) -> float:  # noqa: N802 (the field's name)
         """Mean average precision over the classes scored."""
-        return _mean_of_defined(self.average_precision)
+        return mean_of_defined(self.average_precision)
 
     @property
     def mAUC(self) -> float:  # noqa: N802 (the field's name)
         """Mean area under the ROC curve over the classes which have one."""
-        return _mean_of_defined(self.roc_auc)
+        return mean_of_defined(self.roc_auc)
 
     @property
     def d_prime(self) -> float:
@@ -130,7 +130,7 @@ def _class_metrics(
     return float(precision.mean()), float(right_pairs / (len(positives) * num_negatives))
 
 
-def _mean_of_defined(values: Float64[np.ndarray, " classes"]) -> float:
+def mean_of_defined(values: Float64[np.ndarray, " classes"]) -> float:
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else float("nan")
 

@@ -3,8 +3,11 @@
     python -m eval.predict RUN --index SHARDS --output P.npz
 
 Runs on one process, or on several: torchrun --nproc-per-node 8 -m eval.predict ...
+An output without .npz is a folder of memory-mapped arrays, which millions of clips need; several
+machines write it through a file system that they share.
 """
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +17,18 @@ import numpy as np
 import torch
 from tyro.conf import Positional, UseAppendAction, arg
 
-from eval.scores import Scores
+from eval.score_folder import ROWS_AT_ONCE, ScoreFolder
+from eval.scores import Scores, targets_of
 from psla_wds import cli
 from psla_wds.checkpoint import Checkpoint, check_classes, find_checkpoint, load_checkpoint
 from psla_wds.distributed import World, join_world
 from psla_wds.errors import ConfigError
 from psla_wds.features import FeatureConfig
 from psla_wds.index_files import open_indexes
+from psla_wds.labels import ClassList
 from psla_wds.loader import Loader
 from psla_wds.model import AudioTagger
+from psla_wds.overlay import apply_overlay
 from psla_wds.progress import clip_bar
 from psla_wds.reader import ReaderConfig
 from psla_wds.schedule import BatchLayout, EvaluationSchedule
@@ -36,13 +42,71 @@ class Args:
     index: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]")]
     """Shards to score; give the option several times for several sets."""
     output: Path
-    """Score file to write, .npz."""
+    """Score file to write, .npz; or a folder, for more scores than memory holds."""
+    labels: Path | None = None
+    """Label overlay, by eval.enhance, with the labels to write as targets."""
+    other_classes: bool = False
+    """Take shards whose classes are not the model's. Targets are then those of the classes that
+    both have; python -m eval.score --mapping scores the others."""
     batch_size: int = 32
     """Clips of a forward pass, on each process."""
     reader: ReaderConfig = field(default_factory=ReaderConfig)
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Predictor:
+    """A model, and how clips are brought to it."""
+
+    model: AudioTagger
+    classes: ClassList
+    """Of the model."""
+    features: FeatureConfig
+    batch_size: int
+    """Clips of a forward pass on each rank."""
+    reader: ReaderConfig
+
+    @torch.inference_mode()
+    def batches(self, index: ShardIndex, world: World) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Rows of the index and their scores; over all ranks, each row once."""
+        self.model.eval()
+        layout = BatchLayout(
+            batch_size=self.batch_size * world.size, rank=world.rank, world_size=world.size
+        )
+        loader = Loader(
+            index,
+            EvaluationSchedule(index, layout),
+            clips_per_pass=self.batch_size,
+            features=self.features,
+            config=self.reader,
+            device=world.device,
+        )
+        bar = clip_bar(desc="scoring", total=len(index), disable=not world.is_main)
+        with loader as batches, bar:
+            for batch in batches:
+                with _autocast(world.device):
+                    scores = self.model(batch.log_mel).cpu().numpy()
+                yield batch.rows, scores
+                bar.update(min(len(batch.rows) * world.size, len(index) - bar.n))
+
+    def to_folder(self, index: ShardIndex, world: World, output: Path) -> None:
+        """Write the scores as a folder: each rank its rows, into files that all have mapped."""
+        folder = ScoreFolder(output)
+        clip_ids = [index.clip_id(row) for row in range(len(index))]
+        world.together(lambda: folder.begin(clip_ids, self.classes) if world.is_main else None)
+        scores = folder.open("scores")
+        for rows, values in self.batches(index, world):
+            scores[rows] = values
+        scores.flush()
+        world.together(lambda: None)  # all have written
+        if world.is_main:
+            targets = folder.open("targets")
+            for first in range(0, len(index), ROWS_AT_ONCE):
+                rows = np.arange(first, min(first + ROWS_AT_ONCE, len(index)))
+                targets[rows] = targets_of(index, rows, self.classes)
+            targets.flush()
+            folder.finish()
+
+
 def predict(
     model: AudioTagger,
     index: ShardIndex,
@@ -57,25 +121,30 @@ def predict(
     Args:
         batch_size: clips of a forward pass on each rank.
     """
-    model.eval()
-    layout = BatchLayout(batch_size=batch_size * world.size, rank=world.rank, world_size=world.size)
-    rows, scores = [np.empty(0, np.int64)], [np.empty((0, len(index.classes)), np.float32)]
-    loader = Loader(
-        index,
-        EvaluationSchedule(index, layout),
-        clips_per_pass=batch_size,
-        features=features,
-        config=reader,
-        device=world.device,
+    return gather_scores(
+        Predictor(model, index.classes, features, batch_size, reader), index, world
     )
-    bar = clip_bar(desc="scoring", total=len(index), disable=not world.is_main)
-    with loader as batches, bar:
-        for batch in batches:
-            with _autocast(world.device):
-                scores.append(model(batch.log_mel).cpu().numpy())
-            rows.append(batch.rows)
-            bar.update(min(len(batch.rows) * world.size, len(index) - bar.n))
-    return _gather(index, world, np.concatenate(rows), np.concatenate(scores))
+
+
+def gather_scores(predictor: Predictor, index: ShardIndex, world: World) -> Scores | None:
+    """Scores and targets of every clip, in the order of the index, on rank 0; None on others."""
+    classes = predictor.classes
+    rows, scores = [np.empty(0, np.int64)], [np.empty((0, len(classes)), np.float32)]
+    for batch_rows, batch_scores in predictor.batches(index, world):
+        rows.append(batch_rows)
+        scores.append(batch_scores)
+    all_rows, all_scores = (world.gather(np.concatenate(parts)) for parts in (rows, scores))
+    if all_rows is None or all_scores is None:
+        return None
+    ordered = np.empty((len(index), len(classes)), np.float32)
+    ordered[np.concatenate(all_rows)] = np.concatenate(all_scores)
+    return Scores(
+        clip_ids=tuple(index.clip_id(row) for row in range(len(index))),
+        scores=ordered,
+        targets=targets_of(index, np.arange(len(index)), classes),
+        mids=classes.mids,
+        names=classes.names,
+    )
 
 
 def _autocast(device: torch.device) -> torch.autocast | nullcontext[None]:
@@ -83,28 +152,15 @@ def _autocast(device: torch.device) -> torch.autocast | nullcontext[None]:
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
-def _gather(index: ShardIndex, world: World, rows: np.ndarray, scores: np.ndarray) -> Scores | None:
-    """Put the scores of all ranks into the order of the index; each row came from one rank."""
-    all_rows, all_scores = world.gather(rows), world.gather(scores)
-    if all_rows is None or all_scores is None:
-        return None
-    ordered = np.empty((len(index), len(index.classes)), np.float32)
-    ordered[np.concatenate(all_rows)] = np.concatenate(all_scores)
-    return Scores(
-        clip_ids=tuple(index.clip_id(row) for row in range(len(index))),
-        scores=ordered,
-        targets=index.targets(np.arange(len(index))).astype(np.uint8),
-        mids=index.classes.mids,
-        names=index.classes.names,
-    )
-
-
 def _prepare(args: Args) -> tuple[Checkpoint, ShardIndex]:
     checkpoint = load_checkpoint(find_checkpoint(args.model))
     index = open_indexes(args.index)
     if not len(index):
         raise ConfigError("there is no clip to score", where=args.index, fix="check --index")
-    check_classes(checkpoint.classes, index.classes, where=args.model)
+    if not args.other_classes:
+        check_classes(checkpoint.classes, index.classes, where=args.model)
+    if args.labels:
+        index = apply_overlay(index, args.labels)
     index.check_shards()
     return checkpoint, index
 
@@ -113,20 +169,21 @@ def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m eval.predict")
     with join_world() as world:
         checkpoint, index = world.together(lambda: _prepare(args))
-        scores = predict(
-            checkpoint.build().to(world.device),
-            index,
-            checkpoint.features,
-            world,
-            batch_size=args.batch_size,
-            reader=args.reader,
+        model = checkpoint.build().to(world.device)
+        predictor = Predictor(
+            model, checkpoint.classes, checkpoint.features, args.batch_size, args.reader
         )
-    if scores:
-        scores.save(args.output)
-        print(
-            f"wrote scores of {len(index):,} clips, {len(index.classes)} classes, to "
-            f"{args.output}; next: python -m eval.score {args.output} --output DIR"
-        )
+        if args.output.suffix == ".npz":
+            scores = gather_scores(predictor, index, world)
+            if scores:
+                scores.save(args.output)
+        else:
+            predictor.to_folder(index, world, args.output)
+        if world.is_main:
+            print(
+                f"wrote scores of {len(index):,} clips, {len(checkpoint.classes)} classes, to "
+                f"{args.output}; next: python -m eval.score {args.output} --output DIR"
+            )
 
 
 if __name__ == "__main__":

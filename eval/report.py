@@ -4,12 +4,14 @@ import math
 import shlex
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from eval.bootstrap import Intervals
+from eval.correlations import Correlation
 from eval.metrics import Metrics
 from eval.run_log import Run
 from eval.svg import (
@@ -49,6 +51,12 @@ class Report:
     accuracy: float | None
     classes: tuple[ClassResult, ...]
     run: Run | None
+    intervals: Intervals | None = None
+    """Of the metrics; resampling takes its time, and is done when it is asked for."""
+    correlations: dict[str, Correlation] = field(default_factory=dict)
+    """Of the classes' average precision with what is named."""
+    left_out: tuple[str, ...] = ()
+    """Classes of the data set that the model has no class for."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,14 @@ def render(report: Report) -> str:
 def decimal(value: float, digits: int) -> str:
     """A number for people; a dash where there is none."""
     return "\N{EN DASH}" if math.isnan(value) else f"{value:.{digits}f}".replace("inf", "∞")
+
+
+def without_nan(record: dict[str, object]) -> dict[str, object]:
+    """Strict JSON has no NaN: null in its place."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in record.items()
+    }
 
 
 def best_and_worst(

@@ -1,49 +1,100 @@
 """Score a file of scores: the metrics for people, for programs and as a page.
 
-python -m eval.score P.npz --output DIR --run RUN
+    python -m eval.score P.npz --output DIR --run RUN
+
+A model that was made for other classes: python -m eval.predict MODEL --index ESC50 --other-classes
+--output P.npz, then python -m eval.score P.npz --index ESC50 --mapping esc50 --output DIR.
 """
 
 import hashlib
 import json
 import logging
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
-import tyro
+import numpy as np
+from tyro.conf import Positional, UseAppendAction, arg
 
+from eval.bootstrap import Intervals, bootstrap
+from eval.correlations import Correlation, correlate, read_quality
+from eval.mapping import Mapping, Several, map_scores, read_mapping, with_targets
 from eval.metrics import Metrics, accuracy, evaluate
-from eval.report import ClassResult, Report, best_and_worst, decimal, render
+from eval.report import ClassResult, Report, best_and_worst, decimal, render, without_nan
 from eval.run_log import read_run
 from eval.scores import Scores
 from psla_wds import cli
-from psla_wds.errors import ScoreError
+from psla_wds.errors import ConfigError, ScoreError
 from psla_wds.files import atomic_open
+from psla_wds.index_files import open_indexes
+from psla_wds.overlay import apply_overlay
+from psla_wds.shard_index import ShardIndex
 
 logger = logging.getLogger("score")
 
 NUM_EXTREMES = 5
+Shards = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]")]
 
 
 @dataclass(frozen=True)
 class Args:
-    scores: tyro.conf.Positional[Path]
+    scores: Positional[Path]
     """Score file (.npz), from eval.predict or eval.ensemble."""
     output: Path
     """Folder for metrics.json and report.html; made if it is not there."""
     run: Path | None = None
     """Run folder whose training curves and configuration the report shows."""
+    index: Shards = ()
+    """Shards of the clips scored, whose labels count instead of the targets in the file."""
+    labels: Path | None = None
+    """Label overlay of --index, by eval.enhance: score against its labels (PSLA table IX)."""
+    mapping: str | None = None
+    """esc50, fsd50k or a CSV: the model's classes that stand for those of --index."""
+    several: Several = "first"
+    """Of several classes that stand for one: the first one's score, or the highest."""
+    bootstrap: int = 0
+    """Resamples of the clips for confidence intervals, such as 1000; none unless set."""
+    train_index: Shards = ()
+    """Training shards: say how the AP of a class goes along with its number of clips there."""
+    train_labels: Path | None = None
+    """Label overlay of --train-index."""
+    quality: Path | None = None
+    """AudioSet's qa_true_counts.csv: say how AP goes along with the quality of annotations."""
+
+    def __post_init__(self) -> None:
+        for option, needed in (
+            ("labels", "index"),
+            ("mapping", "index"),
+            ("train_labels", "train_index"),
+        ):
+            if getattr(self, option) and not getattr(self, needed):
+                raise ConfigError(
+                    f"{option} belongs to shards",
+                    where=f"--{option.replace('_', '-')}",
+                    fix=f"set --{needed.replace('_', '-')} as well",
+                )
+        if self.bootstrap and self.bootstrap < 20:
+            raise ConfigError(
+                "so few resamples say nothing", where="--bootstrap", fix="set it to 1000"
+            )
 
 
 def main() -> None:
-    score(tyro.cli(Args, description=__doc__))
+    score(cli.parse(Args, __doc__, prog="python -m eval.score"))
 
 
 def score(args: Args) -> None:
     run = read_run(args.run) if args.run else None
     if run and run.cut:
         logger.warning("%s ends in the middle of a line: left out", run.folder / "log.jsonl")
-    scores = Scores.load(args.scores)
+    mapping = read_mapping(args.mapping) if args.mapping else None
+    scores = _what_to_score(args, mapping)
+    if not scores.targets.any():
+        raise ScoreError(
+            "no clip has a positive class, so there is nothing to score",
+            where=args.scores,
+            fix="give the labels by --index SHARDS, and --mapping if its classes are others",
+        )
     metrics = evaluate(scores.scores, scores.targets)
     report = Report(
         scores_path=args.scores,
@@ -53,11 +104,49 @@ def score(args: Args) -> None:
         accuracy=accuracy(scores.scores, scores.targets),
         classes=class_results(scores, metrics),
         run=run,
+        intervals=_intervals(args, scores),
+        correlations=_correlations(args, scores, metrics),
+        left_out=mapping.left_out if mapping else (),
     )
     _write(args.output, {"metrics.json": to_json(report), "report.html": render(report)})
     print(to_text(report))
     page = args.output / "report.html"
     print(f"wrote {args.output / 'metrics.json'} and {page}; next: open {page}")
+
+
+def _what_to_score(args: Args, mapping: Mapping | None) -> Scores:
+    scores = Scores.load(args.scores)
+    if not args.index:
+        return scores
+    index = _labelled(args.index, args.labels)
+    if mapping:
+        return map_scores(scores, index, mapping, args.several)
+    return with_targets(scores, index, where=args.scores)
+
+
+def _labelled(specs: tuple[str, ...], labels: Path | None) -> ShardIndex:
+    index = open_indexes(specs)
+    return apply_overlay(index, labels) if labels else index
+
+
+def _intervals(args: Args, scores: Scores) -> Intervals | None:
+    if not args.bootstrap:
+        return None
+    return bootstrap(scores.scores, scores.targets, resamples=args.bootstrap)
+
+
+def _correlations(args: Args, scores: Scores, metrics: Metrics) -> dict[str, Correlation]:
+    """Of AP with what was asked for, over the classes that have both."""
+    found = {}
+    if args.train_index:
+        index = _labelled(args.train_index, args.train_labels)
+        counts = dict(zip(index.classes.mids, index.class_counts().tolist(), strict=True))
+        by_class = np.array([counts.get(mid, np.nan) for mid in scores.mids], np.float64)
+        found["training clips"] = correlate(metrics.average_precision, by_class)
+    if args.quality:
+        quality = read_quality(args.quality, scores.mids)
+        found["annotation quality"] = correlate(metrics.average_precision, quality)
+    return found
 
 
 def class_results(scores: Scores, metrics: Metrics) -> tuple[ClassResult, ...]:
@@ -80,8 +169,21 @@ def to_json(report: Report) -> str:
     }
     if report.accuracy is not None:
         record["accuracy"] = report.accuracy
-    per_class = [_without_nan(asdict(result)) for result in report.classes]
-    strict = {**_without_nan(record), "per_class": per_class}
+    if report.left_out:
+        record["classes_left_out"] = report.left_out
+    if report.intervals:
+        record["intervals_95"] = {
+            name: without_nan(asdict(getattr(report.intervals, name)))
+            for name in ("mAP", "mAUC", "d_prime")
+        }
+    if report.correlations:
+        record["correlations"] = {n: without_nan(asdict(c)) for n, c in report.correlations.items()}
+    per_class = [without_nan(asdict(result)) for result in report.classes]
+    if report.intervals:
+        ends = report.intervals.average_precision.T.tolist()
+        for row, (low, high) in zip(per_class, ends, strict=True):
+            row |= without_nan({"AP_low": low, "AP_high": high})
+    strict = {**without_nan(record), "per_class": per_class}
     return json.dumps(strict, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -99,8 +201,19 @@ def to_text(report: Report) -> str:
     headline["clips"] = f"{metrics.num_clips:,}"
     headline["classes"] = f"{metrics.num_classes_scored:,}"
     lines = [f"{name:<10}{value:>10}" for name, value in headline.items()]
+    if report.intervals:
+        for i, name in enumerate(("mAP", "mAUC", "d_prime")):
+            interval = getattr(report.intervals, name)
+            lines[i] += f"  95 %: {decimal(interval.low, 4)} to {decimal(interval.high, 4)}"
     if left_out:
         lines[-1] += f"  and {left_out:,} without a positive clip, left out of the means"
+    if report.left_out:
+        lines.append(f"{len(report.left_out)} classes left out: {', '.join(report.left_out)}")
+    lines += [
+        f"AP and {name}: correlation {decimal(c.pearson, 4)}, of ranks {decimal(c.spearman, 4)}, "
+        f"{c.classes} classes"
+        for name, c in report.correlations.items()
+    ]
     for title, results in zip(
         ("best", "worst"), best_and_worst(report.classes, NUM_EXTREMES), strict=True
     ):
@@ -110,13 +223,6 @@ def to_text(report: Report) -> str:
             for r in results
         ]
     return "\n".join(lines) + "\n"
-
-
-def _without_nan(record: dict[str, object]) -> dict[str, object]:
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in record.items()
-    }
 
 
 def _sha256(path: Path) -> str:

@@ -1,19 +1,24 @@
 """The score file: what a model gave every clip and class, and what was right.
 
-An .npz of plain arrays, so that numpy opens it anywhere and nothing in it can run code.
+An .npz of plain arrays, so that numpy opens it anywhere and nothing in it can run code; or a folder
+of the same arrays, memory-mapped, for more clips than memory holds.
 """
 
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
+from eval.score_folder import read_score_folder, row_blocks
 from psla_wds.errors import ScoreError
 from psla_wds.files import atomic_open
+from psla_wds.labels import ClassList
+from psla_wds.shard_index import ShardIndex
 
 LAYOUT = {
     "scores": (np.float32, ("clips", "classes")),
@@ -59,23 +64,65 @@ class Scores:
                 fix="choose another --output, or make room there",
             ) from None
 
+    def rows_of(self, clip_ids: Sequence[str], *, where: object) -> Int64[np.ndarray, " clips"]:
+        """The row of each of these clips; `ScoreError` unless they are the clips scored, once."""
+        rows = {clip_id: row for row, clip_id in enumerate(self.clip_ids)}
+        missing = [clip_id for clip_id in clip_ids if clip_id not in rows]
+        if missing or len(clip_ids) != len(self):
+            unknown = set(self.clip_ids).difference(clip_ids)
+            raise ScoreError(
+                f"the scores miss {len(missing):,} of {len(clip_ids):,} clips"
+                f"{_examples(missing)}, and have {len(unknown):,} that are not among them"
+                f"{_examples(unknown)}",
+                where=where,
+                fix="score these very clips: python -m eval.predict with the same --index",
+            )
+        return np.fromiter((rows[clip_id] for clip_id in clip_ids), np.int64, len(clip_ids))
+
+    def check_classes(self, mids: tuple[str, ...], *, where: object) -> None:
+        """Raise unless the columns are these classes, in their order."""
+        if self.mids != mids:
+            same = "the same classes in another order"
+            other = f"other classes ({len(self.mids)} where {len(mids)} are expected)"
+            raise ScoreError(
+                f"the scores have {same if set(self.mids) == set(mids) else other}",
+                where=where,
+                fix="use models and shards of one class list",
+            )
+
     @classmethod
     def load(cls, path: Path) -> "Scores":
-        """Read a score file, checked: whatever is wrong with it is a `ScoreError`."""
+        """Read a score file or folder, checked: whatever is wrong with it is a `ScoreError`."""
         arrays = _read_arrays(path)
         _check(arrays, path)
         texts = {name: tuple(arrays[name].tolist()) for name in ("clip_ids", "mids", "names")}
         return cls(scores=arrays["scores"], targets=arrays["targets"], **texts)
 
 
+def targets_of(
+    index: ShardIndex, rows: Int64[np.ndarray, " rows"], classes: ClassList
+) -> UInt8[np.ndarray, "rows classes"]:
+    """1 where a clip carries a class; 0 for classes that the shards do not have."""
+    position = {mid: i for i, mid in enumerate(index.classes.mids)}
+    shared = [(k, position[mid]) for k, mid in enumerate(classes.mids) if mid in position]
+    targets = np.zeros((len(rows), len(classes)), np.uint8)
+    columns, index_columns = np.array(shared, np.int64).reshape(-1, 2).T
+    targets[:, columns] = index.targets(rows)[:, index_columns]
+    return targets
+
+
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
+    if not path.exists():
         raise ScoreError("there is no score file here", where=path, fix=_predict_again(path))
     try:
+        if path.is_dir():
+            return read_score_folder(path)
         with np.load(path, allow_pickle=False) as file:
             return {name: np.asarray(file[name]) for name in LAYOUT}
     except KeyError as error:
         reason = str(error.args[0])
+    except FileNotFoundError as error:
+        reason = f"it lacks {error.filename}"
     except OSError as error:
         reason = error.strerror or str(error)
     except (ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
@@ -89,10 +136,11 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def _check(arrays: dict[str, np.ndarray], path: Path) -> None:
     _check_layout(arrays, path)
-    scores, targets = arrays["scores"], arrays["targets"]
-    if scores.size == 0:
+    if arrays["scores"].size == 0:
         raise ScoreError(
-            f"there are no scores: {scores.shape=}", where=path, fix=_predict_again(path)
+            f"there are no scores: they have the shape {arrays['scores'].shape}",
+            where=path,
+            fix=_predict_again(path),
         )
     for name in ("clip_ids", "mids"):
         text, count = Counter(arrays[name].tolist()).most_common(1)[0]
@@ -102,19 +150,30 @@ def _check(arrays: dict[str, np.ndarray], path: Path) -> None:
                 where=path,
                 fix=_predict_again(path),
             )
-    for name, wrong, rule in (
-        ("scores", ~np.isfinite(scores), "a finite number"),
-        ("targets", targets > 1, "0 or 1"),
-    ):
-        if wrong.any():
-            clip, class_ = np.argwhere(wrong)[0]
-            raise ScoreError(
-                f"{np.count_nonzero(wrong):,} {name} are not {rule}, the first "
-                f"({arrays[name][clip, class_]}) for clip {arrays['clip_ids'][clip]}, "
-                f"class {arrays['mids'][class_]}",
-                where=path,
-                fix=_predict_again(path) + " (with a checkpoint that has not diverged)",
-            )
+    _check_values(arrays, "scores", lambda values: ~np.isfinite(values), "a finite number", path)
+    _check_values(arrays, "targets", lambda values: values > 1, "0 or 1", path)
+
+
+def _check_values(
+    arrays: dict[str, np.ndarray],
+    name: str,
+    is_wrong: Callable[[np.ndarray], np.ndarray],
+    rule: str,
+    path: Path,
+) -> None:
+    num_wrong, places = 0, []
+    for rows, block in row_blocks(arrays[name]):
+        wrong = np.argwhere(is_wrong(block))
+        num_wrong += len(wrong)
+        places += [(rows.start + clip, class_) for clip, class_ in wrong[:1]]
+    if places:
+        clip, class_ = places[0]
+        raise ScoreError(
+            f"{num_wrong:,} {name} are not {rule}, the first ({arrays[name][clip, class_]}) "
+            f"for clip {arrays['clip_ids'][clip]}, class {arrays['mids'][class_]}",
+            where=path,
+            fix=_predict_again(path) + " (with a checkpoint that has not diverged)",
+        )
 
 
 def _check_layout(arrays: dict[str, np.ndarray], path: Path) -> None:
@@ -132,3 +191,9 @@ def _check_layout(arrays: dict[str, np.ndarray], path: Path) -> None:
 
 def _predict_again(path: Path) -> str:
     return f"write it again: python -m eval.predict RUN --index SHARDS --output {path}"
+
+
+def _examples(clip_ids: Collection[str]) -> str:
+    return f" ({', '.join(sorted(clip_ids)[:3])}{', ...' if len(clip_ids) > 3 else ''})" * bool(
+        clip_ids
+    )

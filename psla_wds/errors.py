@@ -25,6 +25,10 @@ class ManifestError(PslaError):
     """A manifest row or a class list is malformed or names something that does not exist."""
 
 
+class LabelError(PslaError):
+    """An ontology or a label overlay is malformed, or does not fit the shards."""
+
+
 class ShardError(PslaError):
     """A tar shard is truncated, unreadable, or not in our layout."""
 

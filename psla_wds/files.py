@@ -1,6 +1,7 @@
 """Files that are whole or absent: written under a temporary name, synced, then renamed."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,30 @@ def atomic_open(path: Path, mode: str = "wb") -> Iterator[IO]:
         raise
     temporary.rename(path)
     sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to fill; it appears as `folder`, complete, when the block ends well."""
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        publish_folder(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def publish_folder(temporary: Path, folder: Path) -> None:
+    """Rename a folder of files, once they are on disk."""
+    for path in temporary.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(temporary)
+    temporary.rename(folder)
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

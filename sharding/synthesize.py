@@ -20,6 +20,7 @@ from jaxtyping import Float64
 from psla_wds import cli
 from psla_wds.errors import ConfigError
 from psla_wds.progress import clip_bar
+from sharding.families import FAMILIES, annotated_labels, ontology, truth_line
 from sharding.sounds import SOUND_CLASSES, SoundClass, class_probabilities
 from sharding.waveforms import Waveform, soften
 
@@ -27,7 +28,7 @@ SHORTEST_CLIP_S = 0.1
 LIMIT = 2**32  # of clips and of seeds: both go into the 64 bits of a clip id
 
 # The counter of a random stream is (seed, clip, purpose): the labels do not depend on the audio.
-PLAN_STREAM, SOUND_STREAM = 0, 1
+PLAN_STREAM, SOUND_STREAM, ANNOTATION_STREAM = 0, 1, 2
 
 NUM_EVENTS_SHARES = (0.46, 0.33, 0.15, 0.06)  # of clips with 1, 2, 3, 4 events: 1.8 on average
 ROLL_CALL_CLIPS = 375  # every class is called once in so many clips: 4 times in 1500
@@ -55,8 +56,22 @@ class Args:
     """Clip i depends on nothing but the seed, i and the length; use another seed for evaluation."""
     clip_s: float = 2.5
     """Length of every clip in seconds."""
+    families: bool = False
+    """Also label families, such as Speech; write ontology.json and, of all clips, truth.jsonl."""
+    missing_parents: float = 0.0
+    """Share of the families' labels that are left out of segments.csv."""
+    missing_children: float = 0.0
+    """Share of the labels of families' members that are left out of segments.csv."""
 
     def __post_init__(self) -> None:
+        shares = (self.missing_parents, self.missing_children)
+        if min(shares) < 0 or sum(shares) > 1 or (sum(shares) and not self.families):
+            raise ConfigError(
+                f"shares of {shares[0]:g} missing parents and {shares[1]:g} missing children "
+                "cannot be made",
+                where="--missing-parents, --missing-children",
+                fix="set --families, and shares from 0 to 1 that sum to at most 1",
+            )
         if not 1 <= self.clips <= LIMIT:
             raise ConfigError(
                 f"clips={self.clips} is not between 1 and {LIMIT}",
@@ -129,9 +144,26 @@ def synthesize(args: Args) -> str:
         rng = np.random.default_rng([args.seed, number, SOUND_STREAM])
         clip = render_clip(rng, plan, args.clip_s)
         (audio_root / plan.file_name).write_bytes(_encode(clip, plan.file_format))
-    _write_csv(args.output / "class_labels_indices.csv", _class_list_lines())
-    _write_csv(args.output / "segments.csv", _segment_lines(plans, args.clip_s))
-    return _last_line(args.output, plans)
+    labels = [_labels(args, number, plan) for number, plan in enumerate(plans)]
+    if args.families:
+        _write_lines(args.output / "ontology.json", ontology().splitlines())
+        truth = (truth_line(plan.clip_id, plan.sounds) for plan in plans)
+        _write_lines(args.output / "truth.jsonl", truth)
+    _write_lines(args.output / "class_labels_indices.csv", _class_list_lines(args.families))
+    _write_lines(args.output / "segments.csv", _segment_lines(plans, labels, args.clip_s))
+    return _last_line(args, labels)
+
+
+def _labels(args: Args, number: int, plan: ClipPlan) -> list[str]:
+    """The mids that an annotator found."""
+    if not args.families:
+        return [sound.mid for sound in plan.sounds]
+    return annotated_labels(
+        np.random.default_rng([args.seed, number, ANNOTATION_STREAM]),
+        plan.sounds,
+        no_parent=args.missing_parents,
+        no_child=args.missing_children,
+    )
 
 
 def plan_clip(seed: int, number: int) -> ClipPlan:
@@ -217,43 +249,45 @@ def _check_is_free(output: Path) -> None:
         )
 
 
-def _write_csv(path: Path, lines: Iterable[str]) -> None:
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
     partial = path.with_suffix(".tmp")
     partial.write_text("".join(f"{line}\n" for line in lines))
     partial.replace(path)
 
 
-def _class_list_lines() -> list[str]:
-    rows = [f'{i},{s.mid},"{s.display_name}"' for i, s in enumerate(SOUND_CLASSES)]
+def _class_list_lines(with_families: bool) -> list[str]:
+    classes = [*SOUND_CLASSES, *(FAMILIES if with_families else ())]
+    rows = [f'{i},{c.mid},"{c.display_name}"' for i, c in enumerate(classes)]
     return ["index,mid,display_name", *rows]
 
 
-def _segment_lines(plans: list[ClipPlan], clip_s: float) -> list[str]:
+def _segment_lines(plans: list[ClipPlan], labels: list[list[str]], clip_s: float) -> list[str]:
     """AudioSet's segments: three lines of comment, then a comma *and a space* between fields."""
-    num_labels = sum(len(plan.sounds) for plan in plans)
+    num_labels = sum(map(len, labels))
     rows = [
-        f'{plan.clip_id}, 0.000, {clip_s:.3f}, "{",".join(sound.mid for sound in plan.sounds)}"'
-        for plan in plans
+        f'{plan.clip_id}, 0.000, {clip_s:.3f}, "{",".join(mids)}"'
+        for plan, mids in zip(plans, labels, strict=True)
     ]
     return [
         "# Segments csv created by sharding.synthesize",
         f"# num_ytids={len(plans)}, num_segs={len(plans)}, "
-        f"num_unique_labels={len({sound for plan in plans for sound in plan.sounds})}, "
+        f"num_unique_labels={len({mid for mids in labels for mid in mids})}, "
         f"num_positive_labels={num_labels}",
         "# YTID, start_seconds, end_seconds, positive_labels",
         *rows,
     ]
 
 
-def _last_line(output: Path, plans: list[ClipPlan]) -> str:
-    labels_per_clip = sum(len(plan.sounds) for plan in plans) / len(plans)
+def _last_line(args: Args, labels: list[list[str]]) -> str:
+    labels_per_clip = sum(map(len, labels)) / len(labels)
     segments, audio_root, class_labels = (
-        shlex.quote(str(output / name))
+        shlex.quote(str(args.output / name))
         for name in ("segments.csv", "audio", "class_labels_indices.csv")
     )
     build = f"--segments {segments} --audio-root {audio_root} --class-labels {class_labels}"
+    num_classes = len(_class_list_lines(args.families)) - 1
     return (
-        f"wrote {output}: {len(plans):,} clips, {len(SOUND_CLASSES)} classes, "
+        f"wrote {args.output}: {args.clips:,} clips, {num_classes} classes, "
         f"{labels_per_clip:.2f} labels a clip; "
         f"next: python -m sharding.build audioset {build} --output SHARDS"
     )

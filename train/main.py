@@ -24,6 +24,7 @@ from psla_wds.distributed import World, join_world
 from psla_wds.errors import ConfigError, PslaError
 from psla_wds.index_files import open_indexes
 from psla_wds.model import AudioTagger, build_model
+from psla_wds.overlay import apply_overlay
 from psla_wds.schedule import BatchLayout
 from psla_wds.shard_index import ShardIndex
 from train.learner import Learner
@@ -60,6 +61,8 @@ def _prepare(
         raise ConfigError("there is nothing to train on", where="index", fix="set --index SHARDS")
     BatchLayout(batch_size=config.batch_size, world_size=world.size, accumulate=config.accumulate)
     index = open_indexes(config.index)
+    if config.labels:
+        index = apply_overlay(index, config.labels)
     if config.subset is not None:
         index = index.select_random(config.subset, seed=config.subset_seed)
     index.check_shards()

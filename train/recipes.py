@@ -24,6 +24,8 @@ class TrainConfig:
 
     index: Shards = ()
     """Shards to train on; give the option several times for several sets."""
+    labels: Path | None = None
+    """Label overlay of these clips, by eval.enhance: train on its labels, and draw by them."""
     subset: int | None = None
     """Train on so many of these clips, chosen at random; on all unless set (PSLA figure 3)."""
     subset_seed: int = 0

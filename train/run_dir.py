@@ -22,6 +22,7 @@ logger = logging.getLogger("train")
 # Settings that may change when a run goes on: they say where things are, how fast and how long.
 MAY_CHANGE = (
     "index",
+    "labels",  # the fingerprint of the index tells whether they are the same
     "eval_index",
     "run_dir",
     "resume",

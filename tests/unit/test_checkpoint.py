@@ -125,6 +125,13 @@ def test_an_average_counts_each_epoch_once(run: Path, checkpoint: Checkpoint):
         torch.testing.assert_close(tensor, expected)
 
 
+def test_the_official_scripts_average_counts_the_first_epoch_twice(run: Path, checkpoint):
+    average = average_weights(run, 1, 3, first_twice=True)
+    for name, tensor in average.weights.items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, checkpoint.weights[name] * (1 + 1 + 2 + 6) / 4)
+
+
 def test_the_last_epoch_of_a_run_is_the_highest_number(run: Path):
     assert find_checkpoint(run) == epoch_path(run, 10)
 

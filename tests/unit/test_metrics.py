@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -88,6 +88,7 @@ def test_a_class_without_positives_is_counted_and_left_out_of_the_means():
     assert metrics.mean_prevalence == pytest.approx(1 / 3)
 
 
+@settings(deadline=None)
 @given(scores_and_targets(), st.randoms())
 def test_clip_order_does_not_matter(clips, random):
     scores, targets = clips
@@ -97,6 +98,7 @@ def test_clip_order_does_not_matter(clips, random):
     np.testing.assert_allclose(after.roc_auc, before.roc_auc, rtol=1e-14)
 
 
+@settings(deadline=None)
 @given(scores_and_targets())
 def test_scikit_learn_agrees_with_every_tie(clips):
     check_against_scikit_learn(*clips)

@@ -2,19 +2,20 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from eval.correlations import correlate
 from eval.metrics import evaluate
 from eval.run_log import read_run
 from eval.score import Args, score
 from eval.scores import Scores
 from eval.svg import linear_axis, log_axis, short_number
-from psla_wds.errors import ScoreError
+from psla_wds.errors import ConfigError, ScoreError
 
 EVIL = "<script>alert('&')</script>"
 
@@ -149,12 +150,51 @@ def test_the_report_holds_every_class_once(scores: Scores, score_path: Path):
     assert rows[-1] == ["Silence", "/m/3", "0", "\N{EN DASH}", "\N{EN DASH}"]
 
 
-def test_clips_without_any_label_make_a_report_of_dashes(scores: Scores, tmp_path: Path):
+def test_clips_without_any_label_are_told_and_nothing_is_written(scores: Scores, tmp_path: Path):
     replace(scores, targets=np.zeros((40, 5), np.uint8)).save(tmp_path / "unlabelled.npz")
-    page, text = page_of(tmp_path / "unlabelled.npz")
-    assert {row[3] for row in page.rows[1:]} == {"\N{EN DASH}"}
-    assert "nan" not in text.split("<header>")[1].split("</header>")[0]
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["mAP"] is None
+    with pytest.raises(ScoreError, match="nothing to score"):
+        page_of(tmp_path / "unlabelled.npz")
+    assert not (tmp_path / "out").exists()
+
+
+def test_intervals_and_correlations_stand_in_the_results_when_asked_for(
+    score_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    quality = tmp_path / "quality.csv"
+    ratings = "".join(f"/m/{k},10,{k + 3}\n" for k in range(5))
+    quality.write_text("label_id,num_rated,num_true\n" + ratings)
+    score(Args(score_path, tmp_path / "out", bootstrap=50, quality=quality))
+    record = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    for name in ("mAP", "mAUC", "d_prime"):
+        interval = record["intervals_95"][name]
+        assert interval["low"] < record[name] < interval["high"]
+    for row in record["per_class"]:
+        if row["AP"] is None:
+            assert row["AP_low"] is None
+        else:
+            assert row["AP_low"] < row["AP"] < row["AP_high"]
+    expected = correlate(
+        np.array([np.nan if r["AP"] is None else r["AP"] for r in record["per_class"]]),
+        np.arange(3, 8) / 10,
+    )
+    assert record["correlations"]["annotation quality"] == asdict(expected)
+    text = capsys.readouterr().out
+    assert "95 %: " in text and "AP and annotation quality: correlation" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "fix"),
+    [
+        ({"labels": Path("o")}, "--index"),
+        ({"mapping": "esc50"}, "--index"),
+        ({"train_labels": Path("o")}, "--train-index"),
+        ({"bootstrap": 5}, "1000"),
+    ],
+    ids=str,
+)
+def test_options_that_need_another_say_so(options: dict[str, object], fix: str):
+    with pytest.raises(ConfigError, match=f"fix:   set.*{fix}"):
+        Args(Path("p.npz"), Path("out"), **options)
 
 
 def test_the_report_escapes_what_comes_from_data(score_path: Path, run_folder: Path):

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eval import score_folder
 from eval.scores import Scores
 from psla_wds.errors import ScoreError
+from psla_wds.labels import ClassList
 
 
 @pytest.fixture
@@ -41,6 +43,76 @@ def test_what_could_not_be_loaded_is_not_saved(scores: Scores, tmp_path: Path):
     with pytest.raises(ScoreError, match="clip-0"):
         replace(scores, clip_ids=("clip-0",) * 40).save(tmp_path / "twice.npz")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def folder(scores: Scores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same scores as a folder, which is read in blocks of 7 rows."""
+    monkeypatch.setattr(score_folder, "ROWS_AT_ONCE", 7)
+    writer = score_folder.ScoreFolder(tmp_path / "folder")
+    writer.begin(scores.clip_ids, ClassList(scores.mids, scores.names))
+    for name in ("scores", "targets"):
+        writer.open(name)[:] = getattr(scores, name)
+    assert not (tmp_path / "folder").exists()
+    writer.finish()
+    return tmp_path / "folder"
+
+
+def test_a_folder_holds_the_same_as_a_file_and_is_mapped(scores: Scores, folder: Path):
+    loaded = Scores.load(folder)
+    for name in ("clip_ids", "mids", "names"):
+        assert getattr(loaded, name) == getattr(scores, name)
+    assert isinstance(loaded.scores, np.memmap) and isinstance(loaded.targets, np.memmap)
+    order = np.random.default_rng(1).permutation(40)
+    for name in ("scores", "targets"):
+        expected = getattr(scores, name)
+        np.testing.assert_array_equal(getattr(loaded, name), expected)
+        blocks = list(score_folder.row_blocks(getattr(loaded, name), order))
+        assert [len(block) for _, block in blocks] == [7, 7, 7, 7, 7, 5]
+        np.testing.assert_array_equal(np.concatenate([b for _, b in blocks]), expected[order])
+    assert [path.name for path in folder.parent.iterdir()] == ["folder"]
+
+
+def test_a_folder_is_not_written_over_another(scores: Scores, folder: Path):
+    with pytest.raises(ScoreError, match="something is there already"):
+        score_folder.ScoreFolder(folder).begin(scores.clip_ids, ClassList((), ()))
+
+
+def spoil_array(name: str, array: np.ndarray):
+    return lambda folder: np.save(folder / f"{name}.npy", array)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "scores.npy").unlink(), "it lacks .*scores.npy"),
+        (lambda f: (f / "scores.json").write_text("{}"), "format_version"),
+        (lambda f: (f / "scores.npy").write_bytes(b""), "cut short"),
+        (
+            spoil_array("scores", np.full((40, 5), np.nan, np.float32)),
+            "200 scores are not a finite",
+        ),
+        (spoil_array("scores", np.zeros((39, 5), np.float32)), "with as many clips"),
+        (spoil_array("targets", np.full((40, 5), 2, np.uint8)), "200 targets are not 0 or 1"),
+        (spoil_array("targets", np.array([None])), "cut short|Python objects"),
+        (spoil_array("id_starts", np.zeros(41, np.int64)), "clip_ids must differ, and ''"),
+    ],
+    ids=["no scores", "meta", "empty", "nan", "a clip less", "target 2", "objects", "ids"],
+)
+def test_a_bad_folder_says_what_is_wrong(folder: Path, spoil, message: str):
+    spoil(folder)
+    with pytest.raises(ScoreError, match=message):
+        Scores.load(folder)
+
+
+def test_rows_are_found_by_clip_id_in_any_order(scores: Scores):
+    order = np.random.default_rng(0).permutation(40)
+    wanted = [scores.clip_ids[i] for i in order]
+    assert scores.rows_of(wanted, where="here").tolist() == order.tolist()
+    with pytest.raises(ScoreError, match=r"miss 1 of 41 clips \(x\), and have 0 that"):
+        scores.rows_of([*wanted, "x"], where="here")
+    with pytest.raises(ScoreError, match=r"miss 0 of 39 clips, and have 1 that"):
+        scores.rows_of(wanted[:-1], where="here")
 
 
 def changed(**arrays: object):

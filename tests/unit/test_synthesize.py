@@ -1,6 +1,7 @@
 """The demo corpus: the same for a seed, as unbalanced as promised, and made of real sounds."""
 
 import csv
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psla_wds.errors import ConfigError
+from sharding.families import FAMILIES, annotated_labels, true_labels
 from sharding.sounds import SOUND_CLASSES, SoundClass
 from sharding.synthesize import Args, clip_id, plan_clip, synthesize
 from sharding.waveforms import buzz, noise
@@ -170,6 +172,59 @@ def test_every_segment_has_its_file_and_every_label_its_class(corpus: Path):
     assert {mid for row in rows for mid in row[3].split(",")} <= {row["mid"] for row in classes}
     assert {row[0] for row in rows} == {path.stem[1:] for path in (corpus / "audio").iterdir()}
     assert {tuple(row[1:3]) for row in rows} == {("0.000", "0.500")}
+
+
+def test_families_leave_the_sounds_as_they_are_and_miss_labels_as_asked(tmp_path: Path):
+    plain = make(tmp_path / "plain", clips=6)
+    args = Args(output=tmp_path / "f", clips=6, clip_s=0.5, families=True, missing_parents=0.5)
+    assert "45 classes" in synthesize(args)
+    assert decoded(plain) == decoded(args.output)
+    truth = [json.loads(line) for line in (args.output / "truth.jsonl").read_text().splitlines()]
+    for row, plain_row, right in zip(
+        segment_rows(args.output), segment_rows(plain), truth, strict=True
+    ):
+        assert row[0] == right["clip_id"] == plain_row[0]
+        assert set(plain_row[3].split(",")) <= set(row[3].split(",")) <= set(right["labels"])
+    assert sum(len(right["labels"]) for right in truth) > sum(
+        len(row[3].split(",")) for row in segment_rows(args.output)
+    )
+
+
+def test_parents_and_children_are_missed_with_the_shares_asked_for_and_never_both():
+    parents, children = {family.mid for family in FAMILIES}, members()
+    lost, whole = Counter(), Counter()
+    for number in range(4000):
+        sounds = plan_clip(0, number).sounds
+        right = true_labels(sounds)
+        found = annotated_labels(
+            np.random.default_rng([0, number, 2]), sounds, no_parent=0.3, no_child=0.2
+        )
+        assert found and set(found) <= set(right)
+        for mid in right:
+            kind = "parent" if mid in parents else "child" if mid in children else "alone"
+            whole[kind] += 1
+            lost[kind] += mid not in found
+    assert lost["alone"] == 0
+    assert lost["parent"] / whole["parent"] == pytest.approx(0.3, abs=0.02)
+    assert lost["child"] / whole["child"] == pytest.approx(0.2, abs=0.02)
+
+
+def members() -> set[str]:
+    return {f"/s/{name}" for f in FAMILIES for name in (*f.members, *f.abstract_members)}
+
+
+def test_every_member_of_a_family_is_a_sound_class_and_of_one_family():
+    names = [name for f in FAMILIES for name in (*f.members, *f.abstract_members)]
+    assert len(set(names)) == len(names)
+    assert set(names) <= {sound.name for sound in SOUND_CLASSES}
+
+
+@pytest.mark.parametrize("shares", [(-0.1, 0.5), (0.6, 0.5)])
+def test_shares_that_cannot_be_made_are_refused(tmp_path: Path, shares: tuple[float, float]):
+    with pytest.raises(ConfigError, match="missing parents"):
+        Args(output=tmp_path, families=True, missing_parents=shares[0], missing_children=shares[1])
+    with pytest.raises(ConfigError, match="set --families"):
+        Args(output=tmp_path, missing_parents=0.1)
 
 
 def test_files_are_of_mixed_formats_and_neither_silent_nor_clipped(corpus: Path):

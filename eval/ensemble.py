@@ -1,0 +1,97 @@
+"""Average the scores of several models: epochs of a run, seeds, settings, any list (PSLA III-E).
+
+    python -m eval.ensemble A.npz B.npz ... --output E.npz
+
+Clips are matched by clip id. Prints a line of the paper's table XI: how many models, their mean
+and best mAP, and the ensemble's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+from tyro.conf import Positional
+
+from eval.metrics import evaluate
+from eval.report import decimal
+from eval.scores import Scores
+from psla_wds import cli
+from psla_wds.errors import ScoreError
+
+
+@dataclass(frozen=True)
+class Args:
+    scores: Positional[tuple[Path, ...]]
+    """Score files of one set of clips, by eval.predict."""
+    output: Path
+    """Score file to write, .npz."""
+
+
+@dataclass(frozen=True)
+class Committee:
+    """Several models, and their mean."""
+
+    scores: Scores
+    """Of the ensemble."""
+    model_mAPs: tuple[float, ...]  # noqa: N815 (the field's name)
+
+    @property
+    def mAP(self) -> float:  # noqa: N802 (the field's name)
+        return evaluate(self.scores.scores, self.scores.targets).mAP
+
+
+def ensemble(paths: Sequence[Path]) -> Committee:
+    """The mean score of every clip and class over score files, in the order of the first file."""
+    if len(paths) < 2:
+        raise ScoreError(
+            f"an ensemble has two models at least, and here is {len(paths)}",
+            where=" ".join(map(str, paths)),
+            fix="name more score files",
+        )
+    first = Scores.load(paths[0])
+    total, model_maps = np.zeros(first.scores.shape), []
+    for path in tqdm(paths, desc="models", unit="model"):
+        scores = aligned(Scores.load(path), first, where=path)
+        total += scores.scores
+        model_maps.append(evaluate(scores.scores, scores.targets).mAP)
+    mean = (total / len(paths)).astype(np.float32)
+    return Committee(replace(first, scores=mean), tuple(model_maps))
+
+
+def aligned(scores: Scores, like: Scores, *, where: object) -> Scores:
+    """The scores with their clips in the order of `like`; an error unless all but scores agree."""
+    scores.check_classes(like.mids, where=where)
+    rows = scores.rows_of(like.clip_ids, where=where)
+    targets = scores.targets[rows]
+    if not np.array_equal(targets, like.targets):
+        raise ScoreError(
+            f"the targets of {np.count_nonzero((targets != like.targets).any(axis=1)):,} clips "
+            "are not those of the other scores",
+            where=where,
+            fix="predict all of them with one --index, and the same --labels",
+        )
+    return replace(scores, clip_ids=like.clip_ids, scores=scores.scores[rows], targets=targets)
+
+
+def table(committee: Committee) -> str:
+    """A line as in the paper's table XI."""
+    maps = committee.model_mAPs
+    values = (sum(maps) / len(maps), max(maps), committee.mAP)
+    return (
+        f"{'models':>8}{'average':>10}{'best':>10}{'ensemble':>10}   mAP\n"
+        f"{len(maps):>8}{''.join(f'{decimal(value, 4):>10}' for value in values)}"
+    )
+
+
+def main() -> None:
+    args = cli.parse(Args, __doc__, prog="python -m eval.ensemble")
+    committee = ensemble(args.scores)
+    committee.scores.save(args.output)
+    print(table(committee))
+    print(f"wrote {args.output}; next: python -m eval.score {args.output} --output DIR")
+
+
+if __name__ == "__main__":
+    cli.run(main)

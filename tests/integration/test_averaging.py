@@ -1,0 +1,132 @@
+"""Averages of weights and scores over the epochs of a run, as a user makes them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_user_error, run_command
+
+from eval.average import average_weights, with_estimated_statistics
+from eval.metrics import evaluate
+from eval.scores import Scores
+from psla_wds.batches import LoaderConfig, evaluation_batches
+from psla_wds.checkpoint import epoch_checkpoints, epoch_path, load_checkpoint
+from psla_wds.index_files import open_indexes
+from psla_wds.reader import ReaderConfig
+
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module")
+def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "three"
+    run_command(
+        "train.main", "demo", f"--index={shards}:train", f"--run-dir={run_dir}",
+        f"--epochs={EPOCHS}", "--batch-size=6", "--features.num-frames=64",
+        "--model.batch-norm-momentum=1.0",
+    )  # fmt: skip
+    return run_dir
+
+
+def test_estimated_statistics_are_those_of_the_clips(trained: Path, shards: Path):
+    index = open_indexes([f"{shards}:train"])
+    average = average_weights(trained, 1, EPOCHS)
+    reader = ReaderConfig(decode_threads=1)
+    done = with_estimated_statistics(average, index, batch_size=len(index), reader=reader)
+    changed = {n for n, t in done.weights.items() if not torch.equal(t, average.weights[n])}
+    assert changed and all(".running_" in n or "num_batches" in n for n in changed)
+    # One batch of all clips: the first layer's mean is that of its outputs over these clips.
+    config = LoaderConfig(features=average.features, reader=reader, device="cpu")
+    with evaluation_batches(index, batch_size=len(index), config=config) as batches:
+        log_mel = next(iter(batches)).log_mel
+    model = done.build()
+    name, layer = next(
+        (n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)
+    )
+    seen = []
+    layer.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    model(log_mel)
+    expected = seen[0].mean(dim=(0, 2, 3))
+    torch.testing.assert_close(done.weights[f"{name}.running_mean"], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_command_estimates_and_says_what_does_not_go_together(
+    trained: Path, shards: Path, tmp_path: Path
+):
+    words = [str(trained), "--epochs", "2", "3", f"--output={tmp_path / 'a.pt'}"]
+    run_command(
+        "eval.average", *words, "--batch-norm=estimate", f"--index={shards}:train", "--clips=12",
+        "--compat=psla", "--batch-size=6",
+    )  # fmt: skip
+    load_checkpoint(tmp_path / "a.pt").build()
+    for flags in (["--batch-norm=estimate"], [f"--index={shards}"]):
+        done = run_command("eval.average", *words, *flags, check=False)
+        assert_user_error(done, "--batch-norm estimate and --index SHARDS together")
+
+
+@pytest.fixture(scope="module")
+def curves(trained: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("curves") / "out"
+    run_command("eval.figures", str(trained), f"--index={shards}:eval", f"--output={output}")
+    return output
+
+
+def test_curves_hold_every_start_and_agree_with_the_averages_made_alone(
+    curves: Path, trained: Path, shards: Path, tmp_path: Path
+):
+    starts = json.loads((curves / "averaging.json").read_text())
+    assert [start["epoch"] for start in starts] == [1, 2, 3]
+    last = starts[-1]
+    assert last["checkpoint"] == last["weight_average"] == last["score_ensemble"]
+    average, scores = tmp_path / "a.pt", tmp_path / "a.npz"
+    run_command("eval.average", str(trained), "--epochs", "1", "3", f"--output={average}")
+    run_command("eval.predict", str(average), f"--index={shards}:eval", f"--output={scores}")
+    alone = Scores.load(scores)
+    expected = evaluate(alone.scores, alone.targets).mAP
+    assert starts[0]["weight_average"] == pytest.approx(expected, abs=1e-3)
+    svg = ElementTree.parse(curves / "averaging.svg").getroot()
+    assert svg.tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_the_epochs_scores_make_an_ensemble(curves: Path, tmp_path: Path):
+    parts = sorted(curves.glob("epoch-*.npz"))
+    assert len(parts) == EPOCHS
+    output = tmp_path / "e.npz"
+    done = run_command("eval.ensemble", *map(str, parts), f"--output={output}")
+    starts = json.loads((curves / "averaging.json").read_text())
+    line = done.stdout.splitlines()[1].split()
+    assert float(line[3]) == pytest.approx(starts[0]["score_ensemble"], abs=1e-4)
+    assert float(line[1]) == pytest.approx(np.mean([s["checkpoint"] for s in starts]), abs=1e-4)
+    assert done.stdout.splitlines()[-1].startswith(f"wrote {output}; next: python -m eval.score")
+
+
+def test_a_run_that_lacks_an_epoch_gives_no_curves(trained: Path, shards: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    for epoch in (1, 3):
+        epoch_path(folder, epoch).symlink_to(epoch_checkpoints(trained)[epoch])
+    done = run_command(
+        "eval.figures", str(folder), f"--index={shards}", f"--output={tmp_path / 'o'}", check=False
+    )
+    assert_user_error(done, "no checkpoint of epoch 2; it has 1 to 3")
+    assert not (tmp_path / "o").exists()
+
+
+def test_scores_by_two_processes_fill_one_folder(trained: Path, shards: Path, tmp_path: Path):
+    import sys
+
+    from conftest import run
+
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words = [str(trained), f"--index={shards}", "--batch-size=5"]
+    run([*launcher, "-m", "eval.predict", *words, f"--output={tmp_path / 'folder'}"])
+    run_command("eval.predict", *words, f"--output={tmp_path / 'file.npz'}")
+    folder, file = Scores.load(tmp_path / "folder"), Scores.load(tmp_path / "file.npz")
+    np.testing.assert_allclose(folder.scores, file.scores, atol=1e-5)
+    np.testing.assert_array_equal(folder.targets, file.targets)
+    assert replace(folder, scores=file.scores, targets=file.targets).clip_ids == file.clip_ids
+    assert not list(tmp_path.glob("*.tmp"))

@@ -1,0 +1,226 @@
+"""From scores to an overlay, to training and scoring on its labels; and all that can be wrong."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY_CLASSES, assert_user_error, run_command
+from label_overlays import write_ontology
+
+from eval.enhance import Args, run
+from eval.scores import Scores
+from psla_wds.errors import ConfigError, LabelError, PslaError, ScoreError
+from psla_wds.index_files import open_indexes
+from psla_wds.overlay import META, apply_overlay
+from train.main import _prepare as prepare_training
+from train.recipes import DEMO
+
+LOW, NOISE = 0, 3
+TREE = {"/t/3": ["/t/0", "/t/1", "/t/2"]}  # all sounds are noise
+
+
+@pytest.fixture
+def ontology(tmp_path: Path) -> Path:
+    return write_ontology(tmp_path / "ontology.json", TREE, set())
+
+
+@pytest.fixture
+def teacher(shards: Path, tmp_path: Path) -> Path:
+    """Scores of all clips, which find noise in those of class low alone."""
+    index = open_indexes([str(shards)])
+    targets = index.targets(np.arange(len(index))).astype(np.uint8)
+    scores = 0.1 + 0.8 * targets.astype(np.float32)
+    scores[targets[:, LOW] == 1, NOISE] = 0.95
+    ids = tuple(index.clip_id(row) for row in range(len(index)))
+    path = tmp_path / "teacher.npz"
+    Scores(ids, scores, targets, index.classes.mids, index.classes.names).save(path)
+    return path
+
+
+@pytest.fixture
+def overlay(shards: Path, teacher: Path, ontology: Path, tmp_path: Path) -> Path:
+    done = run_command(
+        "eval.enhance", str(teacher), f"--index={shards}", f"--ontology={ontology}",
+        f"--output={tmp_path / 'overlay'}", f"--export={tmp_path / 'labels.jsonl'}",
+    )  # fmt: skip
+    assert "12 labels added to 48 (25.0%), in 1 of 4 classes" in done.stdout
+    assert f"--labels {tmp_path / 'overlay'}" in done.stdout.splitlines()[-1]
+    return tmp_path / "overlay"
+
+
+def test_an_overlay_holds_the_enhanced_labels_and_no_shard_is_touched(
+    shards: Path, overlay: Path, tmp_path: Path
+):
+    index = open_indexes([str(shards)])
+    labelled = apply_overlay(index, overlay)
+    index.check_shards()
+    low = index.targets(np.arange(len(index)))[:, LOW] == 1
+    assert index.class_counts().tolist() == [12] * 4
+    assert labelled.class_counts().tolist() == [12, 12, 12, 24]
+    assert labelled.targets(np.flatnonzero(low))[:, NOISE].all()
+    assert labelled.fingerprint != index.fingerprint
+    rows = [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
+    assert {tuple(row["labels"]) for row in rows} == {
+        ("/t/0", "/t/3"),
+        ("/t/1",),
+        ("/t/2",),
+        ("/t/3",),
+    }
+    assert [row["clip_id"] for row in rows] == [index.clip_id(i) for i in range(48)]
+    report = json.loads((overlay / "report.json").read_text())
+    assert report["per_class"][NOISE]["name"] == TINY_CLASSES[NOISE]
+    assert report["per_class"][NOISE]["after"] == 24
+    assert "12 labels added" in (overlay / "report.txt").read_text()
+
+
+def test_training_and_its_draws_use_the_overlay(shards: Path, overlay: Path, tmp_path: Path):
+    import torch
+
+    from psla_wds.distributed import World
+
+    config = replace(DEMO, index=(str(shards),), run_dir=tmp_path / "run", batch_size=4)
+    world = World(0, 1, torch.device("cpu"))
+    plain, _, _ = prepare_training(config, world)
+    labelled, _, _ = prepare_training(replace(config, labels=overlay, subset=40), world)
+    assert plain.class_counts()[NOISE] == 12
+    assert labelled.class_counts()[NOISE] > 12 and len(labelled) == 40
+
+
+def test_a_run_with_an_overlay_does_not_resume_without_it(
+    shards: Path, overlay: Path, tmp_path: Path
+):
+    run_dir = tmp_path / "run"
+    words = ["demo", f"--index={shards}", f"--run-dir={run_dir}", "--epochs=1", "--batch-size=24",
+             "--features.num-frames=64"]  # fmt: skip
+    run_command("train.main", *words, f"--labels={overlay}")
+    assert json.loads((run_dir / "config.json").read_text())["labels"] == str(overlay)
+    done = run_command("train.main", *words, "--resume", "--epochs=2", check=False)
+    assert_user_error(done, "the run was begun on other shards")
+    scores = tmp_path / "p"
+    run_command("eval.predict", str(run_dir), f"--index={shards}", f"--output={scores}",
+                f"--labels={overlay}")  # fmt: skip
+    assert Scores.load(scores).targets.sum(axis=0).tolist() == [12, 12, 12, 24]
+
+
+def test_an_overlay_of_other_clips_is_refused(shards: Path, overlay: Path):
+    with pytest.raises(LabelError, match=r"another index: of 48 clips.*here are 36"):
+        apply_overlay(open_indexes([f"{shards}:train"]), overlay)
+    with pytest.raises(LabelError, match="no label overlay here"):
+        apply_overlay(open_indexes([str(shards)]), shards)
+
+
+def swap_starts(folder: Path) -> None:
+    starts = np.load(folder / "label_starts.npy")
+    np.save(folder / "label_starts.npy", starts[::-1])
+
+
+def high_class(folder: Path) -> None:
+    values = np.load(folder / "label_values.npy")
+    np.save(folder / "label_values.npy", values + np.uint16(1))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (swap_starts, "label_starts.npy does not fit"),
+        (high_class, "names a class that is not listed"),
+        (lambda f: (f / META).write_text("{}"), "damaged: 'format_version'"),
+        (lambda f: (f / "label_values.npy").write_bytes(b""), "damaged"),
+        (lambda f: np.save(f / "label_values.npy", np.array([None])), "damaged"),
+    ],
+    ids=["starts", "values", "meta", "empty", "objects"],
+)
+def test_a_damaged_overlay_is_told(shards: Path, overlay: Path, spoil: Callable, message: str):
+    spoil(overlay)
+    with pytest.raises(LabelError, match=message):
+        apply_overlay(open_indexes([str(shards)]), overlay)
+
+
+def without_a_clip(scores: Scores) -> Scores:
+    keep = np.arange(len(scores)) != 5
+    ids = tuple(np.array(scores.clip_ids)[keep].tolist())
+    return replace(scores, clip_ids=ids, scores=scores.scores[keep], targets=scores.targets[keep])
+
+
+def with_a_stranger(scores: Scores) -> Scores:
+    return replace(scores, clip_ids=("stranger", *scores.clip_ids[1:]))
+
+
+def other_order(scores: Scores) -> Scores:
+    return replace(scores, mids=scores.mids[::-1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_a_clip, r"miss 1 of 48 clips \(clip\..*\), and have 0 that"),
+        (with_a_stranger, r"miss 1 of 48 clips.*and have 1 that are not among them \(stranger\)"),
+        (other_order, "the same classes in another order"),
+        (lambda s: replace(s, mids=("/x", *s.mids[1:])), r"other classes \(4 where 4"),
+    ],
+    ids=["a clip less", "another clip", "class order", "other class"],
+)
+def test_scores_that_do_not_fit_are_refused_and_nothing_is_written(
+    shards: Path, teacher: Path, ontology: Path, tmp_path: Path, change: Callable, message: str
+):
+    change(Scores.load(teacher)).save(teacher)
+    args = Args(scores=teacher, index=(str(shards),), ontology=ontology, output=tmp_path / "o")
+    with pytest.raises(ScoreError, match=message):
+        run(args)
+    assert not list(tmp_path.glob("o*/"))
+
+
+def refused(args: Args, message: str) -> None:
+    with pytest.raises(PslaError, match=message):
+        run(args)
+    assert not args.output.exists()
+
+
+def test_bad_scores_ontologies_and_settings_are_refused(
+    shards: Path, teacher: Path, ontology: Path, tmp_path: Path
+):
+    args = Args(scores=teacher, index=(str(shards),), ontology=ontology, output=tmp_path / "o")
+    for children, message in (
+        ({"/t/3": ["/t/0"], "/t/0": ["/t/3"], "/t/1": [], "/t/2": []}, "goes in a circle"),
+        ({"/t/3": ["/t/0"]}, "does not know 2 of 4 classes: /t/1, /t/2"),
+    ):
+        bad = write_ontology(tmp_path / "bad.json", children, set())
+        refused(replace(args, ontology=bad), message)
+    refused(replace(args, scores=tmp_path / "none.npz"), "no score file here")
+    arrays = dict(np.load(teacher))
+    arrays["scores"][7, 2] = np.nan
+    np.savez(tmp_path / "nan.npz", **arrays)
+    refused(replace(args, scores=tmp_path / "nan.npz"), r"not a finite number.*\(nan\)")
+    with pytest.raises(ConfigError, match="no percentile 101"):
+        replace(args, threshold=101.0)
+    with pytest.raises(ConfigError, match="something is there already"):
+        replace(args, output=tmp_path)
+
+
+def test_a_class_without_clips_is_told_before_it_is_left_out(
+    corpus: Path, ontology: Path, tmp_path: Path
+):
+    """Shards of all clips but noise, which all others are."""
+    rows = [
+        line for line in (corpus / "clips.jsonl").read_text().splitlines() if '"noise"' not in line
+    ]
+    for name in corpus.glob("clip.*"):
+        (tmp_path / name.name).symlink_to(name)
+    (tmp_path / "clips.jsonl").write_text("\n".join(rows))
+    run_command("sharding.build", "manifest", str(tmp_path / "clips.jsonl"),
+                f"--class-labels={corpus / 'classes.csv'}",
+                f"--output={tmp_path / 's'}")  # fmt: skip
+    index = open_indexes([str(tmp_path / "s")])
+    ids = tuple(index.clip_id(row) for row in range(len(index)))
+    targets = index.targets(np.arange(len(ids))).astype(np.uint8)
+    path = tmp_path / "teacher.npz"
+    Scores(ids, np.ones((len(ids), 4), np.float32), targets, index.classes.mids, TINY_CLASSES).save(
+        path
+    )
+    args = Args(scores=path, index=(str(tmp_path / "s"),), ontology=ontology, output=tmp_path / "o")
+    refused(args, "1 classes that could be added have no clip.*: noise")
+    report = run(replace(args, allow_empty_classes=True))
+    assert report["labels_added"] == 0 and report["per_class"][NOISE]["threshold"] is None

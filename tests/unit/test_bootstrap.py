@@ -1,0 +1,58 @@
+"""Intervals: a resample is what scikit-learn gives with weights; they cover what they should."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from eval.bootstrap import bootstrap, weighted_metrics
+from eval.metrics import evaluate
+
+
+@pytest.mark.parametrize("values", [2, 10, 10_000], ids=lambda n: f"{n} different scores")
+def test_a_resample_is_what_scikit_learn_gives_with_weights(values: int):
+    rng = np.random.default_rng(values)
+    scores = (rng.integers(0, values, 200) / values).astype(np.float32)
+    targets = (rng.random(200) < 0.1 + 0.3 * scores).astype(np.uint8)
+    weights = rng.multinomial(200, np.full(200, 1 / 200), 20)
+    precision, auc = weighted_metrics(scores, targets, weights)
+    for i, weight in enumerate(weights):
+        expected = average_precision_score(targets, scores, sample_weight=weight)
+        assert precision[i] == pytest.approx(expected, abs=1e-12)
+        expected = roc_auc_score(targets, scores, sample_weight=weight)
+        assert auc[i] == pytest.approx(expected, abs=1e-12)
+
+
+def test_every_clip_once_gives_the_metrics_themselves():
+    rng = np.random.default_rng(0)
+    scores, targets = rng.random((50, 1)), (rng.random((50, 1)) < 0.3).astype(np.uint8)
+    metrics = evaluate(scores, targets)
+    precision, auc = weighted_metrics(scores[:, 0], targets[:, 0], np.ones((1, 50), np.int64))
+    assert precision[0] == pytest.approx(metrics.average_precision[0], abs=1e-12)
+    assert auc[0] == pytest.approx(metrics.roc_auc[0], abs=1e-12)
+
+
+def test_an_interval_covers_the_truth_about_as_often_as_it_says():
+    """The AUC of two unit normals, one apart: 0.7602."""
+    covered = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        targets = (np.arange(300) % 3 == 0).astype(np.uint8)[:, None]
+        scores = rng.standard_normal((300, 1)) + targets
+        auc = bootstrap(scores, targets, resamples=200, seed=seed).mAUC
+        covered += auc.low <= 0.76025 <= auc.high
+    assert 88 <= covered <= 99
+
+
+def test_a_resample_without_positives_of_a_class_leaves_the_class_out():
+    precision, auc = weighted_metrics(
+        np.array([0.9, 0.1]), np.array([1, 0], np.uint8), np.array([[0, 2], [2, 0], [1, 1]])
+    )
+    assert np.isnan(precision).tolist() == [True, False, False]
+    assert np.isnan(auc).tolist() == [True, True, False]
+
+
+def test_intervals_of_a_class_that_no_clip_carries_are_not_defined():
+    targets = np.array([[1, 0], [0, 0], [1, 0], [0, 0]], np.uint8)
+    intervals = bootstrap(np.random.default_rng(0).random((4, 2)), targets, resamples=50)
+    assert np.isnan(intervals.average_precision[:, 1]).all()
+    assert 0 < intervals.mAP.low <= intervals.mAP.high <= 1
