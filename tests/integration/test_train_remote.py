@@ -22,9 +22,11 @@ def arguments(where: object, run_dir: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_on_a_store_that_fails_stops_and_resumes_to_the_same_weights(
-    shards: Path, tmp_path: Path
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     run_command("train.main", *arguments(shards, tmp_path / "local"))
     run_dir, stage = tmp_path / "remote", tmp_path / "stage"
     with serving(shards) as store:
