@@ -1,0 +1,156 @@
+"""Shards on nginx and on an S3 server, behind a network that breaks connections."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faulty_proxy import Proxy, faulty_proxy
+
+from psla_wds.errors import ShardError, StaleIndexError
+from psla_wds.index_files import open_indexes, read_index
+from psla_wds.reader import Reader
+from psla_wds.shard_index import ShardIndex
+
+pytestmark = pytest.mark.slow
+
+NGINX_CONF = """
+daemon off; user root; pid {folder}/nginx.pid; error_log {folder}/error.log;
+events {{}}
+http {{
+    access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen 127.0.0.1:{port}; root {root};
+        location /secret/ {{ return 403; }}
+        location /whole/ {{ max_ranges 0; alias {root}/shards/; }}
+    }}
+}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("psla_wds.retries.RETRY_PAUSES_S", (0.01, 0.02, 0.05, 0.1, 0.1, 0.1))
+
+
+@pytest.fixture
+def nginx(shards: Path, tmp_path: Path) -> Iterator[int]:
+    """The port of an nginx that serves /shards."""
+    program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+    if program is None:
+        pytest.skip("nginx is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = tmp_path / "nginx.conf"
+    settings.write_text(NGINX_CONF.format(folder=tmp_path, port=port, root=shards.parent))
+    process = subprocess.Popen([program, "-c", str(settings), "-p", str(tmp_path)])
+    with _ending(process):
+        _await_port(port)
+        yield port
+
+
+@pytest.fixture
+def s3(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The port of an S3 server with the shards in s3://bucket/some/shards."""
+    server_module = pytest.importorskip("moto.server", reason="moto is not installed")
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = server_module.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    store = s3fs.S3FileSystem(
+        endpoint_url=f"http://127.0.0.1:{port}", skip_instance_cache=True, use_listings_cache=False
+    )
+    store.makedirs("bucket", exist_ok=True)  # moto keeps it from one test to the next
+    store.put(str(shards), "bucket/some/shards", recursive=True)
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield port
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+@contextmanager
+def _ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _await_port(port: int) -> None:
+    for _ in range(100):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    pytest.fail(f"nothing listens on port {port}")
+
+
+def all_clips(index: ShardIndex, passes: int = 1) -> list[bytes]:
+    reader = Reader(index, threads=4)
+    rows = np.tile(np.arange(len(index)), passes)
+    clips = [clip.tobytes() for clip in reader.start(rows).wait()]
+    reader.close()
+    return clips
+
+
+def assert_same_clips_through_faults(shards: Path, url: str, proxy: Proxy) -> None:
+    index = open_indexes([f"{url}:train"])
+    index.check_shards()
+    assert all_clips(index, passes=5) == all_clips(open_indexes([f"{shards}:train"]), passes=5)
+    assert proxy.faults > 5
+
+
+def test_clips_on_nginx_are_those_of_the_disk(shards: Path, nginx: int):
+    with faulty_proxy(nginx) as proxy:
+        assert_same_clips_through_faults(shards, f"http://127.0.0.1:{proxy.port}/shards", proxy)
+
+
+def test_mistakes_with_nginx_are_told(nginx: int):
+    root = f"http://127.0.0.1:{nginx}"
+    with pytest.raises(StaleIndexError, match="no index here"):
+        read_index(f"{root}/elsewhere")
+    with pytest.raises(ShardError, match="refuses access"):
+        read_index(f"{root}/secret/shards")
+    with pytest.raises(ShardError, match="sends whole files"):
+        read_index(f"{root}/whole")
+
+
+def test_clips_on_s3_are_those_of_the_disk(shards: Path, s3: int, monkeypatch: pytest.MonkeyPatch):
+    with faulty_proxy(s3) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        assert_same_clips_through_faults(shards, "s3://bucket/some/shards", proxy)
+
+
+def test_mistakes_with_s3_are_told(shards: Path, s3: int, monkeypatch: pytest.MonkeyPatch):
+    import s3fs
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3}")
+    index = read_index("s3://bucket/some/shards")
+    with pytest.raises(StaleIndexError, match="no index here"):
+        read_index("s3://bucket/elsewhere")
+    with pytest.raises(StaleIndexError, match="no index here"):
+        read_index("s3://nobucket/shards")
+    index.shards[1].fs.rm(index.shards[1].path)
+    with pytest.raises(StaleIndexError, match="it is missing"):
+        index.check_shards()
+    with pytest.raises(ShardError, match="no such shard"):
+        all_clips(index)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(ShardError, match="refuses access"):
+        read_index("s3://bucket/some/shards")
