@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,31 @@ def with_tables(text: str, results: Path) -> str:
 
 
 def speeds(content: dict[str, Any]) -> str:
-    """A benchmark's results: what was compared, how fast, on what."""
+    """A benchmark's results: what was compared, how fast, on what; a table for each level."""
+    levels = [
+        _speeds_of_level(level, list(results))
+        for level, results in groupby(content["results"], lambda r: r.get("level"))
+    ]
+    return "\n\n".join([*levels, f"{content['title']}. {_conditions(content)}"])
+
+
+def _speeds_of_level(level: str | None, results: list[dict[str, Any]]) -> str:
+    if level is not None:
+        return _peers_of_level(level, results)
     rows = ["| | clips/s | speed-up | spread |", "|---|--:|--:|--:|"]
-    for r in content["results"]:
+    for r in results:
         rows.append(
             f"| {r['name']} | {r['clips_per_s']:,.0f} | {r['speed_up']:.2f}x | {r['spread']:.0%} |"
         )
-    return "\n".join([*rows, "", f"{content['title']}. {_conditions(content)}"])
+    return "\n".join(rows)
+
+
+def _peers_of_level(level: str, results: list[dict[str, Any]]) -> str:
+    rows = [f"| {level} | order | clips/s | speed-up | spread |", "|---|---|--:|--:|--:|"]
+    for r in results:
+        rates = f"{r['clips_per_s']:,.0f} | {r['speed_up']:.2f}x | {r['spread']:.0%}"
+        rows.append(f"| {r['name']} | {r['order']} | {rates} |")
+    return "\n".join(rows)
 
 
 def _conditions(content: dict[str, Any]) -> str:
