@@ -143,12 +143,12 @@ def merged(
     offset: Int64[np.ndarray, " ranges"],
     size: Int64[np.ndarray, " ranges"],
 ) -> Reads:
-    """Requests that cover ranges, near ones by one request; ranges ascend within a shard."""
+    """Requests that cover ranges, near ones that ascend by one request."""
     shards, offsets, sizes = [], [], []
     for where, start, length in zip(shard.tolist(), offset.tolist(), size.tolist(), strict=True):
         end = start + length
         if shards and shards[-1] == where:
-            near = start - (offsets[-1] + sizes[-1]) <= GAP_BYTES
+            near = 0 <= start - (offsets[-1] + sizes[-1]) <= GAP_BYTES
             if near and end - offsets[-1] <= MAX_REQUEST_BYTES:
                 sizes[-1] = end - offsets[-1]
                 continue
