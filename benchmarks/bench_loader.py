@@ -99,6 +99,7 @@ def ways_to_clips(index: ShardIndex, paths: list[Path], args: Args, *, decode: b
     ways = [
         *peer_ways(Work(index, paths, args.corpus, size, decode)),
         shard_reader_way(index, size, decode=decode),
+        *([] if decode else [shard_reader_way(index, size, decode=False, mapped=False)]),
         *(way(index, size) for way in ((decode_way, waveform_way) if decode else (read_way,))),
     ]
     check_clips(ways, index, clips, decode=decode)

@@ -103,8 +103,15 @@ def _views(clips: Any) -> list[np.ndarray]:
     return [np.asarray(clips[i]) for i in range(len(clips))]
 
 
-def shard_reader_way(index: ShardIndex, batch_size: int, *, decode: bool) -> Way:
-    """`fn.readers.webdataset`, with a shuffle buffer; labels are parsed from the JSON member."""
+def shard_reader_way(
+    index: ShardIndex, batch_size: int, *, decode: bool, mapped: bool = True
+) -> Way:
+    """`fn.readers.webdataset`, with a shuffle buffer; labels are parsed from the JSON member.
+
+    Args:
+        mapped: as it is by default, views of mapped files; unless they are decoded their bytes
+            are then never touched.
+    """
     paths = [str(path) for path in index.shards]
 
     @contextmanager
@@ -117,12 +124,16 @@ def shard_reader_way(index: ShardIndex, batch_size: int, *, decode: bool) -> Way
                 random_shuffle=True,
                 initial_fill=SHUFFLE_BUFFER,
                 prefetch_queue_depth=depth,
+                dont_use_mmap=not mapped,
             )
             pipeline.set_outputs(_waveforms(audio) if decode else audio, metadata)
         yield _read_by_dali(pipeline, index.classes)
         del pipeline
 
-    return Way("DALI readers.webdataset", f"buffer of {SHUFFLE_BUFFER}", opened, SETTINGS)
+    untouched = ", bytes untouched" if mapped and not decode else ""
+    return Way(
+        f"DALI readers.webdataset{untouched}", f"buffer of {SHUFFLE_BUFFER}", opened, SETTINGS
+    )
 
 
 def _read_by_dali(pipeline: Pipeline, classes: ClassList) -> Iterator[Batch]:

@@ -3,7 +3,7 @@
     python -m benchmarks.scale
 
 Time of a plan, memory of a rank and size of the index are measured in new processes on indexes of
-growing size, over a small corpus of real shards. A power law is fitted to all sizes but the
+growing size, over a small corpus of real shards. A line is fitted to all sizes but the
 largest, which checks it: its error stands in the record. The rest follows by arithmetic.
 """
 
@@ -45,28 +45,28 @@ class Args:
 
 
 @dataclass(frozen=True)
-class PowerLaw:
-    """value = factor * clips ** exponent"""
+class Line:
+    """What a quantity is without clips, and what each clip adds."""
 
-    factor: float
-    exponent: float
+    fixed: float
+    per_clip: float
 
     def __call__(self, clips: int) -> float:
-        return self.factor * clips**self.exponent
+        return self.fixed + self.per_clip * clips
 
 
-def fit_power_law(sizes: list[int], values: list[float]) -> PowerLaw:
-    """The least squares line through the logarithms; exact for two sizes."""
-    exponent, intercept = np.polyfit(np.log(sizes), np.log(values), 1)
-    return PowerLaw(float(np.exp(intercept)), float(exponent))
+def fit_line(sizes: list[int], values: list[float]) -> Line:
+    """The least squares line; exact for two sizes."""
+    per_clip, fixed = np.polyfit(sizes, values, 1)
+    return Line(float(fixed), float(per_clip))
 
 
 def check_prediction(sizes: list[int], values: list[float]) -> dict[str, Any]:
-    """The law of all sizes but the last, and how far it is off at the last."""
-    law = fit_power_law(sizes[:-1], values[:-1])
-    predicted = law(sizes[-1])
+    """The line of all sizes but the last, and how far it is off at the last."""
+    line = fit_line(sizes[:-1], values[:-1])
+    predicted = line(sizes[-1])
     return {
-        "law": asdict(law),
+        "line": asdict(line),
         "fitted_on": dict(zip(map(str, sizes[:-1]), values[:-1], strict=True)),
         "checked_at": sizes[-1],
         "predicted": predicted,
@@ -84,7 +84,7 @@ def measure(args: Args) -> dict[str, Any]:
         name: check_prediction(list(args.sizes), [size[name] for size in measured])
         for name in QUANTITIES
     }
-    laws = {name: PowerLaw(**check["law"]) for name, check in checks.items()}
+    lines = {name: Line(**check["line"]) for name, check in checks.items()}
     return {
         "title": "Projection to many clips and GPUs",
         "conditions": {
@@ -98,7 +98,7 @@ def measure(args: Args) -> dict[str, Any]:
         "measured": measured,
         "checks": checks,
         "projections": [
-            asdict(project(clips, gpus, laws, clip_bytes, args.clips_per_s_per_gpu))
+            asdict(project(clips, gpus, lines, clip_bytes, args.clips_per_s_per_gpu))
             for clips in PROJECTED_CLIPS
             for gpus in PROJECTED_GPUS
         ],
@@ -147,15 +147,15 @@ class Projection:
 
 
 def project(
-    clips: int, gpus: int, laws: dict[str, PowerLaw], clip_bytes: float, clips_per_s_per_gpu: float
+    clips: int, gpus: int, lines: dict[str, Line], clip_bytes: float, clips_per_s_per_gpu: float
 ) -> Projection:
-    """By the laws, and by arithmetic from the speed of training."""
+    """By the lines, and by arithmetic from the speed of training."""
     gpus_of_node = min(gpus, GPUS_PER_NODE)
     requests = gpus_of_node * clips_per_s_per_gpu * (1 + PARTNERS_PER_DRAW)
     return Projection(
         clips=clips,
         gpus=gpus,
-        **{name: laws[name](clips) for name in QUANTITIES},
+        **{name: lines[name](clips) for name in QUANTITIES},
         node_mb_per_s=requests * clip_bytes / 1e6,
         node_requests_per_s=requests,
         epoch_hours=clips / (gpus * clips_per_s_per_gpu) / 3600,

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from benchmarks.first_batch import tiled_index
-from benchmarks.scale import PowerLaw, check_prediction, fit_power_law, project
+from benchmarks.scale import Line, check_prediction, fit_line, project
 from psla_wds.index_files import open_indexes
 from psla_wds.reader import Reader
 
 
-def test_a_power_law_is_found_again():
-    law = fit_power_law([10, 100, 1000], [3 * n**1.5 for n in (10, 100, 1000)])
-    assert (law.factor, law.exponent) == pytest.approx((3, 1.5))
+def test_a_line_is_found_again():
+    line = fit_line([10, 100, 1000], [5 + 3 * n for n in (10, 100, 1000)])
+    assert (line.fixed, line.per_clip) == pytest.approx((5, 3))
 
 
 def test_a_wrong_prediction_has_its_error_stated():
@@ -24,8 +24,8 @@ def test_a_wrong_prediction_has_its_error_stated():
 
 
 def test_what_a_node_reads_is_the_same_from_eight_gpus_on():
-    laws = dict.fromkeys(("plan_s", "rank_mib", "index_mib", "first_batch_s"), PowerLaw(1e-6, 1.0))
-    one, node, many = (project(7_200_000, gpus, laws, 100_000, 400) for gpus in (1, 8, 64))
+    lines = dict.fromkeys(("plan_s", "rank_mib", "index_mib", "first_batch_s"), Line(0.0, 1e-6))
+    one, node, many = (project(7_200_000, gpus, lines, 100_000, 400) for gpus in (1, 8, 64))
     assert one.node_requests_per_s == 600  # half of the draws read a partner
     assert one.node_mb_per_s == pytest.approx(60)
     assert node.node_requests_per_s == many.node_requests_per_s == 4800
