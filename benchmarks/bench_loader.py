@@ -1,25 +1,32 @@
-"""The whole loader against the paper's way: balanced draws, mixup, features, masks.
+"""The loader against its peers, at three levels: read, read and decode, and ready features.
 
     python -m benchmarks.bench_loader [--clips 1000]
 
-Both draw by the same weights, mix half of the draws with a uniform partner, and give the same
-features for the same draws, which is checked first. Both use all cores.
+Read: encoded bytes and targets reach the consumer. Decode: float32 waveforms and targets. Features:
+balanced draws, half of them mixed, log-mel, masks. Each loader works on the same clips, which is
+checked, in batches of the same size, at the fastest of its settings. MosaicML Streaming and
+LitData take part if they are installed: in an environment of their own, since they need
+an older NumPy, pip install -c benchmarks/constraints.txt -e '.[bench]'.
 """
 
-import itertools
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
 from benchmarks.corpus import make_corpus
-from benchmarks.harness import RESULTS, compare, record, show, timed, write
+from benchmarks.dali_ways import decode_way, memory_way, shard_reader_way
+from benchmarks.harness import RESULTS, machine, show, write
+from benchmarks.our_ways import cat_limit, pread_limit, read_way, waveform_way
 from benchmarks.paper_way import LooseFiles, Recipe, check_same, clip_features, data_loader
+from benchmarks.peers import Work, peer_ways
+from benchmarks.ways import Timing, Way, check_same_clips, measure_level
 from psla_wds import cli
+from psla_wds.audio import decode_pcm
 from psla_wds.augment import AugmentConfig
 from psla_wds.features import FeatureConfig, normalise
 from psla_wds.loader import Loader
@@ -32,8 +39,11 @@ from sharding.engines import num_cores
 
 FEATURES = FeatureConfig()
 AUGMENT = AugmentConfig()
-WARMUP_BATCHES = 10
-"""More than any loader here reads ahead: from then on it is as fast as it can be for long."""
+PREAD_THREADS = (1, 2, 4)
+NUM_COMPARED = 100
+"""Clips that every loader must deliver as they are in the shards."""
+
+Level = Literal["read", "decode", "features"]
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 """Log-mel and targets of a batch."""
@@ -43,10 +53,12 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 class Args:
     clips: int = 1000
     """Clips of ten seconds."""
-    batches: int = 20
-    """Batches that are timed, after those that warm up; together at most an epoch."""
     batch_size: int = 32
     repeats: int = 5
+    seconds: float = 1.0
+    """Time that each loader is measured for in each round, once it runs steadily."""
+    levels: tuple[Level, ...] = get_args(Level)
+    """Which are measured."""
     corpus: Path = Path("data/bench")
     """Folder of the clips; made if it is not there."""
     output: Path = RESULTS / "bench_loader.json"
@@ -55,42 +67,114 @@ class Args:
 def measure(args: Args) -> dict[str, Any]:
     """Compare the loaders; the record for the results folder."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    cores = num_cores()
     index, paths = make_corpus(args.corpus, num_clips=args.clips)
-    check_equal(index, paths, device)
+    timing = Timing(args.batch_size, args.seconds, args.repeats)
+    results = []
+    for level in args.levels:
+        if level == "features":
+            check_equal(index, paths, device)
+            ways, limits = feature_ways(index, paths, args, device), {}
+        else:
+            ways = ways_to_clips(index, paths, args, decode=level == "decode")
+            limits = read_limits(index, timing) if level == "read" else {}
+        results += measure_level(level, ways, limits, timing)
+    return {
+        "title": "Loader: 10 s clips in batches",
+        "conditions": {
+            "device": device.type,
+            "codec": "flac",
+            "clips": args.clips,
+            "batch_size": args.batch_size,
+            "page_cache": "warm",
+            "repeats": args.repeats,
+        },
+        "machine": machine(),
+        "results": results,
+    }
+
+
+def ways_to_clips(index: ShardIndex, paths: list[Path], args: Args, *, decode: bool) -> list[Way]:
+    """All loaders of bytes or of waveforms, checked, and the limit of those that decode."""
+    clips, size = encoded_clips(index), args.batch_size
+    ways = [
+        *peer_ways(Work(index, paths, args.corpus, size, decode)),
+        shard_reader_way(index, size, decode=decode),
+        *([] if decode else [shard_reader_way(index, size, decode=False, mapped=False)]),
+        *(way(index, size) for way in ((decode_way, waveform_way) if decode else (read_way,))),
+    ]
+    check_clips(ways, index, clips, decode=decode)
+    return [*ways, memory_way(clips, index, size)] if decode else ways
+
+
+def encoded_clips(index: ShardIndex) -> list[np.ndarray]:
+    """All clips, in memory."""
+    reader = Reader(index, threads=2)
+    try:
+        return [clip.copy() for clip in reader.start(np.arange(len(index))).wait()]
+    finally:
+        reader.close()
+
+
+def read_limits(index: ShardIndex, timing: Timing) -> dict[str, Callable[[], float]]:
+    """What no loader can be faster than in reading."""
+    limits = {
+        f"limit: pread by offset, threads {n}": pread_limit(
+            index, threads=n, seconds=timing.seconds
+        )
+        for n in PREAD_THREADS
+    }
+    return limits | {"limit: cat of the tars": cat_limit(index, seconds=timing.seconds)}
+
+
+def check_clips(
+    ways: list[Way], index: ShardIndex, clips: list[np.ndarray], *, decode: bool
+) -> None:
+    """Every loader delivers the same bytes, or the same waveforms, under a clip's id."""
+    rows = range(0, len(index), max(1, len(index) // NUM_COMPARED))
+    expected = {index.clip_id(row): _decoded(clips[row]) if decode else clips[row] for row in rows}
+
+    def clip_id(key: str | np.integer) -> str:
+        return key if isinstance(key, str) else index.clip_id(key)
+
+    for way in ways:
+        check_same_clips(way, expected, clip_id)
+
+
+def _decoded(clip: np.ndarray) -> np.ndarray:
+    """16-bit samples as float32 in [-1, 1)."""
+    return (decode_pcm(clip.data)[0].astype(np.float32) / 2**15).reshape(-1)
+
+
+def feature_ways(
+    index: ShardIndex, paths: list[Path], args: Args, device: torch.device
+) -> list[Way]:
+    """The paper's way and ours, each with all cores."""
     files = LooseFiles(
         paths, torch.from_numpy(index.targets(np.arange(len(index)))), Recipe(FEATURES, AUGMENT)
     )
-    loose = data_loader(files, clip_weights(index), batch_size=args.batch_size, workers=cores)
+    weights = clip_weights(index)
 
     @contextmanager
-    def papers_way() -> Iterator[Iterator[Pair]]:
+    def papers_way(workers: int) -> Iterator[Iterator[Pair]]:
+        loose = data_loader(files, weights, batch_size=args.batch_size, workers=workers)
         batches = iter(loose)
-        yield batches
+        yield (_on(device, *batch) for batch in batches)
         del batches  # its workers end with it
 
     @contextmanager
-    def our_way() -> Iterator[Iterator[Pair]]:
-        with open_loader(index, args.batch_size, device, threads=cores) as batches:
-            yield ((batch.log_mel, batch.targets) for batch in batches)
+    def our_way(threads: int) -> Iterator[Iterator[Pair]]:
+        with open_loader(index, args.batch_size, device, threads=threads) as batches:
+            yield (_on(device, batch.log_mel, batch.targets) for batch in batches)
 
-    results = compare(
-        {
-            f"paper's way, {cores} workers": lambda: steady_rate(papers_way(), args, device),
-            f"psla-wds, {cores} decode threads": lambda: steady_rate(our_way(), args, device),
-        },
-        repeats=args.repeats,
-    )
-    return record(
-        "Loader: balanced draws of 10 s clips, 50 % mixed, features, masks",
-        results,
-        device=device.type,
-        codec="flac",
-        clips=args.clips,
-        batch_size=args.batch_size,
-        page_cache="warm",
-        repeats=args.repeats,
-    )
+    cores, order = num_cores(), "exact weighted, with replacement"
+    return [
+        Way("paper's way", order, papers_way, ({"workers": cores},)),
+        Way("psla-wds", order, our_way, ({"threads": cores},)),
+    ]
+
+
+def _on(device: torch.device, log_mel: torch.Tensor, targets: torch.Tensor) -> Pair:
+    return log_mel.to(device, non_blocking=True), targets.to(device, non_blocking=True)
 
 
 def open_loader(
@@ -110,26 +194,6 @@ def open_loader(
         config=ReaderConfig(decode_threads=threads),
         device=device,
     )
-
-
-def steady_rate(
-    opened: AbstractContextManager[Iterator[Pair]], args: Args, device: torch.device
-) -> float:
-    """Clips per second on the device of training, once what was read ahead is used up.
-
-    Each loader is opened for its own measurement only: one that reads ahead while another is
-    measured would gain what that one loses.
-    """
-    with opened as batches:
-        _take(batches, WARMUP_BATCHES, device)
-        return timed(lambda: _take(batches, args.batches, device) * args.batch_size)()
-
-
-def _take(batches: Iterator[Pair], count: int, device: torch.device) -> int:
-    for log_mel, targets in itertools.islice(batches, count):
-        log_mel.to(device, non_blocking=True)
-        targets.to(device, non_blocking=True)
-    return count
 
 
 def check_equal(index: ShardIndex, paths: list[Path], device: torch.device) -> None:

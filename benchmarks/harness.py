@@ -16,7 +16,8 @@ import torch
 from tqdm import tqdm
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "torchaudio", "nvidia-dali-cuda130", "numpy", "soundfile", "psla-wds")
+PEERS = ("webdataset", "mosaicml-streaming", "litdata")
+PACKAGES = ("torch", "torchaudio", "nvidia-dali-cuda130", "numpy", "soundfile", "psla-wds", *PEERS)
 MAX_SPREAD = 0.1
 
 
@@ -91,7 +92,9 @@ def show(content: dict[str, Any]) -> None:
     """Print a record as a table, with a note on what should be measured again."""
     print(content["title"])
     print(f"{'':<44}{'clips/s':>10}{'speed-up':>10}{'spread':>8}")
-    for r in content["results"]:
+    for before, r in zip([{}, *content["results"]], content["results"], strict=False):
+        if r.get("level") != before.get("level"):
+            print(f"{r['level']}:")
         rates = f"{r['clips_per_s']:>10,.0f}{r['speed_up']:>9.2f}x{r['spread']:>8.0%}"
         print(f"{r['name']:<44}{rates}")
     for r in content["results"]:

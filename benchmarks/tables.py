@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,31 @@ def with_tables(text: str, results: Path) -> str:
 
 
 def speeds(content: dict[str, Any]) -> str:
-    """A benchmark's results: what was compared, how fast, on what."""
+    """A benchmark's results: what was compared, how fast, on what; a table for each level."""
+    levels = [
+        _speeds_of_level(level, list(results))
+        for level, results in groupby(content["results"], lambda r: r.get("level"))
+    ]
+    return "\n\n".join([*levels, f"{content['title']}. {_conditions(content)}"])
+
+
+def _speeds_of_level(level: str | None, results: list[dict[str, Any]]) -> str:
+    if level is not None:
+        return _peers_of_level(level, results)
     rows = ["| | clips/s | speed-up | spread |", "|---|--:|--:|--:|"]
-    for r in content["results"]:
+    for r in results:
         rows.append(
             f"| {r['name']} | {r['clips_per_s']:,.0f} | {r['speed_up']:.2f}x | {r['spread']:.0%} |"
         )
-    return "\n".join([*rows, "", f"{content['title']}. {_conditions(content)}"])
+    return "\n".join(rows)
+
+
+def _peers_of_level(level: str, results: list[dict[str, Any]]) -> str:
+    rows = [f"| {level} | order | clips/s | speed-up | spread |", "|---|---|--:|--:|--:|"]
+    for r in results:
+        rates = f"{r['clips_per_s']:,.0f} | {r['speed_up']:.2f}x | {r['spread']:.0%}"
+        rows.append(f"| {r['name']} | {r['order']} | {rates} |")
+    return "\n".join(rows)
 
 
 def _conditions(content: dict[str, Any]) -> str:
@@ -74,7 +93,53 @@ def demo_scores(content: dict[str, Any]) -> str:
     )
 
 
-RENDER: dict[str, Callable[[dict[str, Any]], str]] = {"demo": demo_scores}
+def orders(content: dict[str, Any]) -> str:
+    """Speed-up over the global order of draws, of each order on each storage."""
+    names = list(dict.fromkeys(r["order"] for r in content["results"]))
+    rows = [f"| | {' | '.join(names)} |", f"|---|{'--:|' * len(names)}"]
+    for storage, results in groupby(content["results"], lambda r: r["storage"]):
+        cells = [f"{r['speed_up']:.2f}x" for r in results]
+        rows.append(f"| {storage} | {' | '.join(cells)} |")
+    repeats = [content["duplicates"].get(name) for name in names]
+    cells = ["" if number is None else f"{number:.2f}" for number in repeats]
+    rows.append(f"| repeats of a clip in a batch of 100 | {' | '.join(cells)} |")
+    errors = [v["error"] for v in content["validation"]]
+    return "\n".join(rows) + (
+        f"\n\nEpoch of {content['conditions']['clips']:,} clips, simulated; of "
+        f"{len(errors)} small epochs that were really read, the simulation differs by "
+        f"{min(errors):+.0%} to {max(errors):+.0%}. Commit {content['machine']['commit']}."
+    )
+
+
+def projections(content: dict[str, Any]) -> str:
+    """What many clips and GPUs ask for, and how well that is known."""
+    rows = [
+        "| clips | GPUs | plan, s | rank, MiB | index, MiB | first batch, s "
+        "| node, MB/s | node, reads/s | epoch, h |",
+        f"|{'--:|' * 9}",
+    ]
+    for p in content["projections"]:
+        rows.append(
+            f"| {p['clips']:,} | {p['gpus']} | {p['plan_s']:.1f} | {p['rank_mib']:,.0f} "
+            f"| {p['index_mib']:,.0f} | {p['first_batch_s']:.1f} | {p['node_mb_per_s']:,.0f} "
+            f"| {p['node_requests_per_s']:,.0f} | {p['epoch_hours']:,.2f} |"
+        )
+    errors = ", ".join(f"{name} {check['error']:+.0%}" for name, check in content["checks"].items())
+    last = content["measured"][-1]
+    return "\n".join(rows) + (
+        f"\n\nAt {content['conditions']['clips_per_s_per_gpu']:,.0f} clips a second and GPU "
+        f"(assumed). Time, memory and index follow lines through smaller sizes, which at "
+        f"{last['clips']:,} clips are off by: {errors}. Measured there: first batch "
+        f"{last['first_batch_s']:.2f} s after the imports ({last['import_s']:.1f} s), "
+        f"{last['first_batch_at_far_step_s']:.2f} s at step 500,000. {_conditions(content)}"
+    )
+
+
+RENDER: dict[str, Callable[[dict[str, Any]], str]] = {
+    "demo": demo_scores,
+    "bench_order": orders,
+    "scale": projections,
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,125 @@
+"""psla-wds at the levels below features, and what no loader can be faster than."""
+
+import itertools
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+
+from benchmarks.ways import Batch, Way
+from psla_wds.augment import AugmentConfig
+from psla_wds.read_ahead import ReadAhead
+from psla_wds.reader import Reader, ReaderConfig
+from psla_wds.sampler import SamplerConfig, plan_epoch
+from psla_wds.schedule import BatchLayout, Plans, TrainingSchedule
+from psla_wds.shard_index import ShardIndex
+from psla_wds.waveform_batches import WaveformConfig, training_waveforms
+from sharding.engines import num_cores
+
+PLAIN = AugmentConfig(mixup_rate=0.0, freq_mask=0, time_mask=0)
+"""One clip is read a draw, as by those that are compared."""
+OUR_ORDER = "exact weighted, with replacement"
+READER_SETTINGS = tuple(
+    {"threads": threads, "prefetch_batches": prefetch}
+    for threads in (1, 2, 4)
+    for prefetch in (4, 16)
+)
+
+
+@contextmanager
+def open_ahead(
+    index: ShardIndex, batch_size: int, *, threads: int, prefetch_batches: int
+) -> Iterator[ReadAhead]:
+    """The reader of training, on balanced draws."""
+    plans = Plans(index, SamplerConfig(), seed=0)
+    layout = BatchLayout(batch_size=batch_size)
+    schedule = TrainingSchedule(plans, PLAIN, layout, log_mel_shape=(1056, 128))
+    config = ReaderConfig(threads=threads, prefetch_batches=prefetch_batches)
+    reader = Reader(index, threads=threads)
+    try:
+        yield ReadAhead(reader, index, schedule, config)
+    finally:
+        reader.close()
+
+
+def read_way(index: ShardIndex, batch_size: int) -> Way:
+    """Bytes by weighted draws, with their targets from the index."""
+
+    @contextmanager
+    def opened(**setting: int) -> Iterator[Iterator[Batch]]:
+        with open_ahead(index, batch_size, **setting) as ahead:
+            yield _read_batches(ahead, index)
+
+    return Way("psla-wds", OUR_ORDER, opened, READER_SETTINGS)
+
+
+def _read_batches(ahead: ReadAhead, index: ShardIndex) -> Iterator[Batch]:
+    iteration = 0
+    while True:
+        batch = ahead.batch(iteration)
+        yield Batch(batch.draws.rows, batch.audio, index.targets(batch.draws.rows))
+        iteration += 1
+
+
+def waveform_way(index: ShardIndex, batch_size: int) -> Way:
+    """The same draws, decoded by libsndfile in threads."""
+
+    @contextmanager
+    def opened(decode_threads: int) -> Iterator[Iterator[Batch]]:
+        reader = ReaderConfig(decode_threads=decode_threads)
+        config = WaveformConfig(augment=PLAIN, reader=reader)
+        with training_waveforms(index, batch_size=batch_size, config=config) as epochs:
+            batches = itertools.chain.from_iterable(itertools.repeat(epochs))
+            yield (Batch(b.draws.rows, b.waveforms, b.targets) for b in batches)
+
+    settings = tuple({"decode_threads": n} for n in sorted({1, num_cores(), 2 * num_cores()}))
+    return Way("psla-wds, NumPy waveforms", OUR_ORDER, opened, settings)
+
+
+def pread_limit(index: ShardIndex, *, threads: int, seconds: float) -> Callable[[], float]:
+    """Clips per second of a bare loop: weighted draws, one pread each, nothing checked."""
+    rows = plan_epoch(index, SamplerConfig(), seed=0, epoch=1).rows
+    parts = [rows[i::threads] for i in range(threads)]
+
+    def rate() -> float:
+        files = [os.open(path, os.O_RDONLY) for path in index.shards]
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                started = time.perf_counter()
+                stop = started + seconds
+                clips = sum(pool.map(lambda part: _pread_until(stop, index, files, part), parts))
+                return clips / (time.perf_counter() - started)
+        finally:
+            for file in files:
+                os.close(file)
+
+    return rate
+
+
+def _pread_until(stop: float, index: ShardIndex, files: list[int], rows: np.ndarray) -> int:
+    shards, offsets, sizes = (c[rows].tolist() for c in (index.shard, index.offset, index.size))
+    clips = 0
+    while True:
+        for shard, offset, size in zip(shards, offsets, sizes, strict=True):
+            os.preadv(files[shard], [np.empty(size, np.uint8).data], offset)
+            clips += 1
+            if time.perf_counter() > stop:
+                return clips
+
+
+def cat_limit(index: ShardIndex, *, seconds: float) -> Callable[[], float]:
+    """Clips per second at which `cat` gets through the tars, headers and labels included."""
+    command = ["cat", *map(str, index.shards)]
+
+    def rate() -> float:
+        started, passes = time.perf_counter(), 0
+        while time.perf_counter() - started < seconds:
+            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+            passes += 1
+        return passes * len(index) / (time.perf_counter() - started)
+
+    return rate
