@@ -22,8 +22,9 @@ from benchmarks.corpus import make_corpus
 from benchmarks.harness import RESULTS, compare, record, show, timed, write
 from benchmarks.paper_way import check_same, clip_features
 from psla_wds import cli
+from psla_wds.encoded_batch import NULL_WAV, EncodedBatch
 from psla_wds.features import FeatureConfig, LogMel, fit, normalise
-from psla_wds.pipeline import NULL_WAV, EncodedBatch, FrontEnd
+from psla_wds.pipeline import FrontEnd
 from psla_wds.reader import Reader
 from sharding.engines import num_cores
 

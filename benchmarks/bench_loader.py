@@ -28,9 +28,10 @@ from benchmarks.ways import Timing, Way, check_same_clips, measure_level
 from psla_wds import cli
 from psla_wds.audio import decode_pcm
 from psla_wds.augment import AugmentConfig
+from psla_wds.encoded_batch import NULL_WAV, EncodedBatch
 from psla_wds.features import FeatureConfig, normalise
 from psla_wds.loader import Loader
-from psla_wds.pipeline import NULL_WAV, EncodedBatch, FrontEnd
+from psla_wds.pipeline import FrontEnd
 from psla_wds.reader import Reader, ReaderConfig
 from psla_wds.sampler import SamplerConfig, clip_weights
 from psla_wds.schedule import BatchLayout, Plans, TrainingSchedule

@@ -1,6 +1,6 @@
-"""The random part of each draw: mixup partner, mixing weight, and the two masks.
+"""The random part of each draw: mixup partner, mixing weight, two masks, gains and shifts.
 
-Each draw takes seven uniform numbers at a fixed place in a counter-based stream, so that its
+Each draw takes its uniform numbers from fixed places in counter-based streams, so that its
 augmentation depends on (seed, epoch, position) alone.
 """
 
@@ -11,17 +11,20 @@ from jaxtyping import Float32, Float64, Int32, Int64, UInt64
 from scipy.special import betaincinv
 
 from psla_wds.errors import ConfigError, ShardError
-from psla_wds.sampler import PURPOSE_AUGMENT, EpochPlan, raw_bits, to_uniform
+from psla_wds.sampler import PURPOSE_AUGMENT, PURPOSE_WAVEFORM, EpochPlan, raw_bits, to_uniform
 
 NUMBERS_PER_DRAW = 8
 """Seven for the augmentation, one for replacing a damaged clip; two counters of Philox."""
+WAVEFORM_NUMBERS = 4
+"""Gain and shift of a draw, and of its partner; a stream of their own, so that a run without them
+has the numbers of `PURPOSE_AUGMENT` that one with them has."""
 NO_PARTNER = -1
 MAX_REPLACEMENTS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Mixup of waveforms and masks on the log-mel spectrogram. Defaults are the paper's."""
+    """What is random about a draw. Defaults are the paper's: mixup and masks."""
 
     mixup_rate: float = 0.5
     """Share of draws that are mixed with a second clip (Table V)."""
@@ -31,6 +34,12 @@ class AugmentConfig:
     """Largest width of the frequency mask, in mels; 0 for none."""
     time_mask: int = 192
     """Largest width of the time mask, in frames; 0 for none."""
+    gain_db: float = 0.0
+    """A clip and its partner are each made louder or softer by up to this before they are mixed
+    (PaSST, Koutini et al. 2022); 0 for none."""
+    time_roll: float = 0.0
+    """A clip and its partner are each shifted by up to this share of their length, either way, what
+    leaves one end coming in at the other (PaSST, there by samples); 0 for none, at most 0.5."""
 
     def __post_init__(self) -> None:
         for name, valid, bounds in (
@@ -38,6 +47,8 @@ class AugmentConfig:
             ("mixup_alpha", self.mixup_alpha > 0, "above 0"),
             ("freq_mask", self.freq_mask >= 0, "at least 0"),
             ("time_mask", self.time_mask >= 0, "at least 0"),
+            ("gain_db", 0 <= self.gain_db < np.inf, "at least 0"),
+            ("time_roll", 0 <= self.time_roll <= 0.5, "from 0 to 0.5"),
         ):
             if not valid:
                 raise ConfigError(
@@ -58,6 +69,11 @@ class Draws:
     """Share of the first clip, in waveform and target; 1 where a draw is not mixed."""
     masks: Int32[np.ndarray, "draws 4"]
     """First mel, number of mels, first frame, number of frames that are masked."""
+    gains: Float32[np.ndarray, "draws 2"]
+    """Factors of the waveforms of the clip and of its partner."""
+    rolls: Float32[np.ndarray, "draws 2"]
+    """Where the clip and its partner begin, as shares of their lengths, below 1; what lies before
+    comes last."""
     spare: UInt64[np.ndarray, " draws"]
     """Random bits that choose another clip where one is damaged."""
 
@@ -74,6 +90,8 @@ def plain_draws(rows: Int64[np.ndarray, " draws"]) -> Draws:
         np.full(count, NO_PARTNER, np.int64),
         np.ones(count, np.float32),
         np.zeros((count, 4), np.int32),
+        np.ones((count, 2), np.float32),
+        np.zeros((count, 2), np.float32),
         np.zeros(count, np.uint64),
     )
 
@@ -112,8 +130,24 @@ def augmented_draws(
         np.where(mixed, partners, NO_PARTNER),
         np.where(mixed, lam, 1.0).astype(np.float32),
         np.concatenate([freq, time], axis=1),
+        *_gains_and_rolls(plan, config, start, count),
         bits[:, 7],
     )
+
+
+def _gains_and_rolls(
+    plan: EpochPlan, config: AugmentConfig, start: int, count: int
+) -> tuple[Float32[np.ndarray, "draws 2"], Float32[np.ndarray, "draws 2"]]:
+    words = (start * WAVEFORM_NUMBERS, count * WAVEFORM_NUMBERS)
+    uniform = to_uniform(raw_bits(plan.seed, plan.epoch, PURPOSE_WAVEFORM, *words))
+    gain_db, roll = (2 * uniform.reshape(count, 2, 2) - 1).transpose(1, 0, 2)  # from -1 to 1
+    gains = 10 ** (config.gain_db * gain_db / 20)
+    return gains.astype(np.float32), (config.time_roll * roll % 1.0).astype(np.float32)
+
+
+def roll_start(share: np.float32, num_samples: int) -> int:
+    """The sample that comes first, in float32 as the graph computes it."""
+    return min(int(share * np.float32(num_samples)), num_samples - 1)
 
 
 def without_damaged(

@@ -9,9 +9,10 @@ from jaxtyping import Float32, Int64
 
 from psla_wds.audio import decode_pcm
 from psla_wds.augment import Draws
+from psla_wds.encoded_batch import NULL_WAV, EncodedBatch
 from psla_wds.errors import ConfigError
 from psla_wds.features import FeatureConfig
-from psla_wds.pipeline import NULL_WAV, EncodedBatch, FrontEnd, UndecodableBatchError
+from psla_wds.pipeline import FrontEnd, UndecodableBatchError
 from psla_wds.read_ahead import ReadAhead, mixed_targets, rows_read
 from psla_wds.reader import DamagedClipError, ReaderConfig, open_reader, undecodable_clip
 from psla_wds.schedule import Schedule
@@ -46,6 +47,7 @@ class Loader:
         _check_sample_rate(index, features)
         self._index, self._device = index, device
         self._features, self._config, self._clips_per_pass = features, config, clips_per_pass
+        self._rolls = schedule.rolls
         self._reader = open_reader(index, config)
         self._ahead = ReadAhead(self._reader, index, schedule, config)
         self._draws: dict[int, Draws] = {}  # of iterations that are in the pipeline
@@ -104,6 +106,7 @@ class Loader:
             batch_size=self._clips_per_pass,
             num_threads=self._config.decoders(),
             device=self._device,
+            rolls=self._rolls,
         )
 
     def _encoded_batch(self, iteration: int) -> EncodedBatch:
@@ -115,6 +118,8 @@ class Loader:
             partner_audio=[next(partners) if mixed else NULL_WAV for mixed in draws.mixed],
             lam=draws.lam,
             masks=draws.masks,
+            gains=draws.gains,
+            rolls=draws.rolls,
         )
 
     def _next_log_mel(self) -> Float32[torch.Tensor, "draws frames mels"]:

@@ -4,36 +4,22 @@ One graph for CPU and GPU, equal to `psla_wds.features` to float32 rounding; a n
 off by up to 16 nats in the low mels. It draws no random numbers: the source decides everything.
 """
 
-import io
-import wave
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, Int32
 from nvidia.dali import Pipeline, fn
 from nvidia.dali import math as dali_math
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.types import Constant, DALIDataType
 
+from psla_wds.encoded_batch import EncodedBatch
 from psla_wds.errors import ConfigError
 from psla_wds.features import PREEMPHASIS, SMALLEST_ENERGY, FeatureConfig, hann_window, mel_matrix
 
 PREFETCH_BATCHES = 2  # that DALI works on at a time, the one it returns next included
-
-
-def _null_wav() -> UInt8[np.ndarray, " bytes"]:
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setparams((1, 2, 16_000, 1, "NONE", ""))
-        file.writeframes(bytes(2))
-    return np.frombuffer(buffer.getvalue(), np.uint8)
-
-
-NULL_WAV = _null_wav()
-"""One sample of silence, 46 bytes: the partner of a draw that is not mixed, decoded for free."""
 
 
 class UndecodableBatchError(RuntimeError):
@@ -42,20 +28,6 @@ class UndecodableBatchError(RuntimeError):
     def __init__(self, iteration: int) -> None:
         super().__init__(f"batch {iteration} could not be decoded")
         self.iteration = iteration
-
-
-@dataclass(frozen=True)
-class EncodedBatch:
-    """What the pipeline is fed for one iteration."""
-
-    audio: list[UInt8[np.ndarray, " _"]]  # `_`: no two need be of one length
-    """Encoded files (WAV, FLAC, Ogg) at the sample rate of the features, one per draw."""
-    partner_audio: list[UInt8[np.ndarray, " _"]]
-    """The clip mixed into each draw; `NULL_WAV` where a draw is not mixed."""
-    lam: Float32[np.ndarray, " draws"]
-    """Share of the first clip; 1 where a draw is not mixed."""
-    masks: Int32[np.ndarray, "draws 4"]
-    """freq_start, freq_width, time_start, time_width in mels and frames; width 0: no mask."""
 
 
 class FrontEnd:
@@ -78,9 +50,13 @@ class FrontEnd:
         batch_size: int,
         num_threads: int,
         device: torch.device,
+        rolls: bool = False,
     ) -> None:
-        """`batch_size` is the largest; a batch of the source may be smaller."""
-        self._feed = _Feed(source, features)
+        """`batch_size` is the largest; a batch of the source may be smaller.
+
+        Clips are shifted only where `rolls` is set: it costs a copy of each.
+        """
+        self._feed = _Feed(source, features, rolls=rolls)
         self._device = device
         self._iteration = 0
         self._pipeline = Pipeline(
@@ -118,10 +94,13 @@ class FrontEnd:
 class _Feed:
     """DALI's callback, and what must outlive its calls."""
 
-    def __init__(self, source: Callable[[int], EncodedBatch], features: FeatureConfig) -> None:
+    def __init__(
+        self, source: Callable[[int], EncodedBatch], features: FeatureConfig, *, rolls: bool
+    ) -> None:
         self._source = source
         self._features = features
-        self._alive: deque[tuple[int, list[object]]] = deque()
+        self.rolls = rolls
+        self._alive: deque[tuple[int, EncodedBatch, list[object]]] = deque()
         self.error: Exception | None = None
 
     def __call__(self, iteration: int) -> list[object]:
@@ -134,8 +113,11 @@ class _Feed:
             self.error = error
             raise StopIteration from None
         anchors, shapes = _mask_regions(batch.masks, self._features)
-        inputs: list[object] = [batch.audio, batch.partner_audio, batch.lam, anchors, shapes]
-        self._alive.append((iteration, inputs))
+        weights = batch.weights()
+        inputs: list[object] = [batch.audio, batch.partner_audio, weights, anchors, shapes]
+        if self.rolls:
+            inputs.append(np.zeros_like(weights) if batch.rolls is None else batch.rolls)
+        self._alive.append((iteration, batch, inputs))
         return inputs
 
     def release_before(self, iteration: int) -> None:
@@ -161,19 +143,22 @@ def _device_id(device: torch.device) -> int | None:
 
 
 def _graph(feed: _Feed, features: FeatureConfig, device: torch.device) -> DataNode:
-    audio, partner_audio, lam, anchors, shapes = fn.external_source(
+    num_arrays = 4 if feed.rolls else 3
+    audio, partner_audio, weights, anchors, shapes, *starts = fn.external_source(
         source=feed,
-        num_outputs=5,
+        num_outputs=2 + num_arrays,
         batch=True,
         no_copy=True,
-        dtype=[DALIDataType.UINT8] * 2 + [DALIDataType.FLOAT] * 3,
-        ndim=[1, 1, 0, 1, 1],
+        dtype=[DALIDataType.UINT8] * 2 + [DALIDataType.FLOAT] * num_arrays,
+        ndim=1,
     )
     waveform, partner = _decode(audio), _decode(partner_audio)
+    for start in starts:
+        waveform, partner = _rolled(waveform, start[0]), _rolled(partner, start[1])
     num_samples = fn.cast(waveform.shape()[0], dtype=DALIDataType.INT32)
     if device.type == "cuda":  # the decoder has no GPU version
-        waveform, partner, lam = waveform.gpu(), partner.gpu(), lam.gpu()
-    mixed = _mixup(waveform, partner, lam, num_samples)
+        waveform, partner, weights = waveform.gpu(), partner.gpu(), weights.gpu()
+    mixed = _mixup(waveform, partner, weights, num_samples)
     power = _power(_frames(mixed, num_samples, features), features)
     log_mel = _first(_log_mel(power, features, device), features.num_frames)
     masked = fn.erase(log_mel, anchor=anchors, shape=shapes, axes=[0, 1], fill_value=0.0)
@@ -184,12 +169,22 @@ def _decode(audio: DataNode) -> DataNode:
     return fn.decoders.audio(audio, dtype=DALIDataType.FLOAT, downmix=True)[0]
 
 
-def _mixup(waveform: DataNode, partner: DataNode, lam: DataNode, num_samples: DataNode) -> DataNode:
-    """lam of the waveform, 1 - lam of the partner cut or padded to its length, as PSLA's code:
+def _rolled(waveform: DataNode, share: DataNode) -> DataNode:
+    """From the sample at `share` of the length to the end, then what lies before it."""
+    length = fn.cast(waveform.shape()[0], dtype=DALIDataType.INT32)
+    start = fn.cast(dali_math.floor(share * length), dtype=DALIDataType.INT32)
+    start = dali_math.min(start, length - 1)  # the product can round up to the length
+    return fn.slice(fn.cat(waveform, waveform), start=start, shape=length, axes=[0])
+
+
+def _mixup(
+    waveform: DataNode, partner: DataNode, weights: DataNode, num_samples: DataNode
+) -> DataNode:
+    """The weighted sum of a clip and its partner cut or padded to its length, as PSLA's code:
     each without its mean (the waveform's goes with that of the sum), and the sum without its own.
     """
     partner = _first(_centred(partner), num_samples)
-    return _centred(waveform * lam + partner * (1.0 - lam))
+    return _centred(waveform * weights[0] + partner * weights[1])
 
 
 def _centred(signal: DataNode, axis: int = 0) -> DataNode:

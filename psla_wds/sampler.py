@@ -21,6 +21,7 @@ Sampling = Literal["balanced", "systematic", "shuffle"]
 PURPOSE_DRAWS = 0
 PURPOSE_AUGMENT = 1
 PURPOSE_ORDER = 2
+PURPOSE_WAVEFORM = 3
 
 
 @dataclass(frozen=True, kw_only=True)

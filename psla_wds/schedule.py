@@ -21,6 +21,8 @@ class Schedule(Protocol):
 
     replaces_damaged: bool
     """Whether other clips may be drawn in place of damaged ones."""
+    rolls: bool
+    """Whether draws may be shifted in time, which the graph then has a place for."""
 
     def __call__(self, iteration: int, damaged: frozenset[int] = NONE_DAMAGED) -> Draws | None:
         """The draws of an iteration, none of damaged rows; None after the last."""
@@ -80,6 +82,7 @@ class TrainingSchedule:
     ) -> None:
         self._plans, self._augment, self._layout = plans, augment, layout
         self._log_mel_shape, self._first_step = log_mel_shape, first_step
+        self.rolls = augment.time_roll > 0
         self.steps_per_epoch = plans.num_draws // layout.batch_size
         """Whole batches; the draws left over, less than a batch, are not used."""
         if not self.steps_per_epoch:
@@ -109,6 +112,7 @@ class EvaluationSchedule:
     """Every clip once, over all ranks, in the order of the index."""
 
     replaces_damaged = False  # another clip in its place would be scored under its name
+    rolls = False
 
     def __init__(self, index: ShardIndex, layout: BatchLayout) -> None:
         self._num_clips, self._layout = len(index), layout

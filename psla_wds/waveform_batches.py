@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Float32, Int64, UInt8
 
-from psla_wds.augment import AugmentConfig, Draws
+from psla_wds.augment import AugmentConfig, Draws, roll_start
 from psla_wds.epochs import Epochs, Share, current_share
 from psla_wds.read_ahead import ReadAhead, rows_read
 from psla_wds.reader import (
@@ -61,15 +61,17 @@ class WaveformBatch:
     partner_targets: Float32[np.ndarray, "mixed classes"]
 
     def mixed(self) -> tuple[list[Float32[np.ndarray, " _"]], Float32[np.ndarray, "draws classes"]]:
-        """Waveforms and soft targets as training has them: mixed, and each without its mean."""
+        """Waveforms and soft targets as training has them: shifted, mixed, and without mean."""
         draws, targets = self.draws, self.targets.copy()
         lam = draws.lam[draws.mixed, None]
         targets[draws.mixed] = lam * targets[draws.mixed] + (1 - lam) * self.partner_targets
         partners = iter(self.partner_waveforms)
-        waveforms = [
-            _mix(waveform, next(partners), lam) if mixed else waveform - waveform.mean()
-            for waveform, lam, mixed in zip(self.waveforms, draws.lam, draws.mixed, strict=True)
-        ]
+        shares = np.stack([draws.lam, 1 - draws.lam], axis=1) * draws.gains
+        waveforms = []
+        for row, waveform in enumerate(self.waveforms):
+            clips = [waveform, next(partners)] if draws.mixed[row] else [waveform]
+            rolled = [_rolled(clip, r) for clip, r in zip(clips, draws.rolls[row], strict=False)]
+            waveforms.append(_mix(rolled, shares[row]))
         return waveforms, targets
 
 
@@ -210,14 +212,19 @@ def _decode_clip(
     return waveform.mean(axis=1)
 
 
-def _mix(
-    waveform: Float32[np.ndarray, " samples"],
-    partner: Float32[np.ndarray, " partner_samples"],
-    lam: np.float32,
+def _rolled(
+    waveform: Float32[np.ndarray, " samples"], share: np.float32
 ) -> Float32[np.ndarray, " samples"]:
-    """lam of the waveform, 1 - lam of the partner cut or padded to its length, as PSLA's code:
-    the partner without its mean, and the sum without its own."""
-    mixed = lam * waveform
-    common = min(len(waveform), len(partner))
-    mixed[:common] += (1 - lam) * (partner - partner.mean())[:common]
+    return np.roll(waveform, -roll_start(share, len(waveform)))
+
+
+def _mix(
+    clips: list[Float32[np.ndarray, " _"]], weights: Float32[np.ndarray, " 2"]
+) -> Float32[np.ndarray, " samples"]:
+    """The weighted sum of a clip and of its partner, if it has one, cut or padded to its length, as
+    PSLA's code: the partner without its mean, and the sum without its own."""
+    mixed = weights[0] * clips[0]
+    for partner in clips[1:]:
+        common = min(len(mixed), len(partner))
+        mixed[:common] += weights[1] * (partner - partner.mean())[:common]
     return mixed - mixed.mean()

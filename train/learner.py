@@ -12,8 +12,9 @@ from psla_wds.distributed import World
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.loader import Batch
 from psla_wds.model import AudioTagger, loss
-from train.optimizer import build_optimizer, learning_rate
-from train.recipes import TrainConfig
+from train.optimizer import Moment, build_optimizer, learning_rate
+from train.recipes import Compile, TrainConfig
+from train.weight_average import WeightAverage
 
 AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -28,16 +29,28 @@ class Learner:
             )
         self._config, self._world = config, world
         self.model = model.to(world.device, memory_format=torch.channels_last)
-        self._parallel = _data_parallel(self.model, world)
+        self._parallel = _data_parallel(_compiled(self.model, config.compile), world)
+        self._average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self._optimizer = build_optimizer(self.model, config.optimizer)
         self._scaler = torch.amp.GradScaler("cuda", enabled=config.precision == "float16")
 
-    def step(self, batches: Iterator[Batch], *, step: int, epoch: int) -> torch.Tensor:
-        """Do step `step` of the run (from 0) in `epoch` (from 1); the loss, on the device."""
-        _seed_step(self._config.seed, step, self._world.rank)
+    @property
+    def evaluated(self) -> AudioTagger:
+        """The model that is evaluated and saved: the average if there is one."""
+        return self._average.model if self._average else self.model
+
+    def step(self, batches: Iterator[Batch], moment: Moment) -> torch.Tensor:
+        """Do a step of the run; the loss, on the device. Nothing in it waits for a GPU."""
+        try:
+            return self._step(batches, moment)
+        except torch.OutOfMemoryError as error:
+            raise self._out_of_memory() from error
+
+    def _step(self, batches: Iterator[Batch], moment: Moment) -> torch.Tensor:
+        _seed_step(self._config.seed, moment.step, self._world.rank)
         self.model.train()
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self._config.optimizer, step=step, epoch=epoch)
+            group["lr"] = learning_rate(self._config.optimizer, moment)
         self._optimizer.zero_grad(set_to_none=True)
         passes = self._config.accumulate
         step_loss = torch.zeros((), device=self._world.device)
@@ -51,6 +64,8 @@ class Learner:
             step_loss += pass_loss.detach()
         self._scaler.step(self._optimizer)
         self._scaler.update()
+        if self._average:
+            self._average.update()
         return step_loss
 
     def share_statistics(self) -> None:
@@ -59,18 +74,21 @@ class Learner:
         Each rank has those of its own share of the batches; the official code, too, keeps those
         of its first GPU.
         """
-        self._world.share(list(self.model.buffers()))
+        self._world.share([*self.model.buffers(), *self.evaluated.buffers()])
 
     def state(self) -> dict[str, Any]:
-        return {
+        state = {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
         }
+        return state | ({"average": self._average.model.state_dict()} if self._average else {})
 
     def load_state(self, state: dict[str, Any]) -> None:
         try:
             self.model.load_state_dict(state["model"])
+            if self._average:
+                self._average.model.load_state_dict(state["average"])
             self._optimizer.load_state_dict(state["optimizer"])
             self._scaler.load_state_dict(state["scaler"])
         except (KeyError, RuntimeError, ValueError) as error:
@@ -87,12 +105,28 @@ class Learner:
             return self._parallel.no_sync()
         return nullcontext()
 
+    def _out_of_memory(self) -> ConfigError:
+        passes, ranks = self._config.accumulate, self._world.size
+        clips = self._config.batch_size // (ranks * passes)
+        return ConfigError(
+            f"{self._world.device} has not the memory for a pass of {clips} clips "
+            f"(batch {self._config.batch_size}, {ranks} processes, {passes} passes each)",
+            where="batch_size",
+            fix=f"set --accumulate {2 * passes}, which keeps the batch, or a smaller --batch-size",
+        )
+
     def _autocast(self) -> AbstractContextManager[None]:
         dtype = AUTOCAST_DTYPES.get(self._config.precision)
         return torch.autocast(self._world.device.type, dtype) if dtype else nullcontext()
 
 
-def _data_parallel(model: AudioTagger, world: World) -> torch.nn.Module:
+def _compiled(model: AudioTagger, mode: Compile) -> torch.nn.Module:
+    """The model for training. Evaluation, whose last batch is cut, stays with `model` itself."""
+    # The two share all weights. One graph for each shape: clips of a pass never change in a run.
+    return model if mode == "off" else torch.compile(model, mode=mode, dynamic=False)  # type: ignore[return-value]
+
+
+def _data_parallel(model: torch.nn.Module, world: World) -> torch.nn.Module:
     if world.size == 1:
         return model
     device_ids = [world.device.index] if world.device.type == "cuda" else None

@@ -19,7 +19,7 @@ from psla_wds.progress import DataTimer, Interval, clip_bar
 from psla_wds.schedule import BatchLayout, Plans, TrainingSchedule
 from psla_wds.shard_index import ShardIndex
 from train.learner import Learner
-from train.optimizer import learning_rate
+from train.optimizer import Moment, learning_rate
 from train.recipes import TrainConfig
 from train.run_dir import RunDir, RunLog
 from train.states import StateWriter
@@ -47,6 +47,7 @@ class Trainer:
         self._index, self._eval_index = index, eval_index
         self._states = StateWriter(RunDir(config.run_dir).states)
         self._step = 0  # done, over all epochs
+        self._total_steps = 0  # of the run, once its length is known
         self._epochs_done = 0  # trained, evaluated and saved
         self._interval_loss, self._epoch_loss = MeanLoss(), MeanLoss()
         self._damaged: list[str] = []  # ids of clips in the log as damaged
@@ -74,6 +75,7 @@ class Trainer:
             config=config.reader,
             device=self._world.device,
         )
+        self._total_steps = config.epochs * schedule.steps_per_epoch
         with loader, self._states:
             batches = DataTimer(loader)
             for epoch in range(self._epochs_done + 1, config.epochs + 1):
@@ -123,7 +125,7 @@ class Trainer:
             disable=not self._world.is_main,
         ) as bar:
             while self._step < end:
-                step_loss = self._learner.step(batches, step=self._step, epoch=epoch)
+                step_loss = self._learner.step(batches, self._moment(self._step, epoch))
                 self._interval_loss.add(step_loss)
                 self._epoch_loss.add(step_loss)
                 self._step += 1
@@ -204,7 +206,7 @@ class Trainer:
         if self._eval_index is None:
             return {}
         scores = predict(
-            self._learner.model,
+            self._learner.evaluated,
             self._eval_index,
             self._config.features,
             self._world,
@@ -225,7 +227,7 @@ class Trainer:
     def _checkpoint(self, epoch: int) -> Checkpoint:
         config = self._config
         return Checkpoint(
-            weights=self._learner.model.state_dict(),
+            weights=self._learner.evaluated.state_dict(),
             model=config.model,
             features=config.features,
             classes=self._index.classes,
@@ -234,7 +236,10 @@ class Trainer:
 
     def _learning_rate(self, epoch: int) -> float:
         """Of the last step."""
-        return learning_rate(self._config.optimizer, step=self._step - 1, epoch=epoch)
+        return learning_rate(self._config.optimizer, self._moment(self._step - 1, epoch))
+
+    def _moment(self, step: int, epoch: int) -> Moment:
+        return Moment(step=step, epoch=epoch, total_steps=self._total_steps)
 
     def _on_stop_signal(self, number: int, _: FrameType | None) -> None:
         self._stop_signal = number

@@ -29,8 +29,9 @@ from psla_wds.schedule import BatchLayout
 from psla_wds.shard_index import ShardIndex
 from train.learner import Learner
 from train.loop import Trainer
-from train.recipes import RECIPES, TrainConfig
+from train.recipes import RECIPES, TrainConfig, with_compat
 from train.run_dir import RunDir, RunLog
+from train.settings import check_all_read
 
 PROG = "torchrun train/main.py"
 
@@ -110,12 +111,16 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
             fix=f"choose {', '.join(RECIPES)}, or the config.json of a run",
         )
     if not arguments or not arguments[0].endswith(".json"):
-        return tyro.extras.overridable_config_cli(
+        config = tyro.extras.overridable_config_cli(
             RECIPES, args=arguments, prog=PROG, description=__doc__
         )
-    recipe, *settings = arguments
-    config = read_json(TrainConfig, Path(recipe))
-    return tyro.cli(TrainConfig, default=config, args=settings, prog=f"{PROG} {recipe}")
+        recipe = RECIPES[words[0]][1]
+    else:
+        path, *settings = arguments
+        recipe = read_json(TrainConfig, Path(path))
+        config = tyro.cli(TrainConfig, default=recipe, args=settings, prog=f"{PROG} {path}")
+    check_all_read(config, recipe)
+    return with_compat(config)
 
 
 def main() -> None:

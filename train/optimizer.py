@@ -1,27 +1,42 @@
-"""Adam and the learning rate of every step, as the paper sets them."""
+"""The optimizer and the learning rate of every step; the defaults are the paper's."""
 
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import nn
 
 from psla_wds.errors import ConfigError
 
+OFFICIAL_WARMUP_INTERVAL = 50
+"""Steps between two changes of the rate in the official code's warm-up."""
+
+ALGORITHMS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Adam. Defaults are the paper's for the full AudioSet."""
+    """Adam and its learning rate. Defaults are the paper's for the full AudioSet."""
 
+    algorithm: Literal["adam", "adamw"] = "adam"
+    """adam: weight decay is added to the gradient (L2), as in the official code.
+    adamw: it shrinks the weights themselves (Loshchilov and Hutter 2019, algorithm 2)."""
     learning_rate: float = 1e-4
     """After warm-up and before decay."""
     betas: tuple[float, float] = (0.95, 0.999)
     """Decay of Adam's running means of the gradient and of its square."""
     weight_decay: float = 5e-7
-    """L2: added to the gradient, as in Adam; not decoupled as in AdamW."""
+    """The paper's, for adam; adamw wants far more, 0.01 by its own default."""
     warmup_steps: int = 1000
-    """Steps over which the learning rate rises linearly from the run's start; 0 for none."""
+    """Steps over which the learning rate rises from the run's start; 0 for none."""
+    warmup: Literal["linear", "stepped"] = "linear"
+    """linear: every step has a higher rate than the one before. stepped: as the official code,
+    changed every 50 steps, so that the first 50 have a rate of 0."""
+    decay: Literal["steps", "cosine"] = "steps"
+    """steps: times `decay_factor` after some epochs (PSLA IV-B). cosine: half a cosine from the
+    end of warm-up to 0 at the end of the run (Loshchilov and Hutter 2017, equation 5)."""
     decay_after_epochs: tuple[int, ...] = (10, 15, 20, 25)
     """The learning rate is multiplied by `decay_factor` after each; epochs count from 1."""
     decay_factor: float = 0.5
@@ -46,9 +61,21 @@ class OptimizerConfig:
                 )
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Adam:
-    """Adam over all parameters, in one fused kernel where they are on a GPU."""
-    return torch.optim.Adam(
+@dataclass(frozen=True)
+class Moment:
+    """A step in its run."""
+
+    step: int
+    """From 0, over the whole run."""
+    epoch: int
+    """That the step lies in, from 1."""
+    total_steps: int
+    """Of the run."""
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimizer of all parameters, in one fused kernel where they are on a GPU."""
+    return ALGORITHMS[config.algorithm](
         model.parameters(),
         lr=config.learning_rate,
         betas=config.betas,
@@ -57,11 +84,20 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     )
 
 
-def learning_rate(config: OptimizerConfig, *, step: int, epoch: int) -> float:
-    """The learning rate of `step` (from 0, over the whole run), which lies in `epoch` (from 1).
+def learning_rate(config: OptimizerConfig, moment: Moment) -> float:
+    return config.learning_rate * _warmup(config, moment.step) * _decay(config, moment)
 
-    The first step already learns: the official code holds the rate at 0 for its first 50 steps.
-    """
-    warmup = (step + 1) / config.warmup_steps if step < config.warmup_steps else 1.0
-    num_decays = sum(after < epoch for after in config.decay_after_epochs)
-    return config.learning_rate * warmup * config.decay_factor**num_decays
+
+def _warmup(config: OptimizerConfig, step: int) -> float:
+    if config.warmup == "linear":
+        return min(1.0, (step + 1) / max(config.warmup_steps, 1))
+    changed = step // OFFICIAL_WARMUP_INTERVAL * OFFICIAL_WARMUP_INTERVAL
+    return changed / config.warmup_steps if changed < config.warmup_steps else 1.0
+
+
+def _decay(config: OptimizerConfig, moment: Moment) -> float:
+    if config.decay == "steps":
+        return config.decay_factor ** sum(e < moment.epoch for e in config.decay_after_epochs)
+    decaying = max(moment.total_steps - config.warmup_steps, 1)
+    share = min(max(moment.step - config.warmup_steps, 0) / decaying, 1.0)
+    return 0.5 * (1 + math.cos(math.pi * share))

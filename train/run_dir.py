@@ -96,7 +96,10 @@ class RunDir:
     def _check_same_run(self, config: TrainConfig) -> None:
         path = self.folder / "config.json"
         before, now = to_json(read_json(TrainConfig, path)), to_json(config)
-        changed = [name for name in now if name not in MAY_CHANGE and now[name] != before[name]]
+        may_change = set(MAY_CHANGE)
+        if config.optimizer.decay == "cosine":  # its length shapes all of it
+            may_change.remove("epochs")
+        changed = [name for name in now if name not in may_change and now[name] != before[name]]
         if changed:
             differences = "; ".join(f"{n} was {before[n]}, now {now[n]}" for n in changed)
             raise ConfigError(

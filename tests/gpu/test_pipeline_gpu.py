@@ -8,8 +8,9 @@ import torch
 from reference.front_end import assert_same_log_mel, decode, front_end, kaldi_log_mel
 from reference.signals import SIGNALS, encode, mixed_batch, plain_batch, source_of, white_noise
 
+from psla_wds.encoded_batch import EncodedBatch
 from psla_wds.features import FeatureConfig
-from psla_wds.pipeline import EncodedBatch, FrontEnd, UndecodableBatchError
+from psla_wds.pipeline import FrontEnd, UndecodableBatchError
 
 pytestmark = pytest.mark.gpu
 

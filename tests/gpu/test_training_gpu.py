@@ -13,6 +13,7 @@ from psla_wds.distributed import World
 from psla_wds.loader import Batch
 from psla_wds.model import ModelConfig, build_model
 from train.learner import Learner
+from train.optimizer import Moment
 from train.recipes import DEMO, Precision, TrainConfig
 
 pytestmark = pytest.mark.gpu
@@ -37,7 +38,7 @@ def batch(frames: int = 256, clips: int = 16) -> Batch:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_a_model_learns_one_batch_by_heart(precision: Precision):
     student, one = learner(precision), batch()
-    losses = [float(student.step(iter([one]), step=100 + n, epoch=1)) for n in range(40)]
+    losses = [float(student.step(iter([one]), Moment(100 + n, 1, 1000))) for n in range(40)]
     assert all(loss == loss for loss in losses)
     assert losses[-1] < 0.5 * losses[0]
 
@@ -45,14 +46,39 @@ def test_a_model_learns_one_batch_by_heart(precision: Precision):
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_begins_where_float32_does(precision: Precision):
     one = batch()
-    first = [float(learner(p).step(iter([one]), step=0, epoch=1)) for p in ("float32", precision)]
+    first = [
+        float(learner(p).step(iter([one]), Moment(0, 1, 1000))) for p in ("float32", precision)
+    ]
     assert first[1] == pytest.approx(first[0], rel=0.02)
 
 
 def test_the_papers_model_does_a_step_at_full_size():
     paper = ModelConfig(initial_weights="none")
-    loss = learner("bfloat16", paper).step(iter([batch(1056, 24)]), step=0, epoch=1)
+    loss = learner("bfloat16", paper).step(iter([batch(1056, 24)]), Moment(0, 1, 1000))
     assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_step_waits_for_nothing(precision: Precision):
+    student, one = learner(precision), batch()
+    student.step(iter([one]), Moment(0, 1, 1000))  # the first one allocates
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        student.step(iter([one]), Moment(1, 1, 1000))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_a_compiled_model_learns_as_the_eager_one(mode: str):
+    losses = {}
+    for compile_mode in ("off", mode):
+        torch.manual_seed(0)
+        config = replace(DEMO, precision="bfloat16", compile=compile_mode)
+        student = Learner(config, CUDA, build_model(DEMO.model, 37))
+        steps = (student.step(iter([batch()]), Moment(100 + n, 1, 1000)) for n in range(10))
+        losses[compile_mode] = [float(loss) for loss in steps]
+    assert losses[mode] == pytest.approx(losses["off"], rel=0.1)
 
 
 def run_main(shards: Path, run_dir: Path, *more: str) -> list[float]:

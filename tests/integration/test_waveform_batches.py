@@ -40,12 +40,19 @@ def index(shards: Path) -> ShardIndex:
     return open_indexes([f"{shards}:train"])
 
 
-def test_waveforms_are_those_of_training_in_its_order(index: ShardIndex):
-    config = LoaderConfig(
-        augment=AugmentConfig(freq_mask=0, time_mask=0), features=FEATURES, device="cpu"
-    )
+@pytest.mark.parametrize(
+    "augment",
+    [
+        AugmentConfig(freq_mask=0, time_mask=0),
+        AugmentConfig(freq_mask=0, time_mask=0, gain_db=6.0, time_roll=0.5),
+    ],
+    ids=["paper", "gain and roll"],
+)
+def test_waveforms_are_those_of_training_in_its_order(index: ShardIndex, augment: AugmentConfig):
+    config = LoaderConfig(augment=augment, features=FEATURES, device="cpu")
+    waveforms_config = replace(WAVEFORMS, augment=augment)
     log_mel = LogMel(FEATURES)
-    with training_waveforms(index, batch_size=8, config=WAVEFORMS, first_step=2) as batches:
+    with training_waveforms(index, batch_size=8, config=waveforms_config, first_step=2) as batches:
         decoded = [batch for _ in range(2) for batch in batches]
     assert [len(batch.waveforms) for batch in decoded] == [8] * 6
     with training_batches(index, batch_size=8, config=config, first_step=2) as batches:

@@ -7,8 +7,8 @@ import soundfile
 import torch
 from torchaudio.compliance import kaldi
 
+from psla_wds.encoded_batch import EncodedBatch
 from psla_wds.features import FeatureConfig
-from psla_wds.pipeline import EncodedBatch
 
 AUDIBLE = -13.0
 """Below this log-mel, close to the floor at -15.9, float32 rounding alone moves it by 2e-3."""
@@ -36,22 +36,21 @@ def kaldi_log_mel(waveform: torch.Tensor, features: FeatureConfig) -> torch.Tens
 
 def front_end(batch: EncodedBatch, features: FeatureConfig) -> torch.Tensor:
     """What `FrontEnd.run` must give for `batch`."""
-    draws = zip(batch.audio, batch.partner_audio, batch.lam, batch.masks, strict=True)
-    return torch.stack([_draw(*draw, features) for draw in draws])
+    return torch.stack([_draw(batch, row, features) for row in range(len(batch.audio))])
 
 
-def _draw(
-    audio: np.ndarray,
-    partner_audio: np.ndarray,
-    lam: np.float32,
-    masks: np.ndarray,
-    features: FeatureConfig,
-) -> torch.Tensor:
-    waveform = mix(decode(audio), decode(partner_audio), float(lam))
+def _draw(batch: EncodedBatch, row: int, features: FeatureConfig) -> torch.Tensor:
+    clips = [decode(batch.audio[row]), decode(batch.partner_audio[row])]
+    if batch.rolls is not None:
+        shifts = [int(r * np.float32(len(c))) for c, r in zip(clips, batch.rolls[row], strict=True)]
+        clips = [torch.roll(c, -shift) for c, shift in zip(clips, shifts, strict=True)]
+    if batch.gains is not None:
+        clips = [float(gain) * c for c, gain in zip(clips, batch.gains[row], strict=True)]
+    waveform = mix(clips[0], clips[1], float(batch.lam[row]))
     log_mel = kaldi_log_mel(waveform, features)[: features.num_frames]
     fitted = torch.zeros(features.num_frames, features.num_mels)
     fitted[: len(log_mel)] = log_mel
-    freq_start, freq_width, time_start, time_width = masks.tolist()
+    freq_start, freq_width, time_start, time_width = batch.masks[row].tolist()
     fitted[:, freq_start : freq_start + freq_width] = 0.0
     fitted[time_start : time_start + time_width] = 0.0
     return (fitted - features.mean) / features.std

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import beta, kstest
+from scipy.stats import beta, kstest, uniform
 
 from psla_wds.augment import NO_PARTNER, AugmentConfig, Draws, augmented_draws
 from psla_wds.errors import ConfigError
@@ -21,9 +21,10 @@ def draws(config: AugmentConfig, start: int = 0, stop: int = MANY, seed: int = 0
 @given(st.lists(st.integers(0, 300), min_size=2, max_size=6))
 def test_a_draw_does_not_depend_on_the_batch_it_is_in(cuts: list[int]):
     edges = sorted(cuts)
-    whole = draws(AugmentConfig(), edges[0], edges[-1])
-    parts = [draws(AugmentConfig(), a, b) for a, b in pairwise(edges)]
-    for name in ("rows", "partners", "lam", "masks"):
+    config = AugmentConfig(gain_db=6.0, time_roll=0.5)
+    whole = draws(config, edges[0], edges[-1])
+    parts = [draws(config, a, b) for a, b in pairwise(edges)]
+    for name in ("rows", "partners", "lam", "masks", "gains", "rolls"):
         together = np.concatenate([getattr(part, name) for part in parts])
         assert together.tolist() == getattr(whole, name).tolist()
 
@@ -67,6 +68,19 @@ def test_nothing_is_mixed_or_masked_when_nothing_is_asked_for():
     assert (plain.masks[:, 1] == 0).all() and (plain.masks[:, 3] == 0).all()
 
 
+def test_gains_and_shifts_are_uniform_and_change_nothing_else():
+    plain, shifted = draws(AugmentConfig()), draws(AugmentConfig(gain_db=6.0, time_roll=0.1))
+    assert (plain.gains == 1).all() and (plain.rolls == 0).all()
+    for name in ("rows", "partners", "lam", "masks"):
+        assert (getattr(plain, name) == getattr(shifted, name)).all()
+    decibels = 20 * np.log10(shifted.gains.astype(float))
+    shares = (shifted.rolls.astype(float) + 0.5) % 1 - 0.5
+    numbers = [*(decibels / 6).T, *(shares / 0.1).T]
+    for number in numbers:
+        assert kstest(number, uniform(-1, 2).cdf).pvalue > 1e-3
+    assert np.abs(np.corrcoef(numbers) - np.eye(4)).max() < 0.02
+
+
 def test_another_seed_gives_other_draws():
     assert (draws(AugmentConfig()).partners != draws(AugmentConfig(), seed=1).partners).mean() > 0.5
 
@@ -78,6 +92,8 @@ def test_another_seed_gives_other_draws():
         ({"mixup_alpha": 0.0}, "--augment.mixup-alpha"),
         ({"freq_mask": -1}, "--augment.freq-mask"),
         ({"time_mask": -1}, "--augment.time-mask"),
+        ({"gain_db": -1.0}, "--augment.gain-db"),
+        ({"time_roll": 0.6}, "--augment.time-roll"),
     ],
 )
 def test_a_setting_out_of_range_names_its_flag(setting: dict[str, float], flag: str):

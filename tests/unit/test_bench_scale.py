@@ -36,7 +36,7 @@ def test_what_a_node_reads_is_the_same_from_eight_gpus_on():
 def test_a_tiled_index_repeats_clips_under_ids_of_their_own(shards: Path, tmp_path: Path):
     size = tiled_index(shards, tmp_path / "large", 100)
     index = open_indexes([str(tmp_path / "large")])
-    index.check_against_disk()
+    index.check_shards()
     assert len(index) == 100 and size > 100
     assert len({index.clip_id(row) for row in range(100)}) == 100
     assert index.class_counts().sum() == len(index.label_values) >= 100

@@ -1,14 +1,18 @@
+from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from psla_wds.distributed import World
-from psla_wds.errors import CheckpointError
+from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.loader import Batch
 from psla_wds.model import ModelConfig, build_model
 from train.learner import Learner
+from train.optimizer import Moment, build_optimizer
 from train.recipes import DEMO, Precision
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
@@ -35,7 +39,11 @@ def batches(count: int, clips: int = 4) -> list[Batch]:
 
 def losses(student: Learner, some: list[Batch], first_step: int = 0) -> list[float]:
     source = iter(some)
-    return [float(student.step(source, step=first_step + n, epoch=1)) for n in range(len(some))]
+    return [float(student.step(source, at(first_step + n))) for n in range(len(some))]
+
+
+def at(step: int) -> Moment:
+    return Moment(step, epoch=1, total_steps=1000)
 
 
 def test_steps_lower_the_loss_of_a_batch():
@@ -83,10 +91,81 @@ def test_passes_of_a_step_add_up_to_the_gradient_of_their_mean():
         student = learner(accumulate=passes, model=replace(MODEL, drop_connect_rate=0.0))
         # Statistics of a half are not those of the whole: BatchNorm is held still.
         student.model.eval().train = lambda mode=True: None
-        student.step(iter(source), step=100, epoch=1)
+        student.step(iter(source), at(100))
         gradients.append([p.grad.clone() for p in student.model.parameters()])
     for whole, summed in zip(*gradients, strict=True):
         torch.testing.assert_close(summed, whole, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", ["adam", "adamw"])
+def test_a_run_with_an_average_goes_on_exactly_where_it_was_taken(algorithm: str):
+    some = batches(6)
+    optimizer = replace(DEMO.optimizer, algorithm=algorithm)
+    whole = learner(ema_decay=0.9, optimizer=optimizer)
+    expected = losses(whole, some)
+    first, second = (learner(ema_decay=0.9, optimizer=optimizer) for _ in range(2))
+    losses(first, some[:3])
+    second.load_state(first.state())
+    assert losses(second, some[3:], first_step=3) == expected[3:]
+    for name, tensor in second.evaluated.state_dict().items():
+        assert torch.equal(tensor, whole.evaluated.state_dict()[name])
+
+
+def test_the_average_of_the_weights_follows_them_by_its_definition():
+    student = learner(ema_decay=0.75)
+    expected = deepcopy(student.model.state_dict())
+    source = iter(batches(3))
+    for step in range(3):
+        student.step(source, at(100 + step))
+        for name, tensor in student.model.state_dict().items():
+            if tensor.is_floating_point():
+                expected[name] = 0.75 * expected[name] + 0.25 * tensor
+    assert student.evaluated is not student.model
+    for name, tensor in student.evaluated.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], msg=name)
+
+
+def test_an_average_changes_nothing_of_the_training():
+    assert losses(learner(ema_decay=0.9), batches(3)) == losses(learner(), batches(3))
+    assert learner().evaluated is not learner(ema_decay=0.9).evaluated
+
+
+class NoReading(TorchDispatchMode):
+    """Fails when the value of a tensor is read, which on a GPU would wait for it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket
+        assert name is not torch.ops.aten._local_scalar_dense, "a step read a tensor's value"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9}, {"precision": "bfloat16"}], ids=str)
+def test_a_step_reads_no_value_from_the_device(changes: dict[str, Any], monkeypatch):
+    def as_on_a_gpu(model: torch.nn.Module, config: Any) -> torch.optim.Optimizer:
+        optimizer = build_optimizer(model, config)
+        for group in optimizer.param_groups:
+            group["fused"] = True
+        return optimizer
+
+    monkeypatch.setattr("train.learner.build_optimizer", as_on_a_gpu)
+    student, some = learner(**changes), iter(batches(2))
+    with NoReading():
+        for step in range(2):
+            student.step(some, at(step))
+
+
+def test_out_of_device_memory_says_the_pass_and_what_to_set(monkeypatch):
+    student = learner(batch_size=16, accumulate=2)
+
+    def forward(_: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(student.model, "forward", forward)
+    with pytest.raises(ConfigError) as caught:
+        student.step(iter(batches(2)), at(0))
+    what, _, fix = str(caught.value).splitlines()
+    assert "a pass of 8 clips (batch 16, 1 processes, 2 passes each)" in what
+    assert "--accumulate 4" in fix
 
 
 def test_the_state_of_another_model_is_refused():

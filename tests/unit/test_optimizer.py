@@ -4,11 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psla_wds.errors import ConfigError
-from train.optimizer import OptimizerConfig, build_optimizer, learning_rate
+from train.optimizer import Moment, OptimizerConfig, build_optimizer
+from train.optimizer import learning_rate as rate_at
 
 BALANCED = OptimizerConfig(learning_rate=1e-3, decay_after_epochs=(35, 40, 45, 50, 55))
 FULL = OptimizerConfig()
 FSD50K = OptimizerConfig(learning_rate=5e-4, decay_after_epochs=(10, 15, 20, 25, 30, 35))
+
+
+def learning_rate(
+    config: OptimizerConfig, *, step: int, epoch: int = 1, total: int = 1000
+) -> float:
+    return rate_at(config, Moment(step=step, epoch=epoch, total_steps=total))
 
 
 @pytest.mark.parametrize(
@@ -56,6 +63,45 @@ def test_the_rate_is_never_zero_and_never_above_the_one_set(warmup_steps, decays
 def test_without_warm_up_the_first_step_has_the_full_rate():
     config = OptimizerConfig(warmup_steps=0)
     assert learning_rate(config, step=0, epoch=1) == config.learning_rate
+
+
+def test_a_stepped_warm_up_is_that_of_the_official_code():
+    # At every 50th step up to 1000 its rate is set to step / 1000 of the whole, from 0 on.
+    config, rate, expected = OptimizerConfig(warmup="stepped"), 0.0, []
+    for step in range(1200):
+        if step <= 1000 and step % 50 == 0:
+            rate = step / 1000 * 1e-4
+        expected.append(rate)
+    assert [learning_rate(config, step=step) for step in range(1200)] == pytest.approx(expected)
+
+
+def test_cosine_decay_goes_from_the_full_rate_after_warm_up_to_none_at_the_end():
+    config = OptimizerConfig(learning_rate=2.0, decay="cosine", warmup_steps=100)
+    rates = [learning_rate(config, step=step, total=1100) for step in range(1101)]
+    assert rates[49] == pytest.approx(1.0)
+    assert [rates[step] for step in (100, 600, 1100)] == pytest.approx([2.0, 1.0, 0.0])
+    # torch's own, from the end of warm-up on
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=2.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=1000)
+    for step in range(100, 1100):
+        assert rates[step] == pytest.approx(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+
+
+def test_adamw_shrinks_weights_whatever_the_gradient_where_adam_does_not():
+    moved = {}
+    for algorithm in ("adam", "adamw"):
+        layer = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.ones_(layer.weight)
+        config = OptimizerConfig(algorithm=algorithm, learning_rate=0.1, weight_decay=0.5)
+        optimizer = build_optimizer(layer, config)
+        layer.weight.grad = torch.full_like(layer.weight, 1e3)
+        optimizer.step()
+        moved[algorithm] = 1 - layer.weight.item()
+    # Adam's step has length lr; the decoupled decay adds lr * weight_decay * weight to it.
+    assert moved == pytest.approx({"adam": 0.1, "adamw": 0.1 + 0.1 * 0.5}, rel=1e-3)
 
 
 def test_adam_couples_weight_decay_to_the_gradient_and_has_the_papers_betas():

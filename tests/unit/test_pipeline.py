@@ -26,16 +26,10 @@ from reference.signals import (
     white_noise,
 )
 
+from psla_wds.encoded_batch import NULL_WAV, EncodedBatch
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.features import FeatureConfig, LogMel, fit, normalise
-from psla_wds.pipeline import (
-    NULL_WAV,
-    PREFETCH_BATCHES,
-    EncodedBatch,
-    FrontEnd,
-    UndecodableBatchError,
-    mel_pre_weights,
-)
+from psla_wds.pipeline import PREFETCH_BATCHES, FrontEnd, UndecodableBatchError, mel_pre_weights
 
 DEFAULT = FeatureConfig()
 FEW_FRAMES = replace(DEFAULT, num_frames=8)  # small outputs, where their size does not matter
@@ -101,6 +95,26 @@ def test_mixup_masks_padding_and_cut_equal_the_reference(container: str):
     batch = mixed_batch(container)
     output, expected = run_once(batch), front_end(batch, DEFAULT)
     assert_same_log_mel(log_mel_of(output, DEFAULT), log_mel_of(expected, DEFAULT))
+
+
+def test_gains_and_shifts_of_clip_and_partner_equal_the_reference():
+    plain = mixed_batch("FLAC")
+    rng = np.random.default_rng(0)
+    shape = (len(plain.audio), 2)
+    rolls = rng.uniform(0, 1, shape).astype(np.float32)
+    rolls[[0, 4]] = [[0.0, 1 - 2**-24], [0.0, 0.0]]
+    batch = replace(plain, gains=rng.uniform(0.3, 2, shape).astype(np.float32), rolls=rolls)
+    front = FrontEnd(
+        source_of(batch),
+        DEFAULT,
+        batch_size=len(batch.audio),
+        num_threads=1,
+        device=torch.device("cpu"),
+        rolls=True,
+    )
+    output, expected = front.run(), front_end(batch, DEFAULT)
+    assert_same_log_mel(log_mel_of(output, DEFAULT), log_mel_of(expected, DEFAULT))
+    assert not torch.allclose(output, run_once(plain), atol=0.1)
 
 
 @pytest.mark.parametrize("config", OTHER_CONFIGS.values(), ids=OTHER_CONFIGS)

@@ -1,36 +1,127 @@
 """The recipes against the numbers of the paper (PSLA IV, and the official run scripts)."""
 
+from dataclasses import dataclass, replace
+
 import pytest
 
-from train.optimizer import learning_rate
-from train.recipes import RECIPES
+from psla_wds.errors import ConfigError
+from train.main import parse
+from train.optimizer import Moment, learning_rate
+from train.recipes import DEMO, RECIPES
+from train.settings import RULES, check_all_read, value_of
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the paper's section IV-B and the official run script of a set say."""
+
+    epochs: int
+    batch_size: int
+    rate: float
+    last_full: int
+    """Epoch after which the rate is first halved; then every five."""
+    sampling: str
+    num_frames: int
+
 
 PAPER = {
-    # epochs, batch, learning rate, sampling, last epoch at the full rate
-    "audioset-full": (30, 100, 1e-4, "balanced", 10),
-    "audioset-balanced": (60, 100, 1e-3, "shuffle", 35),
+    # run_as.sh, full: bal=True, epoch=30, lr=1e-4, lrscheduler_start=10, batch_size=100
+    "audioset-full": Published(30, 100, 1e-4, 10, "balanced", 1056),
+    # run_as.sh, balanced: bal=False, epoch=60, lr=1e-3, lrscheduler_start=35
+    "audioset-balanced": Published(60, 100, 1e-3, 35, "shuffle", 1056),
+    # run_fsd.sh: bal=True, epoch=40, lr=5e-4, lrscheduler_start=10, batch_size=24, 3000 frames
+    "fsd50k": Published(40, 24, 5e-4, 10, "balanced", 3000),
 }
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_a_recipe_has_the_numbers_of_the_paper(name: str):
-    epochs, batch_size, rate, sampling, last_full = PAPER[name]
-    config = RECIPES[name][1]
-    assert (config.epochs, config.batch_size) == (epochs, batch_size)
-    assert config.sampler.sampling == sampling
-    assert (config.optimizer.betas, config.optimizer.weight_decay) == ((0.95, 0.999), 5e-7)
-    assert config.optimizer.warmup_steps == 1000
-    rates = [learning_rate(config.optimizer, step=10_000, epoch=e) for e in range(1, epochs + 1)]
-    expected = [rate * 0.5 ** max(0, -(-(e - last_full) // 5)) for e in range(1, epochs + 1)]
-    assert rates == pytest.approx(expected)
+    published, config = PAPER[name], RECIPES[name][1]
+    assert (config.epochs, config.batch_size) == (published.epochs, published.batch_size)
+    assert config.sampler.sampling == published.sampling
+    assert config.sampler.draws_per_epoch is None  # as many as there are clips
+    optimizer = config.optimizer
+    assert (optimizer.algorithm, optimizer.betas) == ("adam", (0.95, 0.999))
+    assert (optimizer.weight_decay, optimizer.warmup_steps) == (5e-7, 1000)
+    epochs = range(1, published.epochs + 1)
+    rates = [learning_rate(optimizer, Moment(10_000, epoch, 10**6)) for epoch in epochs]
+    halvings = [max(0, -(-(epoch - published.last_full) // 5)) for epoch in epochs]
+    assert rates == pytest.approx([published.rate * 0.5**n for n in halvings])
     augment, features, model = config.augment, config.features, config.model
     assert (augment.mixup_rate, augment.mixup_alpha) == (0.5, 10.0)
     assert (augment.freq_mask, augment.time_mask) == (48, 192)
-    assert (features.num_frames, features.num_mels) == (1056, 128)
+    assert (features.num_frames, features.num_mels) == (published.num_frames, 128)
     assert (features.mean, features.std) == (-4.6476, 4.5699)
-    assert (model.backbone, model.head, model.num_heads) == (
-        "efficientnet-b2",
-        "multi-head-attention",
-        4,
-    )
+    assert (model.backbone, model.head) == ("efficientnet-b2", "multi-head-attention")
+    assert (model.num_heads, model.drop_connect_rate) == (4, 0.2)
     assert model.initial_weights == "imagenet" and model.batch_norm_momentum == 0.01
+    # What the paper does not have is off.
+    assert (config.ema_decay, config.accumulate, config.compat) == (None, 1, "none")
+
+
+def test_esc50_is_fsd50ks_with_clips_of_5_s_each_once_an_epoch():
+    esc50, fsd50k = RECIPES["esc50"][1], RECIPES["fsd50k"][1]
+    assert esc50.features.num_frames == 512  # 498 frames and some padding, in 16 columns of 32
+    assert esc50.sampler.sampling == "shuffle"
+    assert (esc50.model, esc50.optimizer) == (fsd50k.model, fsd50k.optimizer)
+
+
+def test_compat_is_the_official_warm_up_and_stands_in_the_configuration():
+    config = parse(["audioset-full", "--compat", "psla"])
+    assert config.optimizer.warmup == "stepped"
+    assert learning_rate(config.optimizer, Moment(49, 1, 10**6)) == 0
+    assert parse(["audioset-full"]).optimizer.warmup == "linear"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "setting", "other"),
+    [
+        (["--subset-seed=3"], "subset_seed", "subset"),
+        (["--model.head=mean-pooling", "--model.num-heads=8"], "model.num_heads", "model.head"),
+        (
+            ["--augment.mixup-rate=0", "--augment.mixup-alpha=1"],
+            "augment.mixup_alpha",
+            "augment.mixup_rate",
+        ),
+        (
+            ["--optimizer.warmup-steps=0", "--optimizer.warmup=stepped"],
+            "optimizer.warmup",
+            "optimizer.warmup_steps",
+        ),
+        (
+            ["--optimizer.decay=cosine", "--optimizer.decay-after-epochs", "5"],
+            "optimizer.decay_after_epochs",
+            "optimizer.decay",
+        ),
+        (
+            ["--optimizer.decay=cosine", "--optimizer.decay-factor=0.1"],
+            "optimizer.decay_factor",
+            "optimizer.decay",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_setting_that_nothing_reads_is_refused(arguments: list[str], setting: str, other: str):
+    with pytest.raises(ConfigError) as caught:
+        parse(["audioset-full", *arguments])
+    what, where, _ = str(caught.value).splitlines()
+    assert what.startswith(f"{setting} is not read where {other} is ")
+    assert where == f"  where: --{setting.replace('_', '-')}"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_stands_in_a_recipe_is_no_mistake(name: str):
+    check_all_read(parse([name]), RECIPES[name][1])
+    check_all_read(parse([name, "--optimizer.decay=cosine"]), RECIPES[name][1])
+    check_all_read(parse([name, "--model.head=mean-pooling"]), RECIPES[name][1])
+
+
+def test_the_rules_name_settings_that_exist():
+    for rule in RULES:
+        value_of(DEMO, rule.setting), value_of(DEMO, rule.other)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, -0.1])
+def test_an_average_needs_a_decay_between_0_and_1(decay: float):
+    with pytest.raises(ConfigError, match="--ema-decay"):
+        replace(DEMO, ema_decay=decay)

@@ -1,0 +1,53 @@
+"""Settings that are read only with certain others: given in vain, they are refused."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+from psla_wds.errors import ConfigError
+from train.recipes import TrainConfig
+
+
+@dataclass(frozen=True)
+class ReadWith:
+    """`setting` has an effect only where `holds` is true of the value of `other`."""
+
+    setting: str
+    other: str
+    holds: Callable[[Any], bool]
+
+
+RULES = (
+    ReadWith("subset_seed", "subset", lambda subset: subset is not None),
+    ReadWith("model.num_heads", "model.head", lambda head: head == "multi-head-attention"),
+    ReadWith("augment.mixup_alpha", "augment.mixup_rate", lambda rate: rate > 0),
+    ReadWith("optimizer.warmup", "optimizer.warmup_steps", lambda steps: steps > 0),
+    ReadWith("optimizer.decay_after_epochs", "optimizer.decay", lambda decay: decay == "steps"),
+    ReadWith("optimizer.decay_factor", "optimizer.decay", lambda decay: decay == "steps"),
+    ReadWith("optimizer.decay_factor", "optimizer.decay_after_epochs", bool),
+)
+
+
+def check_all_read(config: TrainConfig, recipe: TrainConfig) -> None:
+    """Raise if a setting differs from the recipe's and nothing reads it.
+
+    What stands in the recipe itself is no mistake: its steps of decay, say, under another decay.
+    """
+    for rule in RULES:
+        given, other = value_of(config, rule.setting), value_of(config, rule.other)
+        if given != value_of(recipe, rule.setting) and not rule.holds(other):
+            raise ConfigError(
+                f"{rule.setting} is not read where {rule.other} is {other}",
+                where=_flag(rule.setting),
+                fix=f"leave it out, or set another {_flag(rule.other)}",
+            )
+
+
+def value_of(config: TrainConfig, setting: str) -> Any:
+    """The value of a setting by its dotted name."""
+    return reduce(getattr, setting.split("."), config)
+
+
+def _flag(setting: str) -> str:
+    return "--" + setting.replace("_", "-")
