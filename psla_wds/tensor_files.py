@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from psla_wds.errors import CheckpointError, PslaError
+from psla_wds.errors import CheckpointError, ConfigError, PslaError
 from psla_wds.files import atomic_open
 
 
@@ -29,7 +30,11 @@ def load_tensors(path: Path, *, fix: str) -> dict[str, Any]:
     Only tensors and plain values are accepted: a file from a stranger cannot run code.
     """
     try:
+        if path.suffix == ".safetensors":
+            return _load_safetensors(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except ConfigError:
+        raise
     except OSError as error:
         what = f"the file cannot be read: {error.strerror or error}"
         raise CheckpointError(what, where=path, fix=fix) from None
@@ -43,3 +48,38 @@ def load_tensors(path: Path, *, fix: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError("the file is not a table of named tensors", where=path, fix=fix)
     return content
+
+
+def shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, less BatchNorm's counters, which older files lack and nothing reads."""
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in tensors.items()
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+def difference(given: dict[str, Tensor], expected: dict[str, Tensor]) -> str | None:
+    """How the names and shapes of a file differ from those of the model; None if they do not."""
+    found, wanted = shapes(given), shapes(expected)
+    names = wanted | found
+    differing = [name for name in names if wanted.get(name) != found.get(name)]
+    if not differing:
+        return None
+    name = differing[0]
+    return (
+        f"{len(differing)} of {len(names)} tensors differ, first {name} "
+        f"(file: {found.get(name, 'none')}, model: {wanted.get(name, 'none')})"
+    )
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ConfigError(
+            "files of this format need the package safetensors",
+            where=path,
+            fix="python -m pip install -c constraints.txt safetensors",
+        ) from None
+    return load_file(path)

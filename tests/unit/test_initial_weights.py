@@ -5,7 +5,7 @@ import pytest
 import torch
 from efficientnet_pytorch import EfficientNet
 
-import psla_wds.model
+import psla_wds.initial_weights
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.model import AudioTagger, ModelConfig, build_model
 
@@ -39,7 +39,7 @@ def test_imagenet_weights_are_downloaded_once_and_nothing_is_printed_as_a_result
     copy = tmp_path / published_file.name
     copy.write_bytes(published_file.read_bytes())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(psla_wds.model.url_map, "efficientnet-b0", copy.as_uri())
+    monkeypatch.setitem(psla_wds.initial_weights.url_map, "efficientnet-b0", copy.as_uri())
     first = with_initial_weights("imagenet")
     copy.unlink()
     second = with_initial_weights("imagenet")
@@ -53,7 +53,7 @@ def test_imagenet_weights_are_downloaded_once_and_nothing_is_printed_as_a_result
 def test_a_failed_download_offers_a_local_file_or_random_weights(tmp_path, monkeypatch):
     url = (tmp_path / "efficientnet-b0-00000000.pth").as_uri()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(psla_wds.model.url_map, "efficientnet-b0", url)
+    monkeypatch.setitem(psla_wds.initial_weights.url_map, "efficientnet-b0", url)
     with pytest.raises(ConfigError) as caught:
         with_initial_weights("imagenet")
     what, where, fix = str(caught.value).splitlines()
