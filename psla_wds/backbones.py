@@ -9,7 +9,6 @@ from collections import OrderedDict
 from types import ModuleType
 
 import torch
-import torchvision
 from efficientnet_pytorch import EfficientNet
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -99,12 +98,14 @@ def _efficientnet(name: str, drop_connect_rate: float | None) -> tuple[nn.Module
 def _torchvision(name: str, drop_connect_rate: float | None) -> tuple[nn.Module, int]:
     if drop_connect_rate:
         raise _without_drop_connect(name)
+    from torchvision.models import mobilenet_v2, resnet50  # 1.5 s that only these two are worth
+
     # One channel in the stem, with torch's own random weights, as in the official code.
     if name == "mobilenet-v2":
-        features = torchvision.models.mobilenet_v2().features
+        features = mobilenet_v2().features
         features[0][0] = nn.Conv2d(1, 32, kernel_size=3, stride=2, padding=1, bias=False)
         return nn.Sequential(OrderedDict(features=features)), features[-1].out_channels
-    resnet = torchvision.models.resnet50()
+    resnet = resnet50()
     resnet.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
     channels = resnet.fc.in_features
     del resnet.avgpool, resnet.fc

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from efficientnet_pytorch.utils import url_map
 from torch import Tensor, nn
-from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights
 
 from psla_wds.backbones import TIMM, timm
 from psla_wds.errors import CheckpointError, ConfigError
@@ -60,11 +59,13 @@ def _published(backbone: str) -> Published:
         weights = timm().get_pretrained_cfg(backbone.removeprefix(TIMM))
         source = f"https://huggingface.co/timm/{weights.architecture}.{weights.tag}"
         return Published(source, _names(weights.first_conv), _names(weights.classifier))
+    if backbone in url_map:
+        return Published(url_map[backbone], ("_conv_stem",), ("_fc",))
+    from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights
+
     if backbone == "resnet-50":
         return Published(ResNet50_Weights.IMAGENET1K_V1.url, ("conv1",), ("fc",))
-    if backbone == "mobilenet-v2":
-        return Published(MobileNet_V2_Weights.IMAGENET1K_V1.url, ("features.0.0",), ("classifier",))
-    return Published(url_map[backbone], ("_conv_stem",), ("_fc",))
+    return Published(MobileNet_V2_Weights.IMAGENET1K_V1.url, ("features.0.0",), ("classifier",))
 
 
 def _names(modules: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -16,6 +16,9 @@ from psla_wds.errors import ConfigError
 from psla_wds.heads import NUM_HEADS, SMALLEST_SCORE, Head, build_head
 from psla_wds.initial_weights import IMAGENET, RANDOM, load_initial_weights
 
+SMALLEST_IMAGE = 32
+"""Frames and mels that give a map at all: the backbones' stride, and some round down."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -85,6 +88,12 @@ class AudioTagger(nn.Module):
         self, log_mel: Float[Tensor, "batch frames mels"]
     ) -> Float32[Tensor, "batch classes"]:
         """Scores, near [0, 1]: the weights of several heads are free to leave it."""
+        if min(log_mel.shape[1:]) < SMALLEST_IMAGE:
+            raise ConfigError(
+                f"{log_mel.shape[1]} frames of {log_mel.shape[2]} mels are too few for a backbone",
+                where="features",
+                fix=f"set --features.num-frames and --features.num-mels to {SMALLEST_IMAGE} or more",
+            )
         image = log_mel.transpose(1, 2).unsqueeze(1)  # (batch, 1, mels, frames)
         features = self.trunk(image)  # (batch, channels, rows, columns), stride 32 in the paper's
         # Half precision rounds the clamp's 1 - 1e-7 to 1, so everything from here is float32.
