@@ -92,7 +92,7 @@ class AudioTagger(nn.Module):
             raise ConfigError(
                 f"{log_mel.shape[1]} frames of {log_mel.shape[2]} mels are too few for a backbone",
                 where="features",
-                fix=f"set --features.num-frames and --features.num-mels to {SMALLEST_IMAGE} or more",
+                fix=f"set --features.num-frames and num-mels to {SMALLEST_IMAGE} or more",
             )
         image = log_mel.transpose(1, 2).unsqueeze(1)  # (batch, 1, mels, frames)
         features = self.trunk(image)  # (batch, channels, rows, columns), stride 32 in the paper's
