@@ -17,7 +17,7 @@ from psla_wds.initial_weights import RANDOM
 from psla_wds.labels import ClassList
 from psla_wds.model import AudioTagger, ModelConfig
 from psla_wds.official import architecture, is_official, official_features, tagger_weights
-from psla_wds.tensor_files import load_tensors, save_tensors
+from psla_wds.tensor_files import check_tensors, load_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +71,10 @@ def load_checkpoint(path: Path, *, classes: ClassList | None = None) -> Checkpoi
     Args:
         classes: those of the shards, for a checkpoint of the paper's authors, which names none.
     """
-    content = load_tensors(path, fix="copy it again, or use another checkpoint")
+    fix = "copy it again, or use another checkpoint"
+    content = load_tensors(path, fix=fix)
     if is_official(content):
-        return _official_checkpoint(content, path, classes)
+        return _official_checkpoint(check_tensors(content, path, fix=fix), path, classes)
     try:
         if content["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format {content['format_version']}, not {FORMAT_VERSION}")

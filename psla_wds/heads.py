@@ -93,7 +93,7 @@ def build_head(head: Head, channels: int, num_classes: int, *, num_heads: int) -
 def count_classes(weights: dict[str, Tensor]) -> int | None:
     """The classes of a tagger with these weights; None if they hold no head."""
     heads = (t for n, t in weights.items() if n.startswith("head.") and "classifier.bias" in n)
-    return next((len(bias) for bias in heads), None)
+    return next((bias.numel() for bias in heads), None)
 
 
 def _initialise_he_uniform(module: nn.Module) -> None:

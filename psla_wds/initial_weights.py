@@ -12,7 +12,7 @@ from psla_wds.backbones import TIMM, timm
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.heads import count_classes
 from psla_wds.official import is_official, tagger_weights
-from psla_wds.tensor_files import difference, load_tensors
+from psla_wds.tensor_files import check_tensors, difference, load_tensors
 
 IMAGENET = "imagenet"
 RANDOM = "none"
@@ -102,12 +102,9 @@ def _read(path: Path, published: Published) -> dict[str, Tensor]:
 
 
 def _read_table(path: Path, published: Published) -> dict[str, Tensor]:
-    fix = published.fix
-    content = load_tensors(path, fix=f"delete it if its download was cut short; {fix}")
+    content = load_tensors(path, fix=f"delete it if its download was cut short; {published.fix}")
     tensors = content.get("weights", content)  # of our own checkpoints
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise CheckpointError("the file is not a table of named tensors", where=path, fix=fix)
-    return {str(name): tensor for name, tensor in tensors.items()}
+    return check_tensors(tensors, path, fix=published.fix)
 
 
 def _trunk_weights(tensors: dict[str, Tensor], published: Published) -> dict[str, Tensor]:

@@ -45,7 +45,7 @@ class Architecture:
 
 
 def is_official(content: dict[str, Any]) -> bool:
-    """Whether a file's table holds an official tagger, and no ImageNet weights or else."""
+    """Whether the table in a file is an official tagger's: not ImageNet's weights, not ours."""
     return any(re.match(r"(module\.)?(attention\.|model\.classifier\.)", str(n)) for n in content)
 
 
@@ -91,7 +91,9 @@ def _our_name(name: str) -> str:
 
 def _head(weights: dict[str, Tensor]) -> tuple[Head, int]:
     if "head.head_weights" in weights:
-        return "multi-head-attention", len(weights["head.head_weights"])
+        return "multi-head-attention", weights["head.head_weights"].numel()
     if "head.attention.weight" in weights:
         return "single-head-attention", NUM_HEADS
-    return ("linear" if weights["head.classifier.weight"].ndim == 2 else "mean-pooling"), NUM_HEADS
+    classifier = weights.get("head.classifier.weight")
+    is_linear = classifier is not None and classifier.ndim == 2
+    return "linear" if is_linear else "mean-pooling", NUM_HEADS

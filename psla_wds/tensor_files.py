@@ -1,5 +1,7 @@
 """Files of tensors, numbers and strings: torch's format, written whole, read without unpickling."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,11 @@ def load_tensors(path: Path, *, fix: str) -> dict[str, Any]:
 
     Only tensors and plain values are accepted: a file from a stranger cannot run code.
     """
+    load: Callable[[Path], Any] = partial(torch.load, map_location="cpu", weights_only=True)
+    if path.suffix == ".safetensors":
+        load = _safetensors_reader(path)
     try:
-        if path.suffix == ".safetensors":
-            return _load_safetensors(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except ConfigError:
-        raise
+        content = load(path)
     except OSError as error:
         what = f"the file cannot be read: {error.strerror or error}"
         raise CheckpointError(what, where=path, fix=fix) from None
@@ -46,6 +47,15 @@ def load_tensors(path: Path, *, fix: str) -> dict[str, Any]:
             fix=fix,
         ) from None
     if not isinstance(content, dict):
+        raise CheckpointError("the file is not a table", where=path, fix=fix)
+    return content
+
+
+def check_tensors(content: object, path: Path, *, fix: str) -> dict[str, Tensor]:
+    """`content`, if it is a table of named tensors and of nothing else."""
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    ):
         raise CheckpointError("the file is not a table of named tensors", where=path, fix=fix)
     return content
 
@@ -73,7 +83,7 @@ def difference(given: dict[str, Tensor], expected: dict[str, Tensor]) -> str | N
     )
 
 
-def _load_safetensors(path: Path) -> dict[str, Any]:
+def _safetensors_reader(path: Path) -> Callable[[Path], dict[str, Tensor]]:
     try:
         from safetensors.torch import load_file
     except ImportError:
@@ -82,4 +92,4 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
             where=path,
             fix="python -m pip install -c constraints.txt safetensors",
         ) from None
-    return load_file(path)
+    return load_file

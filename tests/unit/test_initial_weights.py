@@ -97,7 +97,7 @@ def saved(path: Path, content: object) -> Path:
             "could run code",
         ),
         (lambda path: saved(path, {"a": Evil()}), "could run code"),
-        (lambda path: saved(path, [torch.ones(2)]), "not a table of named tensors"),
+        (lambda path: saved(path, [torch.ones(2)]), "not a table"),
         (lambda path: saved(path, {"epoch": 3}), "not a table of named tensors"),
     ],
     ids=["missing", "folder", "empty", "truncated", "pickle", "object", "list", "number"],

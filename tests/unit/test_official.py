@@ -132,6 +132,34 @@ def test_tensors_of_no_official_network_are_refused(published, change: str, tmp_
         load(tmp_path / "model.pth")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"attention.cla.weight": 3},
+        {"attention.cla.weight": torch.zeros(6, 1280, 1, 1), 3: torch.zeros(1)},
+        {"module.attention.cla.bias": torch.tensor(1.0)},
+        {"module.model.classifier.weight": torch.zeros(())},
+        {"attention.": [torch.zeros(1)]},
+    ],
+    ids=["number", "name", "scalar", "no trunk", "list"],
+)
+def test_a_file_that_only_looks_official_is_refused(content: dict, tmp_path: Path):
+    torch.save(content, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError):
+        load(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("head", ["", "cla.0.", "cla.bias"])
+def test_an_official_trunk_with_half_a_head_is_refused(published, head: str, tmp_path: Path):
+    """Its attention is cut away, and a piece of another head put in its place."""
+    tensors = {n: t for n, t in torch.load(published[0]).items() if ".attention." not in n}
+    names = {"": ["head_weight"], "cla.0.": ["cla.0.weight", "cla.0.bias"]}.get(head, [head])
+    tensors |= {f"module.attention.{name}": torch.zeros(NUM_CLASSES) for name in names}
+    torch.save(tensors, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError):
+        load(tmp_path / "model.pth").build()
+
+
 def test_a_published_checkpoint_is_what_training_starts_from(published, log_mel: torch.Tensor):
     config = ModelConfig(
         backbone="efficientnet-b0", head="single-head-attention", initial_weights=str(published[0])
