@@ -30,7 +30,7 @@ def check_backbone(name: str) -> None:
         names = {*timm().list_models(), *timm().list_models(pretrained=True)}
         known = tuple(sorted(TIMM + listed for listed in names))
     if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        nearest = difflib.get_close_matches(name.lower(), known)
         others = f"{', '.join(BACKBONES)}, or timm/NAME"
         raise ConfigError(
             f"there is no backbone {name}",
@@ -122,12 +122,14 @@ def _timm(name: str, drop_connect_rate: float | None) -> tuple[nn.Module, int]:
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         if "drop_path_rate" in str(error):
             raise _without_drop_connect(name) from None
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]  # some have no message
         raise ConfigError(
-            f"{name} gives no feature map of a spectrogram: {str(error).splitlines()[0]}",
+            f"{name} gives no feature map of a spectrogram: {reason}",
             where="model",
             fix="choose a convolutional --model.backbone, such as timm/convnext_atto",
         ) from None
-    _set_drop_path(trunk, name, drop_connect_rate)
+    if drop_connect_rate == 0:
+        _turn_off_drop_connect(trunk)
     return trunk, channels
 
 
@@ -137,21 +139,18 @@ def _num_features(trunk: nn.Module) -> int:
     with torch.no_grad():
         short, long = (trunk(torch.zeros(1, 1, 128, frames)).shape for frames in PROBED_FRAMES)
     trunk.train()
-    if len(short) != 4 or short[:3] != long[:3] or not short[3] < long[3]:
+    if len(short) != 4 or not short[3] < long[3]:
         raise ValueError(f"its output for {PROBED_FRAMES[0]} frames is {tuple(short)}")
     return short[1]
 
 
-def _set_drop_path(trunk: nn.Module, name: str, drop_connect_rate: float | None) -> None:
-    """Check that the rate acts, and turn off what the network has by itself if it is 0."""
+def _turn_off_drop_connect(trunk: nn.Module) -> None:
+    """Some of timm's networks have it by default, and others know no rate to set to 0."""
     from timm.layers import DropPath
 
-    paths = [module for module in trunk.modules() if isinstance(module, DropPath)]
-    if drop_connect_rate and not paths:
-        raise _without_drop_connect(name)
-    if drop_connect_rate == 0:
-        for path in paths:
-            path.drop_prob = 0.0
+    for module in trunk.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
 
 
 def _without_drop_connect(name: str) -> ConfigError:

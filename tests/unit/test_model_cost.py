@@ -42,4 +42,6 @@ def test_costs_are_of_the_papers_network():
     pixels = 1056 * 128 / (224 * 224)
     assert counted.forward_gflop == pytest.approx(2 * (0.39 - 0.0108 * 2 / 3) * pixels, rel=0.05)
     assert 2.9 * counted.forward_gflop < counted.training_gflop < 3 * counted.forward_gflop
-    assert counted.saved_mib < counted.fused_mib < counted.moved_mib
+    # What is kept is written once and read once, and each of some four operations a layer adds to
+    # it; what writes nothing, such as asking for a device, must not count.
+    assert 2 * counted.saved_mib < counted.fused_mib < counted.moved_mib < 9 * counted.saved_mib
