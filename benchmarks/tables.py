@@ -135,9 +135,32 @@ def projections(content: dict[str, Any]) -> str:
     )
 
 
+def costs(content: dict[str, Any]) -> str:
+    """What networks cost, and the most that a GPU could train: estimates, nothing measured."""
+    rows = [
+        "| | parameters | GFLOP forward | forward + backward | MiB kept | MiB moved | fused |"
+        " clips/s by compute | by memory | fused |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for r in content["results"]:
+        rows.append(
+            f"| {r['name']} | {r['parameters']:,} | {r['forward_gflop']:.2f} | "
+            f"{r['training_gflop']:.1f} | {r['saved_mib']:,.0f} | {r['moved_mib']:,.0f} | "
+            f"{r['fused_mib']:,.0f} | {r['compute_bound_clips_per_s']:,.0f} | "
+            f"{r['memory_bound_clips_per_s']:,.0f} | {r['fused_memory_bound_clips_per_s']:,.0f} |"
+        )
+    limits = content["conditions"]
+    return "\n".join(rows) + (
+        f"\n\n{content['title']}; clips/s are estimates of limits, not measurements: "
+        f"{limits['tflop_per_s']:g} TFLOP/s or {limits['gb_per_s']:g} GB/s alone, passes of "
+        f"{limits['batch_size']} clips."
+    )
+
+
 RENDER: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": demo_scores,
     "bench_order": orders,
+    "model_cost": costs,
     "scale": projections,
 }
 

@@ -20,7 +20,13 @@ from tyro.conf import Positional, UseAppendAction, arg
 from eval.score_folder import ROWS_AT_ONCE, ScoreFolder
 from eval.scores import Scores, targets_of
 from psla_wds import cli
-from psla_wds.checkpoint import Checkpoint, check_classes, find_checkpoint, load_checkpoint
+from psla_wds.checkpoint import (
+    Checkpoint,
+    check_classes,
+    check_sample_rate,
+    find_checkpoint,
+    load_checkpoint,
+)
 from psla_wds.distributed import World, join_world
 from psla_wds.errors import ConfigError
 from psla_wds.features import FeatureConfig
@@ -38,7 +44,8 @@ from psla_wds.shard_index import ShardIndex
 @dataclass(frozen=True)
 class Args:
     model: Positional[Path]
-    """A run's folder (its last epoch is taken), a checkpoint, or an average."""
+    """A run's folder (its last epoch is taken), a checkpoint, an average, or a checkpoint of the
+    paper's authors (.pth)."""
     index: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]")]
     """Shards to score; give the option several times for several sets."""
     output: Path
@@ -153,12 +160,13 @@ def _autocast(device: torch.device) -> torch.autocast | nullcontext[None]:
 
 
 def _prepare(args: Args) -> tuple[Checkpoint, ShardIndex]:
-    checkpoint = load_checkpoint(find_checkpoint(args.model))
     index = open_indexes(args.index)
     if not len(index):
         raise ConfigError("there is no clip to score", where=args.index, fix="check --index")
+    checkpoint = load_checkpoint(find_checkpoint(args.model), classes=index.classes)
     if not args.other_classes:
         check_classes(checkpoint.classes, index.classes, where=args.model)
+    check_sample_rate(checkpoint.features, index.sample_rate_hz, where=args.model)
     if args.labels:
         index = apply_overlay(index, args.labels)
     index.check_shards()

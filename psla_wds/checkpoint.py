@@ -4,6 +4,7 @@ A file holds tensors, numbers and strings only, and is read with `weights_only=T
 stranger cannot run code.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,13 @@ import torch
 from psla_wds.config import from_json, to_json
 from psla_wds.errors import CheckpointError
 from psla_wds.features import FeatureConfig
+from psla_wds.initial_weights import RANDOM
 from psla_wds.labels import ClassList
 from psla_wds.model import AudioTagger, ModelConfig
-from psla_wds.tensor_files import load_tensors, save_tensors
+from psla_wds.official import architecture, is_official, official_features, tagger_weights
+from psla_wds.tensor_files import check_tensors, load_tensors, save_tensors
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 CHECKPOINTS = "checkpoints"
@@ -29,7 +34,7 @@ class Checkpoint:
     features: FeatureConfig
     classes: ClassList
     epoch: int
-    """Epochs trained; of an average, the last that went in."""
+    """Epochs trained; of an average, the last that went in; 0 where the file does not say."""
 
     def build(self) -> AudioTagger:
         """The tagger, in evaluation mode, on the CPU."""
@@ -60,9 +65,16 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     save_tensors(content, path)
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in a file; `CheckpointError` if it is none, damaged, or of another format."""
-    content = load_tensors(path, fix="copy it again, or use another checkpoint")
+def load_checkpoint(path: Path, *, classes: ClassList | None = None) -> Checkpoint:
+    """The checkpoint in a file; `CheckpointError` if it is none, damaged, or of another format.
+
+    Args:
+        classes: those of the shards, for a checkpoint of the paper's authors, which names none.
+    """
+    fix = "copy it again, or use another checkpoint"
+    content = load_tensors(path, fix=fix)
+    if is_official(content):
+        return _official_checkpoint(check_tensors(content, path, fix=fix), path, classes)
     try:
         if content["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format {content['format_version']}, not {FORMAT_VERSION}")
@@ -79,6 +91,39 @@ def load_checkpoint(path: Path) -> Checkpoint:
             where=path,
             fix="give a run's folder, or a file of its checkpoints folder",
         ) from None
+
+
+def _official_checkpoint(
+    content: dict[str, torch.Tensor], path: Path, classes: ClassList | None
+) -> Checkpoint:
+    weights = tagger_weights(content)
+    found = architecture(weights, where=path)
+    if classes is None or len(classes) != found.num_classes:
+        have = f"the shards have {len(classes)}" if classes else "no class list was given"
+        raise CheckpointError(
+            f"the checkpoint has {found.num_classes} classes and does not name them; {have}",
+            where=path,
+            fix="use it with shards that were built with the class list of its data set",
+        )
+    features = official_features(found.num_classes)
+    logger.info(
+        "%s is of the official code, and has weights only: taken as %s, %s, with the classes of "
+        "the shards, and the paper's features: %d frames at %d Hz, mean %g, std %g",
+        path,
+        found.backbone,
+        found.head,
+        features.num_frames,
+        features.sample_rate_hz,
+        features.mean,
+        features.std,
+    )
+    model = ModelConfig(
+        backbone=found.backbone,
+        head=found.head,
+        num_heads=found.num_heads,
+        initial_weights=RANDOM,
+    )
+    return Checkpoint(weights, model, features, classes, epoch=0)
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -101,6 +146,17 @@ def epoch_checkpoints(run_dir: Path) -> dict[int, Path]:
 
 def epoch_path(run_dir: Path, epoch: int) -> Path:
     return run_dir / CHECKPOINTS / f"epoch-{epoch:03d}.pt"
+
+
+def check_sample_rate(features: FeatureConfig, sample_rate_hz: int, *, where: object) -> None:
+    """Raise unless shards have the sample rate that a model was trained at."""
+    if features.sample_rate_hz != sample_rate_hz:
+        raise CheckpointError(
+            f"the model was trained on clips at {features.sample_rate_hz} Hz, the shards are at "
+            f"{sample_rate_hz} Hz",
+            where=where,
+            fix=f"use shards that were built with --sample-rate-hz {features.sample_rate_hz}",
+        )
 
 
 def check_classes(found: ClassList, expected: ClassList, *, where: object) -> None:

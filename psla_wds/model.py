@@ -1,76 +1,72 @@
-"""The audio tagger: EfficientNet over a log-mel spectrogram, attention pooling over time.
+"""The audio tagger: a backbone over a log-mel spectrogram, attention pooling over time.
 
 The paper's model (PSLA, section II) as the official code builds it: with `ModelConfig()` and 527
 classes it has 13,640,766 parameters, the 13.64M of the paper's table II.
 """
 
 from dataclasses import dataclass
-from http.client import HTTPException
-from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from efficientnet_pytorch import EfficientNet
-from efficientnet_pytorch.utils import url_map
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from psla_wds.errors import CheckpointError, ConfigError
-from psla_wds.tensor_files import load_tensors
+from psla_wds.backbones import build_trunk, check_backbone
+from psla_wds.errors import ConfigError
+from psla_wds.heads import NUM_HEADS, SMALLEST_SCORE, Head, build_head
+from psla_wds.initial_weights import IMAGENET, RANDOM, load_initial_weights
 
-Backbone = Literal[
-    "efficientnet-b0",
-    "efficientnet-b1",
-    "efficientnet-b2",
-    "efficientnet-b3",
-    "efficientnet-b4",
-    "efficientnet-b5",
-    "efficientnet-b6",
-    "efficientnet-b7",
-]
-Head = Literal["multi-head-attention", "single-head-attention", "mean-pooling"]
-
-# The official code's clamp of attention and of scores; in float32, 1 - 1e-7 is still below 1.
-SMALLEST_SCORE = 1e-7
+SMALLEST_IMAGE = 32
+"""Frames and mels that give a map at all: the backbones' stride, and some round down."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The network. Defaults are the paper's: EfficientNet-B2 with four attention heads."""
 
-    backbone: Backbone = "efficientnet-b2"
-    """From b0 (4.0M parameters without its head) to b7 (63.8M)."""
+    backbone: str = "efficientnet-b2"
+    """efficientnet-b0 (4.0M parameters without its head) to efficientnet-b7 (63.8M), resnet-50,
+    mobilenet-v2, or timm/NAME: any network of the package timm that gives a feature map."""
     head: Head = "multi-head-attention"
-    """How the scores of frames become a clip's; mean-pooling weighs all frames alike."""
-    num_heads: int = 4
-    """Heads of multi-head-attention; the other heads do not read it."""
-    drop_connect_rate: float = 0.2
+    """How the scores of frames become a clip's; mean-pooling weighs all frames alike, linear
+    scores the mean of their features (the paper's for MobileNetV2)."""
+    num_heads: int = NUM_HEADS
+    """Heads of multi-head-attention."""
+    drop_connect_rate: float | None = None
     """Stochastic depth: chance to skip a block for a clip in training; rises from 0 at the first
-    block to nearly this at the last."""
-    batch_norm_momentum: float = 0.01
-    """Weight of a batch in BatchNorm's running statistics, which evaluation uses. The default is
-    EfficientNet's own; runs of a few hundred steps want 0.1."""
-    initial_weights: str = "imagenet"
-    """imagenet (downloaded once, into torch's hub cache), none (random), or the path of a local
-    file in the format that efficientnet_pytorch publishes."""
+    block to nearly this at the last. None: the network's own (EfficientNet 0.2, others none)."""
+    batch_norm_momentum: float | None = None
+    """Weight of a batch in BatchNorm's running statistics, which evaluation uses. None: the
+    network's own (EfficientNet 0.01, torchvision's 0.1). Runs of a few hundred steps want 0.1."""
+    initial_weights: str = IMAGENET
+    """imagenet (downloaded once, into the cache of torch's hub or of timm), none (random), or the
+    path of a local file: ImageNet weights as their library publishes them, a checkpoint of a
+    tagger with the same classes, ours or one that the paper's authors published."""
 
     def __post_init__(self) -> None:
+        check_backbone(self.backbone)
+        rate, momentum = self.drop_connect_rate, self.batch_norm_momentum
         if self.num_heads < 1:
             raise ConfigError(
                 f"num_heads={self.num_heads} leaves nothing to give scores",
                 where="model",
                 fix="set --model.num-heads to at least 1, or choose another --model.head",
             )
-        if not 0 <= self.drop_connect_rate < 1:
+        if self.num_heads != NUM_HEADS and self.head != "multi-head-attention":
             raise ConfigError(
-                f"drop_connect_rate={self.drop_connect_rate} is no chance from 0 to below 1",
+                f"num_heads={self.num_heads} means nothing to the head {self.head}",
+                where="model",
+                fix="set --model.head multi-head-attention, or leave --model.num-heads out",
+            )
+        if rate is not None and not 0 <= rate < 1:
+            raise ConfigError(
+                f"drop_connect_rate={rate} is no chance from 0 to below 1",
                 where="model",
                 fix="set --model.drop-connect-rate 0.2, or 0 for none",
             )
-        if not 0 < self.batch_norm_momentum <= 1:
+        if momentum is not None and not 0 < momentum <= 1:
             raise ConfigError(
-                f"batch_norm_momentum={self.batch_norm_momentum} is no weight above 0, up to 1",
+                f"batch_norm_momentum={momentum} is no weight above 0, up to 1",
                 where="model",
                 fix="set --model.batch-norm-momentum 0.01",
             )
@@ -81,88 +77,35 @@ class AudioTagger(nn.Module):
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
-        # `include_top=False`: the ImageNet classifier would be 1.4M parameters that nothing uses.
-        # The padding is what the backbone's ImageNet size needs (260x260 for b2), whatever comes
-        # in: the published checkpoints, ImageNet's and the paper's, were trained with it.
-        self.trunk = EfficientNet.from_name(
+        self.trunk, channels = build_trunk(
             config.backbone,
-            in_channels=1,
-            include_top=False,
             drop_connect_rate=config.drop_connect_rate,
-            batch_norm_momentum=1
-            - config.batch_norm_momentum,  # the package has TensorFlow's sense
+            batch_norm_momentum=config.batch_norm_momentum,
         )
-        # nn.SiLU instead of the package's memory-efficient swish, which predates it: it keeps the
-        # same bytes for backward (measured: 245.5 MiB, b0, 4 clips of 256 frames), is one kernel
-        # (b0's trunk forward and backward: 12% less time on a CPU at the best of 5), and exports
-        # without a custom autograd function.
-        self.trunk.set_swish(memory_efficient=False)
-        self.head = _build_head(config, self.trunk._conv_head.out_channels, num_classes)
+        self.head = build_head(config.head, channels, num_classes, num_heads=config.num_heads)
 
     def forward(
         self, log_mel: Float[Tensor, "batch frames mels"]
     ) -> Float32[Tensor, "batch classes"]:
         """Scores, near [0, 1]: the weights of several heads are free to leave it."""
+        if min(log_mel.shape[1:]) < SMALLEST_IMAGE:
+            raise ConfigError(
+                f"{log_mel.shape[1]} frames of {log_mel.shape[2]} mels are too few for a backbone",
+                where="features",
+                fix=f"set --features.num-frames and num-mels to {SMALLEST_IMAGE} or more",
+            )
         image = log_mel.transpose(1, 2).unsqueeze(1)  # (batch, 1, mels, frames)
-        features = self.trunk.extract_features(image)  # (batch, channels, mels / 32, frames / 32)
+        features = self.trunk(image)  # (batch, channels, rows, columns), stride 32 in the paper's
         # Half precision rounds the clamp's 1 - 1e-7 to 1, so everything from here is float32.
         with torch.autocast(log_mel.device.type, enabled=False):
             return self.head(features.float().mean(dim=2, keepdim=True))
 
 
-class AttentionHead(nn.Module):
-    """A clip's score is the attention-weighted mean of its frames' scores, for each class."""
-
-    def __init__(self, channels: int, num_classes: int) -> None:
-        super().__init__()
-        # 1x1 convolutions, not Linear: the published checkpoints then load by renaming alone.
-        self.attention = nn.Conv2d(channels, num_classes, kernel_size=1)
-        self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1)
-
-    def forward(
-        self, features: Float32[Tensor, "batch channels 1 frames"]
-    ) -> Float32[Tensor, "batch classes"]:
-        attention = torch.sigmoid(self.attention(features))
-        attention = attention.clamp(SMALLEST_SCORE, 1 - SMALLEST_SCORE)
-        attention = attention / attention.sum(dim=3, keepdim=True)
-        return (attention * torch.sigmoid(self.classifier(features))).sum(dim=(2, 3))
-
-
-class MultiHeadAttention(nn.Module):
-    """Several attention heads, summed with learned weights that nothing holds to a sum of 1."""
-
-    def __init__(self, channels: int, num_classes: int, num_heads: int) -> None:
-        super().__init__()
-        self.heads = nn.ModuleList(AttentionHead(channels, num_classes) for _ in range(num_heads))
-        self.head_weights = nn.Parameter(torch.full((num_heads,), 1 / num_heads))
-
-    def forward(
-        self, features: Float32[Tensor, "batch channels 1 frames"]
-    ) -> Float32[Tensor, "batch classes"]:
-        scores = torch.stack([head(features) for head in self.heads], dim=-1)
-        return (scores * self.head_weights).sum(dim=-1)
-
-
-class MeanPooling(nn.Module):
-    """A clip's score is the mean of its frames' scores."""
-
-    def __init__(self, channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1)
-
-    def forward(
-        self, features: Float32[Tensor, "batch channels 1 frames"]
-    ) -> Float32[Tensor, "batch classes"]:
-        return torch.sigmoid(self.classifier(features)).mean(dim=(2, 3))
-
-
 def build_model(config: ModelConfig, num_classes: int) -> AudioTagger:
-    """The tagger as training starts with it; stem and head are random whatever the weights."""
+    """The tagger as training starts with it."""
     model = AudioTagger(config, num_classes)
-    if config.initial_weights == "imagenet":
-        _load_trunk(model.trunk, config.backbone, _imagenet_file(config.backbone))
-    elif config.initial_weights != "none":
-        _load_trunk(model.trunk, config.backbone, Path(config.initial_weights))
+    if config.initial_weights != RANDOM:
+        load_initial_weights(model, config.backbone, config.initial_weights)
     return model
 
 
@@ -181,78 +124,3 @@ def loss(
     # The head gives scores, not logits (PSLA II-C); on a GPU, autocast refuses this entropy.
     with torch.autocast(scores.device.type, enabled=False):
         return F.binary_cross_entropy(clamp_scores(scores), targets.float())
-
-
-def _build_head(config: ModelConfig, channels: int, num_classes: int) -> nn.Module:
-    if config.head == "multi-head-attention":  # keeps the default initialisation of Conv2d
-        return MultiHeadAttention(channels, num_classes, config.num_heads)
-    single = AttentionHead if config.head == "single-head-attention" else MeanPooling
-    return single(channels, num_classes).apply(_initialise_he_uniform)
-
-
-def _initialise_he_uniform(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d) and module.bias is not None:
-        nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
-        nn.init.zeros_(module.bias)
-
-
-def _imagenet_file(backbone: Backbone) -> Path:
-    """The published weights in torch's hub cache, downloaded if they are not there yet.
-
-    `EfficientNet.from_pretrained` would print to stdout, which is for results.
-    """
-    url = url_map[backbone]
-    path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
-    if not path.exists():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path))
-        except (OSError, HTTPException) as error:
-            raise ConfigError(
-                f"the ImageNet weights of {backbone} cannot be downloaded: {error}",
-                where=url,
-                fix="set --model.initial-weights PATH (a copy of that file) or none (random)",
-            ) from error
-    return path
-
-
-def _load_trunk(trunk: EfficientNet, backbone: Backbone, path: Path) -> None:
-    """Copy a published file into `trunk`, all but its stem, which has three input channels."""
-    published = _read_tensors(path, backbone)
-    for unused in ("_conv_stem.weight", "_fc.weight", "_fc.bias"):
-        published.pop(unused, None)
-    wanted, given = _shapes(trunk.state_dict()), _shapes(published)
-    del wanted["_conv_stem.weight"]
-    names = wanted | given
-    differing = [name for name in names if wanted.get(name) != given.get(name)]
-    if differing:
-        name = differing[0]
-        raise CheckpointError(
-            f"these are not weights of {backbone}: {len(differing)} of {len(names)} tensors "
-            f"differ, first {name} (file: {given.get(name, 'none')}, "
-            f"model: {wanted.get(name, 'none')})",
-            where=path,
-            fix=_initial_weights_fix(backbone),
-        )
-    trunk.load_state_dict(published, strict=False)
-
-
-def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Shapes by name, less BatchNorm's counters, which older files lack and nothing reads."""
-    return {
-        name: tuple(tensor.shape)
-        for name, tensor in tensors.items()
-        if not name.endswith("num_batches_tracked")
-    }
-
-
-def _read_tensors(path: Path, backbone: Backbone) -> dict[str, Tensor]:
-    fix = _initial_weights_fix(backbone)
-    tensors = load_tensors(path, fix=f"delete it if its download was cut short; {fix}")
-    if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise CheckpointError("the file is not a table of named tensors", where=path, fix=fix)
-    return tensors
-
-
-def _initial_weights_fix(backbone: Backbone) -> str:
-    return f"set --model.initial-weights to a copy of {url_map[backbone]}, or to none (random)"

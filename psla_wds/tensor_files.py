@@ -1,12 +1,15 @@
 """Files of tensors, numbers and strings: torch's format, written whole, read without unpickling."""
 
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from psla_wds.errors import CheckpointError, PslaError
+from psla_wds.errors import CheckpointError, ConfigError, PslaError
 from psla_wds.files import atomic_open
 
 
@@ -29,6 +32,9 @@ def load_tensors(path: Path, *, fix: str) -> dict[str, Any]:
 
     Only tensors and plain values are accepted: a file from a stranger cannot run code.
     """
+    load: Callable[[Path], Any] = partial(torch.load, map_location="cpu", weights_only=True)
+    if path.suffix == ".safetensors":
+        load = _safetensors_reader(path)
     try:
         path.open("rb").close()
     except OSError as error:
@@ -37,7 +43,7 @@ def load_tensors(path: Path, *, fix: str) -> dict[str, Any]:
         ) from None
     try:
         _check_records(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load(path)
     except Exception as error:  # whatever the bytes of a damaged file lead torch's readers to
         raise CheckpointError(
             "the file is damaged, or holds more than tensors (which could run code, so it is not "
@@ -46,8 +52,52 @@ def load_tensors(path: Path, *, fix: str) -> dict[str, Any]:
             fix=fix,
         ) from None
     if not isinstance(content, dict):
+        raise CheckpointError("the file is not a table", where=path, fix=fix)
+    return content
+
+
+def check_tensors(content: object, path: Path, *, fix: str) -> dict[str, Tensor]:
+    """`content`, if it is a table of named tensors and of nothing else."""
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    ):
         raise CheckpointError("the file is not a table of named tensors", where=path, fix=fix)
     return content
+
+
+def shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, less BatchNorm's counters, which older files lack and nothing reads."""
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in tensors.items()
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+def difference(given: dict[str, Tensor], expected: dict[str, Tensor]) -> str | None:
+    """How the names and shapes of a file differ from those of the model; None if they do not."""
+    found, wanted = shapes(given), shapes(expected)
+    names = wanted | found
+    differing = [name for name in names if wanted.get(name) != found.get(name)]
+    if not differing:
+        return None
+    name = differing[0]
+    return (
+        f"{len(differing)} of {len(names)} tensors differ, first {name} "
+        f"(file: {found.get(name, 'none')}, model: {wanted.get(name, 'none')})"
+    )
+
+
+def _safetensors_reader(path: Path) -> Callable[[Path], dict[str, Tensor]]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ConfigError(
+            "files of this format need the package safetensors",
+            where=path,
+            fix="python -m pip install -c constraints.txt safetensors",
+        ) from None
+    return load_file
 
 
 def _check_records(path: Path) -> None:

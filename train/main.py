@@ -42,9 +42,10 @@ def train(config: TrainConfig) -> None:
         index, eval_index, state = world.together(lambda: _prepare(config, world))
         world.agree(index.fingerprint, "shards")
         world.agree(str(state["step"] if state else 0), "steps to go on from")
-        world.together(lambda: run_dir.begin(config) if world.is_main else None)
         torch.manual_seed(config.seed)
-        learner = Learner(config, world, world.together(lambda: _model(config, index, world)))
+        model = world.together(lambda: _model(config, index, world))
+        world.together(lambda: run_dir.begin(config) if world.is_main else None)
+        learner = Learner(config, world, model)
         trainer = Trainer(config, world, learner, index, eval_index)
         if state:
             world.together(lambda: trainer.load_state(state))

@@ -20,7 +20,6 @@ class ReadWith:
 
 RULES = (
     ReadWith("subset_seed", "subset", lambda subset: subset is not None),
-    ReadWith("model.num_heads", "model.head", lambda head: head == "multi-head-attention"),
     ReadWith("augment.mixup_alpha", "augment.mixup_rate", lambda rate: rate > 0),
     ReadWith("optimizer.warmup", "optimizer.warmup_steps", lambda steps: steps > 0),
     ReadWith("optimizer.decay_after_epochs", "optimizer.decay", lambda decay: decay == "steps"),

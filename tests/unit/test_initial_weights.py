@@ -1,13 +1,26 @@
+import importlib.util
+import os
 import pickle
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from efficientnet_pytorch import EfficientNet
 
-import psla_wds.model
+import psla_wds.initial_weights
+from psla_wds.checkpoint import Checkpoint, save_checkpoint
 from psla_wds.errors import CheckpointError, ConfigError
+from psla_wds.features import FeatureConfig
+from psla_wds.labels import ClassList
 from psla_wds.model import AudioTagger, ModelConfig, build_model
+
+needs_timm = pytest.mark.skipif(
+    importlib.util.find_spec("timm") is None, reason="the package timm is not installed"
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +52,7 @@ def test_imagenet_weights_are_downloaded_once_and_nothing_is_printed_as_a_result
     copy = tmp_path / published_file.name
     copy.write_bytes(published_file.read_bytes())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(psla_wds.model.url_map, "efficientnet-b0", copy.as_uri())
+    monkeypatch.setitem(psla_wds.initial_weights.url_map, "efficientnet-b0", copy.as_uri())
     first = with_initial_weights("imagenet")
     copy.unlink()
     second = with_initial_weights("imagenet")
@@ -53,7 +66,7 @@ def test_imagenet_weights_are_downloaded_once_and_nothing_is_printed_as_a_result
 def test_a_failed_download_offers_a_local_file_or_random_weights(tmp_path, monkeypatch):
     url = (tmp_path / "efficientnet-b0-00000000.pth").as_uri()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(psla_wds.model.url_map, "efficientnet-b0", url)
+    monkeypatch.setitem(psla_wds.initial_weights.url_map, "efficientnet-b0", url)
     with pytest.raises(ConfigError) as caught:
         with_initial_weights("imagenet")
     what, where, fix = str(caught.value).splitlines()
@@ -84,7 +97,7 @@ def saved(path: Path, content: object) -> Path:
             "could run code",
         ),
         (lambda path: saved(path, {"a": Evil()}), "could run code"),
-        (lambda path: saved(path, [torch.ones(2)]), "not a table of named tensors"),
+        (lambda path: saved(path, [torch.ones(2)]), "not a table"),
         (lambda path: saved(path, {"epoch": 3}), "not a table of named tensors"),
     ],
     ids=["missing", "folder", "empty", "truncated", "pickle", "object", "list", "number"],
@@ -108,7 +121,7 @@ def test_weights_of_another_backbone_are_refused_with_the_first_difference(publi
     what, where, _ = str(caught.value).splitlines()
     assert what == (
         "these are not weights of efficientnet-b2: 405 of 441 tensors differ, first "
-        "_blocks.1._depthwise_conv.weight (file: (96, 1, 3, 3), model: (16, 1, 3, 3))"
+        "trunk._blocks.1._depthwise_conv.weight (file: (96, 1, 3, 3), model: (16, 1, 3, 3))"
     )
     assert where == f"  where: {published_file}"
 
@@ -124,7 +137,7 @@ def test_a_file_that_differs_in_one_tensor_is_refused(change, published_file, tm
     else:
         tensors[name] = tensors[name][:-1]
     path = saved(tmp_path / "weights.pth", tensors)
-    with pytest.raises(CheckpointError, match=rf": 1 of \d+ tensors differ, first {name} "):
+    with pytest.raises(CheckpointError, match=rf": 1 of \d+ tensors differ, first trunk\.{name} "):
         with_initial_weights(path)
 
 
@@ -133,3 +146,124 @@ def test_a_file_without_batch_norm_counters_is_accepted(published_file, tmp_path
     older = {n: t for n, t in tensors.items() if not n.endswith("num_batches_tracked")}
     model = with_initial_weights(saved(tmp_path / "weights.pth", older))
     assert torch.equal(model.trunk._conv_head.weight, tensors["_conv_head.weight"])
+
+
+def written(model: torch.nn.Module, path: Path) -> Path:
+    """A model of three channels and ImageNet's classes, written as its library publishes it."""
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if path.suffix == ".safetensors":
+        from safetensors.torch import save_file
+
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path)
+    return path
+
+
+def network_of(backbone: str) -> torch.nn.Module:
+    if backbone.startswith("timm/"):
+        return pytest.importorskip("timm").create_model(backbone.removeprefix("timm/"))
+    name = {"resnet-50": "resnet50", "mobilenet-v2": "mobilenet_v2"}[backbone]
+    return torchvision.models.get_model(name)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "file", "stem"),
+    [
+        ("resnet-50", "resnet50-0676ba61.pth", "conv1.weight"),
+        ("mobilenet-v2", "mobilenet_v2-b0353104.pth", "features.0.0.weight"),
+        ("timm/resnet10t", "model.safetensors", "conv1.0.weight"),
+        ("timm/convnext_atto", "pytorch_model.pth", "stem.0.weight"),  # a stem with a bias
+    ],
+)
+def test_every_library_s_file_fills_the_trunk_but_its_stem(backbone, file, stem, tmp_path):
+    torch.manual_seed(0)
+    network = network_of(backbone)
+    config = ModelConfig(backbone=backbone, initial_weights=str(written(network, tmp_path / file)))
+    torch.manual_seed(1)
+    trunk = build_model(config, 5).trunk.state_dict()
+    torch.manual_seed(1)
+    random = build_model(replace(config, initial_weights="none"), 5).trunk.state_dict()
+
+    published = network.state_dict()
+    stem_tensors = {stem, stem.replace("weight", "bias")} & trunk.keys()
+    assert trunk[stem].shape[1] == 1 and published[stem].shape[1] == 3
+    assert all(torch.equal(trunk[name], random[name]) for name in stem_tensors)
+    rest = trunk.keys() - stem_tensors
+    assert len(rest) > 50 and all(torch.equal(trunk[name], published[name]) for name in rest)
+    assert not any(torch.equal(trunk[n], random[n]) for n in rest if trunk[n].ndim == 4)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "of"),
+    [
+        ("resnet-50", "mobilenet-v2"),
+        ("mobilenet-v2", "resnet-50"),
+        pytest.param("timm/resnet10t", "resnet-50", marks=needs_timm),
+        pytest.param("resnet-50", "timm/resnet10t", marks=needs_timm),
+    ],
+)
+def test_a_file_of_another_network_is_refused(backbone, of, tmp_path):
+    path = written(network_of(of), tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=f"not weights of {backbone}.* tensors differ, first"):
+        build_model(ModelConfig(backbone=backbone, initial_weights=str(path)), 5)
+
+
+@needs_timm
+@pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"\x10" + bytes(7) + b"{}"], ids=len)
+def test_a_damaged_safetensors_file_is_refused(content, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged"):
+        build_model(ModelConfig(backbone="timm/resnet10t", initial_weights=str(path)), 5)
+
+
+@needs_timm
+def test_weights_of_timm_come_from_its_own_cache(tmp_path):
+    """A cache as huggingface_hub lays it out, and no network."""
+    folder = tmp_path / "models--timm--resnet10t.c3_in1k"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    snapshot = folder / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    network = network_of("timm/resnet10t")
+    written(network, snapshot / "model.safetensors")
+    script = (
+        "import sys, torch; from psla_wds.model import ModelConfig, build_model; "
+        "model = build_model(ModelConfig(backbone='timm/resnet10t'), 5); "
+        "torch.save(model.trunk.state_dict(), sys.argv[1])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "trunk.pt")],
+        env=os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    trunk, published = torch.load(tmp_path / "trunk.pt"), network.state_dict()
+    assert trunk["conv1.0.weight"].shape[1] == 1
+    del trunk["conv1.0.weight"]
+    assert all(torch.equal(tensor, published[name]) for name, tensor in trunk.items())
+
+
+@needs_timm
+def test_weights_that_timm_cannot_get_are_an_error_with_their_address(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match="cannot be downloaded") as caught:
+        build_model(ModelConfig(backbone="timm/resnet18.a1_in1k"), 5)
+    assert "where: https://huggingface.co/timm/resnet18.a1_in1k" in str(caught.value)
+
+
+def test_a_checkpoint_of_a_run_is_what_another_starts_from(tmp_path):
+    config = ModelConfig(backbone="efficientnet-b0", initial_weights="none")
+    weights = build_model(config, 2).state_dict()
+    classes = ClassList(("/m/a", "/m/b"), ("A", "B"))
+    path = tmp_path / "epoch-003.pt"
+    save_checkpoint(Checkpoint(weights, config, FeatureConfig(), classes, epoch=3), path)
+    again = replace(config, initial_weights=str(path))
+    loaded = build_model(again, 2).state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in weights.items())
+    with pytest.raises(CheckpointError, match="has 2 classes, the shards have 3"):
+        build_model(again, 3)

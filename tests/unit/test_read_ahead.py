@@ -60,6 +60,7 @@ class InOrder:
     """Rows 0, 1, 2, ..., some an iteration."""
 
     replaces_damaged = True
+    rolls = False
 
     def __init__(self, num_rows: int, batch_size: int) -> None:
         self._num_rows, self._batch_size = num_rows, batch_size

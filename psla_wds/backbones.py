@@ -1,0 +1,159 @@
+"""Backbones: the networks whose feature maps a head scores.
+
+The paper's, by efficientnet_pytorch and torchvision, and any of timm's that gives a map. Tensors
+keep the names that their library publishes them under.
+"""
+
+import difflib
+from collections import OrderedDict
+from types import ModuleType
+
+import torch
+from efficientnet_pytorch import EfficientNet
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from psla_wds.errors import ConfigError
+
+EFFICIENTNETS = tuple(f"efficientnet-b{size}" for size in range(8))
+BACKBONES = (*EFFICIENTNETS, "resnet-50", "mobilenet-v2")
+TIMM = "timm/"
+
+PROBED_FRAMES = (256, 512)
+
+
+def check_backbone(name: str) -> None:
+    """Raise `ConfigError`, with the nearest names, unless `build_trunk` knows the backbone."""
+    known: tuple[str, ...] = BACKBONES
+    if name.startswith(TIMM):
+        # Only names that timm lists: others, such as hf-hub:, would load a stranger's network.
+        names = {*timm().list_models(), *timm().list_models(pretrained=True)}
+        known = tuple(sorted(TIMM + listed for listed in names))
+    if name not in known:
+        nearest = difflib.get_close_matches(name.lower(), known)
+        others = f"{', '.join(BACKBONES)}, or timm/NAME"
+        raise ConfigError(
+            f"there is no backbone {name}",
+            where="model",
+            fix=f"set --model.backbone {' or '.join(nearest) or others}",
+        )
+
+
+def timm() -> ModuleType:
+    """The package timm, which only backbones of that name need."""
+    try:
+        import timm
+    except ImportError:
+        raise ConfigError(
+            "backbones timm/NAME need the package timm",
+            where="model",
+            fix="python -m pip install -c constraints.txt timm",
+        ) from None
+    return timm
+
+
+def build_trunk(
+    name: str, *, drop_connect_rate: float | None, batch_norm_momentum: float | None
+) -> tuple[nn.Module, int]:
+    """A backbone with random weights, and the number of its features.
+
+    It takes images (batch, 1, mels, frames) and gives maps (batch, features, rows, columns), where
+    rows and columns are mels and frames divided by its stride. Settings that are None are the
+    library's own; one that the backbone cannot follow is a `ConfigError`.
+    """
+    if name.startswith(TIMM):
+        trunk, channels = _timm(name, drop_connect_rate)
+    elif name in EFFICIENTNETS:
+        trunk, channels = _efficientnet(name, drop_connect_rate)
+    else:
+        trunk, channels = _torchvision(name, drop_connect_rate)
+    if batch_norm_momentum is not None:
+        norms = [module for module in trunk.modules() if isinstance(module, _BatchNorm)]
+        if not norms:
+            raise ConfigError(
+                f"{name} has no BatchNorm",
+                where="model",
+                fix="set --model.batch-norm-momentum None",
+            )
+        for norm in norms:
+            norm.momentum = batch_norm_momentum
+    return trunk, channels
+
+
+def _efficientnet(name: str, drop_connect_rate: float | None) -> tuple[nn.Module, int]:
+    settings = {} if drop_connect_rate is None else {"drop_connect_rate": drop_connect_rate}
+    # `include_top=False`: the ImageNet classifier would be 1.4M parameters that nothing uses.
+    # The padding is what the backbone's ImageNet size needs (260x260 for b2), whatever comes in:
+    # the published checkpoints, ImageNet's and the paper's, were trained with it.
+    trunk = EfficientNet.from_name(name, in_channels=1, include_top=False, **settings)
+    trunk._avg_pooling = nn.Identity()
+    # nn.SiLU instead of the package's memory-efficient swish, which predates it: it keeps the
+    # same bytes for backward (measured: 245.5 MiB, b0, 4 clips of 256 frames), is one kernel
+    # (b0's trunk forward and backward: 12% less time on a CPU at the best of 5), and exports
+    # without a custom autograd function.
+    trunk.set_swish(memory_efficient=False)
+    return trunk, trunk._conv_head.out_channels
+
+
+def _torchvision(name: str, drop_connect_rate: float | None) -> tuple[nn.Module, int]:
+    if drop_connect_rate:
+        raise _without_drop_connect(name)
+    from torchvision.models import mobilenet_v2, resnet50  # 1.5 s that only these two are worth
+
+    # One channel in the stem, with torch's own random weights, as in the official code.
+    if name == "mobilenet-v2":
+        features = mobilenet_v2().features
+        features[0][0] = nn.Conv2d(1, 32, kernel_size=3, stride=2, padding=1, bias=False)
+        return nn.Sequential(OrderedDict(features=features)), features[-1].out_channels
+    resnet = resnet50()
+    resnet.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
+    channels = resnet.fc.in_features
+    del resnet.avgpool, resnet.fc
+    return nn.Sequential(OrderedDict(resnet.named_children())), channels
+
+
+def _timm(name: str, drop_connect_rate: float | None) -> tuple[nn.Module, int]:
+    settings = {"drop_path_rate": drop_connect_rate} if drop_connect_rate else {}
+    try:
+        trunk = timm().create_model(
+            name.removeprefix(TIMM), in_chans=1, num_classes=0, global_pool="", **settings
+        )
+        channels = _num_features(trunk)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        if "drop_path_rate" in str(error):
+            raise _without_drop_connect(name) from None
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]  # some have no message
+        raise ConfigError(
+            f"{name} gives no feature map of a spectrogram: {reason}",
+            where="model",
+            fix="choose a convolutional --model.backbone, such as timm/convnext_atto",
+        ) from None
+    if drop_connect_rate == 0:
+        _turn_off_drop_connect(trunk)
+    return trunk, channels
+
+
+def _num_features(trunk: nn.Module) -> int:
+    """The channels of the map, tried out: timm has several numbers, and states no layout."""
+    trunk.eval()
+    with torch.no_grad():
+        short, long = (trunk(torch.zeros(1, 1, 128, frames)).shape for frames in PROBED_FRAMES)
+    trunk.train()
+    if len(short) != 4 or not short[3] < long[3]:
+        raise ValueError(f"its output for {PROBED_FRAMES[0]} frames is {tuple(short)}")
+    return short[1]
+
+
+def _turn_off_drop_connect(trunk: nn.Module) -> None:
+    """Some of timm's networks have it by default, and others know no rate to set to 0."""
+    from timm.layers import DropPath
+
+    for module in trunk.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
+
+
+def _without_drop_connect(name: str) -> ConfigError:
+    return ConfigError(
+        f"{name} has no drop-connect", where="model", fix="set --model.drop-connect-rate None"
+    )

@@ -1,0 +1,102 @@
+"""Heads: from the features of frames to one score a class.
+
+All take features of any width, averaged over frequency, with any number of frames.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor, nn
+
+Head = Literal["multi-head-attention", "single-head-attention", "mean-pooling", "linear"]
+
+NUM_HEADS = 4
+
+# The official code's clamp of attention and of scores; in float32, 1 - 1e-7 is still below 1.
+SMALLEST_SCORE = 1e-7
+
+
+class AttentionHead(nn.Module):
+    """A clip's score is the attention-weighted mean of its frames' scores, for each class."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        # 1x1 convolutions, not Linear: the published checkpoints then load by renaming alone.
+        self.attention = nn.Conv2d(channels, num_classes, kernel_size=1)
+        self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1)
+
+    def forward(
+        self, features: Float32[Tensor, "batch channels 1 frames"]
+    ) -> Float32[Tensor, "batch classes"]:
+        attention = torch.sigmoid(self.attention(features))
+        attention = attention.clamp(SMALLEST_SCORE, 1 - SMALLEST_SCORE)
+        attention = attention / attention.sum(dim=3, keepdim=True)
+        return (attention * torch.sigmoid(self.classifier(features))).sum(dim=(2, 3))
+
+
+class MultiHeadAttention(nn.Module):
+    """Several attention heads, summed with learned weights that nothing holds to a sum of 1."""
+
+    def __init__(self, channels: int, num_classes: int, num_heads: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(AttentionHead(channels, num_classes) for _ in range(num_heads))
+        self.head_weights = nn.Parameter(torch.full((num_heads,), 1 / num_heads))
+
+    def forward(
+        self, features: Float32[Tensor, "batch channels 1 frames"]
+    ) -> Float32[Tensor, "batch classes"]:
+        scores = torch.stack([head(features) for head in self.heads], dim=-1)
+        return (scores * self.head_weights).sum(dim=-1)
+
+
+class MeanPooling(nn.Module):
+    """A clip's score is the mean of its frames' scores."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1)
+
+    def forward(
+        self, features: Float32[Tensor, "batch channels 1 frames"]
+    ) -> Float32[Tensor, "batch classes"]:
+        return torch.sigmoid(self.classifier(features)).mean(dim=(2, 3))
+
+
+class LinearHead(nn.Module):
+    """A clip's score is that of the mean of its frames' features."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(channels, num_classes)
+
+    def forward(
+        self, features: Float32[Tensor, "batch channels 1 frames"]
+    ) -> Float32[Tensor, "batch classes"]:
+        return torch.sigmoid(self.classifier(features.mean(dim=(2, 3))))
+
+
+def build_head(head: Head, channels: int, num_classes: int, *, num_heads: int) -> nn.Module:
+    """The head with the weights that the official code gives it.
+
+    Args:
+        num_heads: of multi-head-attention; the others have no use for it.
+    """
+    if head == "multi-head-attention":  # this one and the linear keep torch's own initialisation
+        return MultiHeadAttention(channels, num_classes, num_heads)
+    if head == "linear":
+        return LinearHead(channels, num_classes)
+    single = AttentionHead if head == "single-head-attention" else MeanPooling
+    return single(channels, num_classes).apply(_initialise_he_uniform)
+
+
+def count_classes(weights: dict[str, Tensor]) -> int | None:
+    """The classes of a tagger with these weights; None if they hold no head."""
+    heads = (t for n, t in weights.items() if n.startswith("head.") and "classifier.bias" in n)
+    return next((bias.numel() for bias in heads), None)
+
+
+def _initialise_he_uniform(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d) and module.bias is not None:
+        nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
+        nn.init.zeros_(module.bias)

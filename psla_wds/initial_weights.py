@@ -1,0 +1,134 @@
+"""What a tagger starts from: ImageNet's weights as their libraries publish them, or a tagger's."""
+
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+import torch
+from efficientnet_pytorch.utils import url_map
+from torch import Tensor, nn
+
+from psla_wds.backbones import TIMM, timm
+from psla_wds.errors import CheckpointError, ConfigError
+from psla_wds.heads import count_classes
+from psla_wds.official import is_official, tagger_weights
+from psla_wds.tensor_files import check_tensors, difference, load_tensors
+
+IMAGENET = "imagenet"
+RANDOM = "none"
+
+
+@dataclass(frozen=True)
+class Published:
+    """ImageNet weights of a backbone, and which of their tensors a tagger has no use for."""
+
+    source: str
+    """Address of the file."""
+    stem: tuple[str, ...]
+    """First convolutions: they have three input channels, a spectrogram has one."""
+    classifier: tuple[str, ...]
+
+    @property
+    def fix(self) -> str:
+        return f"set --model.initial-weights to a copy of {self.source}, or to none (random)"
+
+
+def load_initial_weights(model: nn.Module, backbone: str, source: str) -> None:
+    """Fill a tagger with weights from `source`, as `ModelConfig.initial_weights` describes it.
+
+    ImageNet's leave the head as it is, and the stem: so does the official code, which makes the
+    stem anew instead of adding up its three colours. A tagger's weights fill all of it.
+    """
+    published = _published(backbone)
+    if source == IMAGENET:
+        where: object = published.source
+        given = _trunk_weights(_download(backbone, published), published)
+    else:
+        where = Path(source)
+        given = _read(where, published)
+    expected = model.state_dict()
+    if count_classes(given) is None:
+        random = ("head.", *(f"trunk.{name}." for name in published.stem))
+        expected = {n: t for n, t in expected.items() if not n.startswith(random)}
+    _check(given, expected, backbone, where, published)
+    model.load_state_dict(given, strict=False)
+
+
+def _published(backbone: str) -> Published:
+    if backbone.startswith(TIMM):
+        weights = timm().get_pretrained_cfg(backbone.removeprefix(TIMM))
+        source = f"https://huggingface.co/timm/{weights.architecture}.{weights.tag}"
+        return Published(source, _names(weights.first_conv), _names(weights.classifier))
+    if backbone in url_map:
+        return Published(url_map[backbone], ("_conv_stem",), ("_fc",))
+    from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights
+
+    if backbone == "resnet-50":
+        return Published(ResNet50_Weights.IMAGENET1K_V1.url, ("conv1",), ("fc",))
+    return Published(MobileNet_V2_Weights.IMAGENET1K_V1.url, ("features.0.0",), ("classifier",))
+
+
+def _names(modules: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (modules,) if isinstance(modules, str) else tuple(modules or ())
+
+
+def _download(backbone: str, published: Published) -> dict[str, Tensor]:
+    """The published weights, from the cache of their library if they are there already."""
+    try:
+        if backbone.startswith(TIMM):
+            name = backbone.removeprefix(TIMM)
+            return timm().create_model(name, pretrained=True).state_dict()
+        path = Path(torch.hub.get_dir(), "checkpoints", Path(published.source).name)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(published.source, str(path))
+    except (OSError, HTTPException, RuntimeError) as error:
+        raise ConfigError(
+            f"the ImageNet weights of {backbone} cannot be downloaded: {error}",
+            where=published.source,
+            fix="set --model.initial-weights PATH (a copy of that file) or none (random)",
+        ) from error
+    return _read_table(path, published)
+
+
+def _read(path: Path, published: Published) -> dict[str, Tensor]:
+    """The weights in a local file, by the names of a tagger."""
+    content = _read_table(path, published)
+    if is_official(content):
+        return tagger_weights(content)
+    if any(name.startswith("trunk.") for name in content):
+        return content
+    return _trunk_weights(content, published)
+
+
+def _read_table(path: Path, published: Published) -> dict[str, Tensor]:
+    content = load_tensors(path, fix=f"delete it if its download was cut short; {published.fix}")
+    tensors = content.get("weights", content)  # of our own checkpoints
+    return check_tensors(tensors, path, fix=published.fix)
+
+
+def _trunk_weights(tensors: dict[str, Tensor], published: Published) -> dict[str, Tensor]:
+    unused = tuple(f"{name}." for name in (*published.stem, *published.classifier))
+    return {f"trunk.{n}": t for n, t in tensors.items() if not n.startswith(unused)}
+
+
+def _check(
+    given: dict[str, Tensor],
+    expected: dict[str, Tensor],
+    backbone: str,
+    where: object,
+    published: Published,
+) -> None:
+    found, wanted = count_classes(given), count_classes(expected)
+    if found != wanted:
+        raise CheckpointError(
+            f"this checkpoint has {found} classes, the shards have {wanted}",
+            where=where,
+            fix="use shards with its classes, or other --model.initial-weights",
+        )
+    differs = difference(given, expected)
+    if differs:
+        what = "this tagger" if found else backbone
+        raise CheckpointError(
+            f"these are not weights of {what}: {differs}", where=where, fix=published.fix
+        )

@@ -1,0 +1,129 @@
+"""Heads against the paper's formulas, worked out by hand."""
+
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from psla_wds.heads import (
+    AttentionHead,
+    Head,
+    LinearHead,
+    MeanPooling,
+    MultiHeadAttention,
+    build_head,
+    count_classes,
+)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def new_head(head: Head, channels: int = 1280, num_classes: int = 50) -> torch.nn.Module:
+    return build_head(head, channels, num_classes, num_heads=4)
+
+
+@torch.no_grad()
+def one_head_by_hand(head: AttentionHead, features: torch.Tensor) -> torch.Tensor:
+    scores = torch.zeros(len(features), head.attention.out_channels)
+    for clip in range(len(features)):
+        for k in range(head.attention.out_channels):
+            total_attention = weighted_sum = 0.0
+            for frame in features[clip, :, 0].T:
+                attention, score = (
+                    float(torch.sigmoid(conv.weight[k, :, 0, 0] @ frame + conv.bias[k]))
+                    for conv in (head.attention, head.classifier)
+                )
+                attention = min(max(attention, 1e-7), 1 - 1e-7)
+                total_attention += attention
+                weighted_sum += attention * score
+            scores[clip, k] = weighted_sum / total_attention
+    return scores
+
+
+def test_an_attention_head_is_the_papers_formula():
+    head, features = AttentionHead(6, 3), torch.randn(2, 6, 1, 4)
+    torch.testing.assert_close(head(features).detach(), one_head_by_hand(head, features))
+
+
+def test_attention_is_clamped_so_that_frames_it_all_rejects_weigh_alike():
+    head, features = AttentionHead(6, 3), torch.randn(2, 6, 1, 4)
+    torch.nn.init.constant_(head.attention.bias, -1000)
+    frame_scores = torch.sigmoid(head.classifier(features))
+    torch.testing.assert_close(head(features), frame_scores.mean(dim=(2, 3)))
+
+
+def test_heads_are_summed_with_unconstrained_weights():
+    head, features = MultiHeadAttention(6, 3, num_heads=4), torch.randn(2, 6, 1, 4)
+    assert head.head_weights.tolist() == [0.25] * 4
+    head.head_weights.data = torch.tensor([3.0, -1.0, 0.5, 2.0])
+    by_hand = [one_head_by_hand(one, features) for one in head.heads]
+    expected = 3 * by_hand[0] - by_hand[1] + 0.5 * by_hand[2] + 2 * by_hand[3]
+    torch.testing.assert_close(head(features), expected)
+    assert (head(features) > 1).any()
+
+
+def test_mean_pooling_averages_the_scores_of_frames():
+    head, features = MeanPooling(6, 3), torch.randn(2, 6, 1, 4)
+    frame_scores = [torch.sigmoid(head.classifier(features[..., [t]])) for t in range(4)]
+    torch.testing.assert_close(head(features), sum(frame_scores)[..., 0, 0] / 4)
+
+
+def test_the_linear_head_scores_the_mean_of_the_features():
+    head, features = LinearHead(6, 3), torch.randn(2, 6, 1, 4)
+    mean = sum(features[..., 0, t] for t in range(4)) / 4
+    expected = torch.sigmoid(mean @ head.classifier.weight.T + head.classifier.bias)
+    torch.testing.assert_close(head(features), expected)
+
+
+@given(
+    head=st.sampled_from(get_args(Head)),
+    width=st.integers(1, 300),
+    frames=st.integers(1, 40),
+    copies=st.integers(2, 4),
+)
+def test_any_width_and_number_of_frames_fits_and_order_and_repeats_change_nothing(
+    head: Head, width: int, frames: int, copies: int
+):
+    module = new_head(head, channels=width, num_classes=3)
+    features = torch.randn(2, width, 1, frames)
+    scores = module(features)
+    assert scores.shape == (2, 3) and scores.isfinite().all()
+    shuffled = features[..., torch.randperm(frames)]
+    torch.testing.assert_close(module(shuffled), scores, atol=1e-5, rtol=1e-4)
+    repeated = features.repeat(1, 1, 1, copies)
+    torch.testing.assert_close(module(repeated), scores, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("head", get_args(Head))
+def test_the_classes_of_a_head_can_be_counted_from_its_weights(head: Head):
+    weights = {f"head.{n}": t for n, t in new_head(head, 8, 7).state_dict().items()}
+    assert count_classes(weights) == 7
+    assert count_classes({"trunk.classifier.bias": torch.zeros(3)}) is None
+
+
+@pytest.mark.parametrize("head", ["single-head-attention", "mean-pooling"])
+def test_single_heads_start_he_uniform_with_zero_bias(head):
+    for conv in new_head(head).children():
+        bound = (6 / 1280) ** 0.5
+        assert 0.99 * bound < conv.weight.abs().max() <= bound
+        assert not conv.bias.any()
+
+
+def test_several_heads_start_as_torch_starts_a_convolution():
+    for one in new_head("multi-head-attention").heads:
+        for conv in (one.attention, one.classifier):
+            bound = 1280**-0.5
+            assert 0.99 * bound < conv.weight.abs().max() <= bound
+            assert conv.bias.any()
+
+
+def test_the_linear_head_starts_as_torch_starts_a_linear_layer():
+    classifier = new_head("linear").classifier
+    bound = 1280**-0.5
+    assert 0.99 * bound < classifier.weight.abs().max() <= bound
+    assert classifier.bias.any()
