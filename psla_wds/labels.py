@@ -21,6 +21,9 @@ class ClassList:
     _position: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not len(set(self.mids)) == len(self.mids) == len(self.names):
+            raise ValueError("mids and names are not one to one")
+        "".join(self.mids + self.names).encode()  # TypeError or ValueError: they are no text
         position: dict[str, int] = {str(i): i for i in range(len(self.mids))}
         # A name or mid that looks like a number means itself, so these come after the indices.
         for keys in (self.names, self.mids):

@@ -33,6 +33,7 @@ Head = Literal["multi-head-attention", "single-head-attention", "mean-pooling"]
 
 # The official code's clamp of attention and of scores; in float32, 1 - 1e-7 is still below 1.
 SMALLEST_SCORE = 1e-7
+MOST_HEADS = 64  # a configuration can ask for any number, and each takes memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +57,11 @@ class ModelConfig:
     file in the format that efficientnet_pytorch publishes."""
 
     def __post_init__(self) -> None:
-        if self.num_heads < 1:
+        if not 1 <= self.num_heads <= MOST_HEADS:
             raise ConfigError(
-                f"num_heads={self.num_heads} leaves nothing to give scores",
+                f"num_heads={self.num_heads} leaves nothing to give scores, or no memory",
                 where="model",
-                fix="set --model.num-heads to at least 1, or choose another --model.head",
+                fix=f"set --model.num-heads from 1 to {MOST_HEADS}, or choose another --model.head",
             )
         if not 0 <= self.drop_connect_rate < 1:
             raise ConfigError(
