@@ -28,7 +28,7 @@ from train.run_dir import RunDir
 
 CLASSES = ClassList(("/t/0", "/t/1"), ("low", "high"))
 CHECKPOINT = Checkpoint(
-    weights={"a": torch.arange(12.0).reshape(3, 4), "b": torch.ones(2, dtype=torch.int64)},
+    weights={"a": torch.arange(4000.0).reshape(4, 1000), "b": torch.ones(2, dtype=torch.int64)},
     model=ModelConfig(),
     features=FeatureConfig(),
     classes=CLASSES,
