@@ -148,7 +148,9 @@ def _read_back(tar: Path, sidecar: Sidecar) -> Iterator[str]:
     import webdataset  # here, since it imports torch, which the quick check does not need
 
     clips = sidecar.clips
-    samples = webdataset.WebDataset(str(tar), shardshuffle=False, empty_check=False)
+    # A list of absolute paths: a name could be a list to webdataset, or `pipe:` and a command.
+    urls = [str(tar.absolute())]
+    samples = webdataset.WebDataset(urls, shardshuffle=False, empty_check=False)
     number_read = 0
     for number, sample in enumerate(samples):
         number_read += 1
