@@ -34,9 +34,9 @@ def load_clip(
     Raises `ClipRefusedError` when the file is missing, unreadable, shorter than it says, empty
     in this range, too long, or holds values that are not finite.
     """
-    if not path.is_file():
-        raise ClipRefusedError("missing", "there is no such file")
     try:
+        if not path.is_file():
+            raise ClipRefusedError("missing", "there is no such file")
         with soundfile.SoundFile(path) as file:
             waveform, source_rate_hz = _read_range(file, start_s, end_s), file.samplerate
     except (soundfile.LibsndfileError, RuntimeError, OSError) as error:

@@ -4,6 +4,7 @@ import csv
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from psla_wds.errors import ManifestError
 
@@ -73,7 +74,7 @@ def write_class_list(classes: ClassList, path: Path) -> None:
         writer.writerows(zip(range(len(classes)), classes.mids, classes.names, strict=True))
 
 
-def _check_rows(rows: list[dict[str, str]], path: Path) -> None:
+def _check_rows(rows: list[dict[str | None, Any]], path: Path) -> None:
     header = f"the first line must be {','.join(CSV_COLUMNS)}"
     if not rows:
         raise ManifestError("the class list has no classes", where=path, fix=header)
