@@ -162,9 +162,9 @@ def _is_of_the_network(error: RuntimeError) -> bool:
 
 
 def _lost(rank: int, size: int, error: RuntimeError) -> PslaError:
-    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    reason = str(error).strip().splitlines()[0].partition("] ")[2] or type(error).__name__
     return PslaError(
-        f"rank {rank} has lost another of the {size} processes: {reason.rpartition('] ')[2] or reason}",
+        f"rank {rank} has lost another of the {size} processes: {reason}",
         where=f"rank {rank} on {socket.gethostname()}; master "
         f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}",
         fix="the other ranks' messages say if one of them failed; else see to the network and its "

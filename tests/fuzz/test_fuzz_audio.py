@@ -11,7 +11,7 @@ import pytest
 from foreign_tars import audio_of
 from hypothesis import strategies as st
 from mutations import changed_bytes
-from properties import tiers
+from properties import fuzz, tiers
 
 PROGRAM = Path(__file__).with_name("audio_cases.py")
 CASES_AT_ONCE = 500
@@ -80,9 +80,8 @@ def outcomes(cases: list[bytes]) -> list[dict[str, str]]:
         if done.returncode:
             number = lines[-1]["case"]
             case = ([ORIGINALS["flac"], *cases])[number]
-            pytest.fail(
-                f"case {number}: exit status {done.returncode}\n{done.stderr[-3000:]}\n{case[:64]!r}"
-            )
+            what = f"case {number}: exit status {done.returncode}"
+            pytest.fail(f"{what}\n{done.stderr[-3000:]}\n{case[:64]!r}")
     first, *others = [line for line in lines if "load" in line]
     assert (first["build"], first["load"]) == ("packed", "loaded")
     return others
@@ -101,8 +100,6 @@ def test_changed_audio_is_refused_or_decoded(num_cases: int):
 
 
 def drawn(num_cases: int) -> list[bytes]:
-    from properties import fuzz
-
     cases: list[bytes] = []
     fuzz(num_cases, changed_audio, cases.append)
     return cases[:num_cases]

@@ -12,13 +12,13 @@ from foreign_tars import audio_of, write_class_labels, write_members
 from hypothesis import strategies as st
 from mutations import AWKWARD_TEXTS, changed_bytes, changed_json
 from properties import accepted, fuzz, tiers
+from test_fuzz_index import use
 
 from psla_wds.audio import decode_pcm
 from psla_wds.index_files import merge_sidecars, read_index
 from psla_wds.shards import PackedClip, Sidecar, sha256_of, write_sidecar, write_tar
 from sharding.check import check
 from sharding.index import make_index
-from test_fuzz_index import use
 
 AUDIO = audio_of(0, "flac")
 NUM_SAMPLES = len(decode_pcm(AUDIO)[0])

@@ -16,7 +16,9 @@ from psla_wds.manifest import Clip, checked
 from psla_wds.shards import key_of
 from sharding.sources import AudioSetSource, ManifestSource
 
-JSONL = json.dumps({"path": "a.wav", "labels": ["low", 1], "start_s": 0.5, "end_s": 1, "clip_id": 3})
+JSONL = json.dumps(
+    {"path": "a.wav", "labels": ["low", 1], "start_s": 0.5, "end_s": 1, "clip_id": 3}
+)
 CSV = 'path,labels,clip_id,start_s\na.wav,low|noise,x,0.5\nb.wav,"middle, or so",y,\n'
 SEGMENTS = '# made, by, hand\nabc, 30.000, 40.000, "/t/0,/t/1"\nabd, 0.000, 10.000, "/t/2"\n'
 
@@ -28,7 +30,9 @@ def changed_text(draw: st.DrawFn, text: bytes) -> bytes:
         return draw(changed_bytes(text))
     fields = text.split(b",")
     place = draw(st.integers(0, len(fields) - 1))
-    other = draw(st.sampled_from([*AWKWARD_TEXTS, "nan", "inf", "-1", "1e400", '"', "\n", "9" * 99]))
+    other = draw(
+        st.sampled_from([*AWKWARD_TEXTS, "nan", "inf", "-1", "1e400", '"', "\n", "9" * 99])
+    )
     fields[place] = other.encode("utf-8", "surrogatepass")
     return b",".join(fields)
 
@@ -36,7 +40,7 @@ def changed_text(draw: st.DrawFn, text: bytes) -> bytes:
 def sound(classes: ClassList, clips: Iterable[Clip]) -> int:
     for clip in (found := checked(clips)):
         assert key_of(clip.clip_id) and 0 <= clip.start_s < clip.end_s
-        assert clip.labels and 0 <= min(clip.labels) and max(clip.labels) < len(classes)
+        assert clip.labels and min(clip.labels) >= 0 and max(clip.labels) < len(classes)
         with pytest.raises(ClipRefusedError):
             load_clip(clip.path, sample_rate_hz=16_000)
     return len(found)
