@@ -20,6 +20,7 @@ from psla_wds.labels import ClassList
 from psla_wds.loader import Loader
 from psla_wds.reader import ReaderConfig
 from psla_wds.schedule import BatchLayout, EvaluationSchedule
+from psla_wds.shard_index import ShardIndex
 from psla_wds.shards import PackedClip, Sidecar, sha256_of, write_sidecar, write_tar
 
 MEMORY_BYTES = 2 * 2**30
@@ -55,7 +56,15 @@ def load_outcome(shards: Path, audio: bytes) -> str:
     )
     write_sidecar(tar, sidecar)
     write_index(shards, [sidecar], ClassList(("/t/0",), ("low",)))
-    index = read_index(shards)
+    try:
+        log_mels = loaded(read_index(shards))
+    except PslaError:
+        return "refused"
+    assert [tuple(log_mel.shape) for log_mel in log_mels] == [(1, 64, 128)]
+    return "loaded" if torch.isfinite(log_mels[0]).all() else "loaded, not finite"
+
+
+def loaded(index: ShardIndex) -> list[torch.Tensor]:
     loader = Loader(
         index,
         EvaluationSchedule(index, BatchLayout(batch_size=1)),
@@ -64,13 +73,8 @@ def load_outcome(shards: Path, audio: bytes) -> str:
         config=ReaderConfig(threads=1, decode_threads=1),
         device=torch.device("cpu"),
     )
-    try:
-        with loader:
-            log_mels = [batch.log_mel for batch in loader]
-    except PslaError:
-        return "refused"
-    assert [tuple(log_mel.shape) for log_mel in log_mels] == [(1, 64, 128)]
-    return "loaded" if torch.isfinite(log_mels[0]).all() else "loaded, not finite"
+    with loader:
+        return [batch.log_mel for batch in loader]
 
 
 def limit_memory() -> None:
