@@ -90,7 +90,7 @@ def _json(text: bytes) -> object:
     """What `text` holds; None if it is not JSON."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -110,13 +110,16 @@ def _record(kind: type[Record], values: dict[str, object], where: str) -> Record
         value = values.get(field.name, "nothing")
         if value is None and field.type is float:
             value = float("nan")  # how a number that is not finite stands in strict JSON
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        try:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError
+            numbers[field.name] = field.type(value)
+        except (ValueError, OverflowError):
             raise ScoreError(
-                f"the {values['event']} record has {value!r} for {field.name}, not a number",
+                f"the {values['event']} record has {value!r:.80} for {field.name}, not a number",
                 where=where,
                 fix="delete the line",
-            )
-        numbers[field.name] = field.type(value)
+            ) from None
     return kind(**numbers)
 
 

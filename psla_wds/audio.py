@@ -16,6 +16,9 @@ CODECS: tuple[str, ...] = get_args(Codec)
 MAX_CLIP_S = 3600.0
 """Longer excerpts are refused: a header can promise any length, and memory is taken for it."""
 
+MAX_RATE_HZ = 192_000
+"""Of the longest clip; a header can promise any rate as well."""
+
 
 class ClipRefusedError(Exception):
     """The clip cannot be used; `reason` is one word for counting, the message says more."""
@@ -34,9 +37,9 @@ def load_clip(
     Raises `ClipRefusedError` when the file is missing, unreadable, shorter than it says, empty
     in this range, too long, or holds values that are not finite.
     """
-    if not path.is_file():
-        raise ClipRefusedError("missing", "there is no such file")
     try:
+        if not path.is_file():
+            raise ClipRefusedError("missing", "there is no such file")
         with soundfile.SoundFile(path) as file:
             waveform, source_rate_hz = _read_range(file, start_s, end_s), file.samplerate
     except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
@@ -63,7 +66,10 @@ def encode_clip(
 
 def decode_pcm(encoded: bytes | memoryview) -> tuple[Int16[np.ndarray, " samples"], int]:
     """Samples, the mean of the channels, and sample rate of a clip; `RuntimeError` if damaged."""
-    pcm, sample_rate_hz = soundfile.read(io.BytesIO(encoded), dtype="int16")
+    with soundfile.SoundFile(io.BytesIO(encoded)) as file:
+        if file.frames * file.channels > MAX_CLIP_S * MAX_RATE_HZ:
+            raise RuntimeError(f"its header claims {file.frames:,} samples")
+        pcm, sample_rate_hz = file.read(dtype="int16"), file.samplerate
     if pcm.ndim == 2:  # shards that others built may hold stereo
         pcm = np.rint(pcm.mean(axis=1)).astype(np.int16)
     return pcm, sample_rate_hz
@@ -79,7 +85,7 @@ def _read_range(
         raise ClipRefusedError(
             "empty", f"nothing from {start_s:g} s on: the file has {length_s:g} s"
         )
-    if stop - start > MAX_CLIP_S * file.samplerate:
+    if stop - start > MAX_CLIP_S * min(file.samplerate, MAX_RATE_HZ):
         raise ClipRefusedError("too-long", f"longer than {MAX_CLIP_S:g} s; set start_s and end_s")
     file.seek(start)
     waveform = file.read(stop - start, dtype="float32", always_2d=True)

@@ -38,17 +38,21 @@ class Checkpoint:
 
     def build(self) -> AudioTagger:
         """The tagger, in evaluation mode, on the CPU."""
-        model = AudioTagger(self.model, len(self.classes))
         try:
-            model.load_state_dict(self.weights)
-        except RuntimeError as error:
+            with torch.device("meta"):  # no memory for what a file claims, unless its weights fit
+                model = AudioTagger(self.model, len(self.classes))
+            model.load_state_dict(self.weights, assign=True)
+            if any(buffer.is_meta for buffer in model.buffers()):  # of those that are not saved
+                model = AudioTagger(self.model, len(self.classes))
+                model.load_state_dict(self.weights)
+        except (RuntimeError, TypeError, AttributeError, OverflowError) as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise CheckpointError(
                 f"the weights do not fit the model that the checkpoint describes: {reason}",
                 where=f"{self.model.backbone}, {self.model.head}, {len(self.classes)} classes",
                 fix="use a checkpoint that psla-wds wrote",
             ) from None
-        return model.eval()
+        return model.float().eval()
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:

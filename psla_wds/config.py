@@ -43,7 +43,7 @@ def read_json(config_type: type[C], path: Path) -> C:
     """The configuration in a file, such as a run's config.json."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"cannot read the configuration: {error}", where=path, fix="check the path"
         ) from None

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from psla_wds.errors import ConfigError, PslaError
 
 T = TypeVar("T")
 
-TIMEOUT = timedelta(minutes=30)
-"""Of a collective: rank 0 evaluates and saves while the others wait."""
+TIMEOUT_VARIABLE = "PSLA_TIMEOUT_S"
+"""Environment variable: how long a rank waits for the others, in seconds."""
+TIMEOUT_S = 1800.0
+"""Unless set: rank 0 scores and saves while the others wait."""
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -131,11 +134,47 @@ def join_world() -> Iterator[World]:
     _end_with_parent()
     # Scores, messages and flags are on the CPU, where waiting for them stops no GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT)
     try:
+        dist.init_process_group(backend, timeout=_timeout())
         yield World(rank, size, device)
+    except RuntimeError as error:
+        if not _is_of_the_network(error):
+            raise
+        raise _lost(rank, size, error) from None
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _timeout() -> timedelta:
+    given = os.environ.get(TIMEOUT_VARIABLE, str(TIMEOUT_S))
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds < 1e6:
+        raise ConfigError(
+            f"{given!r} is no time to wait for other processes",
+            where=TIMEOUT_VARIABLE,
+            fix=f"set it to seconds, such as {TIMEOUT_S:g}, or unset it",
+        )
+    return timedelta(seconds=seconds)
+
+
+def _is_of_the_network(error: RuntimeError) -> bool:
+    """Whether a collective failed, and not the code between two of them; gloo has no type."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def _lost(rank: int, size: int, error: RuntimeError) -> PslaError:
+    reason = str(error).strip().splitlines()[0].partition("] ")[2] or type(error).__name__
+    return PslaError(
+        f"rank {rank} has lost another of the {size} processes: {reason}",
+        where=f"rank {rank} on {socket.gethostname()}; master "
+        f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}",
+        fix="the other ranks' messages say if one of them failed; else see to the network and its "
+        f"hosts. Then start all again, with --resume ({TIMEOUT_VARIABLE} sets how long to wait)",
+    )
 
 
 def _end_with_parent() -> None:

@@ -74,7 +74,7 @@ def read_index(shards: Location | str) -> ShardIndex:
         columns = {n: _read_column(folder, n, int(meta["num_clips"])) for n in COLUMN_DTYPES}
         index = _from_meta(shards, meta, columns)
         _check_bounds(index)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, OverflowError, RecursionError) as error:
         raise StaleIndexError(f"the index is damaged: {error}", where=folder, fix=rebuild) from None
     return index
 
@@ -98,7 +98,7 @@ def _read_meta(shards: Location, folder: Location, rebuild: str) -> bytes:
 def _read_column(folder: Location, name: str, num_clips: int) -> np.ndarray:
     path, dtype = folder / f"{name}.npy", COLUMN_DTYPES[name]
     if isinstance(path, Path):
-        column = np.load(path, mmap_mode="r", allow_pickle=False)
+        column = _map_column(path)
     else:
         bytes_per_clip = MAX_BYTES_PER_CLIP.get(name, np.dtype(dtype).itemsize)
         most = NPY_HEADER_BYTES + bytes_per_clip * (num_clips + 1)
@@ -106,6 +106,15 @@ def _read_column(folder: Location, name: str, num_clips: int) -> np.ndarray:
     if column.dtype != dtype or column.ndim != 1:
         raise ValueError(f"{path.name} has {column.dtype} of {column.ndim} dimensions")
     return column
+
+
+def _map_column(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # whatever a damaged header leads numpy's parser to
+        raise ValueError(f"{path.name} is no column: {type(error).__name__}") from None
 
 
 def _parse_column(content: bytes) -> np.ndarray:
@@ -125,22 +134,32 @@ def _from_meta(
 ) -> ShardIndex:
     if meta["format_version"] != FORMAT_VERSION:
         raise ValueError(f"format {meta['format_version']}, where {FORMAT_VERSION} is read")
-    names = [str(shard["name"]) for shard in meta["shards"]]
-    if any(Path(name).name != name or not name.endswith(".tar") for name in names):
+    names = _texts([shard["name"] for shard in meta["shards"]])
+    if any(Path(name).name != name or not name.endswith(".tar") or "\0" in name for name in names):
         raise ValueError("a shard lies outside its folder")
     return ShardIndex(
         shards=tuple(member(shards, name) for name in names),
         shard_sizes=tuple(int(shard["size_bytes"]) for shard in meta["shards"]),
-        classes=ClassList(tuple(meta["mids"]), tuple(meta["names"])),
-        splits=tuple(meta["splits"]),
+        classes=ClassList(_texts(meta["mids"]), _texts(meta["names"])),
+        splits=_texts(meta["splits"]),
         sample_rate_hz=int(meta["sample_rate_hz"]),
         fingerprint=str(meta["fingerprint"]),
         **columns,
     )
 
 
+def _texts(values: list[str]) -> tuple[str, ...]:
+    """The values, if they are text that can be written down."""
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{values!r:.80} is no list of texts")
+    "".join(values).encode()
+    return tuple(values)
+
+
 def _check_bounds(index: ShardIndex) -> None:
     """No row may point outside its shard, the class list, or the columns."""
+    if index.sample_rate_hz < 1:
+        raise ValueError(f"the sample rate is {index.sample_rate_hz} Hz")
     for name in COLUMN_DTYPES.keys() - {"label_values", "id_bytes"}:
         expected = len(index) + (name in LENGTHS_PLUS_ONE)
         if len(getattr(index, name)) != expected:
@@ -151,8 +170,11 @@ def _check_bounds(index: ShardIndex) -> None:
     ):
         if starts[0] != 0 or starts[-1] != len(values) or (np.diff(starts) < 0).any():
             raise ValueError("the starts of labels or clip ids do not ascend to their end")
+    _check_ids(index)
     if not len(index):
         return
+    if index.num_samples.min() < 0:
+        raise ValueError("a clip has less than no sample")
     if index.shard.max() >= len(index.shards) or index.split.max() >= len(index.splits):
         raise ValueError("a row names a shard or a split that is not listed")
     if len(index.label_values) and index.label_values.max() >= len(index.classes):
@@ -164,6 +186,14 @@ def _check_bounds(index: ShardIndex) -> None:
         or (index.offset > ends - index.size).any()
     ):
         raise ValueError("a row points outside its shard")
+
+
+def _check_ids(index: ShardIndex) -> None:
+    """Every clip id is UTF-8: all of them together are, and none begins inside a character."""
+    str(index.id_bytes.data, "utf-8")
+    starts = index.id_starts[index.id_starts < len(index.id_bytes)]
+    if (index.id_bytes[starts] & 0xC0 == 0x80).any():
+        raise ValueError("a clip id is not UTF-8")
 
 
 def merge_sidecars(shards: Path) -> ShardIndex:

@@ -4,6 +4,7 @@ import csv
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from psla_wds.errors import ManifestError
 
@@ -21,6 +22,9 @@ class ClassList:
     _position: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not len(set(self.mids)) == len(self.mids) == len(self.names):
+            raise ValueError("mids and names are not one to one")
+        "".join(self.mids + self.names).encode()  # TypeError or ValueError: they are no text
         position: dict[str, int] = {str(i): i for i in range(len(self.mids))}
         # A name or mid that looks like a number means itself, so these come after the indices.
         for keys in (self.names, self.mids):
@@ -70,7 +74,7 @@ def write_class_list(classes: ClassList, path: Path) -> None:
         writer.writerows(zip(range(len(classes)), classes.mids, classes.names, strict=True))
 
 
-def _check_rows(rows: list[dict[str, str]], path: Path) -> None:
+def _check_rows(rows: list[dict[str | None, Any]], path: Path) -> None:
     header = f"the first line must be {','.join(CSV_COLUMNS)}"
     if not rows:
         raise ManifestError("the class list has no classes", where=path, fix=header)

@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int64
 from psla_wds.audio import decode_pcm
 from psla_wds.augment import Draws
 from psla_wds.encoded_batch import NULL_WAV, EncodedBatch
-from psla_wds.errors import ConfigError
+from psla_wds.errors import ConfigError, ShardError
 from psla_wds.features import FeatureConfig
 from psla_wds.pipeline import FrontEnd, UndecodableBatchError
 from psla_wds.read_ahead import ReadAhead, mixed_targets, rows_read
@@ -128,10 +128,16 @@ class Loader:
                 raise RuntimeError("the loader was closed: use it inside its `with` block")
             try:
                 return self._front_end.run()
-            except UndecodableBatchError:
-                damaged = self._find_undecodable(self._draws[self._iteration])
+            except UndecodableBatchError as error:
+                draws = self._draws[self._iteration]
+                damaged = self._find_undecodable(draws)
                 if damaged is None:
-                    raise
+                    clips = [self._index.where(row) for row in rows_read(draws)]
+                    raise ShardError(
+                        "DALI cannot decode a clip of a batch, though libsndfile can decode all",
+                        where="; ".join(clips),
+                        fix="build the shards anew: python -m sharding.build",
+                    ) from error
                 self._ahead.replace(damaged)
                 # DALI goes on with the batch after the bad one; a new pipeline begins with the bad
                 # one, so that no batch is lost and the order stays.

@@ -58,6 +58,14 @@ def checked(clips: Iterable[Clip]) -> list[Clip]:
 def _checked(clips: Iterable[Clip]) -> Iterator[Clip]:
     sources: dict[str, str] = {}
     for clip in clips:
+        try:
+            f"{clip.clip_id}{clip.split}{clip.path}".encode()
+        except UnicodeEncodeError:
+            raise ManifestError(
+                "the clip's id, split or path is not text that UTF-8 can hold",
+                where=ascii(clip.source),
+                fix="rename it",
+            ) from None
         if not clip.clip_id or len(clip.clip_id.encode()) > MAX_CLIP_ID_BYTES:
             raise ManifestError(
                 f"a clip id has 1 to {MAX_CLIP_ID_BYTES} bytes, this one {len(clip.clip_id)}",

@@ -18,6 +18,7 @@ from psla_wds.initial_weights import IMAGENET, RANDOM, load_initial_weights
 
 SMALLEST_IMAGE = 32
 """Frames and mels that give a map at all: the backbones' stride, and some round down."""
+MOST_HEADS = 64  # a configuration can ask for any number, and each takes memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +47,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_backbone(self.backbone)
         rate, momentum = self.drop_connect_rate, self.batch_norm_momentum
-        if self.num_heads < 1:
+        if not 1 <= self.num_heads <= MOST_HEADS:
             raise ConfigError(
-                f"num_heads={self.num_heads} leaves nothing to give scores",
+                f"num_heads={self.num_heads} leaves nothing to give scores, or no memory",
                 where="model",
-                fix="set --model.num-heads to at least 1, or choose another --model.head",
+                fix=f"set --model.num-heads from 1 to {MOST_HEADS}, or choose another --model.head",
             )
         if self.num_heads != NUM_HEADS and self.head != "multi-head-attention":
             raise ConfigError(

@@ -81,7 +81,7 @@ class FrontEnd:
             (log_mel,) = self._pipeline.outputs(self._consumer_stream())
         except StopIteration:
             raise (self._feed.error or StopIteration) from None
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, MemoryError) as error:  # as DALI maps those of C++
             raise UndecodableBatchError(self._iteration - 1) from error
         return torch.from_dlpack(log_mel.as_tensor())
 

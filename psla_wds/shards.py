@@ -168,7 +168,7 @@ def read_sidecar(tar: Path) -> Sidecar | None:
             del content[summary]
         sidecar = Sidecar(clips=columns, **content)
         lengths = {len(column) for column in vars(columns).values()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ShardError(
             f"the sidecar is damaged: {error}", where=path, fix="delete it and build again"
         ) from None

@@ -20,11 +20,11 @@ from tyro.conf import Positional
 
 from psla_wds import cli
 from psla_wds.audio import decode_pcm
-from psla_wds.errors import ShardError
-from psla_wds.index_files import read_index
-from psla_wds.labels import ClassList
+from psla_wds.errors import ManifestError, ShardError
+from psla_wds.index_files import CLASS_LABELS, read_index
+from psla_wds.labels import ClassList, read_class_list
 from psla_wds.progress import clip_bar
-from psla_wds.shard_index import ShardIndex
+from psla_wds.shard_index import ShardIndex, combined_fingerprint
 from psla_wds.shards import Sidecar, key_of, read_sidecar, sha256_of
 from sharding.foreign import is_foreign, scan
 
@@ -44,16 +44,32 @@ def check(shards: Path, *, deep: bool) -> list[str]:
     index = read_index(shards)
     stray = sorted(set(shards.glob("*.tar")) - set(index.shards))
     problems = [f"{tar.name}: not in the index" for tar in stray]
+    problems += _check_meta(shards, index)
     with clip_bar(desc="checking", total=len(index)) as bar:
         for number, tar in enumerate(index.shards):
-            rows = np.flatnonzero(index.shard == number)
-            problems += [f"{tar.name}: {what}" for what in _check_shard(index, tar, rows, deep)]
-            bar.update(len(rows))
+            problems += [f"{tar.name}: {what}" for what in _check_shard(index, number, deep)]
+            bar.update(np.count_nonzero(index.shard == number))
             bar.set_postfix(problems=len(problems), refresh=False)
     return problems
 
 
-def _check_shard(index: ShardIndex, tar: Path, rows: np.ndarray, deep: bool) -> Iterator[str]:
+def _check_meta(shards: Path, index: ShardIndex) -> Iterator[str]:
+    """What the index says of all shards; what a sidecar lacks is told with its shard."""
+    try:
+        if read_class_list(shards / CLASS_LABELS) != index.classes:
+            yield f"the index and {CLASS_LABELS} differ in classes"
+        sidecars = [read_sidecar(tar) for tar in index.shards]
+    except ManifestError as error:
+        yield str(error).splitlines()[0]
+        return
+    except ShardError:
+        return
+    if index.fingerprint != combined_fingerprint([s.sha256 for s in sidecars if s]):
+        yield "the index and the sidecars differ in the shards' fingerprint"
+
+
+def _check_shard(index: ShardIndex, number: int, deep: bool) -> Iterator[str]:
+    tar = index.shards[number]
     if not tar.exists():
         yield "missing"
         return
@@ -68,7 +84,7 @@ def _check_shard(index: ShardIndex, tar: Path, rows: np.ndarray, deep: bool) -> 
     if sidecar.shard != tar.name or tar.stat().st_size != sidecar.size_bytes:
         yield f"not the shard of its sidecar ({sidecar.shard}, {sidecar.size_bytes:,} bytes)"
         return
-    yield from _compare_with_index(index, rows, sidecar)
+    yield from _compare_with_index(index, number, sidecar)
     if sha256_of(tar) != sidecar.sha256:
         yield "the SHA-256 differs"
         deep = True  # to name what is damaged
@@ -83,11 +99,16 @@ def _check_shard(index: ShardIndex, tar: Path, rows: np.ndarray, deep: bool) -> 
         yield f"not a whole tar: {error}"
 
 
-def _compare_with_index(index: ShardIndex, rows: np.ndarray, sidecar: Sidecar) -> Iterator[str]:
-    clips = sidecar.clips
+def _compare_with_index(index: ShardIndex, number: int, sidecar: Sidecar) -> Iterator[str]:
+    clips, rows = sidecar.clips, np.flatnonzero(index.shard == number)
     if len(rows) != len(clips.clip_id):
         yield f"the index has {len(rows)} clips, the sidecar {len(clips.clip_id)}"
         return
+    described = (index.shard_sizes[number], index.sample_rate_hz)
+    if clips.clip_id and described != (sidecar.size_bytes, sidecar.sample_rate_hz):
+        yield "the index and the sidecar differ in size or sample rate"
+    if [index.splits[split] for split in index.split[rows]] != clips.split:
+        yield "the index and the sidecar differ in splits"
     for name in ("offset", "size", "crc32", "num_samples"):
         if getattr(index, name)[rows].tolist() != getattr(clips, name):
             yield f"the index and the sidecar differ in {name}"
@@ -127,7 +148,9 @@ def _read_back(tar: Path, sidecar: Sidecar) -> Iterator[str]:
     import webdataset  # here, since it imports torch, which the quick check does not need
 
     clips = sidecar.clips
-    samples = webdataset.WebDataset(str(tar), shardshuffle=False, empty_check=False)
+    # A list of absolute paths: a name could be a list to webdataset, or `pipe:` and a command.
+    urls = [str(tar.absolute())]
+    samples = webdataset.WebDataset(urls, shardshuffle=False, empty_check=False)
     number_read = 0
     for number, sample in enumerate(samples):
         number_read += 1

@@ -85,7 +85,7 @@ def _fingerprint(tasks: list[ShardTask], classes: ClassList) -> str:
 def _check_same_plan(folder: Path, fingerprint: str) -> None:
     try:
         begun = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))["fingerprint"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ShardError(
             f"{PLAN_FILE} is damaged: {error}", where=folder, fix="choose another --output"
         ) from None

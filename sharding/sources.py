@@ -131,10 +131,11 @@ def _clip_of_row(row: dict[str, Any], classes: ClassList, root: Path, where: str
     for key in ("path", "labels"):
         _require(bool(row.get(key)), f"the row has no {key}", where, "fill in path and labels")
     labels = row["labels"]
+    _require(isinstance(labels, str | list), "labels are no text and no list", where, "write [...]")
     path = str(row["path"])
     try:
         start_s, end_s = (float(row.get(k) or d) for k, d in (("start_s", 0), ("end_s", math.inf)))
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ManifestError(
             f"start_s or end_s: {error}", where=where, fix="write seconds, such as 30.0"
         ) from None
@@ -173,7 +174,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"{path}, line {number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ManifestError(
                 f"the line is not JSON: {error}", where=where, fix="write one object a line"
             ) from None

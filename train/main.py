@@ -6,6 +6,8 @@ RECIPE is a name, or the config.json of a run, which makes that run again. Witho
 (python -m train.main ...) one process trains.
 """
 
+import hashlib
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -14,17 +16,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import tyro
 
 from psla_wds import cli
 from psla_wds.checkpoint import epoch_path
-from psla_wds.config import read_json
+from psla_wds.config import read_json, to_json
 from psla_wds.distributed import World, join_world
 from psla_wds.errors import ConfigError, PslaError
 from psla_wds.index_files import open_indexes
 from psla_wds.model import AudioTagger, build_model
 from psla_wds.overlay import apply_overlay
+from psla_wds.reader import ReaderConfig
 from psla_wds.schedule import BatchLayout
 from psla_wds.shard_index import ShardIndex
 from train.learner import Learner
@@ -39,6 +43,8 @@ PROG = "torchrun train/main.py"
 def train(config: TrainConfig) -> None:
     """Train, or go on training, on the processes of torchrun or on this one."""
     with join_world() as world, RunDir(config.run_dir) as run_dir:
+        world.agree(_code(), "code")
+        _agree_on_settings(config, world)
         index, eval_index, state = world.together(lambda: _prepare(config, world))
         world.agree(index.fingerprint, "shards")
         world.agree(str(state["step"] if state else 0), "steps to go on from")
@@ -53,6 +59,24 @@ def train(config: TrainConfig) -> None:
             trainer.train(log)
         if world.is_main:
             _say_what_next(config)
+
+
+def _code() -> str:
+    """What computes: versions, and a hash of this project's sources."""
+    root = Path(__file__).parents[1]
+    folders = [root / package for package in ("psla_wds", "eval", "train")]
+    sources = sorted(path for folder in folders for path in folder.rglob("*.py"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    return f"torch {torch.__version__}, numpy {np.__version__}, sources {digest[:12]}"
+
+
+def _agree_on_settings(config: TrainConfig, world: World) -> None:
+    """Raise on all ranks where a setting differs, but for where shards lie, and how to read."""
+    settings = to_json(replace(config, index=(), eval_index=(), reader=ReaderConfig()))
+    others = [json.loads(text) for text in world.messages(json.dumps(settings))]
+    for name, value in settings.items():
+        if any(other[name] != value for other in others):
+            world.agree(str(value), f"settings of {name}")
 
 
 def _prepare(
@@ -125,7 +149,7 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
 
 
 def main() -> None:
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("LOCAL_RANK", "0") == "0":
         config = parse(sys.argv[1:])
     else:
         config = _parse_silently(sys.argv[1:])
@@ -133,7 +157,7 @@ def main() -> None:
 
 
 def _parse_silently(arguments: Sequence[str]) -> TrainConfig:
-    """All ranks have the same arguments: one rank's help or error message is enough."""
+    """All ranks of a node have the same arguments: one's help or error message is enough."""
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         try:
             return parse(arguments)

@@ -46,9 +46,11 @@ def arguments(shards: Path, run_dir: Path, *more: str) -> list[str]:
     return ["demo", *data, *flags, *more]
 
 
-def torchrun(processes: int, words: list[str], **options) -> subprocess.CompletedProcess[str]:
+def torchrun(
+    processes: int, words: list[str], *, program: Path = MAIN, **options
+) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return run([*launcher, f"--nproc-per-node={processes}", str(MAIN), *words], **options)
+    return run([*launcher, f"--nproc-per-node={processes}", str(program), *words], **options)
 
 
 @pytest.fixture(scope="module")
@@ -348,6 +350,36 @@ def test_under_torchrun_a_mistake_is_told_once_and_ends_all_processes(shards: Pa
     assert done.stderr.count("error: a batch of 7 clips cannot be shared by 2 processes") == 1
     assert "fix:   set --batch-size 6 or 8" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_ranks_of_other_settings_or_code_end_with_one_message(shards: Path, tmp_path: Path):
+    program = tmp_path / "main.py"
+    for change, message in (
+        ("sys.argv += ['--seed=' + os.environ['RANK']]", "different settings of seed"),
+        ("main._code = lambda: 'of rank ' + os.environ['RANK']", "different code"),
+    ):
+        program.write_text(
+            f"import os, sys\nfrom psla_wds import cli\nfrom train import main\n{change}\n"
+            "cli.run(main.main)\n"
+        )
+        done = torchrun(2, arguments(shards, tmp_path / "run"), check=False, program=program)
+        assert done.returncode == 1
+        assert done.stderr.count(f"error: the ranks have {message}") == 1
+        assert "Traceback" not in done.stderr.partition("error: ")[0]
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_rank_that_fails_in_an_evaluation_ends_all_with_its_message(shards: Path, tmp_path: Path):
+    copied = shutil.copytree(shards, tmp_path / "shards")
+    index = open_indexes([f"{copied}:eval"])
+    row = 3  # of the second rank: with three clips a rank and pass, the first has 0 to 2
+    with index.shards[index.shard[row]].open("r+b") as tar:
+        tar.seek(index.offset[row] + 100)
+        tar.write(b"damage")
+    done = torchrun(2, arguments(copied, tmp_path / "run"), check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("error: the clip is damaged: its CRC-32 differs") == 1
+    assert index.clip_id(row) in done.stderr
 
 
 def test_an_unknown_recipe_gets_the_list_of_those_there_are():

@@ -1,0 +1,99 @@
+"""Decodes changed audio, and says what came of each case; a process of its own, as native code
+that crashes takes the process with it.
+
+python audio_cases.py FOLDER      files 0, 1, 2, ... in FOLDER; a line of JSON each, on stdout
+"""
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from psla_wds.audio import ClipRefusedError, load_clip
+from psla_wds.errors import PslaError
+from psla_wds.features import FeatureConfig
+from psla_wds.index_files import read_index, write_index
+from psla_wds.labels import ClassList
+from psla_wds.loader import Loader
+from psla_wds.reader import ReaderConfig
+from psla_wds.schedule import BatchLayout, EvaluationSchedule
+from psla_wds.shard_index import ShardIndex
+from psla_wds.shards import PackedClip, Sidecar, sha256_of, write_sidecar, write_tar
+
+MEMORY_BYTES = 2 * 2**30
+"""Beside what the process has once DALI was used; its thread pools ask for address space."""
+RATE_HZ = 16_000
+FEATURES = FeatureConfig(num_frames=64)
+
+
+def build_outcome(path: Path) -> str:
+    """What packing makes of a file."""
+    try:
+        waveform = load_clip(path, sample_rate_hz=RATE_HZ)
+    except ClipRefusedError as error:
+        return error.reason
+    assert np.isfinite(waveform).all()
+    return "packed"
+
+
+def load_outcome(shards: Path, audio: bytes) -> str:
+    """What training makes of these bytes in a shard whose check sums fit them."""
+    tar = shards / "shard-000000.tar"
+    clip = PackedClip("a", audio, "flac", RATE_HZ // 4, RATE_HZ, ("/t/0",), "train", "x")
+    columns = write_tar(tar, [clip])
+    sidecar = Sidecar(
+        shard=tar.name,
+        task="task",
+        size_bytes=tar.stat().st_size,
+        sha256=sha256_of(tar),
+        sample_rate_hz=RATE_HZ,
+        clips=columns,
+        rejected=[],
+        versions={},
+    )
+    write_sidecar(tar, sidecar)
+    write_index(shards, [sidecar], ClassList(("/t/0",), ("low",)))
+    try:
+        log_mels = loaded(read_index(shards))
+    except PslaError:
+        return "refused"
+    assert [tuple(log_mel.shape) for log_mel in log_mels] == [(1, 64, 128)]
+    return "loaded" if torch.isfinite(log_mels[0]).all() else "loaded, not finite"
+
+
+def loaded(index: ShardIndex) -> list[torch.Tensor]:
+    loader = Loader(
+        index,
+        EvaluationSchedule(index, BatchLayout(batch_size=1)),
+        clips_per_pass=1,
+        features=FEATURES,
+        config=ReaderConfig(threads=1, decode_threads=1),
+        device=torch.device("cpu"),
+    )
+    with loader:
+        return [batch.log_mel for batch in loader]
+
+
+def limit_memory() -> None:
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + MEMORY_BYTES,) * 2)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    shards = folder / "shards"
+    shards.mkdir()
+    for number in range(len(list(folder.glob("*.audio")))):
+        print(json.dumps({"case": number}), flush=True)  # known if it is the last word
+        path = folder / f"{number}.audio"
+        outcome = {"build": build_outcome(path), "load": load_outcome(shards, path.read_bytes())}
+        if number == 0:  # case 0 is unchanged: it makes what is made once
+            limit_memory()
+        print(json.dumps({"case": number} | outcome), flush=True)
+
+
+if __name__ == "__main__":
+    main()
