@@ -138,6 +138,8 @@ def augmented_draws(
 def _gains_and_rolls(
     plan: EpochPlan, config: AugmentConfig, start: int, count: int
 ) -> tuple[Float32[np.ndarray, "draws 2"], Float32[np.ndarray, "draws 2"]]:
+    if not (config.gain_db or config.time_roll):
+        return np.ones((count, 2), np.float32), np.zeros((count, 2), np.float32)
     words = (start * WAVEFORM_NUMBERS, count * WAVEFORM_NUMBERS)
     uniform = to_uniform(raw_bits(plan.seed, plan.epoch, PURPOSE_WAVEFORM, *words))
     gain_db, roll = (2 * uniform.reshape(count, 2, 2) - 1).transpose(1, 0, 2)  # from -1 to 1

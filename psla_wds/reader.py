@@ -7,7 +7,6 @@ a clip from one process to another costs more than reading it.
 import logging
 import resource
 import time
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from threading import Event
 from typing import Annotated
 
 import numpy as np
+from isal.isal_zlib import crc32
 from jaxtyping import Int64, UInt8
 from tyro.conf import arg
 
@@ -214,7 +214,7 @@ class Reader:
         num_read = shard.read_into(int(self._index.offset[row]), buffer.data)
         if num_read < len(buffer):
             raise _DamageError("is cut short")
-        if zlib.crc32(buffer.data) != self._index.crc32[row]:
+        if crc32(buffer.data) != self._index.crc32[row]:
             raise _DamageError("is damaged: its CRC-32 differs")
         return buffer
 
