@@ -100,6 +100,7 @@ def _write_index(shards: Path, index: ShardIndex) -> None:
         "format_version": FORMAT_VERSION,
         "fingerprint": index.fingerprint,
         "sample_rate_hz": index.sample_rate_hz,
+        "num_clips": len(index),
         "shards": [{"name": "none.tar", "size_bytes": 1}],
         "splits": index.splits,
         "mids": index.classes.mids,
