@@ -18,7 +18,6 @@ class Proxy:
 
     upstream_port: int
     port: int = 0
-    enabled: bool = True
     plan: random.Random = field(default_factory=lambda: random.Random(0))
     faults: int = 0
     """Connections that ended in a fault so far."""
@@ -42,8 +41,6 @@ def _accept(listener: socket.socket, proxy: Proxy) -> None:
             return
         fault = proxy.plan.choice(["503", "cut", "reset", "slow", "cut", "reset"])
         after_bytes = proxy.plan.randrange(20_000, 200_000)
-        if not proxy.enabled:
-            fault, after_bytes = "none", 2**60
         arguments = (client, proxy, fault, after_bytes)
         threading.Thread(target=_serve, args=arguments, daemon=True).start()
 
@@ -73,6 +70,8 @@ def _answer(
             proxy.faults += 1
         if fault == "reset":
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        # A socket that another thread receives from is not closed before that thread wakes up.
+        client.shutdown(socket.SHUT_RD if fault == "reset" else socket.SHUT_RDWR)
         store.shutdown(socket.SHUT_RDWR)
     except OSError:
         return

@@ -100,9 +100,10 @@ def _await_port(port: int) -> None:
 def all_clips(index: ShardIndex, passes: int = 1) -> list[bytes]:
     reader = Reader(index, threads=4)
     rows = np.tile(np.arange(len(index)), passes)
-    clips = [clip.tobytes() for clip in reader.start(rows).wait()]
-    reader.close()
-    return clips
+    try:
+        return [clip.tobytes() for clip in reader.start(rows).wait()]
+    finally:
+        reader.close()
 
 
 def assert_same_clips_through_faults(shards: Path, url: str, proxy: Proxy) -> None:
