@@ -32,10 +32,10 @@ lint: $(ENVIRONMENT)
 	$(PYTHON) -m mypy
 
 test: lint
-	$(PYTHON) -m pytest -m 'not slow and not gpu'
+	$(PYTHON) -m pytest -n auto --dist loadfile -m 'not slow and not gpu'
 
 test-all: lint
-	$(PYTHON) -m pytest -m 'not gpu'
+	$(PYTHON) -m pytest -n auto --dist loadfile -m 'not gpu'
 
 gpu-check: $(ENVIRONMENT)
 	$(PYTHON) -m benchmarks.gpu_check

@@ -41,7 +41,8 @@ class Checkpoint:
         try:
             with torch.device("meta"):  # no memory for what a file claims, unless its weights fit
                 model = AudioTagger(self.model, len(self.classes))
-            model.load_state_dict(self.weights, assign=True)
+            copies = {name: tensor.clone() for name, tensor in self.weights.items()}
+            model.load_state_dict(copies, assign=True)
             if any(buffer.is_meta for buffer in model.buffers()):  # of those that are not saved
                 model = AudioTagger(self.model, len(self.classes))
                 model.load_state_dict(self.weights)

@@ -125,7 +125,7 @@ def test_a_changed_state_is_refused_or_taken(tmp_path: Path, num_cases: int):
     config = replace(DEMO, run_dir=tmp_path / "run", resume=True)
     run_dir = RunDir(config.run_dir)
     run_dir.begin(config)
-    run_dir.save_state(STATE)
+    run_dir.states.save(STATE)
     path = config.run_dir / "state.pt"
     archive, content = path.read_bytes(), torch.load(path, weights_only=True)
 
