@@ -78,8 +78,7 @@ def open_output(folder: Path, tasks: list[ShardTask], classes: ClassList, layout
     begun = read_plan(folder)
     if begun:
         require_same(begun, plan, ("fingerprint",), folder)
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or _holds_anything(folder)):
         raise ConfigError(
             "the output folder is not empty, and no build was begun in it",
             where=folder,
@@ -87,10 +86,17 @@ def open_output(folder: Path, tasks: list[ShardTask], classes: ClassList, layout
         )
     with disk_errors(folder, "make the output folder"):
         folder.mkdir(parents=True, exist_ok=True)
-        write_class_list(classes, folder / CLASS_LABELS)
-        with atomic_open(folder / PLAN_FILE, "w") as file:
-            json.dump(plan, file, indent=1)
-            file.write("\n")
+        if not begun:
+            with atomic_open(folder / PLAN_FILE, "w") as file:
+                json.dump(plan, file, indent=1)
+                file.write("\n")
+        if not (folder / CLASS_LABELS).exists():
+            write_class_list(classes, folder / CLASS_LABELS)
+
+
+def _holds_anything(folder: Path) -> bool:
+    """Beside what a build leaves that is killed before it has written its plan."""
+    return any(path.suffix != ".tmp" for path in folder.iterdir())
 
 
 def read_plan(folder: Path) -> dict[str, Any] | None:
