@@ -62,7 +62,7 @@ class Args:
 def build(source: Source, config: PackConfig) -> None:
     """Read the source, make the shards that are missing, and publish them by their index."""
     classes, found = source.read()
-    clips = in_order(checked(clip_bar(found, desc="reading the source")), config.layout)
+    clips = in_order(checked(iter(clip_bar(found, desc="reading the source"))), config.layout)
     if not clips:
         raise ManifestError(
             "the source lists no clip", where=source, fix="check the path and the file"

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from psla_wds import ffmpeg
 from psla_wds.errors import ManifestError
@@ -25,6 +25,7 @@ AUDIO_SUFFIXES = {
 }
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where labelled clips come from."""
 
