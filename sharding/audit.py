@@ -1,5 +1,7 @@
 """What is wrong with a waveform although it can be used: clipped, or up-sampled."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float, Float32
 from scipy.signal import welch
@@ -23,29 +25,33 @@ def is_clipped(waveform: Float32[np.ndarray, " samples"]) -> bool:
     return bool((np.convolve(at_limit, np.ones(CLIPPED_RUN, np.int8)) >= CLIPPED_RUN).any())
 
 
-def bandwidth_hz(waveform: Float32[np.ndarray, " samples"], sample_rate_hz: int) -> float:
-    """Highest frequency whose power stands `FLOOR_DB` above the rounding to 16 bits; 0 if none."""
-    frequencies_hz, above_db = _spectrum(waveform, sample_rate_hz)
-    heard = np.flatnonzero(above_db > FLOOR_DB)
-    return float(frequencies_hz[heard[-1]]) if len(heard) else 0.0
+@dataclass(frozen=True)
+class Spectrum:
+    """The mean power of a waveform at each frequency."""
 
+    sample_rate_hz: int
+    frequencies_hz: Float[np.ndarray, " bins"]
+    above_db: Float[np.ndarray, " bins"]
+    """Power in dB above the rounding to 16 bits."""
 
-def likely_rate_hz(waveform: Float32[np.ndarray, " samples"], sample_rate_hz: int) -> int:
-    """The rate that the audio was recorded at: a lower one if the spectrum ends at a filter's
-    edge just below half of it, and there is nothing but rounding above; else its own."""
-    frequencies_hz, above_db = _spectrum(waveform, sample_rate_hz)
-    top_hz = bandwidth_hz(waveform, sample_rate_hz)
-    inside = (frequencies_hz > top_hz - EDGE_HZ) & (frequencies_hz <= top_hz)
-    sharp = top_hz > EDGE_HZ and above_db[inside].max() > FLOOR_DB + EDGE_DB
-    lower = [rate for rate in RATES_HZ if rate < sample_rate_hz and top_hz <= rate / 2 * 1.02]
-    return lower[0] if sharp and lower else sample_rate_hz
+    @classmethod
+    def of(cls, waveform: Float32[np.ndarray, " samples"], sample_rate_hz: int) -> "Spectrum":
+        segment = min(FFT_SIZE, len(waveform))
+        frequencies_hz, power = welch(waveform, sample_rate_hz, nperseg=segment)
+        rounding = NOISE_16_BIT / (sample_rate_hz / 2)
+        above_db = 10 * np.log10(np.maximum(power / rounding, 1e-3))
+        return cls(sample_rate_hz, frequencies_hz, above_db)
 
+    def bandwidth_hz(self) -> float:
+        """Highest frequency that stands `FLOOR_DB` above the rounding; 0 if none does."""
+        heard = np.flatnonzero(self.above_db > FLOOR_DB)
+        return float(self.frequencies_hz[heard[-1]]) if len(heard) else 0.0
 
-def _spectrum(
-    waveform: Float32[np.ndarray, " samples"], sample_rate_hz: int
-) -> tuple[Float[np.ndarray, " bins"], Float[np.ndarray, " bins"]]:
-    """Frequencies in Hz, and the mean power at each in dB above the rounding to 16 bits."""
-    segment = min(FFT_SIZE, len(waveform))
-    frequencies_hz, power = welch(waveform, sample_rate_hz, nperseg=segment)
-    rounding = NOISE_16_BIT / (sample_rate_hz / 2)
-    return frequencies_hz, 10 * np.log10(np.maximum(power / rounding, 1e-3))
+    def likely_rate_hz(self) -> int:
+        """The rate that the audio was recorded at: a lower one if the spectrum ends at a filter's
+        edge just below half of it, and there is nothing but rounding above; else its own."""
+        top_hz = self.bandwidth_hz()
+        inside = (self.frequencies_hz > top_hz - EDGE_HZ) & (self.frequencies_hz <= top_hz)
+        sharp = top_hz > EDGE_HZ and self.above_db[inside].max() > FLOOR_DB + EDGE_DB
+        lower = [r for r in RATES_HZ if r < self.sample_rate_hz and top_hz <= r / 2 * 1.02]
+        return lower[0] if sharp and lower else self.sample_rate_hz

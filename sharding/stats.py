@@ -29,7 +29,7 @@ from psla_wds.index_files import open_indexes
 from psla_wds.progress import clip_bar
 from psla_wds.reader import Reader
 from psla_wds.shard_index import ShardIndex
-from sharding.audit import bandwidth_hz, is_clipped, likely_rate_hz
+from sharding.audit import Spectrum, is_clipped
 from sharding.duplicates import find_duplicates
 
 CLIPS_AT_ONCE = 32
@@ -68,8 +68,9 @@ def audit(index: ShardIndex, *, num_clips: int, seed: int) -> dict[str, Any]:
         log_mel.add(waveform)
         levels.append(level_dbfs(waveform))
         num_clipped += is_clipped(waveform)
-        bandwidths.append(bandwidth_hz(waveform, rate_hz))
-        rates[likely_rate_hz(waveform, rate_hz)] += 1
+        spectrum = Spectrum.of(waveform, rate_hz)
+        bandwidths.append(spectrum.bandwidth_hz())
+        rates[spectrum.likely_rate_hz()] += 1
     duplicates = find_duplicates(index)
     return {
         "clips": len(index),

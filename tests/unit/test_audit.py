@@ -3,7 +3,7 @@ import pytest
 import soxr
 
 from psla_wds.audio import to_pcm
-from sharding.audit import bandwidth_hz, is_clipped, likely_rate_hz
+from sharding.audit import Spectrum, is_clipped
 
 RATE_HZ = 16_000
 
@@ -20,8 +20,9 @@ def noise(rate_hz: int, length_s: float = 4.0) -> np.ndarray:
 @pytest.mark.parametrize("rate_hz", [8_000, 11_025, 12_000])
 def test_up_sampled_audio_is_told_by_the_edge_of_its_band(rate_hz: int):
     up_sampled = as_packed(soxr.resample(noise(rate_hz), rate_hz, RATE_HZ))
-    assert bandwidth_hz(up_sampled, RATE_HZ) == pytest.approx(rate_hz / 2, rel=0.1)
-    assert likely_rate_hz(up_sampled, RATE_HZ) == rate_hz
+    spectrum = Spectrum.of(up_sampled, RATE_HZ)
+    assert spectrum.bandwidth_hz() == pytest.approx(rate_hz / 2, rel=0.1)
+    assert spectrum.likely_rate_hz() == rate_hz
 
 
 def pink(waveform: np.ndarray, slope: float) -> np.ndarray:
@@ -44,7 +45,7 @@ def pink(waveform: np.ndarray, slope: float) -> np.ndarray:
     ids=["white", "pink", "steep", "down-sampled", "silent", "very short"],
 )
 def test_other_audio_keeps_its_rate(waveform: np.ndarray):
-    assert likely_rate_hz(as_packed(waveform), RATE_HZ) == RATE_HZ
+    assert Spectrum.of(as_packed(waveform), RATE_HZ).likely_rate_hz() == RATE_HZ
 
 
 def test_some_samples_in_a_row_at_full_scale_are_clipping():
