@@ -89,6 +89,8 @@ class Sidecar:
     """Clips refused while packing: clip_id, path, source, reason, detail."""
     versions: dict[str, str]
     """Of the libraries that decoded, resampled and encoded."""
+    silent: list[str] = field(default_factory=list)
+    """Ids of the clips that are nearly silent, and packed all the same."""
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from psla_wds.labels import ClassList, read_class_list, write_class_list
 from psla_wds.progress import clip_bar
 from psla_wds.shard_index import ShardIndex
 from psla_wds.shards import Sidecar, read_sidecar, write_sidecar
+from sharding.disk import disk_errors
 from sharding.foreign import is_current, is_foreign, scan
 from sharding.members import REPACK
 from sharding.plan import PLAN_FILE
@@ -189,14 +190,8 @@ def _look_at(tar: Path, classes: ClassList, found: Found, progress: Callable[[],
 
 
 def _write(tar: Path, sidecar: Sidecar) -> None:
-    try:
+    with disk_errors(tar, "write the sidecar"):
         write_sidecar(tar, sidecar)
-    except OSError as error:
-        raise ShardError(
-            f"cannot write the sidecar: {error.strerror}",
-            where=tar,
-            fix="make room or give write access, and run the same command again: it goes on",
-        ) from None
 
 
 def _warn_if_sorted(index: ShardIndex) -> None:

@@ -1,0 +1,93 @@
+"""The settings of a build, whatever its source."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from psla_wds.audio import OPUS_RATES_HZ, Codec
+from psla_wds.errors import ConfigError
+from sharding.engines import num_cores
+from sharding.pack import Encoding
+from sharding.plan import Layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackConfig:
+    """How the shards are made."""
+
+    output: Path
+    """Folder of the shards; a new one, or one where this very build was interrupted."""
+    workers: int = field(default_factory=num_cores)
+    """Processes; as many as there are cores unless set. They do not change the result."""
+    codec: Codec = "flac"
+    """flac: about half the size of wav, which is ten times cheaper to decode. opus and vorbis
+    lose something, and take a tenth to a sixth of wav."""
+    sample_rate_hz: int = 16_000
+    """Clips are resampled to this rate."""
+    clips_per_shard: int = 1000
+    """The last shard may have fewer."""
+    shard_mib: int | None = None
+    """Shards of about so many MiB, by a sample of the clips, instead of --clips-per-shard."""
+    min_clip_s: float = 0.1
+    """Shorter clips are refused."""
+    max_clip_s: float | None = None
+    """Of longer clips the first so many seconds are kept; all of them unless set."""
+    seed: int = 0
+    """Of the order of the clips, and of --eval-share."""
+    eval_share: float = 0.0
+    """Share of the clips without a split that become split eval; the others become train."""
+    max_rejected: float = 0.01
+    """Share of the clips that may be refused before the build is an error."""
+    keep_unlabelled: bool = False
+    """Pack clips without a label too, instead of refusing them."""
+    refuse_silent: bool = False
+    """Refuse clips below -70 dBFS; they are counted in any case."""
+    refuse_duplicates: bool = False
+    """Refuse clips whose audio an earlier clip has; they are counted in any case."""
+    retry_rejected: bool = False
+    """Try the clips in rejected.jsonl again, into new shards; the old ones stay as they are."""
+    dry_run: bool = False
+    """Print clips, classes, shards, size and time, from a sample of 64 clips; write nothing."""
+
+    def __post_init__(self) -> None:
+        for name, valid, bounds in (
+            ("workers", self.workers >= 1, "at least 1"),
+            ("sample_rate_hz", self.sample_rate_hz >= 1000, "at least 1000"),
+            ("clips_per_shard", self.clips_per_shard >= 1, "at least 1"),
+            ("shard_mib", self.shard_mib is None or self.shard_mib >= 1, "at least 1"),
+            ("min_clip_s", self.min_clip_s >= 0, "at least 0"),
+            ("max_clip_s", self.max_clip_s is None or self.max_clip_s > 0, "above 0"),
+            ("eval_share", 0 <= self.eval_share < 1, "from 0 to below 1"),
+            ("max_rejected", 0 <= self.max_rejected <= 1, "from 0 to 1"),
+        ):
+            if not valid:
+                flag = f"--{name.replace('_', '-')}"
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} must be {bounds}", where=flag, fix=f"set {flag}"
+                )
+        if self.codec == "opus" and self.sample_rate_hz not in OPUS_RATES_HZ:
+            raise ConfigError(
+                f"Opus has no {self.sample_rate_hz:,} Hz",
+                where="--codec opus",
+                fix=f"--sample-rate-hz {', '.join(map(str, OPUS_RATES_HZ))}, or another --codec",
+            )
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(
+            clips_per_shard=self.clips_per_shard,
+            shard_mib=self.shard_mib,
+            seed=self.seed,
+            eval_share=self.eval_share,
+            refuse_duplicates=self.refuse_duplicates,
+        )
+
+    @property
+    def encoding(self) -> Encoding:
+        return Encoding(
+            codec=self.codec,
+            sample_rate_hz=self.sample_rate_hz,
+            min_clip_s=self.min_clip_s,
+            max_clip_s=self.max_clip_s,
+            keep_unlabelled=self.keep_unlabelled,
+            refuse_silent=self.refuse_silent,
+        )
