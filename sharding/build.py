@@ -8,23 +8,25 @@ Any format that libsndfile reads, at any rate and number of channels, becomes on
 rate. Interrupted and started again, it goes on; the same input and settings give the same bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import arg, subcommand
 
 from psla_wds import cli
 from psla_wds.audio import Codec
 from psla_wds.errors import ConfigError, ManifestError
-from psla_wds.index_files import merge_sidecars
 from psla_wds.manifest import checked
+from psla_wds.merge import merge_sidecars
 from psla_wds.progress import clip_bar
-from sharding.engines import num_cores, run_local
+from sharding.dask_engine import run_dask, scheduler_address
+from sharding.engines import Update, num_cores, run_local
 from sharding.pack import Encoding, ShardResult, ShardTask
-from sharding.plan import Layout, open_output, plan_shards
+from sharding.plan import Layout, open_output, plan_shards, sweep
 from sharding.rejects import REJECTED, check_rejected, write_rejected
+from sharding.shares import Share, forget_reports, parse_share
 from sharding.sources import AudioSetSource, FolderSource, ManifestSource
 
 
@@ -36,6 +38,15 @@ class PackConfig:
     """Folder of the shards; a new one, or one where this very build was interrupted."""
     workers: int = field(default_factory=num_cores)
     """Processes; as many as there are cores unless set. They do not change the result."""
+    engine: Literal["local", "dask"] = "local"
+    """local: --workers processes here. dask: the workers of --scheduler or --scheduler-file."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler, such as tcp://host:8786."""
+    scheduler_file: Path | None = None
+    """File that a Dask scheduler wrote its address to."""
+    task: str | None = None
+    """I/N with I from 0 to N - 1, or slurm in a job of a Slurm array: make only every Nth shard,
+    from the Ith on. When all tasks are done, python -m sharding.index joins them."""
     codec: Codec = "flac"
     """flac: about half the size. wav: ten times cheaper to decode."""
     sample_rate_hz: int = 16_000
@@ -64,6 +75,13 @@ class PackConfig:
                 raise ConfigError(
                     f"{name}={getattr(self, name)} must be {bounds}", where=flag, fix=f"set {flag}"
                 )
+        schedulers = [self.scheduler, self.scheduler_file]
+        if len(schedulers) - schedulers.count(None) != (self.engine == "dask"):
+            raise ConfigError(
+                "engine dask needs one scheduler, and engine local none",
+                where="--engine",
+                fix="--engine dask with --scheduler ADDRESS or --scheduler-file FILE",
+            )
 
     @property
     def layout(self) -> Layout:
@@ -101,7 +119,10 @@ def build(source: Sources, config: PackConfig) -> None:
         )
     tasks = plan_shards(clips, classes, config.output, config.layout, config.encoding)
     open_output(config.output, tasks, classes, config.layout)
-    results = _run(tasks, len(clips), config.workers)
+    if config.task is not None:
+        _build_share(tasks, parse_share(config.task), config)
+        return
+    results = _run(tasks, config)
     rejected = [clip for result in results for clip in result.rejected]
     write_rejected(config.output / REJECTED, rejected)
     check_rejected(
@@ -112,6 +133,8 @@ def build(source: Sources, config: PackConfig) -> None:
         fix="mend the files and build into another --output",
     )
     index = merge_sidecars(config.output)
+    forget_reports(config.output)
+    sweep(config.output)
     hours = index.num_samples.sum() / index.sample_rate_hz / 3600
     size_gb = sum(index.shard_sizes) / 1e9
     print(
@@ -121,17 +144,38 @@ def build(source: Sources, config: PackConfig) -> None:
     )
 
 
-def _run(tasks: Sequence[ShardTask], num_clips: int, workers: int) -> list[ShardResult]:
+def _build_share(tasks: Sequence[ShardTask], share: Share, config: PackConfig) -> None:
+    """Make the shards of one task of an array; the index is made when all of them stand."""
+    own = share.of(tasks)
+    results = _run(own, config)
+    rejected = [clip for result in results for clip in result.rejected]
+    share.report(config.output, rejected)
+    print(
+        f"made {len(own):,} of {len(tasks):,} shards in {config.output} (task {share}); "
+        f"{len(rejected):,} clips refused; next, when all tasks are done: "
+        f"python -m sharding.index {config.output}"
+    )
+
+
+def _updates(tasks: Sequence[ShardTask], config: PackConfig) -> Iterator[Update]:
+    if config.engine == "local":
+        return run_local(tasks, config.workers)
+    file = config.scheduler_file
+    return run_dask(tasks, scheduler_address(file) if file else str(config.scheduler))
+
+
+def _run(tasks: Sequence[ShardTask], config: PackConfig) -> list[ShardResult]:
+    num_clips = sum(len(task.clips) for task in tasks)
     results: list[ShardResult] = []
     already_done = 0
     with clip_bar(desc="packing", total=num_clips) as bar:
-        for counter, done in run_local(tasks, workers):
+        for update in _updates(tasks, config):
+            done = update.results
             results += done
             already_done += sum(r.num_clips + len(r.rejected) for r in done if r.already_done)
-            rejected = counter.rejected.value
-            bar.update(already_done + counter.packed.value + rejected - bar.n)
+            bar.update(already_done + update.packed + update.rejected - bar.n)
             shards = f"{len(results)}/{len(tasks)}"
-            bar.set_postfix(shards=shards, rejected=rejected, refresh=False)
+            bar.set_postfix(shards=shards, rejected=update.rejected, refresh=False)
     return sorted(results, key=lambda result: result.number)
 
 

@@ -5,12 +5,14 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.files import atomic_open
 from psla_wds.index_files import CLASS_LABELS
 from psla_wds.labels import ClassList, write_class_list
 from psla_wds.manifest import Clip
+from psla_wds.shards import SHARD_NAME, sidecar_path
 from sharding.pack import Encoding, ShardTask
 
 PLAN_FILE = "build.json"
@@ -53,7 +55,10 @@ def _with_split(clip: Clip, layout: Layout) -> Clip:
 
 
 def open_output(folder: Path, tasks: list[ShardTask], classes: ClassList, layout: Layout) -> None:
-    """Make the output folder, or go on in one where the same build was begun."""
+    """Make the output folder, or go on in one where the same build was begun.
+
+    Several tasks may do so at once, and each may be killed: all write the same files.
+    """
     plan = {
         "fingerprint": _fingerprint(tasks, classes),
         "num_shards": len(tasks),
@@ -64,7 +69,7 @@ def open_output(folder: Path, tasks: list[ShardTask], classes: ClassList, layout
     if (folder / PLAN_FILE).exists():
         _check_same_plan(folder, plan["fingerprint"])
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not _is_untouched(folder):
         raise ConfigError(
             "the output folder is not empty, and no build was begun in it",
             where=folder,
@@ -72,9 +77,33 @@ def open_output(folder: Path, tasks: list[ShardTask], classes: ClassList, layout
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_class_list(classes, folder / CLASS_LABELS)
-    with atomic_open(folder / PLAN_FILE, "w") as file:
+    with atomic_open(folder / PLAN_FILE, "w", shared=True) as file:
         json.dump(plan, file, indent=1)
         file.write("\n")
+    _check_same_plan(folder, plan["fingerprint"])
+
+
+def _is_untouched(folder: Path) -> bool:
+    """Whether a folder holds nothing, or the beginnings of a build without its plan."""
+    ours = (CLASS_LABELS, PLAN_FILE)
+    return folder.is_dir() and all(path.name.startswith(ours) for path in folder.iterdir())
+
+
+def missing_shards(folder: Path) -> list[int]:
+    """Numbers of the shards that the build in a folder has yet to make, by its plan."""
+    tars = [folder / SHARD_NAME.format(number=n) for n in range(_read_plan(folder)["num_shards"])]
+    return [
+        number
+        for number, tar in enumerate(tars)
+        if not (tar.exists() and sidecar_path(tar).exists())
+    ]
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed writers have left in a folder where all shards stand."""
+    for path in folder.glob("*.tmp"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def _fingerprint(tasks: list[ShardTask], classes: ClassList) -> str:
@@ -82,14 +111,18 @@ def _fingerprint(tasks: list[ShardTask], classes: ClassList) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _check_same_plan(folder: Path, fingerprint: str) -> None:
+def _read_plan(folder: Path) -> dict[str, Any]:
     try:
-        begun = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))["fingerprint"]
+        plan = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+        return {"fingerprint": plan["fingerprint"], "num_shards": int(plan["num_shards"])}
     except (ValueError, KeyError, TypeError) as error:
         raise ShardError(
             f"{PLAN_FILE} is damaged: {error}", where=folder, fix="choose another --output"
         ) from None
-    if begun != fingerprint:
+
+
+def _check_same_plan(folder: Path, fingerprint: str) -> None:
+    if _read_plan(folder)["fingerprint"] != fingerprint:
         raise ConfigError(
             "the output folder holds another build: other clips, labels or settings",
             where=folder,
