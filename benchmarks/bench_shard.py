@@ -170,7 +170,7 @@ def measure_stages(corpus: Corpus) -> dict[str, float]:
         return done
 
     stereo = stage("decode", lambda path: soundfile.read(path, dtype="float32")[0], paths)
-    mono = stage("mix, check", lambda x: (x.mean(axis=1), np.isfinite(x).all())[0], stereo)
+    mono = stage("mix, check", _mixed, stereo)
     resampled = stage(
         "resample", lambda x: soxr.resample(x, SOURCE_RATE_HZ, RATE_HZ, quality="HQ"), mono
     )
@@ -184,6 +184,13 @@ def measure_stages(corpus: Corpus) -> dict[str, float]:
     stage("write, CRC-32, sync", lambda tar: write_tar(tar, clips), [tar])
     stage("SHA-256", sha256_of, [tar])
     return took_ms
+
+
+def _mixed(stereo: np.ndarray) -> np.ndarray:
+    mono = stereo.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise PslaError("the audio is not finite")
+    return mono
 
 
 def _encode(pcm: np.ndarray) -> bytes:

@@ -26,7 +26,7 @@ from psla_wds import cli
 from psla_wds.index_files import CLASS_LABELS, read_index
 from psla_wds.labels import ClassList, write_class_list
 from psla_wds.merge import merge_sidecars
-from psla_wds.shards import SHARD_NAME, ClipColumns, Sidecar, sidecar_path, write_sidecar
+from psla_wds.shards import SHARD_NAME, ClipColumns, Sidecar, sidecar_path
 from sharding.build import PackConfig, build
 from sharding.sources import ManifestSource
 
@@ -57,17 +57,17 @@ class Cost:
     """Most memory of any worker."""
 
 
-JOBS: dict[str, Callable[[Path], object]] = {
-    "build": lambda folder: _build(folder),
-    "merge": merge_sidecars,
-    "load": read_index,
-}
-
-
 def _build(folder: Path) -> None:
     source = ManifestSource(file=folder / "clips.csv", class_labels=folder / "classes.csv")
     output = Path(tempfile.mkdtemp(dir=folder))
     build(source, PackConfig(output=output, min_clip_s=0))
+
+
+JOBS: dict[str, Callable[[Path], object]] = {
+    "build": _build,
+    "merge": merge_sidecars,
+    "load": read_index,
+}
 
 
 def do(job: str, folder: Path) -> None:
@@ -75,7 +75,8 @@ def do(job: str, folder: Path) -> None:
     started = time.perf_counter()
     JOBS[job](folder)
     elapsed_s = time.perf_counter() - started
-    peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, -1)]
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in whose]
     print(json.dumps(asdict(Cost(elapsed_s, *peaks))))
 
 
@@ -112,25 +113,22 @@ def write_sidecars(folder: Path, num_clips: int) -> Path:
             size=sizes.tolist(),
             crc32=rng.integers(0, 2**32, PER_SHARD).tolist(),
             num_samples=[160_000] * PER_SHARD,
-            mids=[[mids[j] for j in rng.choice(NUM_CLASSES, 2)] for _ in range(PER_SHARD)],
+            mids=[[mids[j] for j in row] for row in rng.integers(NUM_CLASSES, size=(PER_SHARD, 2))],
             split=["train"] * PER_SHARD,
         )
         with tar.open("wb") as file:
             size_bytes = file.truncate(int(2 * sizes.sum()))
-        sidecar_path(tar).unlink(missing_ok=True)
-        write_sidecar(
-            tar,
-            Sidecar(
-                shard=tar.name,
-                task="",
-                size_bytes=size_bytes,
-                sha256=f"{number:064x}",
-                sample_rate_hz=RATE_HZ,
-                clips=columns,
-                rejected=[],
-                versions={},
-            ),
+        sidecar = Sidecar(
+            shard=tar.name,
+            task="",
+            size_bytes=size_bytes,
+            sha256=f"{number:064x}",
+            sample_rate_hz=RATE_HZ,
+            clips=columns,
+            rejected=[],
+            versions={},
         )
+        sidecar_path(tar).write_text(json.dumps(sidecar.to_json()))  # not synced: 2,000 of them
     return folder
 
 

@@ -55,7 +55,7 @@ def _results(client: Any, tasks: Sequence[ShardTask], address: str) -> Iterator[
     from distributed import as_completed
 
     waiting, running = iter(tasks), {}
-    finished = as_completed()
+    finished = as_completed(loop=client.loop)
 
     def start(count: int) -> None:
         for task in islice(waiting, count):
