@@ -4,6 +4,7 @@ All machines see the source and the output at the same paths. A worker that is l
 shards it was at; others make them.
 """
 
+import asyncio
 import json
 import logging
 import os
@@ -79,13 +80,22 @@ def _connect(address: str) -> Any:
             fix="pip install 'psla-wds[cluster]'",
         ) from None
     try:
+        asyncio.run(asyncio.wait_for(_identify(address), ANSWER_S))
         return Client(address, timeout=ANSWER_S, set_as_default=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, asyncio.TimeoutError) as error:
         raise ConfigError(
-            f"the Dask scheduler does not answer: {error}",
+            f"the Dask scheduler does not answer within {ANSWER_S} s ({error!r})",
             where=address,
             fix="check that it runs, and that this machine reaches its port",
         ) from None
+
+
+async def _identify(address: str) -> None:
+    """Ask the scheduler who it is: `Client` waits for ever where a port takes calls in silence."""
+    from distributed.core import rpc
+
+    async with rpc(address) as scheduler:
+        await scheduler.identity()
 
 
 def _work(task: ShardTask, folder: str) -> ShardResult:
