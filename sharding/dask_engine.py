@@ -82,7 +82,7 @@ def _connect(address: str) -> Any:
     try:
         asyncio.run(asyncio.wait_for(_identify(address), ANSWER_S))
         return Client(address, timeout=ANSWER_S, set_as_default=False)
-    except (OSError, ValueError, asyncio.TimeoutError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"the Dask scheduler does not answer within {ANSWER_S} s ({error!r})",
             where=address,
