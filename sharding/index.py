@@ -28,11 +28,11 @@ from psla_wds.merge import merge_sidecars
 from psla_wds.progress import clip_bar
 from psla_wds.shard_index import ShardIndex
 from psla_wds.shards import Sidecar, read_sidecar, write_sidecar
-from sharding.dali_index import write_dali_indexes
 from sharding.foreign import is_current, is_foreign, scan
 from sharding.members import REPACK
 from sharding.plan import PLAN_FILE, sweep
 from sharding.rejects import REJECTED, check_rejected, write_rejected
+from sharding.sample_index import write_dali_indexes
 from sharding.shares import check_complete, forget_reports, reports_of
 
 SORTED_BY_CLASS = 0.2

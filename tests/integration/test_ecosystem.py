@@ -12,7 +12,7 @@ from conftest import run_command
 
 from psla_wds.index_files import read_index
 from psla_wds.shards import key_of
-from sharding.dali_index import dali_index
+from sharding.sample_index import dali_index
 
 Clips = dict[str, tuple[bytes, tuple[str, ...]]]
 """Audio and mids, by key."""
