@@ -65,7 +65,7 @@ def read_class_list(path: Path) -> ClassList:
 
 
 def write_class_list(classes: ClassList, path: Path) -> None:
-    with atomic_open(path, "w") as file:
+    with atomic_open(path, "w", shared=True) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
         writer.writerows(zip(range(len(classes)), classes.mids, classes.names, strict=True))

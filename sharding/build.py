@@ -26,9 +26,10 @@ from psla_wds.manifest import checked
 from psla_wds.progress import clip_bar
 from sharding.forecast import forecast
 from sharding.pack_config import PackConfig
-from sharding.packing import pack_all
+from sharding.packing import pack_all, pack_share
 from sharding.plan import in_order
 from sharding.retry import retry_rejected
+from sharding.shares import parse_share
 from sharding.sources import (
     AudioSetSource,
     Esc50Source,
@@ -70,6 +71,9 @@ def build(source: Source, config: PackConfig) -> None:
     if config.dry_run:
         print(forecast(clips, classes, config))
         print("nothing was written; next: the same command without --dry-run")
+        return
+    if config.task is not None:
+        print(pack_share(clips, classes, config, parse_share(config.task)))
         return
     outcome = (retry_rejected if config.retry_rejected else pack_all)(clips, classes, config)
     index = outcome.index

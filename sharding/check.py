@@ -91,6 +91,8 @@ def _compare_with_index(index: ShardIndex, rows: np.ndarray, sidecar: Sidecar) -
     for name in ("offset", "size", "crc32", "num_samples"):
         if getattr(index, name)[rows].tolist() != getattr(clips, name):
             yield f"the index and the sidecar differ in {name}"
+    if [index.splits[number] for number in index.split[rows]] != clips.split:
+        yield "the index and the sidecar differ in splits"
     if [index.clip_id(row) for row in rows] != clips.clip_id:
         yield "the index and the sidecar differ in clip ids"
     mids = [[index.classes.mids[label] for label in index.labels(row)] for row in rows]
@@ -106,6 +108,8 @@ def _check_members(tar: Path, sidecar: Sidecar) -> Iterator[str]:
     audio = {m[0][0]: m for m in members if m[0][2] != "json"}
     described = {m[0][0] for m in members if m[0][2] == "json"}
     keys = [key_of(clip_id) for clip_id in clips.clip_id]
+    if len(members) != 2 * len(keys):
+        yield f"has {len(members)} members for {len(keys)} clips, which take two each"
     for key in sorted((audio.keys() | described) - set(keys)):
         yield f"member {key} is not in the sidecar"
     with tar.open("rb") as file:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from psla_wds.audio import OPUS_RATES_HZ, Codec
 from psla_wds.errors import ConfigError
@@ -18,6 +19,15 @@ class PackConfig:
     """Folder of the shards; a new one, or one where this very build was interrupted."""
     workers: int = field(default_factory=num_cores)
     """Processes; as many as there are cores unless set. They do not change the result."""
+    engine: Literal["local", "dask"] = "local"
+    """local: --workers processes here. dask: the workers of --scheduler or --scheduler-file."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler, such as tcp://host:8786."""
+    scheduler_file: Path | None = None
+    """File that a Dask scheduler wrote its address to."""
+    task: str | None = None
+    """I/N with I from 0 to N - 1, or slurm in a job of a Slurm array: make only every Nth shard,
+    from the Ith on. When all tasks are done, python -m sharding.index joins them."""
     codec: Codec = "flac"
     """flac: about half the size of wav, which is ten times cheaper to decode. opus and vorbis
     lose something, and take a tenth to a sixth of wav."""
@@ -69,6 +79,29 @@ class PackConfig:
                 f"Opus has no {self.sample_rate_hz:,} Hz",
                 where="--codec opus",
                 fix=f"--sample-rate-hz {', '.join(map(str, OPUS_RATES_HZ))}, or another --codec",
+            )
+
+        self._check_engine()
+
+    def _check_engine(self) -> None:
+        schedulers = [self.scheduler, self.scheduler_file]
+        if len(schedulers) - schedulers.count(None) != (self.engine == "dask"):
+            raise ConfigError(
+                "engine dask needs one scheduler, and engine local none",
+                where="--engine",
+                fix="--engine dask with --scheduler ADDRESS or --scheduler-file FILE",
+            )
+        if self.task is not None and self.retry_rejected:
+            raise ConfigError(
+                "refused clips are tried again when all shards stand, which one task cannot know",
+                where="--task, --retry-rejected",
+                fix="run all tasks, python -m sharding.index, then this without --task",
+            )
+        if self.task is not None and self.refuse_duplicates:
+            raise ConfigError(
+                "duplicates show only when all shards stand, which one task cannot know",
+                where="--task, --refuse-duplicates",
+                fix="run it without --task, on a cluster by --engine dask",
             )
 
     @property

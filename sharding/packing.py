@@ -2,26 +2,29 @@
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from psla_wds.errors import ConfigError
-from psla_wds.index_files import CLASS_LABELS, INDEX_FOLDER, merge_sidecars
+from psla_wds.index_files import CLASS_LABELS, INDEX_FOLDER
 from psla_wds.labels import ClassList, read_class_list
 from psla_wds.manifest import Clip
+from psla_wds.merge import merge_sidecars
 from psla_wds.progress import clip_bar
 from psla_wds.shard_index import ShardIndex
 from psla_wds.shards import read_sidecar
 from sharding.coverage import COVERAGE, coverage, warn_of_losses, write_coverage
+from sharding.dask_engine import run_dask, scheduler_address
 from sharding.disk import disk_errors
 from sharding.duplicates import find_duplicates, read_duplicates, write_duplicates
-from sharding.engines import run_local
+from sharding.engines import Update, run_local
 from sharding.forecast import settled_layout
 from sharding.pack import ShardResult, ShardTask
 from sharding.pack_config import PackConfig
-from sharding.plan import open_output, plan_shards
+from sharding.plan import open_output, plan_shards, sweep
 from sharding.rejects import REJECTED, check_rejected, write_rejected
+from sharding.shares import Share, forget_reports
 
 logger = logging.getLogger("sharding.build")
 
@@ -40,15 +43,12 @@ def pack_all(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> O
     Duplicates show only when all is packed; then the shards that hold them are made again
     without, and the same list gives the same shards when the build is run again.
     """
-    layout = settled_layout(clips, classes, config)
-    tasks = plan_shards(clips, classes, config.output, layout.clips_per_shard, config.encoding)
-    open_output(config.output, tasks, classes, layout)
+    tasks = _begin(clips, classes, config)
     recovered = packed_since(config.output, len(tasks))
     duplicates = read_duplicates(config.output) if config.refuse_duplicates else {}
     while True:
-        results = run([_without(task, duplicates) for task in tasks], config.workers)
-        refused = [clip for result in results for clip in result.rejected]
-        rejected = [clip for clip in refused if clip["clip_id"] not in recovered]
+        results = run([_without(task, duplicates) for task in tasks], config)
+        rejected = [clip for clip in _refused(results) if clip["clip_id"] not in recovered]
         index = publish(clips, rejected, classes, config)
         found = find_duplicates(index)
         if not found or not config.refuse_duplicates:
@@ -59,6 +59,31 @@ def pack_all(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> O
         shutil.rmtree(config.output / INDEX_FOLDER)  # it describes none of the shards to come
 
 
+def pack_share(clips: Sequence[Clip], classes: ClassList, config: PackConfig, share: Share) -> str:
+    """Make the shards of one task of an array, and tell of them; the index waits for all tasks."""
+    tasks = _begin(clips, classes, config)
+    own = share.of(tasks)
+    rejected = _refused(run(own, config))
+    share.report(config.output, rejected)
+    return (
+        f"made {len(own):,} of {len(tasks):,} shards in {config.output} (task {share}); "
+        f"{len(rejected):,} clips refused; next, when all tasks are done: "
+        f"python -m sharding.index {config.output}"
+    )
+
+
+def _begin(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> list[ShardTask]:
+    """The shards of a build, once its folder stands and is found to be of the same build."""
+    layout = settled_layout(clips, classes, config)
+    tasks = plan_shards(clips, classes, config.output, layout.clips_per_shard, config.encoding)
+    open_output(config.output, tasks, classes, layout)
+    return tasks
+
+
+def _refused(results: Sequence[ShardResult]) -> list[dict[str, str]]:
+    return [clip for result in results for clip in result.rejected]
+
+
 def _without(task: ShardTask, duplicates: dict[str, str]) -> ShardTask:
     ids = {clip.clip_id for clip in task.clips}
     own = {clip_id: first for clip_id, first in duplicates.items() if clip_id in ids}
@@ -67,7 +92,7 @@ def _without(task: ShardTask, duplicates: dict[str, str]) -> ShardTask:
 
 def packed_since(folder: Path, first_shard: int) -> dict[str, int]:
     """The clips in shards numbered from `first_shard` on, those of retries, by shard."""
-    packed = {}
+    packed: dict[str, int] = {}
     for tar in sorted(folder.glob("shard-*.tar")):
         number = number_of(tar)
         sidecar = read_sidecar(tar) if number >= first_shard else None
@@ -79,18 +104,26 @@ def number_of(tar: Path) -> int:
     return int(tar.stem.removeprefix("shard-"))
 
 
-def run(tasks: Sequence[ShardTask], workers: int) -> list[ShardResult]:
+def run(tasks: Sequence[ShardTask], config: PackConfig) -> list[ShardResult]:
+    """Make the shards, with a progress bar of clips; in the order of the tasks."""
     results: list[ShardResult] = []
     already_done = 0
     with clip_bar(desc="packing", total=sum(len(task.clips) for task in tasks)) as bar:
-        for counter, done in run_local(tasks, workers):
+        for update in _updates(tasks, config):
+            done = update.results
             results += done
             already_done += sum(r.num_clips + len(r.rejected) for r in done if r.already_done)
-            rejected = counter.rejected.value
-            bar.update(already_done + counter.packed.value + rejected - bar.n)
+            bar.update(already_done + update.packed + update.rejected - bar.n)
             shards = f"{len(results)}/{len(tasks)}"
-            bar.set_postfix(shards=shards, rejected=rejected, refresh=False)
+            bar.set_postfix(shards=shards, rejected=update.rejected, refresh=False)
     return sorted(results, key=lambda result: result.number)
+
+
+def _updates(tasks: Sequence[ShardTask], config: PackConfig) -> Iterator[Update]:
+    if config.engine == "local":
+        return run_local(tasks, config.workers)
+    file = config.scheduler_file
+    return run_dask(tasks, scheduler_address(file) if file else str(config.scheduler))
 
 
 def publish(
@@ -99,8 +132,7 @@ def publish(
     """List what was refused and what is missing, and unless it is too much, write the index."""
     folder = config.output
     covered = coverage(clips, rejected, classes)
-    with disk_errors(folder, "write the refused clips"):
-        write_rejected(folder / REJECTED, rejected)
+    write_rejected(folder / REJECTED, rejected)
     write_coverage(folder, covered)
     warn_of_losses(covered, folder / COVERAGE)
     check_rejected(
@@ -111,7 +143,10 @@ def publish(
         fix="mend the files and add --retry-rejected",
     )
     with disk_errors(folder / INDEX_FOLDER, "write the index"):
-        return merge_sidecars(folder)
+        index = merge_sidecars(folder)
+    forget_reports(folder)
+    sweep(folder)
+    return index
 
 
 def _warn_of_doubtful(num_silent: int, duplicates: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ from psla_wds.files import atomic_open
 from psla_wds.index_files import CLASS_LABELS
 from psla_wds.labels import ClassList, write_class_list
 from psla_wds.manifest import Clip
+from psla_wds.shards import SHARD_NAME, sidecar_path
 from sharding.disk import disk_errors
 from sharding.pack import Encoding, ShardTask
 
@@ -67,7 +68,10 @@ def _with_split(clip: Clip, layout: Layout) -> Clip:
 
 
 def open_output(folder: Path, tasks: list[ShardTask], classes: ClassList, layout: Layout) -> None:
-    """Make the output folder, or go on in one where the same build was begun."""
+    """Make the output folder, or go on in one where the same build was begun.
+
+    Several tasks may do so at once, and each may be killed: all write the same files.
+    """
     plan = {
         "fingerprint": _fingerprint(tasks, classes, layout),
         "num_shards": len(tasks),
@@ -75,28 +79,52 @@ def open_output(folder: Path, tasks: list[ShardTask], classes: ClassList, layout
         "layout": asdict(layout),
         "encoding": asdict(tasks[0].encoding),
     }
-    begun = read_plan(folder)
-    if begun:
-        require_same(begun, plan, ("fingerprint",), folder)
-    elif folder.exists() and (not folder.is_dir() or _holds_anything(folder)):
-        raise ConfigError(
-            "the output folder is not empty, and no build was begun in it",
-            where=folder,
-            fix="choose another --output",
-        )
-    with disk_errors(folder, "make the output folder"):
-        folder.mkdir(parents=True, exist_ok=True)
-        if not begun:
-            with atomic_open(folder / PLAN_FILE, "w") as file:
-                json.dump(plan, file, indent=1)
-                file.write("\n")
-        if not (folder / CLASS_LABELS).exists():
+    untouched = _is_untouched(folder)
+    if read_plan(folder) is None:
+        if not untouched:
+            raise ConfigError(
+                "the output folder is not empty, and no build was begun in it",
+                where=folder,
+                fix="choose another --output",
+            )
+        _write_plan(folder, plan)
+    require_same(read_plan(folder) or {}, plan, ("fingerprint",), folder)
+    if not (folder / CLASS_LABELS).exists():
+        with disk_errors(folder, "write the class list"):
             write_class_list(classes, folder / CLASS_LABELS)
 
 
-def _holds_anything(folder: Path) -> bool:
-    """Beside what a build leaves that is killed before it has written its plan."""
-    return any(path.suffix != ".tmp" for path in folder.iterdir())
+def _is_untouched(folder: Path) -> bool:
+    """Whether there is nothing, or no more than builds leave that are killed at their beginning."""
+    if not folder.is_dir():
+        return not folder.exists()
+    return all(path.name.startswith(PLAN_FILE) for path in folder.iterdir())
+
+
+def _write_plan(folder: Path, plan: dict[str, Any]) -> None:
+    with disk_errors(folder, "make the output folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_open(folder / PLAN_FILE, "w", shared=True) as file:
+            json.dump(plan, file, indent=1)
+            file.write("\n")
+
+
+def missing_shards(folder: Path) -> list[int]:
+    """Numbers of the shards that the build in a folder has yet to make; none where none began."""
+    plan = read_plan(folder)
+    tars = [folder / SHARD_NAME.format(number=n) for n in range(plan["num_shards"] if plan else 0)]
+    return [
+        number
+        for number, tar in enumerate(tars)
+        if not (tar.exists() and sidecar_path(tar).exists())
+    ]
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed writers have left in a folder where all shards stand."""
+    for path in folder.glob("*.tmp"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def read_plan(folder: Path) -> dict[str, Any] | None:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from psla_wds.errors import ManifestError, ShardError
 from psla_wds.files import atomic_open
+from sharding.disk import disk_errors
 
 REJECTED = "rejected.jsonl"
 
 
 def write_rejected(path: Path, rejected: Sequence[dict[str, str]]) -> None:
-    with atomic_open(path, "w") as file:
+    with disk_errors(path, "write the refused clips"), atomic_open(path, "w") as file:
         for clip in rejected:
             file.write(json.dumps(clip, ensure_ascii=False) + "\n")
 

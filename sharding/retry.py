@@ -15,7 +15,7 @@ from sharding.duplicates import KnownAudio
 from sharding.pack import pack_clip, refusal_of
 from sharding.pack_config import PackConfig
 from sharding.packing import Outcome, check_classes, number_of, packed_since, publish, run
-from sharding.plan import plan_shards, read_plan, require_same
+from sharding.plan import missing_shards, plan_shards, read_plan, require_same
 from sharding.rejects import REJECTED, read_rejected
 
 
@@ -38,7 +38,7 @@ def retry_rejected(clips: Sequence[Clip], classes: ClassList, config: PackConfig
     _delete_unfinished(folder, plan["num_shards"], set(packed.values()))
     per_shard = int(plan["layout"]["clips_per_shard"])
     tasks = plan_shards(usable, classes, folder, per_shard, config.encoding)
-    results = run([replace(task, number=first + task.number) for task in tasks], config.workers)
+    results = run([replace(task, number=first + task.number) for task in tasks], config)
     again = [clip for result in results for clip in result.rejected]
     index = publish(clips, [*refused.values(), *again], classes, config)
     return Outcome(index, [*refused.values(), *again])
@@ -46,8 +46,7 @@ def retry_rejected(clips: Sequence[Clip], classes: ClassList, config: PackConfig
 
 def _finished_plan(folder: Path, config: PackConfig) -> dict[str, Any]:
     plan = read_plan(folder)
-    names = sorted(folder.glob("shard-*.sidecar.json"))
-    if plan is None or len(names) < plan["num_shards"]:
+    if plan is None or missing_shards(folder):
         raise ConfigError(
             "no build was finished here",
             where=folder,
