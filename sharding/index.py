@@ -246,7 +246,7 @@ def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m sharding.index")
     index, found = make_index(args.shards, args.class_labels, max_rejected=args.max_rejected)
     if args.dali_index:
-        write_dali_indexes(index.shards)
+        write_dali_indexes(sorted(args.shards.glob("*.tar")))
     scanned = f"; {found.num_scanned:,} scanned, {len(found.rejected):,} clips refused"
     print(
         f"wrote the index of {len(index):,} clips in {len(index.shards):,} shards to "

@@ -12,6 +12,7 @@ from psla_wds import ffmpeg
 from psla_wds.audio import (
     EXTENSIONS,
     ClipRefusedError,
+    as_mono,
     decode_pcm,
     encode_clip,
     level_dbfs,
@@ -59,6 +60,14 @@ def test_channels_are_averaged(tmp_path: Path):
     waveform = np.stack([np.full(1600, 0.5), np.full(1600, -0.25)], axis=1)
     soundfile.write(tmp_path / "clip.wav", waveform, RATE_HZ)
     assert load_clip(tmp_path / "clip.wav", sample_rate_hz=RATE_HZ) == pytest.approx(0.125)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_the_mean_of_channels_has_the_bits_of_numpys(channels: int):
+    waveform = np.random.default_rng(0).standard_normal((50_000, channels)).astype(np.float32)
+    waveform[:100] = -0.0
+    mono = as_mono(waveform, RATE_HZ, RATE_HZ)
+    assert mono.dtype == np.float32 and mono.tobytes() == waveform.mean(axis=1).tobytes()
 
 
 @pytest.mark.parametrize("rate_hz", [22_050, 32_000, 44_100, 48_000])
