@@ -88,11 +88,11 @@ def _compare_with_index(index: ShardIndex, rows: np.ndarray, sidecar: Sidecar) -
     if len(rows) != len(clips.clip_id):
         yield f"the index has {len(rows)} clips, the sidecar {len(clips.clip_id)}"
         return
+    if [index.splits[split] for split in index.split[rows]] != clips.split:
+        yield "the index and the sidecar differ in splits"
     for name in ("offset", "size", "crc32", "num_samples"):
         if getattr(index, name)[rows].tolist() != getattr(clips, name):
             yield f"the index and the sidecar differ in {name}"
-    if [index.splits[number] for number in index.split[rows]] != clips.split:
-        yield "the index and the sidecar differ in splits"
     if [index.clip_id(row) for row in rows] != clips.clip_id:
         yield "the index and the sidecar differ in clip ids"
     mids = [[index.classes.mids[label] for label in index.labels(row)] for row in rows]

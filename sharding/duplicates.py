@@ -95,7 +95,7 @@ def read_duplicates(folder: Path) -> dict[str, str]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {str(clip_id): str(first) for clip_id, first in found.items()}
-    except (ValueError, AttributeError, OSError) as error:
+    except (ValueError, AttributeError, OSError, RecursionError) as error:
         raise ShardError(
             f"the list of duplicates is damaged: {error}", where=path, fix="delete it, run again"
         ) from None

@@ -137,7 +137,7 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
         plan = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(plan, dict) or keys - plan.keys():
             raise ValueError("a part of the plan is missing")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ShardError(
             f"{PLAN_FILE} is damaged: {error}", where=folder, fix="choose another --output"
         ) from None

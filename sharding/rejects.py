@@ -23,7 +23,7 @@ def read_rejected(path: Path) -> list[dict[str, str]]:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if not all(isinstance(row, dict) and "clip_id" in row for row in rows):
             raise ValueError("a line is no refused clip")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ShardError(
             f"cannot read the refused clips: {error}",
             where=path,

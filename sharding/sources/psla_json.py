@@ -100,7 +100,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     form = 'write {"data": [{"wav": PATH, "labels": "mid,mid"}, ...]}'
     try:
         content = json.loads("".join(lines(path)))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ManifestError(f"the file is not JSON: {error}", where=path, fix=form) from None
     rows = content.get("data") if isinstance(content, dict) else None
     if not isinstance(rows, list):

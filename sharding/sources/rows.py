@@ -62,7 +62,7 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"{path}, line {number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ManifestError(
                 f"the line is not JSON: {error}", where=where, fix="write one object a line"
             ) from None
@@ -73,7 +73,7 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def seconds(text: Any, where: str) -> float:
     try:
         return float(text)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ManifestError(
             f"start_s or end_s: {error}", where=where, fix="write seconds, such as 30.0"
         ) from None

@@ -129,6 +129,7 @@ def test_a_worker_that_is_killed_costs_its_shard_a_retry(many: Path, whole: Path
     wait_for(lambda: finished(output) >= 3)
     workers = [pid for pid in children(process.pid) if b"spawn_main" in _command_line(pid)]
     assert len(workers) == 2
+    assert not any("libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in workers)
     os.kill(workers[0], signal.SIGKILL)
     _, stderr = process.communicate(timeout=240)
     assert process.returncode == 0, stderr
