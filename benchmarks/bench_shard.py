@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from benchmarks.harness import RESULTS, compare, record, show, write
 from psla_wds import cli
-from psla_wds.audio import decode_pcm
+from psla_wds.audio import as_mono, decode_pcm
 from psla_wds.errors import PslaError
 from psla_wds.shards import PackedClip, key_of, sha256_of, write_tar
 from sharding.build import build
@@ -92,7 +92,8 @@ def plain_loop(corpus: Corpus) -> int:
     with webdataset.ShardWriter(pattern, maxcount=PER_SHARD, encoder=False, verbose=0) as writer:
         for path in corpus.paths:
             stereo, rate_hz = soundfile.read(path, dtype="float32")
-            waveform = soxr.resample(stereo.mean(axis=1), rate_hz, RATE_HZ, quality="HQ")
+            mono = sum(stereo.T) / np.float32(2)  # stereo.mean(axis=1) takes 7 ms more
+            waveform = soxr.resample(mono, rate_hz, RATE_HZ, quality="HQ")
             buffer = io.BytesIO()
             soundfile.write(buffer, to_pcm(waveform), RATE_HZ, format="FLAC", subtype="PCM_16")
             label = b'{"labels": ["/t/0"]}'
@@ -171,10 +172,9 @@ def measure_stages(corpus: Corpus) -> dict[str, float]:
         return done
 
     stereo = stage("decode", lambda path: soundfile.read(path, dtype="float32")[0], paths)
-    mono = stage("mix, check", _mixed, stereo)
-    resampled = stage(
-        "resample", lambda x: soxr.resample(x, SOURCE_RATE_HZ, RATE_HZ, quality="HQ"), mono
-    )
+    rate_hz = SOURCE_RATE_HZ
+    mono = stage("mix, check", lambda x: as_mono(x, rate_hz, rate_hz), stereo)
+    resampled = stage("resample", lambda x: soxr.resample(x, rate_hz, RATE_HZ, quality="HQ"), mono)
     pcm = stage("round", to_pcm, resampled)
     audio = stage("encode", _encode, pcm)
     clips = [
@@ -185,13 +185,6 @@ def measure_stages(corpus: Corpus) -> dict[str, float]:
     stage("write, CRC-32, sync", lambda tar: write_tar(tar, clips), [tar])
     stage("SHA-256", sha256_of, [tar])
     return took_ms
-
-
-def _mixed(stereo: np.ndarray) -> np.ndarray:
-    mono = stereo.mean(axis=1)
-    if not np.isfinite(mono).all():
-        raise PslaError("the audio is not finite")
-    return mono
 
 
 def _encode(pcm: np.ndarray) -> bytes:

@@ -61,7 +61,11 @@ def test_a_label_given_twice_counts_once(folder: Path):
         ("m.csv", "path,labels,start_s,end_s\n1.wav,Dog,3,2\n", "from 3.0 s to 2.0 s"),
         ("m.jsonl", '{"path": "1.wav"\n', "not JSON: .*\n.*line 1"),
         ("m.jsonl", "[" * 100_000, "not JSON: .*\n.*line 1"),
-        ("m.jsonl", '{"path": "1", "labels": "0", "end_s": 1%0400d}' % 0, "start_s or end_s: .*"),
+        (
+            "m.jsonl",
+            '{"path": "1", "labels": "0", "end_s": 1' + "0" * 400 + "}",
+            "start_s or end_s: .*",
+        ),
         ("m.jsonl", "[1]\n", "no object\n.*line 1"),
         ("m.jsonl", '{"path": "1.wav", "labels": 3}\n', "labels are no list\n.*line 1"),
         ("m.jsonl", '{"labels": ["Dog"]}\n', "no path\n.*line 1"),
