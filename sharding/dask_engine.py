@@ -10,11 +10,13 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from psla_wds.errors import ConfigError, ShardError
+from sharding.disk import disk_errors
 from sharding.engines import MAX_TRIES, Update, worker_died
 from sharding.pack import ShardResult, ShardTask, pack_shard
 
@@ -42,16 +44,29 @@ def scheduler_address(file: Path) -> str:
 def run_dask(tasks: Sequence[ShardTask], address: str) -> Iterator[Update]:
     """Do the tasks on the workers of the scheduler at `address`; yields for each finished shard."""
     packed = rejected = 0
-    with _connect(address) as client:
+    with _loss_told(address), _connect(address) as client:
         if not client.nthreads():
             logger.warning("no worker has joined %s yet; waiting for one", address)
-        for result in _results(client, tasks, address):
+        for result in _results(client, tasks):
             packed += 0 if result.already_done else result.num_clips
             rejected += 0 if result.already_done else len(result.rejected)
             yield Update(packed, rejected, [result])
 
 
-def _results(client: Any, tasks: Sequence[ShardTask], address: str) -> Iterator[ShardResult]:
+@contextmanager
+def _loss_told(address: str) -> Iterator[None]:
+    """Tell of the loss of the scheduler, in whatever call it shows: workers raise no `OSError`."""
+    try:
+        yield
+    except (CancelledError, OSError):
+        raise ShardError(
+            "the Dask scheduler was lost",
+            where=address,
+            fix="start it and its workers anew, and run the same command again: it goes on",
+        ) from None
+
+
+def _results(client: Any, tasks: Sequence[ShardTask]) -> Iterator[ShardResult]:
     """In the order in which the shards are finished."""
     from distributed import as_completed
 
@@ -66,7 +81,7 @@ def _results(client: Any, tasks: Sequence[ShardTask], address: str) -> Iterator[
 
     start(MIN_WAITING)
     for future in finished:
-        yield _result(future, running.pop(future.key), address)
+        yield _result(future, running.pop(future.key))
         start(max(MIN_WAITING, 2 * sum(client.nthreads().values())) - len(running))
 
 
@@ -108,25 +123,20 @@ def _work(task: ShardTask, folder: str) -> ShardResult:
             where=folder,
             fix="start the build in a folder that all machines share",
         ) from None
-    return pack_shard(task, lambda packed: None)
+    with disk_errors(task.tar, "make the shard"):
+        return pack_shard(task, lambda packed: None)
 
 
-def _result(future: Any, task: ShardTask, address: str) -> ShardResult:
+def _result(future: Any, task: ShardTask) -> ShardResult:
     from distributed import KilledWorker
 
     try:
         return future.result()
     except KilledWorker:
         raise worker_died(task) from None
-    except CancelledError:
-        raise ShardError(
-            "the Dask scheduler was lost",
-            where=address,
-            fix="start it and its workers anew, and run the same command again: it goes on",
-        ) from None
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"a Dask worker lacks a package: {error}",
-            where=address,
+            where="--engine dask",
             fix="start the workers in the environment that psla-wds is installed in",
         ) from None

@@ -329,7 +329,7 @@ def test_a_dask_scheduler_that_is_lost_is_one_error(many: Path, whole: Path, tmp
         wait_for(lambda: finished(output) >= 2 or process.poll() is not None)
         processes[0].kill()
         _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 2 and "the Dask scheduler was lost" in stderr
+    assert process.returncode == 2 and "the Dask scheduler was lost" in stderr, stderr
     build(many, output)
     assert content(output) == content(whole)
 
