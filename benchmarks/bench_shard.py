@@ -10,11 +10,11 @@ for. The engine makes index, CRC-32, SHA-256 and checks as well; starting its wo
 import io
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,9 +31,6 @@ from psla_wds import cli
 from psla_wds.audio import as_mono, decode_pcm
 from psla_wds.errors import PslaError
 from psla_wds.shards import PackedClip, key_of, sha256_of, write_tar
-from sharding.build import build
-from sharding.pack_config import PackConfig
-from sharding.sources import ManifestSource
 
 RATE_HZ, SOURCE_RATE_HZ, CLIP_S = 16_000, 44_100, 10
 PER_SHARD = 250
@@ -106,12 +103,12 @@ def to_pcm(waveform: np.ndarray) -> np.ndarray:
 
 
 def engine(corpus: Corpus, workers: int) -> int:
-    """python -m sharding.build, from the manifest to the index."""
-    folder = corpus.folder
-    source = ManifestSource(file=folder / "clips.csv", class_labels=folder / "classes.csv")
-    output = corpus.fresh(f"engine{workers}")
-    with redirect_stdout(io.StringIO()):
-        build(source, PackConfig(output=output, workers=workers, clips_per_shard=PER_SHARD))
+    """The command, from the start of its process to the index."""
+    folder, output = corpus.folder, corpus.fresh(f"engine{workers}")
+    command = [sys.executable, "-m", "sharding.build", "manifest", str(folder / "clips.csv")]
+    command += ["--class-labels", str(folder / "classes.csv"), "--output", str(output)]
+    command += ["--workers", str(workers), "--clips-per-shard", str(PER_SHARD)]
+    subprocess.run(command, check=True, capture_output=True)
     return len(corpus.paths)
 
 
