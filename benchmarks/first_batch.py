@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from psla_wds.index_files import CLASS_LABELS, INDEX_FOLDER, write_index
+from psla_wds.index_files import CLASS_LABELS, INDEX_FOLDER
 from psla_wds.labels import read_class_list
+from psla_wds.merge import write_index
 from psla_wds.shards import ClipColumns, Sidecar, read_sidecar
 
 PROBE = """

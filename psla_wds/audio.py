@@ -2,19 +2,40 @@
 
 import io
 import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import soundfile
 import soxr
 from jaxtyping import Float32, Int16
 
-Codec = Literal["flac", "wav"]
-CODECS: tuple[str, ...] = get_args(Codec)
+from psla_wds import ffmpeg
+from psla_wds.ogg import with_fixed_serial
+
+Codec = Literal["flac", "opus", "vorbis", "wav"]
+
+EXTENSIONS = {"flac": "flac", "opus": "opus", "vorbis": "ogg", "wav": "wav"}
+"""Of the members of a tar, by codec."""
+OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
 
 MAX_CLIP_S = 3600.0
 """Longer excerpts are refused: a header can promise any length, and memory is taken for it."""
+CUT_TOLERANCE_S = 1.0
+"""What a cut clip may exceed, and a whole recording fall short of, the times it is listed with."""
+SILENT_DBFS = -70.0
+"""Clips below it are nearly silent: about ten steps of 16 bits."""
+
+_FORMATS = {
+    "flac": ("FLAC", "PCM_16"),
+    "opus": ("OGG", "OPUS"),
+    "vorbis": ("OGG", "VORBIS"),
+    "wav": ("WAV", "PCM_16"),
+}
+_SAMPLES_AT_ONCE = 2**18  # libvorbis overflows its stack when it is given many minutes at once
 
 MAX_RATE_HZ = 192_000
 """Of the longest clip; a header can promise any rate as well."""
@@ -29,39 +50,77 @@ class ClipRefusedError(Exception):
 
 
 def load_clip(
-    path: Path, *, start_s: float = 0.0, end_s: float = math.inf, sample_rate_hz: int
+    source: Path | io.BytesIO,
+    *,
+    start_s: float = 0.0,
+    end_s: float = math.inf,
+    may_be_cut: bool = False,
+    max_s: float = math.inf,
+    sample_rate_hz: int,
 ) -> Float32[np.ndarray, " samples"]:
     """The excerpt as one channel in [-1, 1] at `sample_rate_hz`: the mean of its channels,
     resampled by soxr at its high quality, whose filter keeps aliases out.
 
+    Args:
+        source: an audio file, or the bytes of one.
+        may_be_cut: the file is the excerpt itself, and taken whole, if it is no longer than that
+            (and a second); otherwise it must be the recording, and reach to `end_s`.
+        max_s: more than that of the excerpt is left out.
+
     Raises `ClipRefusedError` when the file is missing, unreadable, shorter than it says, empty
-    in this range, too long, or holds values that are not finite.
+    in this range, too long, of another length than the excerpt and the recording, needs an
+    ffmpeg that is not there, or holds values that are not finite.
     """
     try:
-        if not path.is_file():
+        if isinstance(source, Path) and not source.is_file():
             raise ClipRefusedError("missing", "there is no such file")
-        with soundfile.SoundFile(path) as file:
-            waveform, source_rate_hz = _read_range(file, start_s, end_s), file.samplerate
+        with _opened(source) as file:
+            length_s = file.frames / file.samplerate
+            if may_be_cut and _is_cut(length_s, start_s, end_s):
+                start_s, end_s = 0.0, math.inf
+            waveform = _read_range(file, start_s, min(end_s, start_s + max_s))
+            source_rate_hz = file.samplerate
     except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
         raise ClipRefusedError("unreadable", str(error)) from None
-    waveform = waveform.mean(axis=1)
-    if not np.isfinite(waveform).all():
+    return as_mono(waveform, source_rate_hz, sample_rate_hz)
+
+
+def as_mono(
+    waveform: Float32[np.ndarray, "source_samples channels"],
+    source_rate_hz: int,
+    sample_rate_hz: int,
+) -> Float32[np.ndarray, " samples"]:
+    """The mean of the channels at another rate; `ClipRefusedError` if there is nothing to hear."""
+    # The same bits as waveform.mean(axis=1), which takes 7 ms of a 10 s stereo clip; this, 0.3 ms.
+    mono = sum(waveform.T) / np.float32(waveform.shape[1])
+    if not np.isfinite(mono).all():
         raise ClipRefusedError("not-finite", "the audio holds NaN or infinite values")
     if source_rate_hz != sample_rate_hz:
-        waveform = soxr.resample(waveform, source_rate_hz, sample_rate_hz, quality="HQ")
-    if not len(waveform):
+        mono = soxr.resample(mono, source_rate_hz, sample_rate_hz, quality="HQ")
+    if not len(mono):
         raise ClipRefusedError("empty", "no sample is left after resampling")
-    return waveform
+    return mono
 
 
 def encode_clip(
     waveform: Float32[np.ndarray, " samples"], *, sample_rate_hz: int, codec: Codec
 ) -> bytes:
-    """The waveform as a file of 16-bit audio; a 16-bit source survives bit by bit."""
-    pcm = np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype(np.int16)
+    """The waveform as a file of audio, the same bytes for the same samples. In FLAC and WAV, of
+    16 bits, a 16-bit source survives bit by bit."""
+    pcm = to_pcm(waveform)
+    container, subtype = _FORMATS[codec]
     buffer = io.BytesIO()
-    soundfile.write(buffer, pcm, sample_rate_hz, format=codec.upper(), subtype="PCM_16")
-    return buffer.getvalue()
+    with soundfile.SoundFile(
+        buffer, "w", sample_rate_hz, channels=1, format=container, subtype=subtype
+    ) as file:
+        for start in range(0, len(pcm), _SAMPLES_AT_ONCE):
+            file.write(pcm[start : start + _SAMPLES_AT_ONCE])
+    encoded = buffer.getvalue()
+    return with_fixed_serial(encoded) if container == "OGG" else encoded
+
+
+def to_pcm(waveform: Float32[np.ndarray, " samples"]) -> Int16[np.ndarray, " samples"]:
+    return np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def decode_pcm(encoded: bytes | memoryview) -> tuple[Int16[np.ndarray, " samples"], int]:
@@ -73,6 +132,39 @@ def decode_pcm(encoded: bytes | memoryview) -> tuple[Int16[np.ndarray, " samples
     if pcm.ndim == 2:  # shards that others built may hold stereo
         pcm = np.rint(pcm.mean(axis=1)).astype(np.int16)
     return pcm, sample_rate_hz
+
+
+def level_dbfs(waveform: Float32[np.ndarray, " samples"]) -> float:
+    """Root mean square without the mean, in dB of full scale."""
+    return 20 * math.log10(max(float(waveform.std()), 1e-9))
+
+
+@contextmanager
+def _opened(source: Path | io.BytesIO) -> Iterator[soundfile.SoundFile]:
+    if not isinstance(source, Path) or source.suffix.lower() not in ffmpeg.SUFFIXES:
+        with soundfile.SoundFile(source) as file:
+            yield file
+        return
+    if ffmpeg.version() is None:
+        raise ClipRefusedError("needs-ffmpeg", f"install ffmpeg to read {source.suffix} files")
+    with tempfile.TemporaryDirectory() as folder:
+        wav = Path(folder) / "recording.wav"
+        ffmpeg.convert(source, wav)
+        with soundfile.SoundFile(wav) as file:
+            yield file
+
+
+def _is_cut(length_s: float, start_s: float, end_s: float) -> bool:
+    """Whether a file of this length is the excerpt, rather than the recording it is cut from."""
+    if length_s <= end_s - start_s + CUT_TOLERANCE_S:
+        return True
+    if length_s >= end_s - CUT_TOLERANCE_S:
+        return False
+    raise ClipRefusedError(
+        "odd-length",
+        f"{length_s:g} s is neither the excerpt ({end_s - start_s:g} s) "
+        f"nor the recording, which has at least {end_s:g} s",
+    )
 
 
 def _read_range(

@@ -1,6 +1,7 @@
 """Files that are whole or absent: written under a temporary name, synced, then renamed."""
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +10,15 @@ from typing import IO
 
 
 @contextmanager
-def atomic_open(path: Path, mode: str = "wb") -> Iterator[IO]:
-    """Open `path` for writing; it appears, complete and on disk, when the block ends well."""
-    temporary = path.with_name(f"{path.name}.tmp")
+def atomic_open(path: Path, mode: str = "wb", *, shared: bool = False) -> Iterator[IO]:
+    """Open `path` for writing; it appears, complete and on disk, when the block ends well.
+
+    Args:
+        shared: other processes may write the same file meanwhile, each under a name of its own;
+            what a killed one leaves is then for the caller to sweep.
+    """
+    mark = f".{secrets.token_hex(4)}" if shared else ""
+    temporary = path.with_name(f"{path.name}{mark}.tmp")
     encoding = None if "b" in mode else "utf-8"
     try:
         with temporary.open(mode, encoding=encoding) as file:

@@ -2,19 +2,17 @@
 
 import io
 import json
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from psla_wds.errors import ShardError, StaleIndexError
-from psla_wds.files import sync_folder
-from psla_wds.labels import ClassList, read_class_list
+from psla_wds.errors import StaleIndexError
+from psla_wds.labels import ClassList
 from psla_wds.locations import Location, member, parse_location, split_spec
-from psla_wds.shard_index import ShardIndex, combined_fingerprint, concatenate
-from psla_wds.shards import FORMAT_VERSION, Sidecar, read_sidecar
+from psla_wds.shard_index import ShardIndex, concatenate
+from psla_wds.shards import FORMAT_VERSION
 from psla_wds.url_ranges import fetch_whole
 
 INDEX_FOLDER = "index"
@@ -195,97 +193,3 @@ def _check_ids(index: ShardIndex) -> None:
     starts = index.id_starts[index.id_starts < len(index.id_bytes)]
     if (index.id_bytes[starts] & 0xC0 == 0x80).any():
         raise ValueError("a clip id is not UTF-8")
-
-
-def merge_sidecars(shards: Path) -> ShardIndex:
-    """Make `SHARDS/index` from the sidecars of all tars in the folder, and return it."""
-    tars = sorted(shards.glob("*.tar"))
-    if not tars:
-        raise ShardError(
-            "there are no shards here", where=shards, fix="run python -m sharding.build"
-        )
-    sidecars = []
-    for tar in tars:
-        sidecar = read_sidecar(tar)
-        if sidecar is None or not tar.exists() or tar.stat().st_size != sidecar.size_bytes:
-            raise ShardError(
-                "the shard is not finished: it has no sidecar, or another size",
-                where=tar,
-                fix="run the same sharding.build command again: it makes what is missing",
-            )
-        sidecars.append(sidecar)
-    write_index(shards, sidecars, read_class_list(shards / CLASS_LABELS))
-    return read_index(shards)
-
-
-def write_index(shards: Path, sidecars: list[Sidecar], classes: ClassList) -> None:
-    """Replace the index of a folder by one of these shards."""
-    columns, splits = _columns(sidecars, classes)
-    rates = {sidecar.sample_rate_hz for sidecar in sidecars if sidecar.clips.clip_id}
-    rates = rates or {sidecar.sample_rate_hz for sidecar in sidecars}
-    if len(rates) != 1:
-        raise ShardError(
-            f"the shards have several sample rates: {sorted(rates)}",
-            where=shards,
-            fix="build them with one --sample-rate-hz",
-        )
-    meta = {
-        "format_version": FORMAT_VERSION,
-        "fingerprint": combined_fingerprint([sidecar.sha256 for sidecar in sidecars]),
-        "sample_rate_hz": rates.pop(),
-        "num_clips": len(columns["offset"]),
-        "shards": [{"name": s.shard, "size_bytes": s.size_bytes} for s in sidecars],
-        "splits": splits,
-        "mids": classes.mids,
-        "names": classes.names,
-    }
-    temporary = shards / f"{INDEX_FOLDER}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    for name, column in columns.items():
-        np.save(temporary / f"{name}.npy", column, allow_pickle=False)
-    text = json.dumps(meta, ensure_ascii=False, indent=1)
-    (temporary / "meta.json").write_text(text + "\n", encoding="utf-8")
-    sync_folder(temporary)
-    # Between these two an interruption leaves no index, which the next reader is told how to mend.
-    shutil.rmtree(shards / INDEX_FOLDER, ignore_errors=True)
-    temporary.rename(shards / INDEX_FOLDER)
-    sync_folder(shards)
-
-
-def _columns(
-    sidecars: list[Sidecar], classes: ClassList
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    splits = sorted({split for sidecar in sidecars for split in sidecar.clips.split})
-    parts = [_shard_columns(i, sidecar, classes, splits) for i, sidecar in enumerate(sidecars)]
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    for name in LENGTHS_PLUS_ONE:
-        lengths = joined.pop(name)
-        joined[name] = np.concatenate([[0], np.cumsum(lengths)])
-    return {name: joined[name].astype(dtype) for name, dtype in COLUMN_DTYPES.items()}, splits
-
-
-def _shard_columns(
-    number: int, sidecar: Sidecar, classes: ClassList, splits: list[str]
-) -> dict[str, np.ndarray]:
-    """The columns of one shard; those of starts hold lengths, until all are known."""
-    clips = sidecar.clips
-    position = {mid: i for i, mid in enumerate(classes.mids)}
-    unknown = {mid for mids in clips.mids for mid in mids} - position.keys()
-    if unknown:
-        raise ShardError(
-            f"clips carry classes that the class list does not have: {', '.join(sorted(unknown))}",
-            where=sidecar.shard,
-            fix=f"put back the {CLASS_LABELS} that the shards were built with",
-        )
-    ids = [clip_id.encode() for clip_id in clips.clip_id]
-    integers = {n: np.array(getattr(clips, n), np.int64) for n in ("offset", "size", "num_samples")}
-    return integers | {
-        "shard": np.full(len(ids), number),
-        "crc32": np.array(clips.crc32, np.uint32),
-        "split": np.array([splits.index(split) for split in clips.split], np.uint8),
-        "label_starts": np.array([len(mids) for mids in clips.mids], np.int64),
-        "label_values": np.array([position[mid] for mids in clips.mids for mid in mids], np.uint16),
-        "id_starts": np.array([len(clip_id) for clip_id in ids], np.int64),
-        "id_bytes": np.frombuffer(b"".join(ids), np.uint8),
-    }

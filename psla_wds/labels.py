@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from psla_wds.errors import ManifestError
+from psla_wds.files import atomic_open
 
 CSV_COLUMNS = ("index", "mid", "display_name")
 
@@ -68,7 +69,7 @@ def read_class_list(path: Path) -> ClassList:
 
 
 def write_class_list(classes: ClassList, path: Path) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with atomic_open(path, "w", shared=True) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
         writer.writerows(zip(range(len(classes)), classes.mids, classes.names, strict=True))

@@ -13,29 +13,50 @@ MAX_CLIP_ID_BYTES = 200
 
 
 @dataclass(frozen=True, slots=True)
+class ByteRange:
+    """The audio file of a clip within a tar."""
+
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The place of a clip in the arrays of an HDF5 file."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """One labelled audio excerpt, and the file to cut it from."""
 
     clip_id: str
     path: Path
     labels: tuple[int, ...]
-    """Classes, by position in the class list: sorted, each once."""
+    """Classes, by position in the class list: sorted, each once; none if it is not labelled."""
     split: str
     """Such as train, val, eval; empty when the source names none."""
     source: str
     """File and line that the clip comes from, for messages."""
     start_s: float = 0.0
     end_s: float = math.inf
+    may_be_cut: bool = False
+    """The file is either this excerpt already or the whole recording: its length tells."""
+    part: ByteRange | Row | None = None
+    """Where in the file the clip lies, if the file holds several."""
+    refusal: tuple[str, str] | None = None
+    """Reason and detail, if the source shows already that the clip cannot be used."""
 
 
 def resolve_labels(labels: Iterable[str], classes: ClassList, where: str) -> tuple[int, ...]:
-    """The classes that mids, names or indices stand for: sorted, each once.
+    """The classes that mids, names or indices stand for: sorted, each once; empty texts aside.
 
     A label given twice counts once: the official code adds it twice when it mixes two clips,
     and once when it does not.
     """
     found = set()
-    for label in (text.strip() for text in labels):
+    for label in filter(None, (text.strip() for text in labels)):
         position = classes.find(label)
         if position is None:
             nearest = classes.nearest(label)
@@ -45,8 +66,6 @@ def resolve_labels(labels: Iterable[str], classes: ClassList, where: str) -> tup
                 fix=f"did you mean {nearest!r}?" if nearest else "add it to --class-labels",
             )
         found.add(position)
-    if not found:
-        raise ManifestError("the clip has no label", where=where, fix="label it, or delete the row")
     return tuple(sorted(found))
 
 

@@ -89,6 +89,8 @@ class Sidecar:
     """Clips refused while packing: clip_id, path, source, reason, detail."""
     versions: dict[str, str]
     """Of the libraries that decoded, resampled and encoded."""
+    silent: list[str] = field(default_factory=list)
+    """Ids of the clips that are nearly silent, and packed all the same."""
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def write_tar(path: Path, clips: Iterable[PackedClip]) -> ClipColumns:
     import webdataset  # here, since it imports torch, which reading an index does not need
 
     columns = ClipColumns()
-    with atomic_open(path) as file:
+    with atomic_open(path, shared=True) as file:
         # webdataset would write its own owner and the current time, and refuse long names.
         settings = {"user": "", "group": "", "mtime": 0, "format": "PAX_FORMAT"}
         with webdataset.TarWriter(file, encoder=False, **settings) as writer:
@@ -151,7 +153,7 @@ def sha256_of(path: Path) -> str:
 
 
 def write_sidecar(tar: Path, sidecar: Sidecar) -> None:
-    with atomic_open(sidecar_path(tar), "w") as file:
+    with atomic_open(sidecar_path(tar), "w", shared=True) as file:
         json.dump(sidecar.to_json(), file, ensure_ascii=False)
         file.write("\n")
 

@@ -3,85 +3,54 @@
 python -m sharding.build manifest CLIPS.csv --class-labels CLASSES.csv --output SHARDS
 python -m sharding.build folder FOLDER --output SHARDS
 python -m sharding.build audioset --segments CSV --audio-root DIR --class-labels CSV --output SHARDS
+python -m sharding.build fsd50k|esc50 FOLDER --output SHARDS
+python -m sharding.build psla-json JSON --class-labels CSV --output SHARDS
+python -m sharding.build hdf5 FILE ... --class-labels CSV --output SHARDS
+python -m sharding.build tars FOLDER --class-labels CSV --output SHARDS
 
-Any format that libsndfile reads, at any rate and number of channels, becomes one channel at one
-rate. Interrupted and started again, it goes on; the same input and settings give the same bytes.
+Any format that libsndfile reads, or ffmpeg where it is installed, at any rate and number of
+channels, becomes one channel at one rate. Interrupted and started again, it goes on; the same
+input and settings give the same bytes. Clips that cannot be used are listed in rejected.jsonl, and
+coverage.json counts what is missing of each split and class. docs/data_sets.md has the commands
+from each published data set to its shards.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated
 
 from tyro.conf import arg, subcommand
 
 from psla_wds import cli
-from psla_wds.audio import Codec
-from psla_wds.errors import ConfigError, ManifestError
-from psla_wds.index_files import merge_sidecars
+from psla_wds.errors import ManifestError
 from psla_wds.manifest import checked
 from psla_wds.progress import clip_bar
-from sharding.engines import num_cores, run_local
-from sharding.pack import Encoding, ShardResult, ShardTask
-from sharding.plan import Layout, open_output, plan_shards
-from sharding.rejects import REJECTED, check_rejected, write_rejected
-from sharding.sources import AudioSetSource, FolderSource, ManifestSource
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackConfig:
-    """How the shards are made."""
-
-    output: Path
-    """Folder of the shards; a new one, or one where this very build was interrupted."""
-    workers: int = field(default_factory=num_cores)
-    """Processes; as many as there are cores unless set. They do not change the result."""
-    codec: Codec = "flac"
-    """flac: about half the size. wav: ten times cheaper to decode."""
-    sample_rate_hz: int = 16_000
-    """Clips are resampled to this rate."""
-    clips_per_shard: int = 1000
-    min_clip_s: float = 0.1
-    """Shorter clips are refused."""
-    seed: int = 0
-    """Of the order of the clips, and of --eval-share."""
-    eval_share: float = 0.0
-    """Share of the clips without a split that become split eval; the others become train."""
-    max_rejected: float = 0.01
-    """Share of the clips that may be refused before the build is an error."""
-
-    def __post_init__(self) -> None:
-        for name, valid, bounds in (
-            ("workers", self.workers >= 1, "at least 1"),
-            ("sample_rate_hz", self.sample_rate_hz >= 1000, "at least 1000"),
-            ("clips_per_shard", self.clips_per_shard >= 1, "at least 1"),
-            ("min_clip_s", self.min_clip_s >= 0, "at least 0"),
-            ("eval_share", 0 <= self.eval_share < 1, "from 0 to below 1"),
-            ("max_rejected", 0 <= self.max_rejected <= 1, "from 0 to 1"),
-        ):
-            if not valid:
-                flag = f"--{name.replace('_', '-')}"
-                raise ConfigError(
-                    f"{name}={getattr(self, name)} must be {bounds}", where=flag, fix=f"set {flag}"
-                )
-
-    @property
-    def layout(self) -> Layout:
-        return Layout(
-            clips_per_shard=self.clips_per_shard, seed=self.seed, eval_share=self.eval_share
-        )
-
-    @property
-    def encoding(self) -> Encoding:
-        return Encoding(
-            codec=self.codec, sample_rate_hz=self.sample_rate_hz, min_clip_s=self.min_clip_s
-        )
-
+from sharding.forecast import forecast
+from sharding.pack_config import PackConfig
+from sharding.packing import pack_all, pack_share
+from sharding.plan import in_order
+from sharding.retry import retry_rejected
+from sharding.shares import parse_share
+from sharding.sources import (
+    AudioSetSource,
+    Esc50Source,
+    FolderSource,
+    Fsd50kSource,
+    Hdf5Source,
+    ManifestSource,
+    PslaJsonSource,
+    Source,
+    TarsSource,
+)
 
 Sources = (
     Annotated[ManifestSource, subcommand("manifest")]
     | Annotated[AudioSetSource, subcommand("audioset")]
     | Annotated[FolderSource, subcommand("folder")]
+    | Annotated[Fsd50kSource, subcommand("fsd50k")]
+    | Annotated[Esc50Source, subcommand("esc50")]
+    | Annotated[PslaJsonSource, subcommand("psla-json")]
+    | Annotated[Hdf5Source, subcommand("hdf5")]
+    | Annotated[TarsSource, subcommand("tars")]
 )
 
 
@@ -91,48 +60,30 @@ class Args:
     pack: Annotated[PackConfig, arg(name="")]
 
 
-def build(source: Sources, config: PackConfig) -> None:
+def build(source: Source, config: PackConfig) -> None:
     """Read the source, make the shards that are missing, and publish them by their index."""
     classes, found = source.read()
-    clips = checked(clip_bar(found, desc="reading the source"))
+    clips = in_order(checked(iter(clip_bar(found, desc="reading the source"))), config.layout)
     if not clips:
         raise ManifestError(
             "the source lists no clip", where=source, fix="check the path and the file"
         )
-    tasks = plan_shards(clips, classes, config.output, config.layout, config.encoding)
-    open_output(config.output, tasks, classes, config.layout)
-    results = _run(tasks, len(clips), config.workers)
-    rejected = [clip for result in results for clip in result.rejected]
-    write_rejected(config.output / REJECTED, rejected)
-    check_rejected(
-        rejected,
-        len(clips),
-        config.max_rejected,
-        where=config.output / REJECTED,
-        fix="mend the files and build into another --output",
-    )
-    index = merge_sidecars(config.output)
+    if config.dry_run:
+        print(forecast(clips, classes, config))
+        print("nothing was written; next: the same command without --dry-run")
+        return
+    if config.task is not None:
+        print(pack_share(clips, classes, config, parse_share(config.task)))
+        return
+    outcome = (retry_rejected if config.retry_rejected else pack_all)(clips, classes, config)
+    index = outcome.index
     hours = index.num_samples.sum() / index.sample_rate_hz / 3600
     size_gb = sum(index.shard_sizes) / 1e9
     print(
         f"wrote {len(index):,} clips ({hours:,.1f} h, {len(classes)} classes) in "
         f"{len(index.shards):,} shards ({size_gb:,.2f} GB) to {config.output}; "
-        f"{len(rejected):,} refused; next: python -m sharding.check {config.output}"
+        f"{len(outcome.rejected):,} refused; next: python -m sharding.check {config.output}"
     )
-
-
-def _run(tasks: Sequence[ShardTask], num_clips: int, workers: int) -> list[ShardResult]:
-    results: list[ShardResult] = []
-    already_done = 0
-    with clip_bar(desc="packing", total=num_clips) as bar:
-        for counter, done in run_local(tasks, workers):
-            results += done
-            already_done += sum(r.num_clips + len(r.rejected) for r in done if r.already_done)
-            rejected = counter.rejected.value
-            bar.update(already_done + counter.packed.value + rejected - bar.n)
-            shards = f"{len(results)}/{len(tasks)}"
-            bar.set_postfix(shards=shards, rejected=rejected, refresh=False)
-    return sorted(results, key=lambda result: result.number)
 
 
 def main() -> None:

@@ -127,6 +127,8 @@ def _check_members(tar: Path, sidecar: Sidecar) -> Iterator[str]:
     audio = {m[0][0]: m for m in members if m[0][2] != "json"}
     described = {m[0][0] for m in members if m[0][2] == "json"}
     keys = [key_of(clip_id) for clip_id in clips.clip_id]
+    if len(members) != 2 * len(keys):
+        yield f"has {len(members)} members for {len(keys)} clips, which take two each"
     for key in sorted((audio.keys() | described) - set(keys)):
         yield f"member {key} is not in the sidecar"
     with tar.open("rb") as file:

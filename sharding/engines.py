@@ -1,10 +1,15 @@
-"""Run the tasks of a build on the processes of this machine."""
+"""Do the tasks of a build: by processes of this machine, or by a Dask cluster.
+
+An engine decides who makes a shard and when, and never what is in it.
+"""
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from ctypes import c_int64
+from dataclasses import dataclass
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
@@ -13,6 +18,17 @@ from sharding.pack import ShardResult, ShardTask, pack_shard
 
 MAX_TRIES = 3
 """A worker that dies, for want of memory say, takes only its shard with it, to be tried again."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """How far an engine has come."""
+
+    packed: int
+    """Clips, since it began."""
+    rejected: int
+    results: list[ShardResult]
+    """Of the shards that were finished since the update before."""
 
 
 class ClipCounter:
@@ -34,6 +50,8 @@ _counter: ClipCounter | None = None
 
 def _start_worker(counter: ClipCounter) -> None:
     global _counter
+    # webdataset writes tars without torch, but loads it if it can: 1.5 s of every worker.
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     _counter = counter
 
 
@@ -46,10 +64,8 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def run_local(
-    tasks: Sequence[ShardTask], workers: int
-) -> Iterator[tuple[ClipCounter, list[ShardResult]]]:
-    """Do the tasks; yields, a few times a second, the counter and the shards newly done."""
+def run_local(tasks: Sequence[ShardTask], workers: int) -> Iterator[Update]:
+    """Do the tasks on processes of this machine; yields a few times a second."""
     context = multiprocessing.get_context("spawn")
     counter = ClipCounter(context)
     pool = ProcessPool(workers, initializer=_start_worker, initargs=[counter], context=context)
@@ -65,20 +81,20 @@ def run_local(
             for future in done:
                 task, number_of_try = running.pop(future)
                 if isinstance(future.exception(), ProcessExpired):
-                    waiting.append((task, _next_try(task, number_of_try)))
+                    if number_of_try == MAX_TRIES:
+                        raise worker_died(task)
+                    waiting.append((task, number_of_try + 1))
                 else:
                     results.append(future.result())
-            yield counter, results
+            yield Update(counter.packed.value, counter.rejected.value, results)
     finally:
         pool.stop()
         pool.join()
 
 
-def _next_try(task: ShardTask, number_of_try: int) -> int:
-    if number_of_try == MAX_TRIES:
-        raise ShardError(
-            f"the worker process died {MAX_TRIES} times while it made this shard",
-            where=task.tar,
-            fix="look for a lack of memory or a file that crashes the decoder; then run again",
-        )
-    return number_of_try + 1
+def worker_died(task: ShardTask) -> ShardError:
+    return ShardError(
+        f"the worker process died {MAX_TRIES} times while it made this shard",
+        where=task.tar,
+        fix="look for a lack of memory or a file that crashes the decoder; then run again",
+    )

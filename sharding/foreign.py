@@ -11,29 +11,20 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import soundfile
 
 from psla_wds.audio import MAX_CLIP_S, ClipRefusedError
 from psla_wds.labels import ClassList
-from psla_wds.manifest import resolve_labels
 from psla_wds.shards import ClipColumns, PackedClip, Sidecar, sha256_of, sidecar_path
-from sharding.members import (
-    LABEL_EXTENSIONS,
-    REPACK,
-    Members,
-    is_text,
-    kind_of,
-    members_by_key,
-)
+from sharding.members import REPACK, Members, kind_of, members_by_key
+from sharding.tar_clips import check_keys, describe, read_member
 
 SCAN_VERSION = 1
 """Part of the task: a scan by other rules is done again."""
 TASK_PREFIX = "foreign:"
 AUDIO_EXTENSIONS = ("flac", "wav", "ogg", "opus", "aiff", "aif")
-LABEL_KEYS = ("labels", "label", "mids", "tags")
-ID_KEYS = ("clip_id", "id")
 
 
 @dataclass(frozen=True)
@@ -107,31 +98,19 @@ def _clip(
     key: str, members: Members, file: IO[bytes], classes: ClassList
 ) -> tuple[PackedClip, int]:
     """The clip, and the first byte of its audio in the tar."""
-    twice = [extension for extension, found in members.items() if len(found) > 1]
-    if twice:
-        raise ClipRefusedError("duplicate-key", f"two members are named {key}.{twice[0]}")
+    check_keys(key, members)
     extension = _audio_extension(members)
-
-    def read(wanted: str) -> bytes | None:
-        found = members.get(wanted)
-        if not found:
-            return None
-        file.seek(found[0].offset_data)
-        return file.read(found[0].size)
-
-    audio = read(extension) or b""
-    prefix = extension.removesuffix(kind_of(extension))
-    files = {kind: read(prefix + kind) or read(kind) for kind in LABEL_EXTENSIONS}
-    metadata = _metadata(files["json"])
+    audio = read_member(members, extension, file) or b""
     num_samples, sample_rate_hz = _audio_header(audio)
+    description = describe(key, members, extension, file, classes)
     clip = PackedClip(
-        clip_id=_text(metadata, ID_KEYS) or key,
+        clip_id=description.clip_id,
         audio=audio,
         extension=extension,
         num_samples=num_samples,
         sample_rate_hz=sample_rate_hz,
-        mids=_mids(_labels(metadata, files, classes), classes, key),
-        split=_text(metadata, ("split",)),
+        mids=tuple(classes.mids[label] for label in description.labels),
+        split=description.split,
         source=key,
     )
     return clip, members[extension][0].offset_data
@@ -162,58 +141,3 @@ def _audio_header(audio: bytes) -> tuple[int, int]:
     if header.frames > MAX_CLIP_S * header.samplerate:
         raise ClipRefusedError("too-long", f"longer than {MAX_CLIP_S:g} s by its header")
     return header.frames, header.samplerate
-
-
-def _metadata(content: bytes | None) -> dict[str, Any]:
-    if content is None:
-        return {}
-    try:
-        metadata = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ClipRefusedError("bad-json", f"the .json cannot be read: {error}") from None
-    if not isinstance(metadata, dict):
-        raise ClipRefusedError("bad-json", "the .json holds no object")
-    return metadata
-
-
-def _text(metadata: dict[str, Any], keys: tuple[str, ...]) -> str:
-    value = next((metadata[key] for key in keys if metadata.get(key) not in (None, "")), "")
-    if not isinstance(value, str | int) or not is_text(str(value)):
-        raise ClipRefusedError("bad-json", f"{keys[0]} is neither text nor a number")
-    return str(value)
-
-
-def _labels(
-    metadata: dict[str, Any], files: dict[str, bytes | None], classes: ClassList
-) -> list[str]:
-    """Labels as written; a number is an index, even if a class is named like a number."""
-    given = (metadata.get(key) for key in LABEL_KEYS)
-    found: Any = next((value for value in given if value not in (None, "", [])), [])
-    values = found if isinstance(found, list) else [found]
-    try:
-        if not values and files["cls"]:
-            values = [int(files["cls"])]
-        if not values and files["txt"]:
-            values = [files["txt"].decode().replace("\n", "|")]
-    except ValueError as error:
-        raise ClipRefusedError("bad-label", f"the .cls or .txt cannot be read: {error}") from None
-    labels: list[str] = []
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            raise ClipRefusedError(
-                "bad-label", f"a label is neither text nor an index: {value!r:.80}"
-            )
-        is_index = isinstance(value, int) and 0 <= value < len(classes)
-        labels += [classes.mids[int(value)]] if is_index else str(value).split("|")
-    return [label.strip() for label in labels if label.strip()]
-
-
-def _mids(labels: list[str], classes: ClassList, key: str) -> tuple[str, ...]:
-    if not labels:
-        looked = f"the .json has none of {', '.join(LABEL_KEYS)}"
-        raise ClipRefusedError("no-label", f"no .cls, no .txt, and {looked}")
-    for label in labels:
-        if classes.find(label) is None:
-            reason = f"label {label!r:.80} is not in the class list of {len(classes)} classes"
-            raise ClipRefusedError("unknown-label", reason)
-    return tuple(classes.mids[position] for position in resolve_labels(labels, classes, key))

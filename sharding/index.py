@@ -1,10 +1,11 @@
 """Make the index of a folder of shards anew; of tars that others built as well.
 
-    python -m sharding.index SHARDS [--class-labels CSV]
+    python -m sharding.index SHARDS [--class-labels CSV] [--dali-index]
 
-sharding.build does this for its shards at its end; it is of use when an index was lost or shards
-were moved. WebDataset tars from elsewhere (KEY.flac, .wav, .ogg, .opus or .aiff, with labels in
-KEY.json, .cls or .txt) are scanned, and get a sidecar beside them; the tars are not changed.
+sharding.build does this for its shards at its end, unless tasks of an array make them (--task):
+then this joins them, once all stand. It is of use too when an index was lost. WebDataset tars from
+elsewhere (KEY.flac, .wav, .ogg, .opus or .aiff, with labels in KEY.json, .cls or .txt) are scanned,
+and get a sidecar beside them; the tars are not changed.
 """
 
 import logging
@@ -16,19 +17,24 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
+from tqdm import tqdm
 from tyro.conf import Positional
 
 from psla_wds import cli
 from psla_wds.errors import ConfigError, ManifestError, ShardError
-from psla_wds.index_files import CLASS_LABELS, merge_sidecars
+from psla_wds.index_files import CLASS_LABELS, INDEX_FOLDER
 from psla_wds.labels import ClassList, read_class_list, write_class_list
+from psla_wds.merge import merge_sidecars
 from psla_wds.progress import clip_bar
 from psla_wds.shard_index import ShardIndex
 from psla_wds.shards import Sidecar, read_sidecar, write_sidecar
+from sharding.disk import disk_errors
 from sharding.foreign import is_current, is_foreign, scan
 from sharding.members import REPACK
-from sharding.plan import PLAN_FILE
+from sharding.plan import PLAN_FILE, sweep
 from sharding.rejects import REJECTED, check_rejected, write_rejected
+from sharding.sample_index import write_dali_indexes
+from sharding.shares import check_complete, forget_reports, reports_of
 
 SORTED_BY_CLASS = 0.2
 """Of `class_separation`: as if each tar held five classes of a great many."""
@@ -44,6 +50,8 @@ class Args:
     """CSV of the classes: index,mid,display_name; needed where the folder has none, and copied."""
     max_rejected: float = 0.01
     """Share of the clips that may be unusable before it is an error."""
+    dali_index: bool = False
+    """Also write a .idx beside each tar, for the webdataset reader of NVIDIA DALI."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_rejected <= 1:
@@ -81,8 +89,11 @@ def make_index(
     shards: Path, class_labels: Path | None = None, *, max_rejected: float = 0.01
 ) -> tuple[ShardIndex, Found]:
     """The index of a folder, once each foreign tar in it has a sidecar, and what was found."""
-    foreign, found = foreign_tars(shards), Found()
     _check_writable(shards)
+    check_complete(shards)
+    if reports_of(shards):
+        _check_refused(shards, max_rejected)
+    foreign, found = foreign_tars(shards), Found()
     if foreign or (class_labels and any(shards.glob("*.tar"))):
         classes = _class_list(shards, class_labels)
         if foreign:
@@ -90,10 +101,32 @@ def make_index(
             _check(shards, found, max_rejected)
         if not (shards / CLASS_LABELS).exists():
             write_class_list(classes, shards / CLASS_LABELS)
-    index = merge_sidecars(shards)
+    with disk_errors(shards / INDEX_FOLDER, "write the index"):
+        index = merge_sidecars(shards)
     if foreign:
         _warn_if_sorted(index)
+    if reports_of(shards):
+        forget_reports(shards)
+        sweep(shards)
     return index, found
+
+
+def _check_refused(shards: Path, max_rejected: float) -> None:
+    """List what the tasks of an array refused, but for what a retry has packed into later shards.
+
+    The sidecars say it, whoever made the shards.
+    """
+    refused, num_packed = dict[str, dict[str, str]](), 0
+    for tar in tqdm(sorted(shards.glob("*.tar")), desc="refused clips", unit="shard"):
+        if sidecar := read_sidecar(tar):
+            refused |= {clip["clip_id"]: clip for clip in sidecar.rejected}
+            num_packed += len(sidecar.clips.clip_id)
+            for clip_id in sidecar.clips.clip_id:
+                refused.pop(clip_id, None)
+    rejected, where = list(refused.values()), shards / REJECTED
+    write_rejected(where, rejected)
+    fix = "mend the files and run sharding.build with --retry-rejected"
+    check_rejected(rejected, num_packed + len(rejected), max_rejected, where=where, fix=fix)
 
 
 def foreign_tars(shards: Path) -> list[Path]:
@@ -189,14 +222,8 @@ def _look_at(tar: Path, classes: ClassList, found: Found, progress: Callable[[],
 
 
 def _write(tar: Path, sidecar: Sidecar) -> None:
-    try:
+    with disk_errors(tar, "write the sidecar"):
         write_sidecar(tar, sidecar)
-    except OSError as error:
-        raise ShardError(
-            f"cannot write the sidecar: {error.strerror}",
-            where=tar,
-            fix="make room or give write access, and run the same command again: it goes on",
-        ) from None
 
 
 def _warn_if_sorted(index: ShardIndex) -> None:
@@ -218,6 +245,8 @@ def _warn_if_sorted(index: ShardIndex) -> None:
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m sharding.index")
     index, found = make_index(args.shards, args.class_labels, max_rejected=args.max_rejected)
+    if args.dali_index:
+        write_dali_indexes(sorted(args.shards.glob("*.tar")))
     scanned = f"; {found.num_scanned:,} scanned, {len(found.rejected):,} clips refused"
     print(
         f"wrote the index of {len(index):,} clips in {len(index.shards):,} shards to "

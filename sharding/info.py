@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from tyro.conf import Positional
 
 from psla_wds import cli
@@ -16,6 +17,7 @@ from psla_wds.index_files import read_index
 from psla_wds.shard_index import ShardIndex
 
 BAR_WIDTH = 40
+NUM_BINS = 10
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,13 @@ def summarise(index: ShardIndex) -> dict[str, Any]:
         "clips": len(index),
         "shards": len(index.shards),
         "bytes": sum(index.shard_sizes),
+        "audio_bytes": int(index.size.sum()),
         "sample_rate_hz": index.sample_rate_hz,
         "hours": float(duration_s.sum() / 3600),
         "duration_s": dict(
             zip(("min", "q25", "median", "q75", "max"), quantiles.tolist(), strict=True)
         ),
+        "duration_histogram": _histogram(duration_s),
         "mean_clip_bytes": float(index.size.mean()) if len(index) else 0.0,
         "labels_per_clip": float(labels_per_clip.mean()) if len(index) else 0.0,
         "splits": {
@@ -56,8 +60,19 @@ def summarise(index: ShardIndex) -> dict[str, Any]:
     }
 
 
+def _histogram(duration_s: Float[np.ndarray, " clips"]) -> list[dict[str, float]]:
+    """Clips by length in bins of equal width, the last with its end."""
+    if not len(duration_s):
+        return []
+    counts, edges = np.histogram(duration_s, NUM_BINS)
+    return [
+        {"from_s": float(start), "to_s": float(end), "clips": int(count)}
+        for count, start, end in zip(counts, edges[:-1], edges[1:], strict=True)
+    ]
+
+
 def render(summary: dict[str, Any], shards: Path) -> str:
-    """The summary as text, with a histogram of the classes."""
+    """The summary as text, with histograms of durations and classes."""
     duration = summary["duration_s"]
     splits = ", ".join(f"{name or '(none)'} {n:,}" for name, n in summary["splits"].items())
     lines = [
@@ -70,13 +85,23 @@ def render(summary: dict[str, Any], shards: Path) -> str:
         f"  labels    {summary['labels_per_clip']:.2f} a clip, {len(summary['classes'])} classes",
         "",
     ]
+    bins = summary["duration_histogram"]
+    longest = max((entry["clips"] for entry in bins), default=1)
+    for entry in bins:
+        span = f"{entry['from_s']:.2f} to {entry['to_s']:.2f} s"
+        lines.append(f"  {span:<20} {entry['clips']:>9,} {_bar(entry['clips'], longest)}")
+    lines.append("")
     classes = sorted(summary["classes"], key=lambda entry: -entry["clips"])
     most = max(1, classes[0]["clips"])
     width = min(40, max(len(entry["name"]) for entry in classes))
     for entry in classes:
-        bar = "#" * round(BAR_WIDTH * entry["clips"] / most)
+        bar = _bar(entry["clips"], most)
         lines.append(f"  {entry['name'][:width]:<{width}} {entry['clips']:>9,} {bar}")
     return "\n".join(lines)
+
+
+def _bar(count: int, most: int) -> str:
+    return "#" * round(BAR_WIDTH * count / most)
 
 
 def main() -> None:

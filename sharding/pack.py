@@ -2,15 +2,23 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 
 import soundfile
 import soxr
 
-from psla_wds.audio import ClipRefusedError, Codec, encode_clip, load_clip
-from psla_wds.errors import ShardError
+from psla_wds import ffmpeg
+from psla_wds.audio import (
+    EXTENSIONS,
+    SILENT_DBFS,
+    ClipRefusedError,
+    Codec,
+    encode_clip,
+    level_dbfs,
+)
 from psla_wds.manifest import Clip
 from psla_wds.shards import (
     SHARD_NAME,
@@ -22,15 +30,21 @@ from psla_wds.shards import (
     write_sidecar,
     write_tar,
 )
+from sharding.decode import decode
+from sharding.disk import disk_errors
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """The form of the audio in the shards."""
+    """The form of the audio in the shards, and which clips are refused."""
 
     codec: Codec
     sample_rate_hz: int
     min_clip_s: float
+    max_clip_s: float | None
+    """What follows is cut off; None keeps all."""
+    keep_unlabelled: bool
+    refuse_silent: bool
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,8 @@ class ShardTask:
     mids: tuple[str, ...]
     """Of all classes, by position."""
     encoding: Encoding
+    duplicates: dict[str, str] = field(default_factory=dict)
+    """Clips to refuse, and the clip that each has the audio of."""
 
     @property
     def tar(self) -> Path:
@@ -50,12 +66,9 @@ class ShardTask:
 
     def fingerprint(self) -> str:
         """Equal for equal work: the same clips of the same files in the same form."""
-        clips = [
-            [c.clip_id, str(c.path), self.mids_of(c), c.split, c.source, c.start_s, str(c.end_s)]
-            for c in self.clips
-        ]
-        work = json.dumps([asdict(self.encoding), clips])
-        return hashlib.sha256(work.encode()).hexdigest()
+        clips = [[*astuple(replace(clip, labels=())), self.mids_of(clip)] for clip in self.clips]
+        work = [asdict(self.encoding), clips, *filter(None, [self.duplicates])]
+        return hashlib.sha256(json.dumps(work, default=str).encode()).hexdigest()
 
     def mids_of(self, clip: Clip) -> tuple[str, ...]:
         return tuple(self.mids[label] for label in clip.labels)
@@ -68,6 +81,7 @@ class ShardResult:
     number: int
     num_clips: int
     rejected: list[dict[str, str]]
+    num_silent: int
     already_done: bool
 
 
@@ -79,31 +93,18 @@ def pack_shard(task: ShardTask, progress: Progress) -> ShardResult:
     """Make the shard, unless it is there already: a shard is done if its sidecar says so."""
     sidecar = finished_sidecar(task)
     if sidecar:
-        return ShardResult(task.number, len(sidecar.clips.clip_id), sidecar.rejected, True)
-    rejected: list[dict[str, str]] = []
-    try:
-        columns = write_tar(task.tar, _packed_clips(task, rejected, progress))
-        write_sidecar(task.tar, _sidecar(task, columns, rejected))
-    except OSError as error:
-        raise ShardError(
-            f"cannot write the shard: {error.strerror}",
-            where=task.tar,
-            fix="make room or give write access, and run the same command again: it goes on",
-        ) from None
-    return ShardResult(task.number, len(columns.clip_id), rejected, False)
+        return _result(task, sidecar, already_done=True)
+    packing = _Packing(task, progress)
+    with disk_errors(task.tar, "write the shard"):
+        columns = write_tar(task.tar, packing.clips())
+        sidecar = packing.sidecar(columns)
+        write_sidecar(task.tar, sidecar)
+    return _result(task, sidecar, already_done=False)
 
 
-def _sidecar(task: ShardTask, columns: ClipColumns, rejected: list[dict[str, str]]) -> Sidecar:
-    return Sidecar(
-        shard=task.tar.name,
-        task=task.fingerprint(),
-        size_bytes=task.tar.stat().st_size,
-        sha256=sha256_of(task.tar),
-        sample_rate_hz=task.encoding.sample_rate_hz,
-        clips=columns,
-        rejected=rejected,
-        versions={"libsndfile": soundfile.__libsndfile_version__, "soxr": soxr.__version__},
-    )
+def _result(task: ShardTask, sidecar: Sidecar, *, already_done: bool) -> ShardResult:
+    num_clips, num_silent = len(sidecar.clips.clip_id), len(sidecar.silent)
+    return ShardResult(task.number, num_clips, sidecar.rejected, num_silent, already_done)
 
 
 def finished_sidecar(task: ShardTask) -> Sidecar | None:
@@ -114,42 +115,83 @@ def finished_sidecar(task: ShardTask) -> Sidecar | None:
     return sidecar if task.tar.stat().st_size == sidecar.size_bytes else None
 
 
-def _packed_clips(
-    task: ShardTask, rejected: list[dict[str, str]], progress: Progress
-) -> Iterator[PackedClip]:
-    for clip in task.clips:
-        try:
-            packed = _pack(clip, task)
-        except ClipRefusedError as error:
-            rejected.append(
-                {
-                    "clip_id": clip.clip_id,
-                    "path": str(clip.path),
-                    "source": clip.source,
-                    "reason": error.reason,
-                    "detail": str(error),
-                }
-            )
-            progress(False)
-        else:
-            progress(True)
-            yield packed
-
-
-def _pack(clip: Clip, task: ShardTask) -> PackedClip:
-    encoding = task.encoding
-    rate_hz = encoding.sample_rate_hz
-    waveform = load_clip(clip.path, start_s=clip.start_s, end_s=clip.end_s, sample_rate_hz=rate_hz)
+def pack_clip(clip: Clip, mids: tuple[str, ...], encoding: Encoding) -> tuple[PackedClip, float]:
+    """The clip, decoded, checked and encoded, and its level in dBFS; or `ClipRefusedError`."""
+    rate_hz, max_s = encoding.sample_rate_hz, encoding.max_clip_s or math.inf
+    if not mids and not clip.refusal and not encoding.keep_unlabelled:
+        raise ClipRefusedError("no-label", "the clip has no label; --keep-unlabelled packs it")
+    waveform = decode(clip, sample_rate_hz=rate_hz, max_s=max_s)
     if len(waveform) < encoding.min_clip_s * rate_hz:
         length = f"{len(waveform) / rate_hz:.3f} s"
         raise ClipRefusedError("too-short", f"{length}, shorter than {encoding.min_clip_s:g} s")
-    return PackedClip(
+    level = level_dbfs(waveform)
+    if encoding.refuse_silent and level < SILENT_DBFS:
+        raise ClipRefusedError("silent", f"{level:.0f} dBFS, below {SILENT_DBFS:g}")
+    packed = PackedClip(
         clip_id=clip.clip_id,
         audio=encode_clip(waveform, sample_rate_hz=rate_hz, codec=encoding.codec),
-        extension=encoding.codec,
+        extension=EXTENSIONS[encoding.codec],
         num_samples=len(waveform),
         sample_rate_hz=rate_hz,
-        mids=task.mids_of(clip),
+        mids=mids,
         split=clip.split,
         source=Path(clip.source).name,
     )
+    return packed, level
+
+
+def refusal_of(clip: Clip, error: ClipRefusedError) -> dict[str, str]:
+    """A line of rejected.jsonl."""
+    return {
+        "clip_id": clip.clip_id,
+        "path": str(clip.path),
+        "source": clip.source,
+        "reason": error.reason,
+        "detail": str(error),
+    }
+
+
+class _Packing:
+    """The clips of a shard as they are packed, and what is told of them on the way."""
+
+    def __init__(self, task: ShardTask, progress: Progress) -> None:
+        self._task, self._progress = task, progress
+        self.rejected: list[dict[str, str]] = []
+        self._silent: list[str] = []
+
+    def clips(self) -> Iterator[PackedClip]:
+        for clip in self._task.clips:
+            try:
+                packed = self._pack(clip)
+            except ClipRefusedError as error:
+                self.rejected.append(refusal_of(clip, error))
+                self._progress(False)
+            else:
+                self._progress(True)
+                yield packed
+
+    def _pack(self, clip: Clip) -> PackedClip:
+        original = self._task.duplicates.get(clip.clip_id)
+        if original is not None:
+            raise ClipRefusedError("duplicate", f"the same audio as clip {original}")
+        packed, level = pack_clip(clip, self._task.mids_of(clip), self._task.encoding)
+        if level < SILENT_DBFS:
+            self._silent.append(clip.clip_id)
+        return packed
+
+    def sidecar(self, columns: ClipColumns) -> Sidecar:
+        task = self._task
+        versions = {"libsndfile": soundfile.__libsndfile_version__, "soxr": soxr.__version__}
+        if any(clip.path.suffix.lower() in ffmpeg.SUFFIXES for clip in task.clips):
+            versions["ffmpeg"] = ffmpeg.version() or "none"
+        return Sidecar(
+            shard=task.tar.name,
+            task=task.fingerprint(),
+            size_bytes=task.tar.stat().st_size,
+            sha256=sha256_of(task.tar),
+            sample_rate_hz=task.encoding.sample_rate_hz,
+            clips=columns,
+            rejected=self.rejected,
+            versions=versions,
+            silent=self._silent,
+        )

@@ -5,16 +5,31 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from psla_wds.errors import ManifestError
+from psla_wds.errors import ManifestError, ShardError
 from psla_wds.files import atomic_open
+from sharding.disk import disk_errors
 
 REJECTED = "rejected.jsonl"
 
 
 def write_rejected(path: Path, rejected: Sequence[dict[str, str]]) -> None:
-    with atomic_open(path, "w") as file:
+    with disk_errors(path, "write the refused clips"), atomic_open(path, "w") as file:
         for clip in rejected:
             file.write(json.dumps(clip, ensure_ascii=False) + "\n")
+
+
+def read_rejected(path: Path) -> list[dict[str, str]]:
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not all(isinstance(row, dict) and "clip_id" in row for row in rows):
+            raise ValueError("a line is no refused clip")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ShardError(
+            f"cannot read the refused clips: {error}",
+            where=path,
+            fix="run the same command without --retry-rejected: it writes them anew",
+        ) from None
+    return rows
 
 
 def check_rejected(

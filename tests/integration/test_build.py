@@ -1,10 +1,12 @@
 """Packing, as a user does it: from files to checked shards, and what happens to bad input."""
 
+import io
 import json
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from conftest import assert_user_error, manifest_arguments, run_command, write_c
 from psla_wds.audio import decode_pcm
 from psla_wds.index_files import read_index
 from psla_wds.reader import Reader
+from psla_wds.shards import sha256_of
 from sharding.check import check
 
 
@@ -64,26 +67,13 @@ def test_clips_are_shuffled_over_the_shards(shards: Path):
     assert all((counts > 0).sum() >= 3 for counts in per_shard)
 
 
-def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(tmp_path: Path):
-    corpus = write_corpus(tmp_path / "corpus", num_clips=240)
-    build(corpus, tmp_path / "whole")
-    output = tmp_path / "killed"
-    command = [sys.executable, "-m", "sharding.build", "manifest"]
-    command += [*manifest_arguments(corpus, output), "--workers=1"]
-    for wanted in (1, 6, 14):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-        deadline = time.monotonic() + 60
-        while len(list(output.glob("*.sidecar.json"))) < wanted and time.monotonic() < deadline:
-            time.sleep(0.005)
-        subprocess.run(["pkill", "-9", "-s", str(process.pid)], check=False)
-        process.wait()
-    finished = {path: path.stat().st_mtime_ns for path in output.glob("*.sidecar.json")}
-    assert len(finished) < 20, "killed too late to show anything"
+def test_finished_shards_are_not_made_again(corpus: Path, shards: Path, tmp_path: Path):
+    output = shutil.copytree(shards, tmp_path / "shards")
+    (output / "shard-000002.sidecar.json").unlink()
+    kept = {path: path.stat().st_mtime_ns for path in output.glob("shard-*")}
     build(corpus, output)
-    assert tars_of(output) == tars_of(tmp_path / "whole")
-    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in finished.items())
-    assert check(output, deep=True) == []
-    assert not list(output.glob("*.tmp"))
+    made = {path.name for path, time_ns in kept.items() if path.stat().st_mtime_ns != time_ns}
+    assert made == {"shard-000002.tar"} and tars_of(output) == tars_of(shards)
 
 
 def test_bad_clips_are_listed_with_their_reason_and_never_packed(tmp_path: Path):
@@ -197,6 +187,8 @@ def test_check_and_info_agree_with_the_shards(shards: Path):
     info = json.loads(run_command("sharding.info", str(shards), "--json").stdout)
     assert info["clips"] == 48 and [c["clips"] for c in info["classes"]] == [12] * 4
     assert sum(info["splits"].values()) == 48
+    assert sum(entry["clips"] for entry in info["duration_histogram"]) == 48
+    assert 0 < info["audio_bytes"] < info["bytes"]
     assert "noise" in run_command("sharding.info", str(shards)).stdout
 
 
@@ -204,6 +196,28 @@ def flip_a_byte(tar: Path) -> None:
     content = bytearray(tar.read_bytes())
     content[len(content) // 2] ^= 1
     tar.write_bytes(content)
+
+
+def first_json(tar: Path) -> str:
+    with tarfile.open(tar) as archive:
+        return next(name for name in archive.getnames() if name.endswith(".json"))
+
+
+def add_member(tar: Path, name: str) -> None:
+    """As a tool would that writes size and hash anew, but not what the tar holds."""
+    with tarfile.open(tar, "a") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = 4
+        archive.addfile(member, io.BytesIO(b"{}  "))
+    sidecar = tar.with_suffix(".sidecar.json")
+    content = json.loads(sidecar.read_text())
+    content |= {"size_bytes": tar.stat().st_size, "sha256": sha256_of(tar)}
+    sidecar.write_text(json.dumps(content))
+
+
+def change_split_in_index(tar: Path) -> None:
+    path = tar.parent / "index" / "split.npy"
+    np.save(path, 1 - np.load(path))
 
 
 def swap_sidecars(tar: Path) -> None:
@@ -222,15 +236,44 @@ def swap_sidecars(tar: Path) -> None:
         (swap_sidecars, "not the shard of its sidecar"),
         (lambda tar: tar.with_suffix(".sidecar.json").unlink(), "no sidecar"),
         (lambda tar: shutil.copy(tar, tar.with_name("shard-9.tar")), "not in the index"),
+        (lambda tar: add_member(tar, "stowaway.flac"), "member stowaway is not in the sidecar"),
+        (lambda tar: add_member(tar, first_json(tar)), "has 25 members for 12 clips"),
+        (change_split_in_index, "differ in splits"),
     ],
-    ids=["flipped byte", "truncated", "missing", "swapped sidecars", "no sidecar", "stray tar"],
+    ids=[
+        "flipped byte",
+        "truncated",
+        "missing",
+        "swapped sidecars",
+        "no sidecar",
+        "stray tar",
+        "stray member",
+        "member twice",
+        "other split",
+    ],
 )
 def test_check_finds_damage(shards: Path, tmp_path: Path, damage, finding: str):
     copied = shutil.copytree(shards, tmp_path / "shards")
-    assert check(copied, deep=False) == []
     damage(copied / "shard-000000.tar")
     assert finding in "\n".join(check(copied, deep=False))
-    assert_user_error(run_command("sharding.check", str(copied), check=False), finding)
+    assert finding in "\n".join(check(copied, deep=True))
+
+
+def test_damage_is_an_error_of_the_command(shards: Path, tmp_path: Path):
+    copied = shutil.copytree(shards, tmp_path / "shards")
+    flip_a_byte(copied / "shard-000000.tar")
+    assert_user_error(run_command("sharding.check", str(copied), check=False), "SHA-256 differs")
+
+
+def test_check_finds_a_flipped_byte_wherever_it_is(shards: Path, tmp_path: Path):
+    """In headers, audio, labels, and in what fills the blocks."""
+    tar = shutil.copytree(shards, tmp_path / "shards") / "shard-000000.tar"
+    whole = tar.read_bytes()
+    for place in np.random.default_rng(0).integers(0, len(whole), 20):
+        damaged = bytearray(whole)
+        damaged[place] ^= 16
+        tar.write_bytes(damaged)
+        assert any("shard-000000.tar" in line for line in check(tar.parent, deep=False)), place
 
 
 def test_check_names_the_damaged_clip(shards: Path, tmp_path: Path):

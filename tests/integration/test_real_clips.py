@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import soundfile
 from conftest import run, run_command
 
 from eval.run_log import read_run
@@ -61,3 +62,36 @@ def test_two_hundred_real_clips_are_packed_trained_on_and_scored(real_clips: Pat
     run_command("eval.predict", str(run_dir), f"--index={shards}:eval", f"--output={output}")
     scores = Scores.load(output)
     assert len(scores) == 40 and np.isfinite(scores.scores).all()
+
+
+def test_real_clips_of_esc50_keep_their_folds_and_what_is_missing_is_counted(
+    real_clips: Path, tmp_path: Path
+):
+    with (real_clips / "manifest.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["path"].startswith("esc50/")]
+    rows = [rows[i] for i in np.linspace(0, len(rows) - 1, 40).astype(int)]
+    names = sorted({row["native_label"] for row in rows})
+    for folder in ("meta", "audio"):
+        (tmp_path / "esc" / folder).mkdir(parents=True)
+    with (tmp_path / "esc" / "meta" / "esc50.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filename", "fold", "target", "category"])
+        for number, row in enumerate(rows):
+            name = f"{Path(row['path']).stem}.wav"
+            label = row["native_label"]
+            writer.writerow([name, row["fold"], names.index(label), label])
+            if number % 10:
+                pcm, rate_hz = soundfile.read(real_clips / row["path"], dtype="int16")
+                soundfile.write(tmp_path / "esc" / "audio" / name, pcm, rate_hz)
+    shards = tmp_path / "shards"
+    run_command(
+        "sharding.build", "esc50", f"{tmp_path}/esc", f"--output={shards}", "--max-rejected=0.1"
+    )
+    index = read_index(shards)
+    assert len(index) == 36 and check(shards, deep=True) == []
+    fold_of = {Path(row["path"]).stem: f"fold{row['fold']}" for row in rows}
+    for row in range(len(index)):
+        assert index.splits[index.split[row]] == fold_of[index.clip_id(row)]
+    covered = json.loads((shards / "coverage.json").read_text())["splits"]
+    assert sum(fold["listed"] for fold in covered.values()) == 40
+    assert sum(fold["missing"] for fold in covered.values()) == 4

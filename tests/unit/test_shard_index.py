@@ -9,7 +9,8 @@ from scipy.stats import chi2
 
 from benchmarks.bench_plan import label_index
 from psla_wds.errors import ConfigError, ShardError, StaleIndexError
-from psla_wds.index_files import COLUMN_DTYPES, merge_sidecars, open_indexes, read_index
+from psla_wds.index_files import COLUMN_DTYPES, open_indexes, read_index
+from psla_wds.merge import merge_sidecars
 from psla_wds.shard_index import ShardIndex
 from psla_wds.shards import read_sidecar, sidecar_path
 from train.recipes import TrainConfig

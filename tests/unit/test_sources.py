@@ -1,5 +1,6 @@
 import json
-from collections.abc import Iterable
+import math
+import os
 from pathlib import Path
 
 import pytest
@@ -54,14 +55,20 @@ def test_a_label_given_twice_counts_once(folder: Path):
     [
         ("m.csv", "path,labels\n1.wav,Dgo\n", "label 'Dgo' .*\n.*line 2\n.*did you mean 'Dog'"),
         ("m.csv", "path,labels\n1.wav,Dog\n1.wav,Car\n", "'1.wav' appears twice\n.*line 2 and "),
-        ("m.csv", "path,labels\n1.wav,\n", "no labels\n.*line 2"),
         ("m.csv", "path,labels\n1.wav,Rain, heavy\n", "too many or too few values\n.*line 2"),
         ("m.csv", "file,labels\n1.wav,Dog\n", "name the columns path and labels"),
         ("m.csv", "path,labels,start_s\n1.wav,Dog,x\n", "start_s or end_s: .*\n.*line 2"),
         ("m.csv", "path,labels,start_s,end_s\n1.wav,Dog,3,2\n", "from 3.0 s to 2.0 s"),
         ("m.jsonl", '{"path": "1.wav"\n', "not JSON: .*\n.*line 1"),
+        ("m.jsonl", "[" * 100_000, "not JSON: .*\n.*line 1"),
+        (
+            "m.jsonl",
+            '{"path": "1", "labels": "0", "end_s": 1' + "0" * 400 + "}",
+            "start_s or end_s: .*",
+        ),
         ("m.jsonl", "[1]\n", "no object\n.*line 1"),
-        ("m.jsonl", '{"path": "1.wav", "labels": []}\n', "no labels\n.*line 1"),
+        ("m.jsonl", '{"path": "1.wav", "labels": 3}\n', "labels are no list\n.*line 1"),
+        ("m.jsonl", '{"labels": ["Dog"]}\n', "no path\n.*line 1"),
         ("m.txt", "1.wav\n", "neither .jsonl nor .csv"),
     ],
 )
@@ -83,36 +90,72 @@ SEGMENTS = (
 )
 
 
-def audioset_clips(folder: Path, file_name: str) -> Iterable[Clip]:
-    (folder / "audio" / "part1").mkdir(parents=True)
-    (folder / "audio" / "part1" / file_name).touch()
+def audioset_clips(folder: Path, *file_names: str) -> list[Clip]:
+    for name in file_names:
+        path = folder / "audio" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     (folder / "balanced_train_segments.csv").write_text(SEGMENTS)
     source = AudioSetSource(
         segments=folder / "balanced_train_segments.csv",
         audio_root=folder / "audio",
         class_labels=folder / "classes.csv",
     )
-    return source.read()[1]
+    return list(source.read()[1])
 
 
 @pytest.mark.parametrize(
-    "file_name",
+    ("file_name", "may_be_cut"),
     [
-        "Y--PJHxphWEs.wav",
-        "--PJHxphWEs.flac",
-        "--PJHxphWEs_30.000.wav",
-        "--PJHxphWEs_30.000_40.000.wav",
-        "--PJHxphWEs_30000_40000.ogg",
-        "Y--PJHxphWEs_30.000_40.000.mp3",
+        ("Y--PJHxphWEs.wav", True),
+        ("--PJHxphWEs.flac", True),
+        ("--PJHxphWEs.WEBM", True),
+        ("--PJHxphWEs_30.000.wav", False),
+        ("--PJHxphWEs_30.000_40.000.wav", False),
+        ("--PJHxphWEs_30000_40000.ogg", False),
+        ("--PJHxphWEs_30_40.m4a", False),
+        ("Y--PJHxphWEs_30.000_40.000.mp3", False),
     ],
 )
 def test_audioset_files_are_found_under_the_names_that_downloaders_give(
-    folder: Path, file_name: str
+    folder: Path, file_name: str, may_be_cut: bool
 ):
-    first, second = audioset_clips(folder, file_name)
+    rest = [f"part1/{name}" for name in ("--PJHxphWEs.info.json", "--PJHxphWEs_50.000.wav")]
+    first, second = audioset_clips(folder, f"part1/{file_name}", *rest)
     assert first.path == folder / "audio" / "part1" / file_name
     assert (first.clip_id, first.labels, first.split) == ("--PJHxphWEs", (0, 1), "balanced_train")
+    times = (30.0, 40.0) if may_be_cut else (0.0, math.inf)
+    assert (first.start_s, first.end_s, first.may_be_cut) == (*times, may_be_cut)
     assert not second.path.exists()  # to be refused as missing, by name
+
+
+def test_two_files_for_one_id_are_refused_by_name(folder: Path):
+    with pytest.raises(ManifestError, match=r"2 files for clip '--PJ.*\n.*a/Y.*wav and .*b/--PJ"):
+        audioset_clips(folder, "a/Y--PJHxphWEs.wav", "b/--PJHxphWEs_30.000.flac")
+
+
+def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    def scandir(path: str):
+        if "locked" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real_scandir(path)
+
+    real_scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(ManifestError, match=r"cannot be read: Permission denied\n.*locked"):
+        audioset_clips(folder, "locked/Y--PJHxphWEs.wav")
+
+
+def test_a_file_in_another_encoding_is_named_with_its_line(folder: Path):
+    (folder / "m.csv").write_bytes("path,labels\n1.wav,Dog\nB\xe4r.wav,Dog\n".encode("latin-1"))
+    source = ManifestSource(file=folder / "m.csv", class_labels=folder / "classes.csv")
+    with pytest.raises(ManifestError, match=r"not UTF-8: .*\n.*m\.csv, after line \d\n.*iconv"):
+        list(source.read()[1])
+
+
+def test_a_row_without_a_label_is_kept_for_the_packer_to_refuse(folder: Path):
+    clips = clips_of(folder, "m.csv", "path,labels\n1.wav,\n2.wav,|\n3.wav,Dog\n")
+    assert [clip.labels for clip in clips] == [(), (), (0,)]
 
 
 def test_a_folder_per_class_makes_its_own_class_list(tmp_path: Path):

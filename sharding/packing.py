@@ -1,0 +1,172 @@
+"""A whole build: all shards, or those of clips that were refused before; then the index."""
+
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from psla_wds.errors import ConfigError
+from psla_wds.index_files import CLASS_LABELS, INDEX_FOLDER
+from psla_wds.labels import ClassList, read_class_list
+from psla_wds.manifest import Clip
+from psla_wds.merge import merge_sidecars
+from psla_wds.progress import clip_bar
+from psla_wds.shard_index import ShardIndex
+from psla_wds.shards import read_sidecar
+from sharding.coverage import COVERAGE, coverage, warn_of_losses, write_coverage
+from sharding.dask_engine import run_dask, scheduler_address
+from sharding.disk import disk_errors
+from sharding.duplicates import find_duplicates, read_duplicates, write_duplicates
+from sharding.engines import Update, run_local
+from sharding.forecast import settled_layout
+from sharding.pack import ShardResult, ShardTask
+from sharding.pack_config import PackConfig
+from sharding.plan import open_output, plan_shards, sweep
+from sharding.rejects import REJECTED, check_rejected, write_rejected
+from sharding.shares import Share, forget_reports
+
+logger = logging.getLogger("sharding.build")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a folder of shards holds once it is published."""
+
+    index: ShardIndex
+    rejected: list[dict[str, str]]
+
+
+def pack_all(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> Outcome:
+    """Make the shards that are missing, and publish them by their index.
+
+    Duplicates show only when all is packed; then the shards that hold them are made again
+    without, and the same list gives the same shards when the build is run again.
+    """
+    tasks = _begin(clips, classes, config)
+    recovered = packed_since(config.output, len(tasks))
+    duplicates = read_duplicates(config.output) if config.refuse_duplicates else {}
+    while True:
+        results = run([_without(task, duplicates) for task in tasks], config)
+        rejected = [clip for clip in _refused(results) if clip["clip_id"] not in recovered]
+        index = publish(clips, rejected, classes, config)
+        found = find_duplicates(index)
+        if not found or not config.refuse_duplicates:
+            _warn_of_doubtful(sum(result.num_silent for result in results), found)
+            return Outcome(index, rejected)
+        duplicates |= found
+        write_duplicates(config.output, duplicates)
+        shutil.rmtree(config.output / INDEX_FOLDER)  # it describes none of the shards to come
+
+
+def pack_share(clips: Sequence[Clip], classes: ClassList, config: PackConfig, share: Share) -> str:
+    """Make the shards of one task of an array, and tell of them; the index waits for all tasks."""
+    tasks = _begin(clips, classes, config)
+    own = share.of(tasks)
+    rejected = _refused(run(own, config))
+    share.report(config.output, rejected)
+    return (
+        f"made {len(own):,} of {len(tasks):,} shards in {config.output} (task {share}); "
+        f"{len(rejected):,} clips refused; next, when all tasks are done: "
+        f"python -m sharding.index {config.output}"
+    )
+
+
+def _begin(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> list[ShardTask]:
+    """The shards of a build, once its folder stands and is found to be of the same build."""
+    layout = settled_layout(clips, classes, config)
+    tasks = plan_shards(clips, classes, config.output, layout.clips_per_shard, config.encoding)
+    open_output(config.output, tasks, classes, layout)
+    return tasks
+
+
+def _refused(results: Sequence[ShardResult]) -> list[dict[str, str]]:
+    return [clip for result in results for clip in result.rejected]
+
+
+def _without(task: ShardTask, duplicates: dict[str, str]) -> ShardTask:
+    ids = {clip.clip_id for clip in task.clips}
+    own = {clip_id: first for clip_id, first in duplicates.items() if clip_id in ids}
+    return replace(task, duplicates=own)
+
+
+def packed_since(folder: Path, first_shard: int) -> dict[str, int]:
+    """The clips in shards numbered from `first_shard` on, those of retries, by shard."""
+    packed: dict[str, int] = {}
+    for tar in sorted(folder.glob("shard-*.tar")):
+        number = number_of(tar)
+        sidecar = read_sidecar(tar) if number >= first_shard else None
+        packed |= {clip_id: number for clip_id in (sidecar.clips.clip_id if sidecar else ())}
+    return packed
+
+
+def number_of(tar: Path) -> int:
+    return int(tar.stem.removeprefix("shard-"))
+
+
+def run(tasks: Sequence[ShardTask], config: PackConfig) -> list[ShardResult]:
+    """Make the shards, with a progress bar of clips; in the order of the tasks."""
+    results: list[ShardResult] = []
+    already_done = 0
+    with clip_bar(desc="packing", total=sum(len(task.clips) for task in tasks)) as bar:
+        for update in _updates(tasks, config):
+            done = update.results
+            results += done
+            already_done += sum(r.num_clips + len(r.rejected) for r in done if r.already_done)
+            bar.update(already_done + update.packed + update.rejected - bar.n)
+            shards = f"{len(results)}/{len(tasks)}"
+            bar.set_postfix(shards=shards, rejected=update.rejected, refresh=False)
+    return sorted(results, key=lambda result: result.number)
+
+
+def _updates(tasks: Sequence[ShardTask], config: PackConfig) -> Iterator[Update]:
+    if config.engine == "local":
+        return run_local(tasks, config.workers)
+    file = config.scheduler_file
+    return run_dask(tasks, scheduler_address(file) if file else str(config.scheduler))
+
+
+def publish(
+    clips: Sequence[Clip], rejected: list[dict[str, str]], classes: ClassList, config: PackConfig
+) -> ShardIndex:
+    """List what was refused and what is missing, and unless it is too much, write the index."""
+    folder = config.output
+    covered = coverage(clips, rejected, classes)
+    write_rejected(folder / REJECTED, rejected)
+    write_coverage(folder, covered)
+    warn_of_losses(covered, folder / COVERAGE)
+    check_rejected(
+        rejected,
+        len(clips),
+        config.max_rejected,
+        where=folder / REJECTED,
+        fix="mend the files and add --retry-rejected",
+    )
+    with disk_errors(folder / INDEX_FOLDER, "write the index"):
+        index = merge_sidecars(folder)
+    forget_reports(folder)
+    sweep(folder)
+    return index
+
+
+def _warn_of_doubtful(num_silent: int, duplicates: dict[str, str]) -> None:
+    if num_silent:
+        logger.warning("%d clips are nearly silent; --refuse-silent leaves them out", num_silent)
+    if duplicates:
+        one, other = next(iter(duplicates.items()))
+        logger.warning(
+            "%d clips have the audio of another, such as %s that of %s; "
+            "--refuse-duplicates leaves them out",
+            len(duplicates),
+            one,
+            other,
+        )
+
+
+def check_classes(folder: Path, classes: ClassList) -> None:
+    if read_class_list(folder / CLASS_LABELS) != classes:
+        raise ConfigError(
+            "the shards were packed with another class list",
+            where=folder / CLASS_LABELS,
+            fix="name that list, or choose another --output",
+        )

@@ -1,0 +1,99 @@
+"""AudioSet: its segments CSV, and a folder of what could still be downloaded."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from psla_wds.errors import ManifestError
+from psla_wds.labels import ClassList, read_class_list
+from psla_wds.manifest import Clip, resolve_labels
+from sharding.sources.rows import csv_values, seconds
+from sharding.sources.source import AUDIO_SUFFIXES, files_below, require, require_folder
+
+NUM_COLUMNS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioSetSource:
+    """Clips listed in AudioSet's segments CSV: a file each, cut already or the whole video.
+
+    A name with times (<id>_30.000_40.000.wav) is a cut clip. A file named by the id alone
+    (<id>.wav) is a cut clip if it is at most a second longer than the row's segment; if it
+    reaches to the segment's end, or a second before, it is the whole video, and cut by the row's
+    start and end; of any other length it is refused.
+    """
+
+    segments: Path
+    """Such as balanced_train_segments.csv, which gives split balanced_train."""
+    audio_root: Path
+    """Folder of the files, searched with its subfolders. Names are [Y]<id>, [Y]<id>_30.000,
+    [Y]<id>_30.000_40.000 or [Y]<id>_30000_40000, whole seconds as well, with the suffix of any
+    audio format."""
+    class_labels: Path
+    """class_labels_indices.csv: index,mid,display_name."""
+
+    def read(self) -> tuple[ClassList, Iterable[Clip]]:
+        classes = read_class_list(self.class_labels)
+        return classes, self._clips(classes)
+
+    def _clips(self, classes: ClassList) -> Iterator[Clip]:
+        require_folder(self.audio_root, "set --audio-root")
+        files = _audio_files(self.audio_root)
+        name = self.segments.stem
+        split = name.removesuffix("_segments") if name.endswith("_segments") else ""
+        for where, (youtube_id, start_s, end_s, mids) in _segments(self.segments):
+            found = [
+                (path, is_cut)
+                for name, is_cut in file_names(youtube_id, start_s, end_s)
+                for path in files.get(name, ())
+            ]
+            if len(found) > 1:
+                raise _several(youtube_id, [path for path, _ in found])
+            path, is_cut = found[0] if found else (self.audio_root / f"{youtube_id}.wav", False)
+            yield Clip(
+                clip_id=youtube_id,
+                path=path,
+                labels=resolve_labels(mids.split(","), classes, where),
+                split=split,
+                source=where,
+                **({} if is_cut else {"start_s": start_s, "end_s": end_s, "may_be_cut": True}),
+            )
+
+
+def file_names(youtube_id: str, start_s: float, end_s: float) -> Iterator[tuple[str, bool]]:
+    """Names, without suffix, under which the field's download tools save a segment, and whether
+    the name says that it is cut."""
+    times = {
+        f"_{start_s:.3f}",
+        f"_{start_s:.3f}_{end_s:.3f}",
+        f"_{start_s * 1000:.0f}_{end_s * 1000:.0f}",
+        f"_{start_s:g}",
+        f"_{start_s:g}_{end_s:g}",
+    }
+    for prefix, suffix in product(("Y", ""), ("", *sorted(times))):
+        yield f"{prefix}{youtube_id}{suffix}", bool(suffix)
+
+
+def _audio_files(folder: Path) -> dict[str, list[Path]]:
+    """Audio by name without suffix; downloaders leave much else beside it."""
+    files: dict[str, list[Path]] = {}
+    for path in files_below(folder):
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            files.setdefault(path.stem, []).append(path)
+    return files
+
+
+def _several(youtube_id: str, paths: list[Path]) -> ManifestError:
+    return ManifestError(
+        f"there are {len(paths)} files for clip {youtube_id!r}",
+        where=" and ".join(map(str, sorted(paths))),
+        fix="keep one of them, or narrow --audio-root",
+    )
+
+
+def _segments(path: Path) -> Iterator[tuple[str, tuple[str, float, float, str]]]:
+    form = 'write: YTID, start_seconds, end_seconds, "mid,mid"'
+    for where, row in csv_values(path):
+        require(len(row) == NUM_COLUMNS, "the row has not four values", where, form)
+        yield where, (row[0], seconds(row[1], where), seconds(row[2], where), row[3])

@@ -1,0 +1,53 @@
+"""ESC-50, as its repository has it."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from psla_wds.labels import ClassList
+from psla_wds.manifest import Clip
+from sharding.sources.rows import csv_rows
+from sharding.sources.source import require, require_folder
+
+COLUMNS = ("filename", "fold", "target", "category")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Esc50Source:
+    """ESC-50: five splits, fold1 to fold5, which are not to be shuffled, and its own 50 classes."""
+
+    folder: Positional[Path]
+    """The unpacked repository, with meta/esc50.csv and audio/."""
+
+    def read(self) -> tuple[ClassList, Iterable[Clip]]:
+        require_folder(self.folder, "check the path")
+        rows = list(csv_rows(self.folder / "meta" / "esc50.csv", COLUMNS))
+        names = _class_names(rows)
+        return ClassList(names, names), self._clips(rows)
+
+    def _clips(self, rows: list[tuple[str, dict[str, str]]]) -> Iterator[Clip]:
+        audio = self.folder / "audio"
+        require_folder(audio, "unpack the audio beside meta/")
+        for where, row in rows:
+            yield Clip(
+                clip_id=Path(row["filename"]).stem,
+                path=audio / Path(row["filename"]).name,
+                labels=(int(row["target"]),),
+                split=f"fold{row['fold']}",
+                source=where,
+            )
+
+
+def _class_names(rows: list[tuple[str, dict[str, str]]]) -> tuple[str, ...]:
+    """The categories in the order of their targets, 0, 1, 2, ..."""
+    names: dict[str, str] = {}
+    for where, row in rows:
+        name = names.setdefault(row["target"], row["category"])
+        fix = "download esc50.csv again"
+        require(name == row["category"], f"target {row['target']} has two names", where, fix)
+    numbers = [str(number) for number in range(len(names))]
+    where = rows[0][0] if rows else "esc50.csv"
+    require(sorted(names) == sorted(numbers), "targets are not 0, 1, 2, ...", where, "download it")
+    return tuple(names[number] for number in numbers)

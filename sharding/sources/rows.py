@@ -1,0 +1,79 @@
+"""Rows of text files, each with the file and line that it comes from, for messages."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from psla_wds.errors import ManifestError
+from sharding.sources.source import require
+
+
+def lines(path: Path) -> Iterator[str]:
+    require(path.is_file(), "there is no such file", path, "check the path")
+    number = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for number, line in enumerate(file, 1):  # noqa: B007, for the message
+                yield line
+    except UnicodeDecodeError as error:
+        raise ManifestError(
+            f"the file is not UTF-8: {error}",
+            where=f"{path}, after line {number}",
+            fix=f"convert it: iconv -f ITS_ENCODING -t utf-8 {path.name}",
+        ) from None
+    except OSError as error:
+        raise ManifestError(
+            f"the file cannot be read: {error.strerror}", where=path, fix="give read access"
+        ) from None
+
+
+def csv_values(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every row that is neither empty nor begins with #."""
+    reader = csv.reader(lines(path), skipinitialspace=True)
+    try:
+        for row in reader:
+            if row and not row[0].startswith("#"):
+                yield f"{path}, line {reader.line_num}", row
+    except csv.Error as error:
+        where = f"{path}, line {reader.line_num}"
+        raise ManifestError(f"the row is no CSV: {error}", where=where, fix="quote it") from None
+
+
+def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Rows by the names in the first line, which must name `columns`."""
+    rows = csv_values(path)
+    _, header = next(rows, ("", []))
+    require(
+        set(columns) <= set(header),
+        f"the first line must name the columns {' and '.join(columns)}",
+        path,
+        f"add a header: {','.join(columns)}",
+    )
+    for where, row in rows:
+        complete = len(row) == len(header)
+        require(complete, "the row has too many or too few values", where, "quote commas")
+        yield where, dict(zip(header, row, strict=True))
+
+
+def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(lines(path), 1):
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ManifestError(
+                f"the line is not JSON: {error}", where=where, fix="write one object a line"
+            ) from None
+        require(isinstance(row, dict), "the line is no object", where, "write {...}")
+        yield where, row
+
+
+def seconds(text: Any, where: str) -> float:
+    try:
+        return float(text)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ManifestError(
+            f"start_s or end_s: {error}", where=where, fix="write seconds, such as 30.0"
+        ) from None

@@ -1,0 +1,73 @@
+"""WebDataset tars that others built, to be packed anew."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from tyro.conf import Positional
+
+from psla_wds import ffmpeg
+from psla_wds.audio import ClipRefusedError
+from psla_wds.index_files import CLASS_LABELS
+from psla_wds.labels import ClassList, read_class_list
+from psla_wds.manifest import ByteRange, Clip
+from sharding.members import Members, kind_of, members_by_key
+from sharding.sources.source import AUDIO_SUFFIXES, require, require_folder
+from sharding.tar_clips import check_keys, describe
+
+
+@dataclass(frozen=True, kw_only=True)
+class TarsSource:
+    """WebDataset tars: KEY.wav or another audio format, with labels in KEY.json, .cls or .txt.
+
+    Packs them anew: shuffled, at one rate, in one codec. python -m sharding.index takes tars as
+    they are.
+    """
+
+    folder: Positional[Path]
+    """The folder of the tars."""
+    class_labels: Path | None = None
+    """CSV of the classes: index,mid,display_name; that in the folder unless set."""
+
+    def read(self) -> tuple[ClassList, Iterable[Clip]]:
+        require_folder(self.folder, "check the path")
+        classes = read_class_list(self.class_labels or self.folder / CLASS_LABELS)
+        return classes, self._clips(classes)
+
+    def _clips(self, classes: ClassList) -> Iterator[Clip]:
+        tars = sorted(self.folder.glob("*.tar"))
+        require(bool(tars), "there is no tar here", self.folder, "check the path")
+        for tar in tars:
+            with tar.open("rb") as file:
+                for key, members in members_by_key(tar).items():
+                    yield _clip(tar, key, members, file, classes)
+
+
+def _clip(tar: Path, key: str, members: Members, file: IO[bytes], classes: ClassList) -> Clip:
+    source = f"{tar}, member {key}"
+    try:
+        check_keys(key, members)
+        extension = _audio_extension(members)
+        description = describe(key, members, extension, file, classes)
+    except ClipRefusedError as error:
+        refusal = (error.reason, str(error))
+        return Clip(key, tar, (), "", source, refusal=refusal)
+    audio = members[extension][0]
+    return Clip(
+        clip_id=description.clip_id,
+        path=tar,
+        labels=description.labels,
+        split=description.split,
+        source=source,
+        part=ByteRange(audio.offset_data, audio.size),
+    )
+
+
+def _audio_extension(members: Members) -> str:
+    suffixes = AUDIO_SUFFIXES - set(ffmpeg.SUFFIXES)  # ffmpeg reads files, not parts of a tar
+    audio = [extension for extension in members if f".{kind_of(extension)}" in suffixes]
+    if len(audio) != 1:
+        found = f"{len(audio)} of the members {', '.join(members)} are audio"
+        raise ClipRefusedError("two-audio" if audio else "no-audio", found)
+    return audio[0]
