@@ -15,9 +15,10 @@ import torch
 from psla_wds.audio import ClipRefusedError, load_clip
 from psla_wds.errors import PslaError
 from psla_wds.features import FeatureConfig
-from psla_wds.index_files import read_index, write_index
+from psla_wds.index_files import read_index
 from psla_wds.labels import ClassList
 from psla_wds.loader import Loader
+from psla_wds.merge import write_index
 from psla_wds.reader import ReaderConfig
 from psla_wds.schedule import BatchLayout, EvaluationSchedule
 from psla_wds.shard_index import ShardIndex

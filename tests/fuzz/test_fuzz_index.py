@@ -12,7 +12,8 @@ from mutations import changed_json, changed_npy
 from properties import Trap, accepted, fuzz, tiers
 
 from psla_wds.errors import ShardError
-from psla_wds.index_files import COLUMN_DTYPES, merge_sidecars, read_index
+from psla_wds.index_files import COLUMN_DTYPES, read_index
+from psla_wds.merge import merge_sidecars
 from psla_wds.reader import Reader
 from psla_wds.sampler import SamplerConfig, plan_epoch
 from psla_wds.shard_index import ShardIndex
