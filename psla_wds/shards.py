@@ -11,7 +11,8 @@ import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,10 @@ class ClipColumns:
         self.num_samples.append(clip.num_samples)
         self.mids.append(list(clip.mids))
         self.split.append(clip.split)
+
+
+ENTRY_TYPES = {"clip_id": str, "mids": list, "mid": str, "split": str}
+"""Of the columns; others hold integers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +175,7 @@ def read_sidecar(tar: Path) -> Sidecar | None:
             del content[summary]
         sidecar = Sidecar(clips=columns, **content)
         lengths = {len(column) for column in vars(columns).values()}
+        _check_types(sidecar)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ShardError(
             f"the sidecar is damaged: {error}", where=path, fix="delete it and build again"
@@ -181,3 +187,17 @@ def read_sidecar(tar: Path) -> Sidecar | None:
             fix=f"this version reads format {FORMAT_VERSION}: delete it and build again",
         )
     return sidecar
+
+
+def _check_types(sidecar: Sidecar) -> None:
+    """Raise TypeError or ValueError unless every entry is what its column is declared to hold."""
+    for name, kind in ((f.name, f.type) for f in fields(Sidecar)):
+        if kind in (str, int) and type(getattr(sidecar, name)) is not kind:
+            raise TypeError(f"{name} is of another type")
+    columns = vars(sidecar.clips) | {"mid": list(chain.from_iterable(sidecar.clips.mids))}
+    for name, column in columns.items():
+        kind = ENTRY_TYPES.get(name, int)
+        if set(map(type, column)) - {kind}:
+            raise TypeError(f"an entry of {name} is no {kind.__name__}")
+        if kind is int and column and not 0 <= min(column) <= max(column) < 2**63:
+            raise ValueError(f"an entry of {name} is no number of bytes or samples")
