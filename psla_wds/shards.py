@@ -196,8 +196,8 @@ def _check_types(sidecar: Sidecar) -> None:
             raise TypeError(f"{name} is of another type")
     columns = vars(sidecar.clips) | {"mid": list(chain.from_iterable(sidecar.clips.mids))}
     for name, column in columns.items():
-        kind = ENTRY_TYPES.get(name, int)
-        if set(map(type, column)) - {kind}:
-            raise TypeError(f"an entry of {name} is no {kind.__name__}")
-        if kind is int and column and not 0 <= min(column) <= max(column) < 2**63:
+        entry_type = ENTRY_TYPES.get(name, int)
+        if set(map(type, column)) - {entry_type}:
+            raise TypeError(f"an entry of {name} is no {entry_type.__name__}")
+        if entry_type is int and column and not 0 <= min(column) <= max(column) < 2**63:
             raise ValueError(f"an entry of {name} is no number of bytes or samples")
