@@ -94,11 +94,11 @@ def _bytes(leaf: object) -> int:
     return leaf.numel() * leaf.element_size() if isinstance(leaf, Tensor) else 0
 
 
-def cost(backbone: str, head: Head, *, batch_size: int) -> Cost:
-    """Count one pass over a batch of the paper's spectrograms."""
+def cost(backbone: str, head: Head, *, batch_size: int, num_frames: int = NUM_FRAMES) -> Cost:
+    """Count one pass over a batch of spectrograms, the paper's unless of other frames."""
     with FakeTensorMode():
         model = AudioTagger(ModelConfig(backbone=backbone, head=head), NUM_CLASSES)
-        log_mel = torch.zeros(batch_size, NUM_FRAMES, NUM_MELS)
+        log_mel = torch.zeros(batch_size, num_frames, NUM_MELS)
         targets = torch.zeros(batch_size, NUM_CLASSES)
         kept: dict[int, int] = {}  # bytes by storage: one that is kept twice counts once
         own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}

@@ -157,9 +157,64 @@ def costs(content: dict[str, Any]) -> str:
     )
 
 
+def stages(content: dict[str, Any]) -> str:
+    """Whole ways to features, then the stages of the graph, with the limit that bytes set."""
+    rows = [
+        "| device | stage | us a clip | kB moved | us by bytes alone | spread |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for s in content["stages"]:
+        rows.append(
+            f"| {s['device']} | {s['name']} | {s['us_per_clip']:,.0f} | "
+            f"{s['bytes_per_clip'] / 1e3:,.0f} | {s['limit_us_per_clip']:,.1f} | "
+            f"{s['spread']:.0%} |"
+        )
+    return speeds(content) + "\n\n" + "\n".join(rows)
+
+
+def steps(content: dict[str, Any]) -> str:
+    """Rates of the step, its share of the device's peak, and the paper's schedules projected."""
+    rows = ["| | clips/s | of the limit | data_wait | spread |", "|---|--:|--:|--:|--:|"]
+    for r in content["results"]:
+        rows.append(
+            f"| {r['name']} | {r['clips_per_s']:,.1f} | {r['speed_up']:.0%} | "
+            f"{r['data_wait']:.1%} | {r['spread']:.0%} |"
+        )
+    projected = content["projections"]
+    ways = list(projected[0]["hours"])
+    rows += [
+        "",
+        f"| projection | clips | cost of one | {' | '.join(f'{way}, h' for way in ways)} |",
+        f"|---|--:|--:|{'--:|' * len(ways)}",
+    ]
+    for p in projected:
+        hours = " | ".join(f"{p['hours'][way]:,.1f}" for way in ways)
+        rows.append(f"| {p['schedule']} | {p['clips']:,} | {p['cost']:.2f} | {hours} |")
+    return "\n".join(rows) + (
+        f"\n\n{content['title']}, {content['conditions']['precision']}. "
+        f"{_limit(content['limit'])} Hours are projections, nothing that was run: clips of the "
+        "schedule, times the operations of one over those of a clip measured, over the rate. "
+        f"{_conditions(content)}"
+    )
+
+
+def _limit(limit: dict[str, float | None]) -> str:
+    """What the limit makes of the device, with its share of a peak that is known."""
+    parts = []
+    for name, unit in (("tflop_per_s", "TFLOP/s"), ("gb_per_s", "GB/s, elementwise work fused")):
+        peak = limit[f"{name}_peak"]
+        share = f" ({limit[name] / peak:.1%} of {peak:,g})" if peak else ""
+        parts.append(f"{limit[name]:,.3g} {unit}{share}")
+    return f"The limit is {' and '.join(parts)}."
+
+
 RENDER: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": demo_scores,
+    "bench_features": stages,
     "bench_order": orders,
+    "bench_step": steps,
+    "gpu_features": stages,
+    "gpu_step": steps,
     "model_cost": costs,
     "scale": projections,
 }

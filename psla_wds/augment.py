@@ -36,10 +36,10 @@ class AugmentConfig:
     """Largest width of the time mask, in frames; 0 for none."""
     gain_db: float = 0.0
     """A clip and its partner are each made louder or softer by up to this before they are mixed
-    (PaSST, Koutini et al. 2022); 0 for none."""
+    (PaSST, Koutini et al. 2022, trains with a gain too); 0 for none."""
     time_roll: float = 0.0
     """A clip and its partner are each shifted by up to this share of their length, either way, what
-    leaves one end coming in at the other (PaSST, there by samples); 0 for none, at most 0.5."""
+    leaves one end coming in at the other (PaSST trains with a roll too); 0 for none, up to 0.5."""
 
     def __post_init__(self) -> None:
         for name, valid, bounds in (

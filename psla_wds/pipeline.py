@@ -56,7 +56,7 @@ class FrontEnd:
 
         Clips are shifted only where `rolls` is set: it costs a copy of each.
         """
-        self._feed = _Feed(source, features, rolls=rolls)
+        self._feed = Feed(source, features, rolls=rolls)
         self._device = device
         self._iteration = 0
         self._pipeline = Pipeline(
@@ -66,7 +66,8 @@ class FrontEnd:
             prefetch_queue_depth=PREFETCH_BATCHES,
         )
         with self._pipeline:
-            self._pipeline.set_outputs(_graph(self._feed, features, device))
+            *_, log_mel = graph_stages(self._feed, features, device).values()
+            self._pipeline.set_outputs(log_mel)
         self._pipeline.build()
 
     def run(self) -> Float32[torch.Tensor, "draws frames mels"]:
@@ -91,7 +92,7 @@ class FrontEnd:
         return None if self._device.type == "cpu" else torch.cuda.current_stream(self._device)
 
 
-class _Feed:
+class Feed:
     """DALI's callback, and what must outlive its calls."""
 
     def __init__(
@@ -142,7 +143,8 @@ def _device_id(device: torch.device) -> int | None:
     return torch.cuda.current_device() if device.index is None else device.index
 
 
-def _graph(feed: _Feed, features: FeatureConfig, device: torch.device) -> DataNode:
+def graph_stages(feed: Feed, features: FeatureConfig, device: torch.device) -> dict[str, DataNode]:
+    """The graph by its stages: what each gives, in order; the last is what the model gets."""
     num_arrays = 4 if feed.rolls else 3
     audio, partner_audio, weights, anchors, shapes, *starts = fn.external_source(
         source=feed,
@@ -153,16 +155,19 @@ def _graph(feed: _Feed, features: FeatureConfig, device: torch.device) -> DataNo
         ndim=1,
     )
     waveform, partner = _decode(audio), _decode(partner_audio)
+    stages = {"decode": waveform}
     for start in starts:
         waveform, partner = _rolled(waveform, start[0]), _rolled(partner, start[1])
     num_samples = fn.cast(waveform.shape()[0], dtype=DALIDataType.INT32)
     if device.type == "cuda":  # the decoder has no GPU version
         waveform, partner, weights = waveform.gpu(), partner.gpu(), weights.gpu()
-    mixed = _mixup(waveform, partner, weights, num_samples)
-    power = _power(_frames(mixed, num_samples, features), features)
-    log_mel = _first(_log_mel(power, features, device), features.num_frames)
-    masked = fn.erase(log_mel, anchor=anchors, shape=shapes, axes=[0, 1], fill_value=0.0)
-    return (masked - features.mean) * (1.0 / features.std)
+    mixed = stages["mixup"] = _mixup(waveform, partner, weights, num_samples)
+    power = stages["frames, power"] = _power(_frames(mixed, num_samples, features), features)
+    log_mel = stages["mel, log"] = _log_mel(power, features, device)
+    fitted = _first(log_mel, features.num_frames)
+    masked = fn.erase(fitted, anchor=anchors, shape=shapes, axes=[0, 1], fill_value=0.0)
+    stages["masks, normalise"] = (masked - features.mean) * (1.0 / features.std)
+    return stages
 
 
 def _decode(audio: DataNode) -> DataNode:

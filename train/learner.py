@@ -31,7 +31,7 @@ class Learner:
         self.model = model.to(world.device, memory_format=torch.channels_last)
         self._parallel = _data_parallel(_compiled(self.model, config.compile), world)
         self._average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
-        self._optimizer = build_optimizer(self.model, config.optimizer)
+        self.optimizer = build_optimizer(self.model, config.optimizer)
         self._scaler = torch.amp.GradScaler("cuda", enabled=config.precision == "float16")
 
     @property
@@ -49,9 +49,9 @@ class Learner:
     def _step(self, batches: Iterator[Batch], moment: Moment) -> torch.Tensor:
         _seed_step(self._config.seed, moment.step, self._world.rank)
         self.model.train()
-        for group in self._optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self._config.optimizer, moment)
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         passes = self._config.accumulate
         step_loss = torch.zeros((), device=self._world.device)
         for forward_pass in range(passes):
@@ -62,7 +62,7 @@ class Learner:
                 pass_loss = loss(scores, batch.targets) / passes
                 self._scaler.scale(pass_loss).backward()
             step_loss += pass_loss.detach()
-        self._scaler.step(self._optimizer)
+        self._scaler.step(self.optimizer)
         self._scaler.update()
         if self._average:
             self._average.update()
@@ -79,7 +79,7 @@ class Learner:
     def state(self) -> dict[str, Any]:
         state = {
             "model": self.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
         }
         return state | ({"average": self._average.model.state_dict()} if self._average else {})
@@ -89,7 +89,7 @@ class Learner:
             self.model.load_state_dict(state["model"])
             if self._average:
                 self._average.model.load_state_dict(state["average"])
-            self._optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.load_state_dict(state["optimizer"])
             self._scaler.load_state_dict(state["scaler"])
         except (KeyError, RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[-1].strip()

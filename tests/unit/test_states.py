@@ -1,13 +1,16 @@
 """States: the last good one is found, and saving one holds nothing up."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from psla_wds.errors import CheckpointError, PslaError
+from psla_wds.errors import CheckpointError, ConfigError, PslaError
+from train.recipes import DEMO
+from train.run_dir import RunDir
 from train.states import KEYS, StateFiles, StateWriter
 
 
@@ -93,3 +96,23 @@ def test_a_full_disk_is_told_by_the_next_save_and_keeps_what_was_saved(
     monkeypatch.undo()
     assert files.load()["step"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+
+
+@pytest.mark.parametrize("epochs", [5, 7])
+def test_only_a_run_whose_rate_does_not_depend_on_its_length_changes_it(
+    tmp_path: Path, epochs: int
+):
+    for decay in ("steps", "cosine"):
+        run = replace(
+            DEMO, run_dir=tmp_path / decay, optimizer=replace(DEMO.optimizer, decay=decay)
+        )
+        with RunDir(run.run_dir) as folder:
+            folder.begin(run)
+        resumed = replace(run, resume=True)
+        assert RunDir(run.run_dir).find_state(resumed) is None
+        longer = replace(resumed, epochs=epochs)
+        if decay == "steps":
+            assert RunDir(run.run_dir).find_state(longer) is None
+        else:
+            with pytest.raises(ConfigError, match=f"epochs was 6, now {epochs}"):
+                RunDir(run.run_dir).find_state(longer)
