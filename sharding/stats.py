@@ -154,7 +154,9 @@ def render(report: dict[str, Any], shards: str) -> str:
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m sharding.stats")
-    report = audit(open_indexes([args.shards]), num_clips=args.clips, seed=args.seed)
+    index = open_indexes([args.shards])
+    index.check_shards()
+    report = audit(index, num_clips=args.clips, seed=args.seed)
     if is_off(report["log_mel"]):
         recipe, found = FeatureConfig(), report["log_mel"]
         logger.warning(

@@ -74,7 +74,8 @@ class Learner:
         Each rank has those of its own share of the batches; the official code, too, keeps those
         of its first GPU.
         """
-        self._world.share([*self.model.buffers(), *self.evaluated.buffers()])
+        averaged = self._average.model.buffers() if self._average else ()
+        self._world.share([*self.model.buffers(), *averaged])
 
     def state(self) -> dict[str, Any]:
         state = {

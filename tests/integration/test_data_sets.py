@@ -1,6 +1,8 @@
 """From data sets as they are published to shards, and what the audit says of these."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +158,14 @@ def test_the_audit_finds_what_is_wrong_with_a_set(tmp_path: Path):
     assert "10 clips, 4 of them decoded" in some and "duplicates  1 of all" in some
     index = read_index(tmp_path / "shards")
     assert audit(index, num_clips=4, seed=0) == audit(index, num_clips=4, seed=0)
+
+
+def test_the_audit_of_a_truncated_shard_is_refused(shards: Path, tmp_path: Path):
+    copied = shutil.copytree(shards, tmp_path / "shards")
+    tar = copied / "shard-000001.tar"
+    os.truncate(tar, tar.stat().st_size - 4096)
+    done = run_command("sharding.stats", str(copied), check=False)
+    assert_user_error(done, "shard-000001.tar", "expects a shard of")
 
 
 def test_statistics_of_log_mel_are_those_of_torchaudio(shards: Path):

@@ -172,3 +172,13 @@ def test_the_state_of_another_model_is_refused():
     other = replace(MODEL, head="mean-pooling")
     with pytest.raises(CheckpointError, match="does not fit this model"):
         learner().load_state(learner(model=other).state())
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_each_statistic_is_shared_once(ema_decay: float | None, monkeypatch: pytest.MonkeyPatch):
+    shared: list[int] = []
+    monkeypatch.setattr(World, "share", lambda self, some: shared.extend(map(id, some)))
+    student = learner(ema_decay=ema_decay)
+    student.share_statistics()
+    models = {id(m): m for m in (student.model, student.evaluated)}.values()
+    assert sorted(shared) == sorted(id(b) for m in models for b in m.buffers())
