@@ -120,7 +120,7 @@ def read_limits(index: ShardIndex, timing: Timing) -> dict[str, Callable[[], flo
     """What no loader can be faster than in reading."""
     limits = {
         f"limit: pread by offset, threads {n}": pread_limit(
-            index, threads=n, seconds=timing.seconds
+            index, timing.batch_size, threads=n, seconds=timing.seconds
         )
         for n in PREAD_THREADS
     }

@@ -39,7 +39,7 @@ def measure(args: Args) -> dict[str, Any]:
     """Compare the ways of sampling; the record for the results folder."""
     index = index_by_counts(read_counts(args.counts), args.clips)
     bodies: dict[str, Callable[[], int]] = {
-        sampling: partial(_plan, index, sampling) for sampling in get_args(Sampling)
+        sampling: partial(plan, index, sampling) for sampling in get_args(Sampling)
     }
     content = record(
         "Plan of an epoch; a draw counts as a clip",
@@ -50,15 +50,16 @@ def measure(args: Args) -> dict[str, Any]:
     )
     for result in content["results"]:
         result["plan_s"] = args.clips / result["clips_per_s"]
-        result["peak_mib"] = _peak_mib(bodies[result["name"]])
+        result["peak_mib"] = peak_mib(bodies[result["name"]])
     return content
 
 
-def _plan(index: ShardIndex, sampling: Sampling) -> int:
+def plan(index: ShardIndex, sampling: Sampling) -> int:
+    """Plan an epoch; how many draws it has."""
     return len(plan_epoch(index, SamplerConfig(sampling=sampling), seed=0, epoch=1).rows)
 
 
-def _peak_mib(body: Callable[[], int]) -> float:
+def peak_mib(body: Callable[[], int]) -> float:
     """Most memory that the body holds at once, beyond what was held before."""
     tracemalloc.start()
     try:

@@ -10,31 +10,31 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.bench_plan import label_index
 from psla_wds.index_files import CLASS_LABELS, INDEX_FOLDER
 from psla_wds.labels import read_class_list
 from psla_wds.merge import write_index
+from psla_wds.shard_index import ShardIndex
 from psla_wds.shards import ClipColumns, Sidecar, read_sidecar
 
 PROBE = """
-import resource, sys, time
+import json, sys, time
 started = float(sys.argv[1])
-def peak_mib():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def anonymous_mib():
+    lines = dict(line.split(":") for line in open("/proc/self/status"))
+    return int(lines["RssAnon"].split()[0]) / 1024
 from psla_wds import open_indexes, training_batches
-from psla_wds.sampler import SamplerConfig, plan_epoch
-imported, base = time.time(), peak_mib()
+imported, base = time.time(), anonymous_mib()
 index = open_indexes([sys.argv[2]])
 opened = time.time()
 with training_batches(index, batch_size=32, seed=0, first_step=int(sys.argv[3])) as batches:
     next(iter(batches))
     first = time.time()
-    memory = peak_mib()
-plan_epoch(index, SamplerConfig(), seed=0, epoch=50)  # alone: no other thread plans
-import json
+    memory = anonymous_mib()
 print(json.dumps({
     "import_s": imported - started, "open_s": opened - imported,
     "plan_and_batch_s": first - opened, "first_batch_s": first - imported,
-    "rank_mib": memory - base, "plan_s": time.time() - first,
+    "rank_mib": memory - base,
 }))
 """
 
@@ -43,8 +43,9 @@ def probe(shards: Path, *, first_step: int) -> dict[str, float]:
     """Seconds and memory of a new process up to its first batch.
 
     `import_s` is from the start of the process; `first_batch_s` is all that comes after: the index
-    is opened, the epoch planned, and a batch read, decoded, and made features. `plan_s` is the
-    plan of another epoch, made later while nothing else runs.
+    is opened, the epoch planned, and a batch read, decoded, and made features. `rank_mib` is what
+    the process holds for itself by then, beyond its imports: pages of the index, which is mapped
+    and which all processes of a machine share, do not count.
     """
     command = [sys.executable, "-c", PROBE, str(time.time()), str(shards), str(first_step)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -70,6 +71,18 @@ def tiled_index(shards: Path, folder: Path, num_clips: int) -> int:
         sidecars.append(_tiled(sidecar, len(share), f"s{number}"))
     write_index(folder, sidecars, read_class_list(shards / CLASS_LABELS))
     return sum(file.stat().st_size for file in (folder / INDEX_FOLDER).iterdir())
+
+
+def tiled_labels(index: ShardIndex, num_clips: int) -> ShardIndex:
+    """An index of so many rows that repeat the labels of `index`; nothing else of it is meant."""
+    rounds, rest = divmod(num_clips, len(index))
+    lengths = np.diff(index.label_starts)
+    lengths = np.concatenate([np.tile(lengths, rounds), lengths[:rest]])
+    values = np.concatenate(
+        [np.tile(index.label_values, rounds), index.label_values[: index.label_starts[rest]]]
+    )
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    return label_index(starts, values, len(index.classes))
 
 
 def _tiled(sidecar: Sidecar, num_clips: int, prefix: str) -> Sidecar:

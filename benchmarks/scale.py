@@ -2,24 +2,28 @@
 
     python -m benchmarks.scale
 
-Time of a plan, memory of a rank and size of the index are measured in new processes on indexes of
-growing size, over a small corpus of real shards. A line is fitted to all sizes but the
-largest, which checks it: its error stands in the record. The rest follows by arithmetic.
+The first batch, memory of a rank and size of the index are measured in new processes on indexes of
+growing size, over a small corpus of real shards; time and memory of a plan on the labels alone, up
+to more clips. A line is fitted to all sizes but the largest, which checks it: its error stands in
+the record. The rest follows by arithmetic.
 """
 
 import statistics
 import tempfile
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.bench_plan import peak_mib, plan
 from benchmarks.corpus import make_corpus
-from benchmarks.first_batch import probe, tiled_index
-from benchmarks.harness import RESULTS, machine, write
+from benchmarks.first_batch import probe, tiled_index, tiled_labels
+from benchmarks.harness import RESULTS, machine, timed, write
 from psla_wds import cli
+from psla_wds.shard_index import ShardIndex
 
 FAR_STEP = 500_000
 GPUS_PER_NODE = 8
@@ -27,13 +31,18 @@ PROJECTED_CLIPS = (2_000_000, 20_000_000, 200_000_000)
 PROJECTED_GPUS = (1, 8, 64, 512)
 PARTNERS_PER_DRAW = 0.5
 """The paper's share of draws for which a second clip is read."""
-QUANTITIES = ("plan_s", "rank_mib", "index_mib", "first_batch_s")
+STARTS = ("first_batch_s", "rank_mib", "index_mib")
+"""Measured in new processes, at `Args.sizes`."""
+PLANS = ("plan_s", "plan_mib")
+"""Measured in this process, at `Args.plan_sizes`."""
 
 
 @dataclass(frozen=True)
 class Args:
     sizes: tuple[int, ...] = (200_000, 600_000, 2_000_000)
     """Clips of the indexes that are measured, ascending; the last one checks the projection."""
+    plan_sizes: tuple[int, ...] = (2_000_000, 6_000_000, 20_000_000)
+    """Clips of the plans that are measured, ascending, and too many for the processor's caches."""
     clips: int = 200
     """Clips of ten seconds that there really are."""
     clips_per_s_per_gpu: float = 500.0
@@ -79,10 +88,12 @@ def measure(args: Args) -> dict[str, Any]:
     """Measure, check, project; the record for the results folder."""
     index, _ = make_corpus(args.corpus, num_clips=args.clips)
     clip_bytes = float(index.size.mean())
-    measured = [measure_size(args, size) for size in tqdm(args.sizes, desc="sizes")]
+    plans = [measure_plan(index, size, args.repeats) for size in tqdm(args.plan_sizes, "plans")]
+    starts = [measure_start(args, size) for size in tqdm(args.sizes, "starts")]
     checks = {
-        name: check_prediction(list(args.sizes), [size[name] for size in measured])
-        for name in QUANTITIES
+        name: check_prediction([m["clips"] for m in measured], [m[name] for m in measured])
+        for names, measured in ((PLANS, plans), (STARTS, starts))
+        for name in names
     }
     lines = {name: Line(**check["line"]) for name, check in checks.items()}
     return {
@@ -95,7 +106,8 @@ def measure(args: Args) -> dict[str, Any]:
             "repeats": args.repeats,
         },
         "machine": machine(),
-        "measured": measured,
+        "plans": plans,
+        "starts": starts,
         "checks": checks,
         "projections": [
             asdict(project(clips, gpus, lines, clip_bytes, args.clips_per_s_per_gpu))
@@ -105,7 +117,22 @@ def measure(args: Args) -> dict[str, Any]:
     }
 
 
-def measure_size(args: Args, num_clips: int) -> dict[str, float]:
+def measure_plan(index: ShardIndex, num_clips: int, repeats: int) -> dict[str, float]:
+    """Median time of balanced plans, and what one holds at most."""
+    body = partial(plan, tiled_labels(index, num_clips), "balanced")
+    body()  # the first asks the system for its memory
+    times = [num_clips / timed(body)() for _ in range(repeats)]
+    median = statistics.median(times)
+    spread = (max(times) - min(times)) / median
+    return {
+        "clips": num_clips,
+        "plan_s": median,
+        "plan_mib": peak_mib(body),
+        "plan_spread": spread,
+    }
+
+
+def measure_start(args: Args, num_clips: int) -> dict[str, float]:
     """Medians over new processes that begin at step 0, and the time of one that begins far on."""
     with tempfile.TemporaryDirectory() as folder:
         shards = Path(folder) / "shards"
@@ -130,13 +157,16 @@ def measure_size(args: Args, num_clips: int) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Projection:
-    """What one size of data and machine asks for; the first four are extrapolated."""
+    """What one size of data and machine asks for; the first five are extrapolated."""
 
     clips: int
     gpus: int
     plan_s: float
     """Of an epoch, on each rank, beside training."""
+    plan_mib: float
+    """At most, while it is made."""
     rank_mib: float
+    """Of the loader at its first batch."""
     index_mib: float
     first_batch_s: float
     """After the imports."""
@@ -155,7 +185,7 @@ def project(
     return Projection(
         clips=clips,
         gpus=gpus,
-        **{name: lines[name](clips) for name in QUANTITIES},
+        **{name: line(clips) for name, line in lines.items()},
         node_mb_per_s=requests * clip_bytes / 1e6,
         node_requests_per_s=requests,
         epoch_hours=clips / (gpus * clips_per_s_per_gpu) / 3600,
@@ -165,11 +195,15 @@ def project(
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m benchmarks.scale")
     content = measure(args)
-    for m in content["measured"]:
+    for m in content["plans"]:
+        print(
+            f"{m['clips']:>11,} clips: plan {m['plan_s']:.2f} s, {m['plan_mib']:,.0f} MiB at most"
+        )
+    for m in content["starts"]:
         print(
             f"{m['clips']:>11,} clips: imports {m['import_s']:.1f} s, then first batch after "
             f"{m['first_batch_s']:.2f} s, at step {FAR_STEP:,} {m['first_batch_at_far_step_s']:.2f}"
-            f" s; plan {m['plan_s']:.2f} s, {m['rank_mib']:,.0f} MiB"
+            f" s; {m['rank_mib']:,.0f} MiB"
         )
     for name, check in content["checks"].items():
         print(

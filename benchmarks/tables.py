@@ -114,22 +114,26 @@ def orders(content: dict[str, Any]) -> str:
 def projections(content: dict[str, Any]) -> str:
     """What many clips and GPUs ask for, and how well that is known."""
     rows = [
-        "| clips | GPUs | plan, s | rank, MiB | index, MiB | first batch, s "
+        "| clips | GPUs | plan, s | plan, MiB | rank, MiB | index, MiB | first batch, s "
         "| node, MB/s | node, reads/s | epoch, h |",
-        f"|{'--:|' * 9}",
+        f"|{'--:|' * 10}",
     ]
     for p in content["projections"]:
         rows.append(
-            f"| {p['clips']:,} | {p['gpus']} | {p['plan_s']:.1f} | {p['rank_mib']:,.0f} "
-            f"| {p['index_mib']:,.0f} | {p['first_batch_s']:.1f} | {p['node_mb_per_s']:,.0f} "
-            f"| {p['node_requests_per_s']:,.0f} | {p['epoch_hours']:,.2f} |"
+            f"| {p['clips']:,} | {p['gpus']} | {p['plan_s']:.1f} | {p['plan_mib']:,.0f} "
+            f"| {p['rank_mib']:,.0f} | {p['index_mib']:,.0f} | {p['first_batch_s']:.1f} "
+            f"| {p['node_mb_per_s']:,.0f} | {p['node_requests_per_s']:,.0f} "
+            f"| {p['epoch_hours']:,.2f} |"
         )
-    errors = ", ".join(f"{name} {check['error']:+.0%}" for name, check in content["checks"].items())
-    last = content["measured"][-1]
+    errors = ", ".join(
+        f"{name} {check['error']:+.0%} at {check['checked_at']:,} clips"
+        for name, check in content["checks"].items()
+    )
+    last = content["starts"][-1]
     return "\n".join(rows) + (
         f"\n\nAt {content['conditions']['clips_per_s_per_gpu']:,.0f} clips a second and GPU "
-        f"(assumed). Time, memory and index follow lines through smaller sizes, which at "
-        f"{last['clips']:,} clips are off by: {errors}. Measured there: first batch "
+        f"(assumed). Time, memory and index follow lines through measured sizes, which are off "
+        f"at one that they do not know: {errors}. Measured at {last['clips']:,} clips: first batch "
         f"{last['first_batch_s']:.2f} s after the imports ({last['import_s']:.1f} s), "
         f"{last['first_batch_at_far_step_s']:.2f} s at step 500,000. {_conditions(content)}"
     )

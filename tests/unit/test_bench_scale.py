@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.first_batch import tiled_index
-from benchmarks.scale import Line, check_prediction, fit_line, project
+from benchmarks.first_batch import tiled_index, tiled_labels
+from benchmarks.scale import PLANS, STARTS, Line, check_prediction, fit_line, project
 from psla_wds.index_files import open_indexes
 from psla_wds.reader import Reader
 
@@ -24,7 +24,7 @@ def test_a_wrong_prediction_has_its_error_stated():
 
 
 def test_what_a_node_reads_is_the_same_from_eight_gpus_on():
-    lines = dict.fromkeys(("plan_s", "rank_mib", "index_mib", "first_batch_s"), Line(0.0, 1e-6))
+    lines = dict.fromkeys((*PLANS, *STARTS), Line(0.0, 1e-6))
     one, node, many = (project(7_200_000, gpus, lines, 100_000, 400) for gpus in (1, 8, 64))
     assert one.node_requests_per_s == 600  # half of the draws read a partner
     assert one.node_mb_per_s == pytest.approx(60)
@@ -44,3 +44,11 @@ def test_a_tiled_index_repeats_clips_under_ids_of_their_own(shards: Path, tmp_pa
     clips = reader.start(np.arange(100)).wait()
     reader.close()
     assert len(clips) == 100
+
+
+def test_tiled_labels_are_those_of_the_rows_repeated(shards: Path):
+    index = open_indexes([str(shards)])
+    tiled = tiled_labels(index, 2 * len(index) + 5)
+    assert len(tiled) == 2 * len(index) + 5
+    for row in range(len(tiled)):
+        assert tiled.labels(row).tolist() == index.labels(row % len(index)).tolist()
