@@ -23,6 +23,9 @@ PURPOSE_AUGMENT = 1
 PURPOSE_ORDER = 2
 PURPOSE_WAVEFORM = 3
 
+DRAWS_AT_ONCE = 2**17
+"""Draws that are looked up in one go: few enough for the processor's caches."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
@@ -106,11 +109,14 @@ def draw_rows(
     Independent draws in the order of their positions: counts are multinomial, and any run of
     consecutive draws is an independent sample, so a batch is a slice.
     """
-    # Look-ups in nearly ascending order stay in the cache: 0.14 s for 2M draws from 2M clips, where
-    # any order takes 0.64 s. Integers of 16 bits are sorted by radix, in linear time.
-    order = np.argsort((uniform * 2**16).astype(np.uint16), kind="stable")
+    ends = np.cumsum(weights)
     rows = np.empty(len(uniform), np.int64)
-    rows[order] = _rows_at(weights, uniform[order])
+    # Look-ups in nearly ascending order stay in the cache: in any other they take 4 times as long
+    # for 2M clips. Integers of 16 bits are sorted by radix, in linear time.
+    order = np.argsort((uniform * 2**16).astype(np.uint16), kind="stable")
+    for start in range(0, len(order), DRAWS_AT_ONCE):
+        positions = order[start : start + DRAWS_AT_ONCE]
+        rows[positions] = _rows_at(ends, uniform[positions])
     return rows
 
 
@@ -122,14 +128,17 @@ def systematic_rows(
     With a uniform offset in [0, 1), a clip is drawn as often on average as by independent draws,
     and each time its expectation rounded down or up.
     """
-    return _rows_at(weights, (np.arange(num_draws) + offset) / num_draws)
+    return _rows_at(np.cumsum(weights), (np.arange(num_draws) + offset) / num_draws)
 
 
 def _rows_at(
-    weights: Float64[np.ndarray, " clips"], places: Float64[np.ndarray, " draws"]
+    ends: Float64[np.ndarray, " clips"], places: Float64[np.ndarray, " draws"]
 ) -> Int64[np.ndarray, " draws"]:
-    """The row that lies at each place, where 0 is the begin and 1 the end of all weights."""
-    ends = np.cumsum(weights)
+    """The row that lies at each place, where 0 is the begin and 1 the end of all weights.
+
+    Args:
+        ends: cumulative weights.
+    """
     # The product can round up to the total, which would pick a row past the end.
     targets = np.minimum(places * ends[-1], np.nextafter(ends[-1], 0))
     return np.searchsorted(ends, targets, side="right")
