@@ -34,6 +34,8 @@ SETTINGS: tuple[Setting, ...] = (
     {"workers": 2, "prefetch": 8},
 )
 SHUFFLE_BUFFER = 1000
+MOSAICML_EPOCH = 500_000
+"""Clips; more than are read while it is measured."""
 Sample = tuple[str, Any, np.ndarray]
 """Clip id, encoded bytes, positions of its classes."""
 
@@ -194,6 +196,9 @@ def mosaicml(work: Work) -> Way:
             shuffle=True,
             batch_size=work.batch_size,
             num_canonical_nodes=1,
+            # At the end of an epoch a worker waits for the others, which wait to be asked for a
+            # batch: for ever, when they are not asked in turn.
+            epoch_size=MOSAICML_EPOCH,
         )
         return torch_batches(Endless(samples, _from_record), work, None, setting)
 
