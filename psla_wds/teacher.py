@@ -57,7 +57,7 @@ def write_meta(folder: Path, mids: tuple[str, ...], names: tuple[str, ...]) -> N
         "top_k": columns["scores"].shape[1],
         "mids": mids,
         "names": names,
-        "fingerprint": _fingerprint(columns, mids),
+        "fingerprint": _fingerprint(columns, mids, names),
     }
     text = json.dumps(meta, ensure_ascii=False, indent=1)
     (folder / META).write_text(text + "\n", encoding="utf-8")
@@ -67,7 +67,7 @@ def is_top_scores(folder: Path) -> bool:
     """Whether a folder says that it holds top scores, and not all."""
     try:
         return "top_k" in json.loads((folder / META).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
@@ -92,9 +92,9 @@ def read_top_scores(folder: Path) -> TopScores:
             str(meta["fingerprint"]),
         )
         _check_values(found)
-        if found.fingerprint != _fingerprint(columns, found.mids):
+        if found.fingerprint != _fingerprint(columns, found.mids, found.names):
             raise ValueError("its bytes are not those that were written")
-    except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
+    except (ValueError, KeyError, TypeError, OSError, EOFError, RecursionError) as error:
         raise ScoreError(
             f"the teacher's scores cannot be used: {error}", where=folder, fix=MAKE_THEM
         ) from None
@@ -140,8 +140,10 @@ def _columns(folder: Path) -> dict[str, np.ndarray]:
     }
 
 
-def _fingerprint(columns: dict[str, np.ndarray], mids: tuple[str, ...]) -> str:
-    digest = hashlib.sha256(json.dumps(mids).encode())
+def _fingerprint(
+    columns: dict[str, np.ndarray], mids: tuple[str, ...], names: tuple[str, ...]
+) -> str:
+    digest = hashlib.sha256(json.dumps([mids, names]).encode())
     for name, column in columns.items():
         digest.update(f"{name} {column.shape}".encode())
         digest.update(column.reshape(-1).data)
