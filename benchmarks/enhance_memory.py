@@ -47,8 +47,8 @@ def measure(args: Args) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
         rng = np.random.default_rng(0)
-        index = _index(rng, args)
-        _write_index(folder / "shards", index)
+        index = many_clips(rng, args.clips, args.classes)
+        write_index(folder / "shards", index)
         _write_scores(folder / "scores", rng, index)
         (folder / "ontology.json").write_text(json.dumps(_nodes(index.classes.mids)))
         words = {"index": "shards", "ontology": "ontology.json", "output": "overlay"}
@@ -73,25 +73,26 @@ def measure(args: Args) -> dict[str, Any]:
     }
 
 
-def _index(rng: np.random.Generator, args: Args) -> ShardIndex:
+def many_clips(rng: np.random.Generator, num_clips: int, num_classes: int) -> ShardIndex:
     """Clips with two labels each; class k is as frequent as 1 / (k + 1)."""
-    shares = 1 / np.arange(1, args.classes + 1)
-    drawn = rng.choice(args.classes, (args.clips, LABELS_PER_CLIP), p=shares / shares.sum())
+    shares = 1 / np.arange(1, num_classes + 1)
+    drawn = rng.choice(num_classes, (num_clips, LABELS_PER_CLIP), p=shares / shares.sum())
     drawn[:, 1] += drawn[:, 1] == drawn[:, 0]
-    labels = np.sort(drawn % args.classes, axis=1).astype(np.uint16)
-    starts = LABELS_PER_CLIP * np.arange(args.clips + 1)
-    ids = b"".join(b"%011d" % number for number in range(args.clips))
+    labels = np.sort(drawn % num_classes, axis=1).astype(np.uint16)
+    starts = LABELS_PER_CLIP * np.arange(num_clips + 1)
+    ids = b"".join(b"%011d" % number for number in range(num_clips))
     return replace(
-        label_index(starts, labels.ravel(), args.classes),
+        label_index(starts, labels.ravel(), num_classes),
         shards=(Path("none.tar"),),
         shard_sizes=(1,),
-        size=np.ones(args.clips, np.int64),
-        id_starts=11 * np.arange(args.clips + 1),
+        size=np.ones(num_clips, np.int64),
+        id_starts=11 * np.arange(num_clips + 1),
         id_bytes=np.frombuffer(ids, np.uint8),
     )
 
 
-def _write_index(shards: Path, index: ShardIndex) -> None:
+def write_index(shards: Path, index: ShardIndex) -> None:
+    """Write an index as sharding.build does, of shards that are not there."""
     folder = shards / INDEX_FOLDER
     folder.mkdir(parents=True)
     for name, dtype in COLUMN_DTYPES.items():
@@ -111,14 +112,13 @@ def _write_index(shards: Path, index: ShardIndex) -> None:
 
 def _write_scores(output: Path, rng: np.random.Generator, index: ShardIndex) -> None:
     """The same random scores for every so many clips; all are written, and so are read."""
-    folder = ScoreFolder(output)
-    folder.begin([index.clip_id(row) for row in range(len(index))], index.classes)
+    folder = ScoreFolder(output, index.classes)
+    folder.begin(index.clip_ids)
     scores = folder.open("scores")
     block = rng.random((ROWS_AT_ONCE, len(index.classes)), np.float32)
     for first in range(0, len(index), ROWS_AT_ONCE):
         part = scores[first : first + ROWS_AT_ONCE]
         part[:] = block[: len(part)]
-    scores.flush()
     folder.finish()
 
 

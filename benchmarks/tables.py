@@ -212,6 +212,24 @@ def _limit(limit: dict[str, float | None]) -> str:
     return f"The limit is {' and '.join(parts)}."
 
 
+def study(content: dict[str, Any]) -> str:
+    """What each seed reached, the means, and the gain with its spread."""
+    names = list(content["mean"])
+    rows = [f"| seed | {' | '.join(n.replace('_', ' ') for n in names)} |"]
+    rows.append(f"|---|{'--:|' * len(names)}")
+    for seed, run in [*enumerate(content["runs"]), ("mean", content["mean"])]:
+        rows.append(f"| {seed} | {' | '.join(f'{run[name]:.4f}' for name in names)} |")
+    gain, machine = content["gain"], content["machine"]
+    teachers = content.get("teachers")
+    single = ", ".join(f"{value:.4f}" for value in teachers["mAP"]) if teachers else ""
+    extra = f" The teachers: {single}, together {teachers['ensemble_mAP']:.4f}." if teachers else ""
+    return "\n".join(rows) + (
+        f"\n\n{content['title']}, {content['settings']['clips']:,} clips: gain in mAP "
+        f"{gain['mean']:+.4f}, standard deviation {gain['stdev']:.4f}.{extra} {machine['date']}, "
+        f"commit {machine['commit']}."
+    )
+
+
 RENDER: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": demo_scores,
     "bench_features": stages,
@@ -221,6 +239,8 @@ RENDER: dict[str, Callable[[dict[str, Any]], str]] = {
     "gpu_step": steps,
     "model_cost": costs,
     "scale": projections,
+    "study_distill": study,
+    "study_enhance": study,
 }
 
 

@@ -16,7 +16,7 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Interval:
+class Bounds:
     """The middle 95 % of what resamples gave."""
 
     low: float
@@ -27,9 +27,9 @@ class Interval:
 class Intervals:
     """Of the means over classes, and of each class; NaN where most of a class is not defined."""
 
-    mAP: Interval  # noqa: N815 (the field's name)
-    mAUC: Interval  # noqa: N815 (the field's name)
-    d_prime: Interval
+    mAP: Bounds  # noqa: N815 (the field's name)
+    mAUC: Bounds  # noqa: N815 (the field's name)
+    d_prime: Bounds
     average_precision: Float64[np.ndarray, "2 classes"]
     """Low and high of each class."""
 
@@ -50,9 +50,9 @@ def bootstrap(
         precision[k], auc[k] = weighted_metrics(scores[:, k], targets[:, k], weights)
     maps, aucs = ([mean_of_defined(values) for values in m.T] for m in (precision, auc))
     return Intervals(
-        _interval(maps),
-        _interval(aucs),
-        _interval([d_prime(value) for value in aucs]),
+        _bounds(maps),
+        _bounds(aucs),
+        _bounds([d_prime(value) for value in aucs]),
         np.array([_ends(values) for values in precision]).T,
     )
 
@@ -82,9 +82,9 @@ def weighted_metrics(
     return average_precision, auc
 
 
-def _interval(values: list[float]) -> Interval:
+def _bounds(values: list[float]) -> Bounds:
     low, high = _ends(np.array(values))
-    return Interval(float(low), float(high))
+    return Bounds(float(low), float(high))
 
 
 def _ends(values: Float64[np.ndarray, " resamples"]) -> Float64[np.ndarray, " 2"]:

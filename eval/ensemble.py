@@ -3,7 +3,8 @@
     python -m eval.ensemble A.npz B.npz ... --output E.npz
 
 Clips are matched by clip id. Prints a line of the paper's table XI: how many models, their mean
-and best mAP, and the ensemble's.
+and best mAP, and the ensemble's. With --top-k it makes a teacher of them, for train/main.py
+--distill: a folder of the highest mean scores of each clip.
 """
 
 from collections.abc import Sequence
@@ -14,8 +15,10 @@ import numpy as np
 from tqdm import tqdm
 from tyro.conf import Positional
 
+from eval.joint_teacher import joint_teacher
 from eval.metrics import evaluate
 from eval.report import decimal
+from eval.score_folder import check_top_k
 from eval.scores import Scores
 from psla_wds import cli
 from psla_wds.errors import ScoreError
@@ -24,9 +27,14 @@ from psla_wds.errors import ScoreError
 @dataclass(frozen=True)
 class Args:
     scores: Positional[tuple[Path, ...]]
-    """Score files of one set of clips, by eval.predict."""
+    """Score files of one set of clips, by eval.predict; with --top-k also those of its --top-k."""
     output: Path
-    """Score file to write, .npz."""
+    """Score file to write, .npz; with --top-k a folder."""
+    top_k: int | None = None
+    """Keep so many mean scores of each clip, the highest, as a teacher's."""
+
+    def __post_init__(self) -> None:
+        check_top_k(self.top_k, self.output)
 
 
 @dataclass(frozen=True)
@@ -44,12 +52,7 @@ class Committee:
 
 def ensemble(paths: Sequence[Path]) -> Committee:
     """The mean score of every clip and class over score files, in the order of the first file."""
-    if len(paths) < 2:
-        raise ScoreError(
-            f"an ensemble has two models at least, and here is {len(paths)}",
-            where=" ".join(map(str, paths)),
-            fix="name more score files",
-        )
+    check_several(paths)
     first = Scores.load(paths[0])
     total, model_maps = np.zeros(first.scores.shape), []
     for path in tqdm(paths, desc="models", unit="model"):
@@ -58,6 +61,15 @@ def ensemble(paths: Sequence[Path]) -> Committee:
         model_maps.append(evaluate(scores.scores, scores.targets).mAP)
     mean = (total / len(paths)).astype(np.float32)
     return Committee(replace(first, scores=mean), tuple(model_maps))
+
+
+def check_several(paths: Sequence[Path]) -> None:
+    if len(paths) < 2:
+        raise ScoreError(
+            f"an ensemble has two models at least, and here is {len(paths)}",
+            where=" ".join(map(str, paths)),
+            fix="name more score files",
+        )
 
 
 def aligned(scores: Scores, like: Scores, *, where: object) -> Scores:
@@ -87,6 +99,15 @@ def table(committee: Committee) -> str:
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m eval.ensemble")
+    if args.top_k is not None:
+        check_several(args.scores)
+        num_clips = joint_teacher(args.scores, args.output, args.top_k)
+        print(
+            f"wrote the {args.top_k} highest mean scores of {len(args.scores)} models for "
+            f"{num_clips:,} clips to {args.output}; next: torchrun train/main.py RECIPE "
+            f"--index SHARDS --distill {args.output}"
+        )
+        return
     committee = ensemble(args.scores)
     committee.scores.save(args.output)
     print(table(committee))

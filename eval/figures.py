@@ -24,7 +24,7 @@ from psla_wds import cli
 from psla_wds.checkpoint import Checkpoint, check_classes, epoch_checkpoints, load_checkpoint
 from psla_wds.distributed import World, join_world
 from psla_wds.errors import CheckpointError, ConfigError
-from psla_wds.files import atomic_open
+from psla_wds.files import atomic_folder
 from psla_wds.index_files import open_indexes
 from psla_wds.reader import ReaderConfig
 from psla_wds.shard_index import ShardIndex
@@ -59,14 +59,17 @@ class Start:
     """Of the mean scores of this to the last epoch."""
 
 
-def averaging_curves(run: Path, index: ShardIndex, world: World, args: Args) -> list[Start]:
-    """Score every epoch and every average; each checkpoint is read once, the last one first."""
+def averaging_curves(index: ShardIndex, world: World, args: Args, folder: Path) -> list[Start]:
+    """Score every epoch and every average; each checkpoint is read once, the last one first.
+
+    The scores of each epoch are written to `folder`.
+    """
     average, total, starts = RunningAverage(), np.zeros(()), []
-    epochs = _epochs(run)
+    epochs = _epochs(args.run)
     for count, (epoch, path) in enumerate(tqdm(epochs[::-1], desc="epochs", unit="epoch"), 1):
         checkpoint = average.add(path)
         alone = _scores(checkpoint, index, world, args)
-        alone.save(args.output / f"epoch-{epoch:03d}.npz")
+        alone.save(folder / f"epoch-{epoch:03d}.npz")
         averaged = alone
         if count > 1:
             weights = replace(checkpoint, weights=average.weights())
@@ -126,12 +129,11 @@ def main() -> None:
     classes = load_checkpoint(_epochs(args.run)[-1][1]).classes
     check_classes(classes, index.classes, where=args.run)
     index.check_shards()
-    with join_world() as world:
-        starts = averaging_curves(args.run, index, world, args)
-    with atomic_open(args.output / "averaging.json", "w") as file:
-        json.dump([asdict(start) for start in starts], file, indent=1)
-    with atomic_open(args.output / "averaging.svg", "w") as file:
-        file.write(chart(starts))
+    with join_world() as world, atomic_folder(args.output) as folder:
+        starts = averaging_curves(index, world, args, folder)
+        curves = json.dumps([asdict(start) for start in starts], indent=1)
+        (folder / "averaging.json").write_text(curves)
+        (folder / "averaging.svg").write_text(chart(starts), encoding="utf-8")
     best = max(starts, key=lambda start: start.weight_average)
     print(
         f"wrote {args.output} (averaging.json, averaging.svg, the scores of each epoch); the best "

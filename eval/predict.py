@@ -4,7 +4,8 @@
 
 Runs on one process, or on several: torchrun --nproc-per-node 8 -m eval.predict ...
 An output without .npz is a folder of memory-mapped arrays, which millions of clips need; several
-machines write it through a file system that they share.
+machines write it through a file system that they share. With --top-k it is what a teacher leaves
+for its students.
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from tyro.conf import Positional, UseAppendAction, arg
 
-from eval.score_folder import ROWS_AT_ONCE, ScoreFolder
+from eval.score_folder import ROWS_AT_ONCE, ScoreFolder, check_top_k
 from eval.scores import Scores, targets_of
 from psla_wds import cli
 from psla_wds.checkpoint import (
@@ -50,6 +51,10 @@ class Args:
     """Shards to score; give the option several times for several sets."""
     output: Path
     """Score file to write, .npz; or a folder, for more scores than memory holds."""
+    top_k: int | None = None
+    """Keep so many scores of each clip, the highest, as a teacher's: a folder of 4 bytes a score,
+    without targets, for train/main.py --distill. Of AudioSet's 527 classes 20 are enough (Dinkel
+    et al. 2023)."""
     labels: Path | None = None
     """Label overlay, by eval.enhance, with the labels to write as targets."""
     other_classes: bool = False
@@ -58,6 +63,15 @@ class Args:
     batch_size: int = 32
     """Clips of a forward pass, on each process."""
     reader: ReaderConfig = field(default_factory=ReaderConfig)
+
+    def __post_init__(self) -> None:
+        check_top_k(self.top_k, self.output)
+        if self.top_k is not None and self.labels is not None:
+            raise ConfigError(
+                "a teacher's scores have no targets, so no labels are read",
+                where="--labels",
+                fix="leave it out",
+            )
 
 
 @dataclass(frozen=True)
@@ -95,23 +109,24 @@ class Predictor:
                 yield batch.rows, scores
                 bar.update(min(len(batch.rows) * world.size, len(index) - bar.n))
 
-    def to_folder(self, index: ShardIndex, world: World, output: Path) -> None:
+    def to_folder(
+        self, index: ShardIndex, world: World, output: Path, *, top_k: int | None = None
+    ) -> None:
         """Write the scores as a folder: each rank its rows, into files that all have mapped."""
-        folder = ScoreFolder(output)
-        clip_ids = [index.clip_id(row) for row in range(len(index))]
-        world.together(lambda: folder.begin(clip_ids, self.classes) if world.is_main else None)
-        scores = folder.open("scores")
-        for rows, values in self.batches(index, world):
-            scores[rows] = values
-        scores.flush()
+        folder = ScoreFolder(output, self.classes, top_k=top_k)
+        world.together(lambda: folder.begin(index.clip_ids) if world.is_main else None)
+        for rows, scores in self.batches(index, world):
+            folder.write(rows, scores)
+        folder.flush()
         world.together(lambda: None)  # all have written
-        if world.is_main:
+        if not world.is_main:
+            return
+        if top_k is None:
             targets = folder.open("targets")
             for first in range(0, len(index), ROWS_AT_ONCE):
                 rows = np.arange(first, min(first + ROWS_AT_ONCE, len(index)))
                 targets[rows] = targets_of(index, rows, self.classes)
-            targets.flush()
-            folder.finish()
+        folder.finish()
 
 
 def predict(
@@ -166,11 +181,30 @@ def _prepare(args: Args) -> tuple[Checkpoint, ShardIndex]:
     checkpoint = load_checkpoint(find_checkpoint(args.model), classes=index.classes)
     if not args.other_classes:
         check_classes(checkpoint.classes, index.classes, where=args.model)
+    if args.top_k is not None and args.top_k > len(checkpoint.classes):
+        raise ConfigError(
+            f"the model has {len(checkpoint.classes)} scores a clip, not {args.top_k}",
+            where="--top-k",
+            fix=f"set --top-k to at most {len(checkpoint.classes)}",
+        )
     check_sample_rate(checkpoint.features, index.sample_rate_hz, where=args.model)
     if args.labels:
         index = apply_overlay(index, args.labels)
     index.check_shards()
     return checkpoint, index
+
+
+def _what_was_written(args: Args, num_clips: int, num_classes: int) -> str:
+    if args.top_k is None:
+        return (
+            f"wrote scores of {num_clips:,} clips, {num_classes} classes, to {args.output}; "
+            f"next: python -m eval.score {args.output} --output DIR"
+        )
+    return (
+        f"wrote the {args.top_k} highest of {num_classes} scores of {num_clips:,} clips to "
+        f"{args.output}; next: torchrun train/main.py RECIPE --index "
+        f"{' --index '.join(args.index)} --distill {args.output}"
+    )
 
 
 def main() -> None:
@@ -186,12 +220,9 @@ def main() -> None:
             if scores:
                 scores.save(args.output)
         else:
-            predictor.to_folder(index, world, args.output)
+            predictor.to_folder(index, world, args.output, top_k=args.top_k)
         if world.is_main:
-            print(
-                f"wrote scores of {len(index):,} clips, {len(checkpoint.classes)} classes, to "
-                f"{args.output}; next: python -m eval.score {args.output} --output DIR"
-            )
+            print(_what_was_written(args, len(index), len(checkpoint.classes)))
 
 
 if __name__ == "__main__":

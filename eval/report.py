@@ -92,7 +92,28 @@ def render(report: Report) -> str:
         training=training_summary(report.run) if report.run else "",
         settings=flatten(report.run.config) if report.run else [],
         commands=commands(report),
+        bounds=_bounds_of(report),
+        class_bounds=_bounds_of_classes(report),
+        without_positives=[c.name for c in report.classes if not c.positives],
     )
+
+
+def _bounds_of(report: Report) -> dict[str, str]:
+    """The 95 % interval of each mean, in words; empty where there was no resampling."""
+    if report.intervals is None:
+        return {}
+    found = {name: getattr(report.intervals, name) for name in ("mAP", "mAUC", "d_prime")}
+    return {name: f"95 %: {decimal(b.low, 4)} to {decimal(b.high, 4)}" for name, b in found.items()}
+
+
+def _bounds_of_classes(report: Report) -> dict[str, str]:
+    if report.intervals is None:
+        return {}
+    ends = report.intervals.average_precision.T.tolist()
+    return {
+        result.mid: f"95 %: {decimal(low, 4)} to {decimal(high, 4)}"
+        for result, (low, high) in zip(report.classes, ends, strict=True)
+    }
 
 
 def decimal(value: float, digits: int) -> str:
@@ -121,10 +142,12 @@ def training_summary(run: Run) -> str:
     """How far training came, and how fast."""
     if not run.epochs:
         return "No epoch is finished yet."
+    without = [str(record.epoch) for record in run.epochs if not record.evaluated]
+    gap = f" Not evaluated: epoch {', '.join(without)}." if without else ""
     hours = sum(record.duration_s for record in run.epochs) / 3600
     rate = statistics.median(record.clips_per_s for record in run.epochs)
     last = run.epochs[-1]
-    return f"Epoch {last.epoch}, step {last.step:,}; {hours:,.2f} hours, {rate:,.0f} clips/s."
+    return f"Epoch {last.epoch}, step {last.step:,}; {hours:,.2f} hours, {rate:,.0f} clips/s.{gap}"
 
 
 def training_figures(run: Run) -> list[Figure]:
@@ -132,7 +155,7 @@ def training_figures(run: Run) -> list[Figure]:
     figures = []
     if run.steps or run.epochs:
         figures.append(loss_figure(run))
-    if run.epochs:
+    if any(record.evaluated for record in run.epochs):
         figures.append(quality_figure(run))
     if run.steps:
         figures += [learning_rate_figure(run), data_wait_figure(run)]
@@ -146,7 +169,7 @@ def loss_figure(run: Run) -> Figure:
         Series("training", epoch_ends, [r.train_loss for r in run.epochs], "first"),
         Series("evaluation", epoch_ends, [r.eval_loss for r in run.epochs], "second"),
     )
-    drawn = tuple(s for s in series if s.x)
+    drawn = tuple(s for s in series if not all(map(math.isnan, s.y)))
     x_axis = linear_axis("step", [x for s in drawn for x in s.x], smallest_step=1)
     y_axis = log_axis("loss", [y for s in drawn for y in s.y])
     return Figure("Loss", line_chart("Loss by step", x_axis, y_axis, drawn), "Log scale.", drawn)

@@ -36,6 +36,12 @@ class EpochRecord:
     clips_per_s: float
     data_wait: float
     duration_s: float
+    evaluated: bool
+    """False for a run without --eval-index, and its quality is NaN."""
+
+
+QUALITY = ("eval_loss", "mAP", "mAUC", "d_prime")
+"""What a record of an epoch that was not evaluated lacks."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +111,14 @@ def _parse(line: bytes, where: str) -> StepRecord | EpochRecord | None:
 
 
 def _record(kind: type[Record], values: dict[str, object], where: str) -> Record:
-    numbers = {}
+    numbers: dict[str, float] = {}
+    evaluated = any(name in values for name in QUALITY)
     for field in fields(kind):
-        value = values.get(field.name, "nothing")
+        if field.name == "evaluated":
+            numbers[field.name] = evaluated
+            continue
+        not_there = "nothing" if evaluated or field.name not in QUALITY else None
+        value = values.get(field.name, not_there)
         if value is None and field.type is float:
             value = float("nan")  # how a number that is not finite stands in strict JSON
         try:

@@ -3,15 +3,18 @@
 import json
 import mmap
 import shutil
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32, Int64
 
-from psla_wds.errors import ScoreError
+from psla_wds.clip_ids import ClipIds
+from psla_wds.columns import check_ragged, map_column
+from psla_wds.errors import ConfigError, ScoreError
 from psla_wds.files import publish_folder
 from psla_wds.labels import ClassList
+from psla_wds.teacher import is_top_scores, top_scores, write_meta
 
 FORMAT_VERSION = 1
 META = "scores.json"
@@ -34,13 +37,18 @@ def row_blocks(
 
 
 class ScoreFolder:
-    """A folder that several processes fill: the first begins and finishes it, all write rows."""
+    """A folder that several processes fill: the first begins and finishes it, all write rows.
 
-    def __init__(self, folder: Path) -> None:
+    With `top_k` it keeps so many scores of each clip, the highest, for a student to learn from.
+    """
+
+    def __init__(self, folder: Path, classes: ClassList, *, top_k: int | None = None) -> None:
         self.folder = folder
+        self._classes, self._top_k = classes, top_k
         self._temporary = folder.with_name(f"{folder.name}.tmp")
+        self._mapped: dict[str, np.ndarray] = {}
 
-    def begin(self, clip_ids: Sequence[str], classes: ClassList) -> None:
+    def begin(self, clip_ids: ClipIds) -> None:
         """Make the files, under a temporary name."""
         if self.folder.exists():
             raise ScoreError(
@@ -48,37 +56,84 @@ class ScoreFolder:
             )
         shutil.rmtree(self._temporary, ignore_errors=True)
         self._temporary.mkdir(parents=True)
-        ids = [clip_id.encode() for clip_id in clip_ids]
-        starts = np.cumsum([0, *map(len, ids)], dtype=np.int64)
-        np.save(self._temporary / "id_starts.npy", starts)
-        np.save(self._temporary / "id_bytes.npy", np.frombuffer(b"".join(ids), np.uint8))
-        for name, dtype in (("scores", np.float32), ("targets", np.uint8)):
-            np.lib.format.open_memmap(
-                self._temporary / f"{name}.npy", "w+", dtype, (len(ids), len(classes))
-            )
-        meta = {"format_version": FORMAT_VERSION, "mids": classes.mids, "names": classes.names}
-        text = json.dumps(meta, ensure_ascii=False, indent=1)
-        (self._temporary / META).write_text(text + "\n", encoding="utf-8")
+        np.save(self._temporary / "id_starts.npy", clip_ids.starts)
+        np.save(self._temporary / "id_bytes.npy", clip_ids.values)
+        kinds = {"scores": np.float32, "targets": np.uint8}
+        if self._top_k:
+            kinds = {"scores": np.float16, "classes": np.uint16}
+        shape = (len(clip_ids), self._top_k or len(self._classes))
+        for name, dtype in kinds.items():
+            np.lib.format.open_memmap(self._temporary / f"{name}.npy", "w+", dtype, shape)
 
     def open(self, name: str) -> np.ndarray:
-        """The array `scores` or `targets`, mapped for writing."""
-        return np.load(self._temporary / f"{name}.npy", mmap_mode="r+", allow_pickle=False)
+        """An array of the folder, mapped for writing."""
+        if name not in self._mapped:
+            path = self._temporary / f"{name}.npy"
+            self._mapped[name] = np.load(path, mmap_mode="r+", allow_pickle=False)
+        return self._mapped[name]
+
+    def write(
+        self, rows: Int64[np.ndarray, " rows"], scores: Float32[np.ndarray, "rows classes"]
+    ) -> None:
+        """Write the scores of some clips."""
+        if self._top_k:
+            self.open("scores")[rows], self.open("classes")[rows] = top_scores(scores, self._top_k)
+        else:
+            self.open("scores")[rows] = scores
+
+    def flush(self) -> None:
+        """Have what this process wrote on disk."""
+        for array in self._mapped.values():
+            array.flush()
 
     def finish(self) -> None:
-        """Give the folder its name: from here on it is whole."""
+        """Say what the arrays are of, and give the folder its name: from here on it is whole."""
+        self.flush()
+        mids, names = self._classes.mids, self._classes.names
+        if self._top_k:
+            write_meta(self._temporary, mids, names)
+        else:
+            meta = {"format_version": FORMAT_VERSION, "mids": mids, "names": names}
+            text = json.dumps(meta, ensure_ascii=False, indent=1)
+            (self._temporary / META).write_text(text + "\n", encoding="utf-8")
         publish_folder(self._temporary, self.folder)
+
+
+def check_top_k(top_k: int | None, output: Path) -> None:
+    """Raise unless so many scores can be kept, and the output is a folder for them."""
+    if top_k is not None and (top_k < 1 or output.suffix == ".npz"):
+        raise ConfigError(
+            f"top_k={top_k} is no number of scores to write to {output.name}",
+            where="--top-k",
+            fix="set --top-k 20 and an --output without .npz, which is a folder",
+        )
 
 
 def read_score_folder(folder: Path) -> dict[str, np.ndarray]:
     """The arrays by name, `scores` and `targets` mapped; ValueError or OSError if they are bad."""
+    if is_top_scores(folder):
+        raise ScoreError(
+            "these are the highest scores of each clip alone, without targets",
+            where=folder,
+            fix="give them to train/main.py --distill, or to eval.ensemble --top-k",
+        )
     meta = json.loads((folder / META).read_text(encoding="utf-8"))
     if meta["format_version"] != FORMAT_VERSION:
         raise ValueError(f"format {meta['format_version']}, where {FORMAT_VERSION} is read")
     arrays = {
         name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        for name in ("scores", "targets", "id_starts", "id_bytes")
+        for name in ("scores", "targets")
     }
-    ids, starts = arrays.pop("id_bytes").tobytes(), arrays.pop("id_starts").tolist()
-    clip_ids = [ids[start:stop].decode() for start, stop in pairwise(starts)]
-    texts = {"clip_ids": clip_ids, "mids": meta["mids"], "names": meta["names"]}
+    starts = map_column(folder / "id_starts.npy", np.int64)
+    values = map_column(folder / "id_bytes.npy", np.uint8)
+    try:
+        check_ragged(starts, values, len(starts) - 1, "clip ids")
+    except ValueError as error:
+        raise ScoreError(
+            f"the score folder is damaged: {error}",
+            where=folder,
+            fix="write it again: python -m eval.predict",
+        ) from None
+    clip_ids = ClipIds(starts, values)
+    texts = {"clip_ids": list(clip_ids), "mids": meta["mids"], "names": meta["names"]}
     return arrays | {name: np.array(values, np.str_) for name, values in texts.items()}

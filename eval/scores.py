@@ -123,6 +123,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         _check_sizes(path)
         with np.load(path, allow_pickle=False) as file:
             return {name: np.asarray(file[name]) for name in LAYOUT}
+    except ScoreError:
+        raise
     except KeyError as error:
         reason = str(error.args[0])
     except FileNotFoundError as error:

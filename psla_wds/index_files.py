@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from psla_wds.columns import check_kind, check_ragged, map_column
 from psla_wds.errors import StaleIndexError
 from psla_wds.labels import ClassList
 from psla_wds.locations import Location, member, parse_location, split_spec
@@ -96,24 +97,12 @@ def _read_meta(shards: Location, folder: Location, rebuild: str) -> bytes:
 def _read_column(folder: Location, name: str, num_clips: int) -> np.ndarray:
     path, dtype = folder / f"{name}.npy", COLUMN_DTYPES[name]
     if isinstance(path, Path):
-        column = _map_column(path)
-    else:
-        bytes_per_clip = MAX_BYTES_PER_CLIP.get(name, np.dtype(dtype).itemsize)
-        most = NPY_HEADER_BYTES + bytes_per_clip * (num_clips + 1)
-        column = _parse_column(fetch_whole(path, max_bytes=most))
-    if column.dtype != dtype or column.ndim != 1:
-        raise ValueError(f"{path.name} has {column.dtype} of {column.ndim} dimensions")
+        return map_column(path, dtype)
+    bytes_per_clip = MAX_BYTES_PER_CLIP.get(name, np.dtype(dtype).itemsize)
+    most = NPY_HEADER_BYTES + bytes_per_clip * (num_clips + 1)
+    column = _parse_column(fetch_whole(path, max_bytes=most))
+    check_kind(column, dtype, path.name)
     return column
-
-
-def _map_column(path: Path) -> np.ndarray:
-    try:
-        # As a plain array over the mapping: `np.memmap` takes 20 times as long to give one entry.
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except OSError:
-        raise
-    except Exception as error:  # whatever a damaged header leads numpy's parser to
-        raise ValueError(f"{path.name} is no column: {type(error).__name__}") from None
 
 
 def _parse_column(content: bytes) -> np.ndarray:
@@ -128,9 +117,7 @@ def _parse_column(content: bytes) -> np.ndarray:
     return column
 
 
-def _from_meta(
-    shards: Location, meta: dict[str, Any], columns: dict[str, np.ndarray]
-) -> ShardIndex:
+def _from_meta(shards: Location, meta: dict[str, Any], columns: dict[str, Any]) -> ShardIndex:
     if meta["format_version"] != FORMAT_VERSION:
         raise ValueError(f"format {meta['format_version']}, where {FORMAT_VERSION} is read")
     names = _texts([shard["name"] for shard in meta["shards"]])
@@ -159,16 +146,11 @@ def _check_bounds(index: ShardIndex) -> None:
     """No row may point outside its shard, the class list, or the columns."""
     if index.sample_rate_hz < 1:
         raise ValueError(f"the sample rate is {index.sample_rate_hz} Hz")
-    for name in COLUMN_DTYPES.keys() - {"label_values", "id_bytes"}:
-        expected = len(index) + (name in LENGTHS_PLUS_ONE)
-        if len(getattr(index, name)) != expected:
+    for name in COLUMN_DTYPES.keys() - {*LENGTHS_PLUS_ONE, "label_values", "id_bytes"}:
+        if len(getattr(index, name)) != len(index):
             raise ValueError(f"{name} has not the length of the other columns")
-    for starts, values in (
-        (index.label_starts, index.label_values),
-        (index.id_starts, index.id_bytes),
-    ):
-        if starts[0] != 0 or starts[-1] != len(values) or (np.diff(starts) < 0).any():
-            raise ValueError("the starts of labels or clip ids do not ascend to their end")
+    check_ragged(index.label_starts, index.label_values, len(index), "labels")
+    check_ragged(index.id_starts, index.id_bytes, len(index), "clip ids")
     _check_ids(index)
     if not len(index):
         return

@@ -17,6 +17,7 @@ from psla_wds.read_ahead import ReadAhead, mixed_targets, rows_read
 from psla_wds.reader import DamagedClipError, ReaderConfig, open_reader, undecodable_clip
 from psla_wds.schedule import Schedule
 from psla_wds.shard_index import ShardIndex
+from psla_wds.soft_labels import SoftLabels
 from psla_wds.tuning import verdict
 
 
@@ -29,6 +30,8 @@ class Batch:
     targets: Float32[torch.Tensor, "draws classes"]
     """0 or 1, and between them where draws are mixed; on the device of training."""
     rows: Int64[np.ndarray, " draws"]
+    soft_targets: Float32[torch.Tensor, "draws classes"] | None = None
+    """A teacher's scores, mixed as the clips are; None where the index has no soft labels."""
 
 
 class Loader:
@@ -61,10 +64,9 @@ class Loader:
         log_mel = self._next_log_mel()
         draws = self._draws.pop(self._iteration)
         self._iteration += 1
-        targets = torch.from_numpy(mixed_targets(self._index, draws))
-        if self._device.type == "cuda":
-            targets = targets.pin_memory().to(self._device, non_blocking=True)
-        return Batch(log_mel, targets, draws.rows)
+        soft_labels = self._index.soft_labels
+        soft_targets = None if soft_labels is None else self._targets(soft_labels, draws)
+        return Batch(log_mel, self._targets(self._index, draws), draws.rows, soft_targets)
 
     def __enter__(self) -> "Loader":
         return self
@@ -96,6 +98,14 @@ class Loader:
             tuner=self._ahead.tuner,
             decode_threads=self._config.decoders(),
         )
+
+    def _targets(
+        self, labels: ShardIndex | SoftLabels, draws: Draws
+    ) -> Float32[torch.Tensor, "draws classes"]:
+        targets = torch.from_numpy(mixed_targets(labels, draws))
+        if self._device.type != "cuda":
+            return targets
+        return targets.pin_memory().to(self._device, non_blocking=True)
 
     def _open_front_end(self) -> FrontEnd:
         """The pipeline from the current iteration on."""

@@ -80,6 +80,8 @@ def read_ontology(path: Path) -> Ontology:
     """The ontology in a file: a list of nodes with `id`, `child_ids` and `restrictions`."""
     try:
         nodes = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(nodes, list) or not nodes:
+            raise ValueError(f"{nodes!r:.40} is no list of nodes")
         listed = [(str(n["id"]), _texts(n["child_ids"]), _texts(n["restrictions"])) for n in nodes]
     except OSError as error:
         raise LabelError(

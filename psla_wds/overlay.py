@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt16
 
+from psla_wds.columns import check_ragged, map_column
 from psla_wds.errors import LabelError
 from psla_wds.shard_index import ShardIndex, combined_fingerprint
 
 OVERLAY_VERSION = 1
 META = "overlay.json"
-COLUMN_DTYPES = {"label_starts": np.int64, "label_values": np.uint16}
+COLUMN_DTYPES: dict[str, type[np.generic]] = {
+    "label_starts": np.int64,
+    "label_values": np.uint16,
+}
 
 
 def write_overlay(folder: Path, index: ShardIndex, labelled: ShardIndex) -> None:
@@ -46,9 +50,10 @@ def apply_overlay(index: ShardIndex, folder: Path) -> ShardIndex:
         if meta["format_version"] != OVERLAY_VERSION:
             raise ValueError(f"format {meta['format_version']}, where {OVERLAY_VERSION} is read")
         found = (meta["index_fingerprint"], meta["num_clips"], tuple(meta["mids"]))
-        starts, values = (_read_column(folder, name) for name in COLUMN_DTYPES)
-        if found == (index.fingerprint, len(index), index.classes.mids):
-            _check_bounds(index, starts, values)
+        starts, values = (map_column(folder / f"{n}.npy", d) for n, d in COLUMN_DTYPES.items())
+        check_ragged(starts, values, int(meta["num_clips"]), "labels")
+        if len(values) and values.max() >= len(meta["mids"]):
+            raise ValueError("a row names a class that is not listed")
     except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
         raise LabelError(
             f"the label overlay is damaged: {error}",
@@ -79,19 +84,3 @@ def with_labels(
         label_values=label_values,
         fingerprint=combined_fingerprint([index.fingerprint, f"labels {digest.hexdigest()}"]),
     )
-
-
-def _read_column(folder: Path, name: str) -> np.ndarray:
-    column = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-    if column.dtype != COLUMN_DTYPES[name] or column.ndim != 1:
-        raise ValueError(f"{name}.npy has {column.dtype} of {column.ndim} dimensions")
-    return column
-
-
-def _check_bounds(index: ShardIndex, starts: np.ndarray, values: np.ndarray) -> None:
-    if len(starts) != len(index) + 1 or starts[0] != 0 or starts[-1] != len(values):
-        raise ValueError("label_starts.npy does not fit the clips, or label_values.npy")
-    if (np.diff(starts) < 0).any():
-        raise ValueError("the starts of labels do not ascend")
-    if len(values) and values.max() >= len(index.classes):
-        raise ValueError("a row names a class that is not listed")

@@ -11,6 +11,7 @@ from psla_wds.augment import Draws
 from psla_wds.reader import DamagedClipError, PendingRead, Reader, ReaderConfig
 from psla_wds.schedule import Schedule
 from psla_wds.shard_index import ShardIndex
+from psla_wds.soft_labels import SoftLabels
 from psla_wds.tuning import ReadTuner
 
 
@@ -109,10 +110,12 @@ def rows_read(draws: Draws) -> Int64[np.ndarray, " rows"]:
     return np.concatenate([draws.rows, draws.partners[draws.mixed]])
 
 
-def mixed_targets(index: ShardIndex, draws: Draws) -> Float32[np.ndarray, "draws classes"]:
-    """lam of the clip's classes plus 1 - lam of its partner's; 1 for a class of both."""
-    targets = index.targets(draws.rows)
+def mixed_targets(
+    labels: ShardIndex | SoftLabels, draws: Draws
+) -> Float32[np.ndarray, "draws classes"]:
+    """lam of the clip's targets plus 1 - lam of its partner's; 1 for a class of both."""
+    targets = labels.targets(draws.rows)
     mixed = draws.mixed
     lam = draws.lam[mixed, None]
-    targets[mixed] = lam * targets[mixed] + (1 - lam) * index.targets(draws.partners[mixed])
+    targets[mixed] = lam * targets[mixed] + (1 - lam) * labels.targets(draws.partners[mixed])
     return targets

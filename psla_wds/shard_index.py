@@ -3,18 +3,18 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64, UInt8, UInt16, UInt32, UInt64
+from jaxtyping import Float32, Int64, UInt8, UInt16, UInt32
 
+from psla_wds.clip_ids import ClipIds
+from psla_wds.columns import gather_ragged
 from psla_wds.errors import ConfigError, StaleIndexError
 from psla_wds.labels import ClassList
 from psla_wds.locations import Location
+from psla_wds.soft_labels import SoftLabels
 from psla_wds.storage import sizes_of
-
-ROWS_AT_ONCE = 65_536
-"""Rows that are copied in one go; a place takes 8 bytes where a byte of an id takes one."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,18 @@ class ShardIndex:
     id_starts: Int64[np.ndarray, " clips+1"]
     id_bytes: UInt8[np.ndarray, " bytes"]
     """Clip ids in UTF-8, one after another."""
+    soft_labels: SoftLabels | None = None
+    """What a teacher gave each clip, for a student to learn; by `teacher.apply_teacher`."""
 
     def __len__(self) -> int:
         return len(self.offset)
 
+    @property
+    def clip_ids(self) -> ClipIds:
+        return ClipIds(self.id_starts, self.id_bytes)
+
     def clip_id(self, row: int | np.integer) -> str:
-        return self.id_bytes[self.id_starts[row] : self.id_starts[row + 1]].tobytes().decode()
+        return self.clip_ids[row]
 
     def labels(self, row: int | np.integer) -> UInt16[np.ndarray, " labels"]:
         return self.label_values[self.label_starts[row] : self.label_starts[row + 1]]
@@ -60,7 +66,7 @@ class ShardIndex:
     def targets(self, rows: Int64[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows classes"]:
         """1 where a clip carries a class, 0 elsewhere."""
         targets = np.zeros((len(rows), len(self.classes)), np.float32)
-        starts, values = _gather(self.label_starts, self.label_values, rows)
+        starts, values = gather_ragged(self.label_starts, self.label_values, rows)
         targets[np.repeat(np.arange(len(rows)), np.diff(starts)), values] = 1.0
         return targets
 
@@ -75,8 +81,8 @@ class ShardIndex:
     def select(self, rows: Int64[np.ndarray, " rows"], choice: str) -> "ShardIndex":
         """The index of some of the clips; `choice` says which, for the fingerprint."""
         columns = ("shard", "offset", "size", "crc32", "num_samples", "split")
-        label_starts, label_values = _gather(self.label_starts, self.label_values, rows)
-        id_starts, id_bytes = _gather(self.id_starts, self.id_bytes, rows)
+        label_starts, label_values = gather_ragged(self.label_starts, self.label_values, rows)
+        id_starts, id_bytes = gather_ragged(self.id_starts, self.id_bytes, rows)
         return replace(
             self,
             **{name: getattr(self, name)[rows] for name in columns},
@@ -84,6 +90,7 @@ class ShardIndex:
             label_values=label_values,
             id_starts=id_starts,
             id_bytes=id_bytes,
+            soft_labels=self.soft_labels and self.soft_labels.select(rows),
             fingerprint=combined_fingerprint([self.fingerprint, choice]),
         )
 
@@ -112,18 +119,8 @@ class ShardIndex:
                 where="subset",
                 fix=f"set --subset to at most {len(self)}, or leave it out",
             )
-        rows = np.argsort(self._hashes(f"subset {seed} "), kind="stable")[:num_clips]
+        rows = np.argsort(self.clip_ids.hashes(f"subset {seed} "), kind="stable")[:num_clips]
         return self.select(np.sort(rows), f"subset {num_clips} {seed}")
-
-    def _hashes(self, prefix: str) -> UInt64[np.ndarray, " clips"]:
-        """A random number of each clip, from its id: 1 s for 2M clips."""
-        begun = hashlib.blake2b(prefix.encode(), digest_size=8)
-        ids, digests = self.id_bytes.data, bytearray()
-        for start, stop in pairwise(self.id_starts.tolist()):
-            clip = begun.copy()
-            clip.update(ids[start:stop])
-            digests += clip.digest()
-        return np.frombuffer(digests, "<u8")
 
     def check_shards(self) -> None:
         """Raise `StaleIndexError` if a shard is missing or has another size than the index says."""
@@ -151,6 +148,12 @@ def concatenate(indexes: Sequence[ShardIndex]) -> ShardIndex:
                 where=f"{other.shards[0].parent} beside {first.shards[0].parent}",
                 fix="build all of them with one --class-labels file and one --sample-rate-hz",
             )
+    if any(index.soft_labels for index in indexes):
+        raise ConfigError(
+            "soft labels belong to one index",
+            where="indexes that are joined",
+            fix="join the indexes first, and give the whole to apply_teacher",
+        )
     splits = tuple(dict.fromkeys(name for index in indexes for name in index.splits))
     shard_bases = np.cumsum([0, *(len(index.shards) for index in indexes)])
     split_maps = [np.array([splits.index(s) for s in i.splits], np.uint8) for i in indexes]
@@ -158,7 +161,9 @@ def concatenate(indexes: Sequence[ShardIndex]) -> ShardIndex:
     def joined(name: str) -> np.ndarray:
         return np.concatenate([getattr(index, name) for index in indexes])
 
-    columns = {name: joined(name) for name in ("offset", "size", "crc32", "num_samples")} | {
+    columns: dict[str, Any] = {
+        name: joined(name) for name in ("offset", "size", "crc32", "num_samples")
+    } | {
         "shard": np.concatenate(
             [i.shard + np.uint32(base) for i, base in zip(indexes, shard_bases, strict=False)]
         ),
@@ -181,20 +186,6 @@ def concatenate(indexes: Sequence[ShardIndex]) -> ShardIndex:
 
 def combined_fingerprint(parts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _gather(starts: np.ndarray, values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The ragged rows `rows` of (starts, values), as starts and values of their own."""
-    lengths = starts[rows + 1] - starts[rows]
-    new_starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    shift = starts[rows] - new_starts[:-1]
-    gathered = np.empty(new_starts[-1], values.dtype)
-    for first in range(0, len(rows), ROWS_AT_ONCE):
-        part = slice(first, min(first + ROWS_AT_ONCE, len(rows)))
-        begin, end = new_starts[part.start], new_starts[part.stop]
-        places = np.arange(begin, end) + np.repeat(shift[part], lengths[part])
-        gathered[begin:end] = values[places]
-    return new_starts, gathered
 
 
 def _join_starts(starts: Sequence[np.ndarray]) -> np.ndarray:

@@ -59,7 +59,7 @@ class Learner:
             with self._gradient_sync(is_last=forward_pass == passes - 1):
                 with self._autocast():
                     scores = self._parallel(batch.log_mel)
-                pass_loss = loss(scores, batch.targets) / passes
+                pass_loss = loss(scores, self._targets(batch)) / passes
                 self._scaler.scale(pass_loss).backward()
             step_loss += pass_loss.detach()
         self._scaler.step(self.optimizer)
@@ -67,6 +67,15 @@ class Learner:
         if self._average:
             self._average.update()
         return step_loss
+
+    def _targets(self, batch: Batch) -> torch.Tensor:
+        """Labels, and a teacher's scores for them by weight, if there is one.
+
+        Cross-entropy is linear in its targets: this is the weighted mean of the losses of both.
+        """
+        if batch.soft_targets is None:
+            return batch.targets
+        return torch.lerp(batch.targets, batch.soft_targets, self._config.distill_weight)
 
     def share_statistics(self) -> None:
         """Give all ranks BatchNorm's running statistics of rank 0, which evaluation uses.

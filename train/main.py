@@ -31,6 +31,7 @@ from psla_wds.overlay import apply_overlay
 from psla_wds.reader import ReaderConfig
 from psla_wds.schedule import BatchLayout
 from psla_wds.shard_index import ShardIndex
+from psla_wds.teacher import apply_teacher
 from train.learner import Learner
 from train.loop import Trainer
 from train.recipes import RECIPES, TrainConfig, with_compat
@@ -91,6 +92,8 @@ def _prepare(
         index = apply_overlay(index, config.labels)
     if config.subset is not None:
         index = index.select_random(config.subset, seed=config.subset_seed)
+    if config.distill:
+        index = apply_teacher(index, config.distill)
     index.check_shards()
     eval_index = open_indexes(config.eval_index) if config.eval_index else None
     if eval_index is not None:
@@ -104,9 +107,9 @@ def _prepare(
     state = RunDir(config.run_dir).find_state(config)
     if state and state["index_fingerprint"] != index.fingerprint:
         raise ConfigError(
-            "the run was begun on other shards",
+            "the run was begun on other shards, labels or teacher's scores",
             where=" ".join(config.index),
-            fix="resume with the same shards, or choose another --run-dir",
+            fix="resume with the same ones, or choose another --run-dir",
         )
     return index, eval_index, state
 

@@ -28,6 +28,12 @@ class TrainConfig:
     """Shards to train on; give the option several times for several sets."""
     labels: Path | None = None
     """Label overlay of these clips, by eval.enhance: train on its labels, and draw by them."""
+    distill: Path | None = None
+    """A teacher's scores of these clips, by eval.predict --top-k or eval.ensemble --top-k: learn
+    them beside the labels (knowledge distillation; Schmid et al. 2023, arXiv 2211.04772)."""
+    distill_weight: float = 0.9
+    """Of the teacher's scores in the loss; the labels have the rest. 1: of no label (Dinkel et al.
+    2023, arXiv 2308.11957). 0.9 is that of Schmid et al."""
     subset: int | None = None
     """Train on so many of these clips, chosen at random; on all unless set (PSLA figure 3)."""
     subset_seed: int = 0
@@ -86,6 +92,12 @@ class TrainConfig:
                 f"ema_decay={self.ema_decay} is no number between 0 and 1",
                 where="--ema-decay",
                 fix="set --ema-decay 0.999, or leave it out for no average",
+            )
+        if not 0 < self.distill_weight <= 1:
+            raise ConfigError(
+                f"distill_weight={self.distill_weight:g} is no share above 0, up to 1",
+                where="--distill-weight",
+                fix="set --distill-weight 0.9, or leave --distill out for labels alone",
             )
         for name in ("epochs", "log_every_steps", "state_every_steps"):
             if getattr(self, name) < 1:

@@ -23,6 +23,7 @@ logger = logging.getLogger("train")
 MAY_CHANGE = (
     "index",
     "labels",  # the fingerprint of the index tells whether they are the same
+    "distill",  # likewise
     "eval_index",
     "run_dir",
     "resume",

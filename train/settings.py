@@ -19,6 +19,7 @@ class ReadWith:
 
 
 RULES = (
+    ReadWith("distill_weight", "distill", lambda folder: folder is not None),
     ReadWith("subset_seed", "subset", lambda subset: subset is not None),
     ReadWith("augment.mixup_alpha", "augment.mixup_rate", lambda rate: rate > 0),
     ReadWith("optimizer.warmup", "optimizer.warmup_steps", lambda steps: steps > 0),

@@ -125,7 +125,7 @@ def high_class(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (swap_starts, "label_starts.npy does not fit"),
+        (swap_starts, "the starts of labels do not ascend to their end"),
         (high_class, "names a class that is not listed"),
         (lambda f: (f / META).write_text("{}"), "damaged: 'format_version'"),
         (lambda f: (f / "label_values.npy").write_bytes(b""), "damaged"),

@@ -130,6 +130,17 @@ def test_an_average_changes_nothing_of_the_training():
     assert learner().evaluated is not learner(ema_decay=0.9).evaluated
 
 
+def test_a_teacher_changes_the_loss_by_its_weight_and_nothing_else():
+    one = batches(1)[0]
+    soft = torch.rand(one.targets.shape, generator=torch.Generator().manual_seed(2))
+    hard_loss, soft_loss = (
+        losses(learner(), [replace(one, targets=targets)])[0] for targets in (one.targets, soft)
+    )
+    mixed = losses(learner(distill_weight=0.75), [replace(one, soft_targets=soft)])[0]
+    assert mixed == pytest.approx(0.25 * hard_loss + 0.75 * soft_loss, rel=1e-6)
+    assert losses(learner(distill_weight=0.75), [one])[0] == hard_loss
+
+
 class NoReading(TorchDispatchMode):
     """Fails when the value of a tensor is read, which on a GPU would wait for it."""
 

@@ -58,13 +58,19 @@ def test_ancestors_are_found_past_nodes_that_are_no_class_and_children_are_not(t
         ("{", "no ontology"),
         ('[{"id": "a"}]', "no ontology: KeyError"),
         ('[{"id": "a", "child_ids": "b", "restrictions": []}]', "no list of strings"),
+        ("{}", "no ontology.*{} is no list of nodes"),
+        ("[]", "no ontology.*is no list of nodes"),
+        ('{"id": "a"}', "no ontology.*is no list of nodes"),
+        ("null", "no ontology.*None is no list of nodes"),
+        ('["a"]', "this is no ontology"),
         ('[{"id": "a", "child_ids": ["b"], "restrictions": []}]', "a child that is no node: b"),
         ('[{"id": "a", "child_ids": [], "restrictions": []},'
          ' {"id": "a", "child_ids": [], "restrictions": []}]', "a node that is there twice"),
         ('[{"id": "a", "child_ids": ["b"], "restrictions": []},'
          ' {"id": "b", "child_ids": ["a"], "restrictions": []}]', "circle: (a > b > a|b > a > b)"),
     ],
-    ids=["not JSON", "no children", "a string", "unknown child", "twice", "circle"],
+    ids=["not JSON", "no children", "a string", "an object", "empty", "a node", "null", "texts",
+         "unknown child", "twice", "circle"],
 )  # fmt: skip
 def test_a_bad_ontology_is_told(tmp_path: Path, text: str, message: str):
     (tmp_path / "o.json").write_text(text)

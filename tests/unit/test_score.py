@@ -11,8 +11,9 @@ import pytest
 
 from eval.correlations import correlate
 from eval.metrics import evaluate
-from eval.run_log import read_run
-from eval.score import Args, score
+from eval.report import Report, render
+from eval.run_log import QUALITY, read_run
+from eval.score import Args, class_results, score
 from eval.scores import Scores
 from eval.svg import linear_axis, log_axis, short_number
 from psla_wds.errors import ConfigError, ScoreError
@@ -270,6 +271,76 @@ def test_a_number_that_was_not_finite_leaves_a_gap_in_the_curve(score_path, run_
     with (run_folder / "log.jsonl").open("a") as log:
         log.write(f"{epoch_line(3, map_=None)}\n{step_line(200, loss=float('nan'))}\n")
     assert "nan" not in page_of(score_path, run_folder)[1].split("<section", 2)[1]
+
+
+def not_evaluated(epoch: int) -> str:
+    record = json.loads(epoch_line(epoch))
+    return json.dumps({k: v for k, v in record.items() if k not in QUALITY})
+
+
+def test_a_run_that_was_never_evaluated_shows_its_training(score_path, run_folder):
+    log = run_folder / "log.jsonl"
+    lines = [step_line(50), not_evaluated(1), step_line(100), not_evaluated(2)]
+    log.write_text("".join(line + "\n" for line in lines))
+    run = read_run(run_folder)
+    assert [(r.epoch, r.evaluated, r.train_loss) for r in run.epochs] == [
+        (1, False, 0.4),
+        (2, False, 0.4),
+    ]
+    page, text = page_of(score_path, run_folder)
+    assert "Not evaluated: epoch 1, 2." in text
+    assert page.charts[:2] == ["Loss by step", "Learning rate by step"]
+    assert '<span class="key second">evaluation</span>' not in text
+
+
+def test_an_epoch_that_was_not_evaluated_is_a_gap_and_said(score_path, run_folder):
+    with (run_folder / "log.jsonl").open("a") as log:
+        log.write(f"{not_evaluated(3)}\n{epoch_line(4)}\n")
+    run = read_run(run_folder)
+    assert [r.evaluated for r in run.epochs] == [True, True, False, True]
+    text = page_of(score_path, run_folder)[1]
+    assert "Not evaluated: epoch 3." in text and "nan" not in text.split("<section", 2)[1]
+
+
+def test_an_evaluation_that_lacks_a_number_is_still_refused(run_folder: Path):
+    record = json.loads(epoch_line(3))
+    del record["mAUC"]
+    with (run_folder / "log.jsonl").open("a") as log:
+        log.write(json.dumps(record) + "\n")
+    with pytest.raises(ScoreError, match="'nothing' for mAUC"):
+        read_run(run_folder)
+
+
+def test_the_report_shows_intervals_correlations_and_empty_classes(score_path, scores):
+    output, quality = score_path.parent / "out", score_path.parent / "quality.csv"
+    rows = "".join(f"/m/{k},10,{10 - k}\n" for k in range(5))
+    quality.write_text(f"label_id,num_rated,num_true\n{rows}")
+    score(Args(score_path, output, bootstrap=50, quality=quality))
+    text = (output / "report.html").read_text(encoding="utf-8")
+    record = json.loads((output / "metrics.json").read_text())
+    for name in ("mAP", "mAUC", "d_prime"):
+        low, high = (record["intervals_95"][name][end] for end in ("low", "high"))
+        assert f"<dd>95 %: {low:.4f} to {high:.4f}</dd>" in text
+    first = record["per_class"][0]
+    assert f'title="95 %: {first["AP_low"]:.4f} to {first["AP_high"]:.4f}"' in text
+    table = Page(text).rows[:2]
+    found = record["correlations"]["annotation quality"]
+    assert table[1] == [
+        "annotation quality", f"{found['pearson']:.4f}", f"{found['spearman']:.4f}", "4",
+    ]  # fmt: skip
+    assert "<summary>1 without a positive clip, in no mean</summary>" in text
+    assert "<p>Silence</p>" in text and text.count("95 %: nan") == 0
+
+
+def test_classes_that_a_mapping_leaves_out_are_in_the_report(score_path, scores):
+    metrics = evaluate(scores.scores, scores.targets)
+    results = class_results(scores, metrics)
+    report = Report(
+        score_path, "0", score_path.parent, metrics, None, results, None, left_out=(EVIL, "B")
+    )
+    text = render(report)
+    assert "<summary>2 left out by the mapping</summary>" in text
+    assert EVIL not in text.split("<style>")[1].split("<script>")[0]
 
 
 @pytest.mark.parametrize("name", ["config.json", "log.jsonl"])

@@ -8,6 +8,7 @@ import pytest
 
 from eval import score_folder
 from eval.scores import Scores
+from psla_wds.clip_ids import ClipIds
 from psla_wds.errors import ScoreError
 from psla_wds.labels import ClassList
 
@@ -49,8 +50,9 @@ def test_what_could_not_be_loaded_is_not_saved(scores: Scores, tmp_path: Path):
 def folder(scores: Scores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same scores as a folder, which is read in blocks of 7 rows."""
     monkeypatch.setattr(score_folder, "ROWS_AT_ONCE", 7)
-    writer = score_folder.ScoreFolder(tmp_path / "folder")
-    writer.begin(scores.clip_ids, ClassList(scores.mids, scores.names))
+    classes = ClassList(scores.mids, scores.names)
+    writer = score_folder.ScoreFolder(tmp_path / "folder", classes)
+    writer.begin(ClipIds.of(scores.clip_ids))
     for name in ("scores", "targets"):
         writer.open(name)[:] = getattr(scores, name)
     assert not (tmp_path / "folder").exists()
@@ -75,7 +77,8 @@ def test_a_folder_holds_the_same_as_a_file_and_is_mapped(scores: Scores, folder:
 
 def test_a_folder_is_not_written_over_another(scores: Scores, folder: Path):
     with pytest.raises(ScoreError, match="something is there already"):
-        score_folder.ScoreFolder(folder).begin(scores.clip_ids, ClassList((), ()))
+        writer = score_folder.ScoreFolder(folder, ClassList((), ()))
+        writer.begin(ClipIds.of(scores.clip_ids))
 
 
 def spoil_array(name: str, array: np.ndarray):
@@ -95,7 +98,7 @@ def spoil_array(name: str, array: np.ndarray):
         (spoil_array("scores", np.zeros((39, 5), np.float32)), "with as many clips"),
         (spoil_array("targets", np.full((40, 5), 2, np.uint8)), "200 targets are not 0 or 1"),
         (spoil_array("targets", np.array([None])), "cut short|Python objects"),
-        (spoil_array("id_starts", np.zeros(41, np.int64)), "clip_ids must differ, and ''"),
+        (spoil_array("id_starts", np.zeros(41, np.int64)), "starts of clip ids do not ascend"),
     ],
     ids=["no scores", "meta", "empty", "nan", "a clip less", "target 2", "objects", "ids"],
 )

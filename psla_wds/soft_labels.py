@@ -1,0 +1,31 @@
+"""Soft labels: a teacher's highest scores of each clip, which a student learns from."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float16, Float32, Int64, UInt16
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """Of the clips of an index, by its rows; the scores may be memory-mapped."""
+
+    scores: Float16[np.ndarray, "scored k"]
+    """The k highest of each clip that the teacher scored."""
+    classes: UInt16[np.ndarray, "scored k"]
+    """Which classes they are of."""
+    rows: Int64[np.ndarray, " clips"]
+    """Where the scores of each clip stand."""
+    num_classes: int
+
+    def targets(self, rows: Int64[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows classes"]:
+        """The scores, within 0 and 1 as a cross-entropy needs them; 0 for a class with none."""
+        places = self.rows[rows]
+        targets = np.zeros((len(rows), self.num_classes), np.float32)
+        scores = self.scores[places].astype(np.float32)
+        np.put_along_axis(targets, self.classes[places].astype(np.int64), scores, axis=1)
+        return targets.clip(0, 1)
+
+    def select(self, rows: Int64[np.ndarray, " rows"]) -> "SoftLabels":
+        """Of some of the clips."""
+        return replace(self, rows=self.rows[rows])
