@@ -80,8 +80,8 @@ def load_clip(
                 start_s, end_s = 0.0, math.inf
             waveform = _read_range(file, start_s, min(end_s, start_s + max_s))
             source_rate_hz = file.samplerate
-    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
-        raise ClipRefusedError("unreadable", str(error)) from None
+    except (RuntimeError, OSError) as error:
+        raise ClipRefusedError("unreadable", reason_of(error)) from None
     return as_mono(waveform, source_rate_hz, sample_rate_hz)
 
 
@@ -132,6 +132,12 @@ def decode_pcm(encoded: bytes | memoryview) -> tuple[Int16[np.ndarray, " samples
     if pcm.ndim == 2:  # shards that others built may hold stereo
         pcm = np.rint(pcm.mean(axis=1)).astype(np.int16)
     return pcm, sample_rate_hz
+
+
+def reason_of(error: Exception) -> str:
+    """What an error of reading says, without the name or the place in memory of what was read, so
+    that it is the same wherever a clip lies."""
+    return error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
 
 
 def level_dbfs(waveform: Float32[np.ndarray, " samples"]) -> float:

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from psla_wds.errors import ManifestError
 from psla_wds.labels import ClassList
+from psla_wds.locations import Location
 
 MAX_CLIP_ID_BYTES = 200
 """A tar header holds 100 bytes of name, longer ones are legal up to a file system's 255."""
@@ -32,7 +32,7 @@ class Clip:
     """One labelled audio excerpt, and the file to cut it from."""
 
     clip_id: str
-    path: Path
+    path: Location
     labels: tuple[int, ...]
     """Classes, by position in the class list: sorted, each once; none if it is not labelled."""
     split: str

@@ -43,7 +43,7 @@ logger = logging.getLogger("sharding.stats")
 @dataclass(frozen=True)
 class Args:
     shards: Positional[str]
-    """Folder of the shards, and after a colon its splits, if not all."""
+    """Folder of the shards or its URL, and after a colon its splits, if not all."""
     clips: int = 1000
     """Clips to decode, drawn at random; all of them if there are no more."""
     seed: int = 0

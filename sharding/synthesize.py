@@ -65,7 +65,7 @@ class Args:
 
     def __post_init__(self) -> None:
         shares = (self.missing_parents, self.missing_children)
-        if min(shares) < 0 or sum(shares) > 1 or (sum(shares) and not self.families):
+        if min(shares) < 0 or sum(shares) > 1 or (any(shares) and not self.families):
             raise ConfigError(
                 f"shares of {shares[0]:g} missing parents and {shares[1]:g} missing children "
                 "cannot be made",
