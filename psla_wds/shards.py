@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 import tarfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,8 @@ from dataclasses import asdict, dataclass, field, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from isal.isal_zlib import crc32
 
 from psla_wds.errors import ShardError
 from psla_wds.files import atomic_open
@@ -71,7 +72,7 @@ class ClipColumns:
         """A clip that is now in the tar; its offset is read back when the tar is complete."""
         self.clip_id.append(clip.clip_id)
         self.size.append(len(clip.audio))
-        self.crc32.append(zlib.crc32(clip.audio))
+        self.crc32.append(crc32(clip.audio))
         self.num_samples.append(clip.num_samples)
         self.mids.append(list(clip.mids))
         self.split.append(clip.split)

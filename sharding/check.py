@@ -9,13 +9,13 @@ that others built are scanned again instead, since webdataset may not read them 
 
 import json
 import tarfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal.isal_zlib import crc32
 from tyro.conf import Positional
 
 from psla_wds import cli
@@ -147,7 +147,7 @@ def _check_members(tar: Path, sidecar: Sidecar) -> Iterator[str]:
     for key in sorted((audio.keys() | described) - set(keys)):
         yield f"member {key} is not in the sidecar"
     with tar.open("rb") as file:
-        for key, offset, size, crc32 in zip(
+        for key, offset, size, expected in zip(
             keys, clips.offset, clips.size, clips.crc32, strict=True
         ):
             if key not in audio or key not in described:
@@ -156,7 +156,7 @@ def _check_members(tar: Path, sidecar: Sidecar) -> Iterator[str]:
                 yield f"member {key} does not lie where the sidecar says"
             else:
                 file.seek(offset)
-                if zlib.crc32(file.read(size)) != crc32:
+                if crc32(file.read(size)) != expected:
                     yield f"member {key} is damaged: its CRC-32 differs"
 
 
@@ -211,7 +211,7 @@ def _check_foreign(tar: Path, sidecar: Sidecar, classes: ClassList | None) -> It
         for number, clip_id in enumerate(clips.clip_id):
             file.seek(clips.offset[number])
             audio = file.read(clips.size[number])
-            if zlib.crc32(audio) != clips.crc32[number]:
+            if crc32(audio) != clips.crc32[number]:
                 yield f"clip {clip_id} is damaged: its CRC-32 differs"
             if classes:
                 length = (clips.num_samples[number], sidecar.sample_rate_hz)
