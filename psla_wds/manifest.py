@@ -85,9 +85,10 @@ def _checked(clips: Iterable[Clip]) -> Iterator[Clip]:
                 where=ascii(clip.source),
                 fix="rename it",
             ) from None
-        if not clip.clip_id or len(clip.clip_id.encode()) > MAX_CLIP_ID_BYTES:
+        length = len(clip.clip_id.encode())
+        if not 1 <= length <= MAX_CLIP_ID_BYTES:
             raise ManifestError(
-                f"a clip id has 1 to {MAX_CLIP_ID_BYTES} bytes, this one {len(clip.clip_id)}",
+                f"a clip id has 1 to {MAX_CLIP_ID_BYTES} bytes, this one {length}",
                 where=clip.source,
                 fix="give the clip a shorter clip_id",
             )

@@ -6,9 +6,11 @@ from contextlib import contextmanager
 from psla_wds.errors import ShardError
 from psla_wds.locations import Location
 
+GO_ON = "run the same command again: it goes on"
+
 
 @contextmanager
-def disk_errors(where: Location, what: str) -> Iterator[None]:
+def disk_errors(where: Location, what: str, *, then: str = GO_ON) -> Iterator[None]:
     """Tell of an `OSError` in the block as of one that the user can end."""
     try:
         yield
@@ -16,5 +18,5 @@ def disk_errors(where: Location, what: str) -> Iterator[None]:
         raise ShardError(
             f"cannot {what}: {error.strerror or error}",
             where=where,
-            fix="make room or give write access, and run the same command again: it goes on",
+            fix=f"make room or give write access, and {then}",
         ) from None

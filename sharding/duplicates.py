@@ -6,10 +6,10 @@ proved by their bytes.
 
 import hashlib
 import json
-import zlib
 from collections.abc import Iterator
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from psla_wds.errors import ShardError
 from psla_wds.files import atomic_open
@@ -35,12 +35,13 @@ def _alike(index: ShardIndex) -> Iterator[list[int]]:
     """Rows of equal length, size and CRC-32, several at a time, in the order of the index."""
     columns = (index.num_samples, index.size, index.crc32)
     order = np.lexsort([np.asarray(column) for column in columns])
-    differs = np.zeros(max(len(order) - 1, 0), bool)
+    begins = np.ones(len(order) + 1, bool)
+    begins[1:-1] = False
     for column in columns:
-        differs |= np.diff(np.asarray(column)[order].astype(np.int64)) != 0
-    for rows in np.split(order, np.flatnonzero(differs) + 1):
-        if len(rows) > 1:
-            yield sorted(rows.tolist())
+        begins[1:-1] |= np.diff(np.asarray(column)[order].astype(np.int64)) != 0
+    starts = np.flatnonzero(begins)
+    for group in np.flatnonzero(np.diff(starts) > 1):
+        yield sorted(order[starts[group] : starts[group + 1]].tolist())
 
 
 def _same_bytes(index: ShardIndex, rows: list[int]) -> Iterator[tuple[int, int]]:
@@ -75,7 +76,7 @@ class KnownAudio:
     def add(self, clip: PackedClip) -> str | None:
         """The first clip with this clip's audio; None if there is none, and then it is known."""
         size = len(clip.audio)
-        key = (clip.num_samples, size, zlib.crc32(clip.audio))
+        key = (clip.num_samples, size, crc32(clip.audio))
         for clip_id, tar, offset in self._places.get(key, ()):
             if read_range(tar, offset, size) == clip.audio:
                 return clip_id

@@ -101,6 +101,6 @@ def _several(youtube_id: str, paths: list[Location]) -> ManifestError:
 
 def _segments(path: Location) -> Iterator[tuple[str, tuple[str, float, float, str]]]:
     form = 'write: YTID, start_seconds, end_seconds, "mid,mid"'
-    for where, row in csv_values(path):
+    for where, row in csv_values(path, comment="#"):
         require(len(row) == NUM_COLUMNS, "the row has not four values", where, form)
         yield where, (row[0], seconds(row[1], where), seconds(row[2], where), row[3])

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -15,6 +16,8 @@ from psla_wds.manifest import Clip, resolve_labels
 from sharding.sources.rows import csv_rows, csv_values
 from sharding.sources.source import require, require_folder
 
+Split = Literal["train", "val", "eval"]
+SPLITS: tuple[Split, ...] = ("train", "val", "eval")
 PARTS = {"dev": ("fname", "mids", "split"), "eval": ("fname", "mids")}
 """Lists of clips and the columns that are used of them."""
 
@@ -28,7 +31,7 @@ class Fsd50kSource:
     class_labels: LocationArg | None = None
     """CSV of the classes: index,mid,display_name; its 200 in the order of vocabulary.csv unless
     set."""
-    splits: tuple[str, ...] = ("train", "val", "eval")
+    splits: tuple[Split, ...] = SPLITS
     """Those to pack."""
 
     def read(self) -> tuple[ClassList, Iterable[Clip]]:
@@ -42,13 +45,12 @@ class Fsd50kSource:
 
     def _clips(self, lists: Location, classes: ClassList) -> Iterator[Clip]:
         for part, columns in PARTS.items():
-            if {"dev": {"train", "val"}, "eval": {"eval"}}[part].isdisjoint(self.splits):
+            if not {"dev": {"train", "val"}, "eval": {"eval"}}[part].intersection(self.splits):
                 continue
             audio = self._subfolder(f"{part}_audio")
             for where, row in csv_rows(lists / f"{part}.csv", columns):
                 split = row.get("split", "eval")
-                known = split in ("train", "val", "eval")
-                require(known, f"split {split!r}", where, "download the lists again")
+                require(split in SPLITS, f"split {split!r}", where, "download the lists again")
                 if split in self.splits:
                     yield Clip(
                         clip_id=row["fname"],

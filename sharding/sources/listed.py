@@ -45,17 +45,23 @@ def _rows(path: Location) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _clip_of_row(row: dict[str, Any], classes: ClassList, root: Location, where: str) -> Clip:
-    require(bool(row.get("path")), "the row has no path", where, "fill in path and labels")
-    path, labels = str(row["path"]), row.get("labels") or ""
+    path, labels = str(_given(row, "path", "")), _given(row, "labels", "")
+    require(bool(path), "the row has no path", where, "fill in path and labels")
     require(isinstance(labels, str | list), "labels are no list", where, 'write ["mid", ...]')
     return Clip(
-        clip_id=str(row.get("clip_id") or path),
+        clip_id=str(_given(row, "clip_id", path)),
         path=named(root, path),
         labels=resolve_labels(
             labels.split("|") if isinstance(labels, str) else map(str, labels), classes, where
         ),
-        split=str(row.get("split") or ""),
+        split=str(_given(row, "split", "")),
         source=where,
-        start_s=seconds(row.get("start_s") or 0, where),
-        end_s=seconds(row.get("end_s") or math.inf, where),
+        start_s=seconds(_given(row, "start_s", 0), where),
+        end_s=seconds(_given(row, "end_s", math.inf), where),
     )
+
+
+def _given(row: dict[str, Any], key: str, default: Any) -> Any:
+    """The value of a key, a 0 too, unless it is absent, null or empty."""
+    value = row.get(key)
+    return default if value is None or value == "" else value

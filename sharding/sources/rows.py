@@ -31,12 +31,12 @@ def lines(path: Location) -> Iterator[str]:
         ) from None
 
 
-def csv_values(path: Location) -> Iterator[tuple[str, list[str]]]:
-    """Every row that is neither empty nor begins with #."""
+def csv_values(path: Location, *, comment: str | None = None) -> Iterator[tuple[str, list[str]]]:
+    """Every row that is not empty, nor begins with the mark of a comment."""
     reader = csv.reader(lines(path), skipinitialspace=True)
     try:
         for row in reader:
-            if row and not row[0].startswith("#"):
+            if row and not (comment and row[0].startswith(comment)):
                 yield f"{path}, line {reader.line_num}", row
     except csv.Error as error:
         where = f"{path}, line {reader.line_num}"

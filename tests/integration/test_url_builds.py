@@ -16,7 +16,8 @@ from foreign_tars import write_tars
 from store_server import serving
 
 from psla_wds.audio import ClipRefusedError
-from psla_wds.errors import ConfigError, ShardError
+from psla_wds.errors import ConfigError, ShardError, StaleIndexError
+from psla_wds.folders import local_copy
 from psla_wds.index_files import read_index
 from psla_wds.locations import Location, parse_location
 from sharding.build import build
@@ -117,6 +118,39 @@ def test_an_upload_that_fails_publishes_nothing_and_the_same_command_goes_on(
     monkeypatch.setattr("sharding.packing.run_local", in_this_process)
     build(source(corpus), config("a"))
     assert content("a") == content_on_disk(shards)
+
+
+def test_an_index_counts_from_its_last_file_on(
+    corpus: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+):
+    build(source(corpus), config("a"))
+    put_file = type(STORE).put_file
+
+    def failing(store: object, source: str, target: str, **options: object) -> None:
+        if target.endswith("size.npy"):
+            raise PermissionError("full")
+        put_file(store, source, target, **options)
+
+    with monkeypatch.context() as faulty:
+        faulty.setattr(type(STORE), "put_file", failing)
+        with pytest.raises(ShardError, match="refuses access"):
+            make_index(location("a"))
+    with pytest.raises(StaleIndexError, match="there is no index here"):
+        read_index(location("a"))
+    make_index(location("a"))
+    assert content("a") == content_on_disk(shards)
+
+
+def test_shards_on_the_web_are_checked(shards: Path, tmp_path: Path):
+    copied = shutil.copytree(shards, tmp_path / "shards")
+    with serving(copied) as web:
+        url = parse_location(web.url())
+        assert check(url, deep=True) == []
+        (copied / "shard-000001.sidecar.json").unlink()
+        (copied / "shard-000002.tar").unlink()
+        assert {"shard-000001.tar: no sidecar", "shard-000002.tar: missing"} <= set(
+            check(url, deep=False)
+        )
 
 
 def test_tasks_of_an_array_meet_in_a_store(corpus: Path, shards: Path):
@@ -241,6 +275,9 @@ def test_a_path_of_a_manifest_may_be_a_url_of_its_own(tmp_path: Path):
     )
     here, there = listed.read()[1]
     assert np.array_equal(decode(here, sample_rate_hz=8000), decode(there, sample_rate_hz=8000))
+    with local_copy(there.path) as copy:
+        assert copy.suffix == ".wav", "by which what ffmpeg reads is known"
+    assert not copy.exists()
     with pytest.raises(ClipRefusedError, match="no such file"):
         decode(replace(there, path=location("far/gone.wav")), sample_rate_hz=8000)
 
