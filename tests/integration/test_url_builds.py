@@ -158,6 +158,10 @@ def test_tasks_of_an_array_meet_in_a_store(corpus: Path, shards: Path):
     with pytest.raises(ShardError, match="of tasks 1 of 2"):
         make_index(location("a"))
     build(source(corpus), config("a", task="1/2"))
+    STORE.rm("/a/shard-000003.sidecar.json")
+    with pytest.raises(ShardError, match="1 shards are not made yet: 3"):
+        make_index(location("a"))
+    build(source(corpus), config("a", task="1/2"))
     make_index(location("a"))
     whole = content_on_disk(shards)
     assert content("a").items() == whole.items() - {("coverage.json", whole["coverage.json"])}
