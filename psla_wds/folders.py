@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from psla_wds import url_files, url_ranges
+from psla_wds.errors import ConfigError
 from psla_wds.locations import Location, is_http
 from psla_wds.url_ranges import fetch_part
 
@@ -33,6 +34,10 @@ def _entries_on_disk(folder: Path) -> dict[str, int | None]:
             }
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        raise ConfigError(
+            f"the folder cannot be read: {error.strerror}", where=folder, fix="give read access"
+        ) from None
 
 
 def file_size(location: Location) -> int | None:

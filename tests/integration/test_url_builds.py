@@ -175,7 +175,7 @@ def test_refused_clips_are_tried_again_in_a_store(tmp_path: Path):
     first = content("a")
     assert json.loads(first["rejected.jsonl"])["detail"] == "Format not recognised."
     (corpus / "clip.003.wav").write_bytes(whole)
-    STORE.pipe("/a/shard-000002.tar", b"what a killed retry left")
+    STORE.pipe("/a/shard-000005.tar", b"what a killed retry left")
     build(source(corpus), config("a", retry_rejected=True))
     assert content("a")["rejected.jsonl"] == b"" and len(read_index(location("a"))) == 24
     assert content("a")["shard-000000.tar"] == first["shard-000000.tar"]
@@ -295,6 +295,7 @@ def data_sets(folder: Path) -> list[Source]:
     write_sound(folder / "audio" / "deep" / ".hidden.wav", 3)
     for number, name in enumerate(("Bark", "Meow")):
         write_sound(folder / "kinds" / name / "below" / f"{number}.wav", number)
+        write_sound(folder / "kinds" / name / ".hidden.wav", number)
     (folder / "lists" / "train.json").write_text(
         json.dumps({"data": [{"wav": "/gone/0.wav", "labels": "/m/a"}]})
     )
