@@ -1,6 +1,7 @@
 """Packing and indexing at scale: time and memory for many tiny clips, and for AudioSet's 2M.
 
-    python -m benchmarks.bench_shard_scale
+    python -m benchmarks.bench_shard_scale build
+    python -m benchmarks.bench_shard_scale index
 
 Clips of 20 ms, cut from one file, so that what is measured is not the codec. The index of
 2M clips is made from sidecars without tars' contents. Each runs in a process of its own.
@@ -16,10 +17,12 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
 from tqdm import tqdm
+from tyro.conf import Positional
 
 from benchmarks.harness import RESULTS, Result, record, show, write
 from psla_wds import cli
@@ -37,12 +40,15 @@ NUM_CLASSES, PER_SHARD = 527, 1000
 
 @dataclass(frozen=True)
 class Args:
+    part: Positional[Literal["build", "index"]]
+    """build: packing. index: merging sidecars into an index, and loading it."""
     sizes: tuple[int, ...] = (2_000, 20_000, 200_000)
     """Clips that are packed."""
     index_clips: int = 2_000_000
     """Clips of the index that is merged and loaded."""
-    repeats: int = 5
-    output: Path = RESULTS / "bench_shard_scale.json"
+    repeats: int = 3
+    output: Path | None = None
+    """bench_shard_scale_PART.json among the results unless set."""
     job: tuple[str, str] | None = None
     """build, merge or load, and its folder: what a process of this benchmark does."""
 
@@ -82,7 +88,8 @@ def do(job: str, folder: Path) -> None:
 
 
 def cost(job: str, folder: Path) -> Cost:
-    command = [sys.executable, "-m", "benchmarks.bench_shard_scale", "--job", job, str(folder)]
+    command = [sys.executable, "-m", "benchmarks.bench_shard_scale", "build"]
+    command += ["--job", job, str(folder)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return Cost(**json.loads(done.stdout.splitlines()[-1]))
 
@@ -133,7 +140,7 @@ def write_sidecars(folder: Path, num_clips: int) -> Path:
     return folder
 
 
-def summary(name: str, num_clips: int, costs: list[Cost]) -> dict[str, object]:
+def summary(name: str, num_clips: int, costs: list[Cost]) -> dict[str, Any]:
     """A row of the results: rates as elsewhere, with seconds and memory."""
     seconds = [cost.elapsed_s for cost in costs]
     median_s = statistics.median(seconds)
@@ -145,20 +152,29 @@ def summary(name: str, num_clips: int, costs: list[Cost]) -> dict[str, object]:
     }
 
 
-def measure(args: Args, folder: Path) -> dict[str, object]:
-    jobs = [
-        (f"build {n:,} clips", n, "build", write_manifest(folder / str(n), n)) for n in args.sizes
+def jobs_of(args: Args, folder: Path) -> list[tuple[str, int, str, Path]]:
+    """Name, clips, job and folder of what is measured."""
+    if args.part == "build":
+        return [
+            (f"build {n:,} clips", n, "build", write_manifest(folder / str(n), n))
+            for n in args.sizes
+        ]
+    sidecars, num_clips = write_sidecars(folder / "sidecars", args.index_clips), args.index_clips
+    return [
+        (f"{job} an index of {num_clips:,}", num_clips, job, sidecars) for job in ("merge", "load")
     ]
-    sidecars = write_sidecars(folder / "sidecars", args.index_clips)
-    for job in ("merge", "load"):
-        jobs.append((f"{job} an index of {args.index_clips:,}", args.index_clips, job, sidecars))
+
+
+def measure(args: Args, folder: Path) -> dict[str, Any]:
+    jobs = jobs_of(args, folder)
     rows = [
         summary(name, num_clips, [cost(job, place) for _ in range(args.repeats)])
         for name, num_clips, job, place in tqdm(jobs, desc="jobs")
     ]
     for row in rows:
         row["speed_up"] = row["clips_per_s"] / rows[0]["clips_per_s"]
-    content = record("Packing and indexing", [], repeats=args.repeats, page_cache="warm")
+    titles = {"build": "Packing of clips of 20 ms", "index": "Index of 10 s clips"}
+    content = record(titles[args.part], [], repeats=args.repeats, page_cache="warm")
     return content | {"results": rows}
 
 
@@ -173,7 +189,7 @@ def main() -> None:
     for row in content["results"]:
         memory = f"{row['main_mib']:,.0f} MiB, a worker {row['worker_mib']:,.0f} MiB"
         print(f"{row['name']}: {row['elapsed_s']:.2f} s, {memory}")
-    write(content, args.output)
+    write(content, args.output or RESULTS / f"bench_shard_scale_{args.part}.json")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Audio files to waveforms and back: decode, downmix, resample, encode."""
 
+import functools
 import io
 import math
 import tempfile
@@ -80,8 +81,8 @@ def load_clip(
                 start_s, end_s = 0.0, math.inf
             waveform = _read_range(file, start_s, min(end_s, start_s + max_s))
             source_rate_hz = file.samplerate
-    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
-        raise ClipRefusedError("unreadable", str(error)) from None
+    except (RuntimeError, OSError) as error:
+        raise ClipRefusedError("unreadable", reason_of(error)) from None
     return as_mono(waveform, source_rate_hz, sample_rate_hz)
 
 
@@ -91,8 +92,8 @@ def as_mono(
     sample_rate_hz: int,
 ) -> Float32[np.ndarray, " samples"]:
     """The mean of the channels at another rate; `ClipRefusedError` if there is nothing to hear."""
-    # The same bits as waveform.mean(axis=1), which takes 7 ms of a 10 s stereo clip; this, 0.3 ms.
-    mono = sum(waveform.T) / np.float32(waveform.shape[1])
+    # The same numbers as waveform.mean(axis=1), which is 30 times as slow for two channels.
+    mono = functools.reduce(np.add, waveform.T) / np.float32(waveform.shape[1])
     if not np.isfinite(mono).all():
         raise ClipRefusedError("not-finite", "the audio holds NaN or infinite values")
     if source_rate_hz != sample_rate_hz:
@@ -132,6 +133,12 @@ def decode_pcm(encoded: bytes | memoryview) -> tuple[Int16[np.ndarray, " samples
     if pcm.ndim == 2:  # shards that others built may hold stereo
         pcm = np.rint(pcm.mean(axis=1)).astype(np.int16)
     return pcm, sample_rate_hz
+
+
+def reason_of(error: Exception) -> str:
+    """What an error of reading says, without the name or the place in memory of what was read, so
+    that it is the same wherever a clip lies."""
+    return error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
 
 
 def level_dbfs(waveform: Float32[np.ndarray, " samples"]) -> float:

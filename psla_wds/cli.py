@@ -4,13 +4,28 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from pathlib import Path
+from typing import Annotated, TypeAlias, TypeVar
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from psla_wds.errors import PslaError
+from psla_wds.locations import Location, Url, parse_location
 
 Args = TypeVar("Args")
+
+LocationArg: TypeAlias = Annotated[
+    Location,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH|URL",
+        instance_from_str=lambda words: parse_location(words[0]),
+        is_instance=lambda value: isinstance(value, (Path, Url)),
+        str_from_instance=lambda location: [str(location)],
+    ),
+]
+"""Type of an argument that names a local path or a URL."""
 
 
 def parse(args: type[Args], description: str | None, *, prog: str) -> Args:

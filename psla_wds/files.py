@@ -1,25 +1,49 @@
-"""Files that are whole or absent: written under a temporary name, synced, then renamed."""
+"""Files that are whole or absent: written under a temporary name, synced, then renamed; those
+behind a URL are written here, then put there whole."""
 
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from psla_wds.locations import Location, Url
+from psla_wds.url_files import upload
+
 
 @contextmanager
-def atomic_open(path: Path, mode: str = "wb", *, shared: bool = False) -> Iterator[IO]:
-    """Open `path` for writing; it appears, complete and on disk, when the block ends well.
+def atomic_open(location: Location, mode: str = "wb", *, shared: bool = False) -> Iterator[IO]:
+    """Open a file for writing; it appears, complete and on disk, when the block ends well.
 
     Args:
         shared: other processes may write the same file meanwhile, each under a name of its own;
             what a killed one leaves is then for the caller to sweep.
     """
+    encoding = None if "b" in mode else "utf-8"
+    if isinstance(location, Path):
+        writing = _renamed(location, mode, encoding, shared)
+    else:
+        writing = _uploaded(location, mode, encoding)
+    with writing as file:
+        yield file
+
+
+@contextmanager
+def _uploaded(url: Url, mode: str, encoding: str | None) -> Iterator[IO]:
+    with tempfile.TemporaryDirectory(prefix="psla-wds-") as folder:
+        path = Path(folder, "file" + url.suffix)
+        with path.open(mode, encoding=encoding) as file:
+            yield file
+        upload(path, url)
+
+
+@contextmanager
+def _renamed(path: Path, mode: str, encoding: str | None, shared: bool) -> Iterator[IO]:
     mark = f".{secrets.token_hex(4)}" if shared else ""
     temporary = path.with_name(f"{path.name}{mark}.tmp")
-    encoding = None if "b" in mode else "utf-8"
     try:
         with temporary.open(mode, encoding=encoding) as file:
             yield file

@@ -11,7 +11,7 @@ import numpy as np
 from psla_wds.columns import check_kind, check_ragged, map_column
 from psla_wds.errors import StaleIndexError
 from psla_wds.labels import ClassList
-from psla_wds.locations import Location, member, parse_location, split_spec
+from psla_wds.locations import Location, is_http, member, parse_location, split_spec
 from psla_wds.shard_index import ShardIndex, concatenate
 from psla_wds.shards import FORMAT_VERSION
 from psla_wds.url_ranges import fetch_whole
@@ -65,7 +65,7 @@ def read_index(shards: Location | str) -> ShardIndex:
         shards = parse_location(shards)
     folder = member(shards, INDEX_FOLDER)
     rebuild = f"python -m sharding.index {shards}"
-    if not isinstance(folder, Path):
+    if not isinstance(folder, Path) and is_http(folder):
         rebuild = "make the index where the shards are on a disk, and copy it here with them"
     meta_text = _read_meta(shards, folder, rebuild)
     try:

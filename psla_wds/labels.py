@@ -3,11 +3,12 @@
 import csv
 import difflib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from psla_wds.errors import ManifestError
 from psla_wds.files import atomic_open
+from psla_wds.folders import local_copy
+from psla_wds.locations import Location
 
 CSV_COLUMNS = ("index", "mid", "display_name")
 
@@ -46,17 +47,17 @@ class ClassList:
         return next((k for k in known if matches and k.lower() == matches[0]), None)
 
 
-def read_class_list(path: Path) -> ClassList:
+def read_class_list(path: Location) -> ClassList:
     """The classes of an AudioSet-style CSV: `index,mid,display_name`, indices 0, 1, 2, ..."""
-    if not path.is_file():
+    try:
+        with local_copy(path) as local, local.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, skipinitialspace=True))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ManifestError(
             "there is no class list here",
             where=path,
             fix=f"--class-labels names a CSV with the columns {','.join(CSV_COLUMNS)}",
-        )
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, skipinitialspace=True))
+        ) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(
             f"the class list is not CSV in UTF-8: {error}", where=path, fix="convert it to UTF-8"
@@ -68,14 +69,14 @@ def read_class_list(path: Path) -> ClassList:
     )
 
 
-def write_class_list(classes: ClassList, path: Path) -> None:
+def write_class_list(classes: ClassList, path: Location) -> None:
     with atomic_open(path, "w", shared=True) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
         writer.writerows(zip(range(len(classes)), classes.mids, classes.names, strict=True))
 
 
-def _check_rows(rows: list[dict[str | None, Any]], path: Path) -> None:
+def _check_rows(rows: list[dict[str | None, Any]], path: Location) -> None:
     header = f"the first line must be {','.join(CSV_COLUMNS)}"
     if not rows:
         raise ManifestError("the class list has no classes", where=path, fix=header)

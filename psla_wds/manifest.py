@@ -3,10 +3,10 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from psla_wds.errors import ManifestError
 from psla_wds.labels import ClassList
+from psla_wds.locations import Location
 
 MAX_CLIP_ID_BYTES = 200
 """A tar header holds 100 bytes of name, longer ones are legal up to a file system's 255."""
@@ -32,7 +32,7 @@ class Clip:
     """One labelled audio excerpt, and the file to cut it from."""
 
     clip_id: str
-    path: Path
+    path: Location
     labels: tuple[int, ...]
     """Classes, by position in the class list: sorted, each once; none if it is not labelled."""
     split: str
@@ -85,9 +85,10 @@ def _checked(clips: Iterable[Clip]) -> Iterator[Clip]:
                 where=ascii(clip.source),
                 fix="rename it",
             ) from None
-        if not clip.clip_id or len(clip.clip_id.encode()) > MAX_CLIP_ID_BYTES:
+        length = len(clip.clip_id.encode())
+        if not 1 <= length <= MAX_CLIP_ID_BYTES:
             raise ManifestError(
-                f"a clip id has 1 to {MAX_CLIP_ID_BYTES} bytes, this one {len(clip.clip_id)}",
+                f"a clip id has 1 to {MAX_CLIP_ID_BYTES} bytes, this one {length}",
                 where=clip.source,
                 fix="give the clip a shorter clip_id",
             )

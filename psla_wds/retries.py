@@ -1,4 +1,4 @@
-"""Reading again what could not be read at once."""
+"""Trying again what a disk or a store could not do at once."""
 
 import logging
 import random
@@ -30,7 +30,7 @@ def retry(
         try:
             return read()
         except ReadError as failure:
-            logger.warning("%s: %s; reading it again", where(), failure)
+            logger.warning("%s: %s; trying again", where(), failure)
         # When a store fails, many readers fail at once: they shall not all come back at once.
         pause(pause_s * JITTER.uniform(0.5, 1.5))
     return read()

@@ -8,19 +8,24 @@ import hashlib
 import json
 import re
 import tarfile
-import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from isal.isal_zlib import crc32
+
 from psla_wds.errors import ShardError
 from psla_wds.files import atomic_open
+from psla_wds.folders import entries, read_file
+from psla_wds.locations import Location
 
 FORMAT_VERSION = 1
 SHARD_NAME = "shard-{number:06d}.tar"
+SIDECARS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class ClipColumns:
         """A clip that is now in the tar; its offset is read back when the tar is complete."""
         self.clip_id.append(clip.clip_id)
         self.size.append(len(clip.audio))
-        self.crc32.append(zlib.crc32(clip.audio))
+        self.crc32.append(crc32(clip.audio))
         self.num_samples.append(clip.num_samples)
         self.mids.append(list(clip.mids))
         self.split.append(clip.split)
@@ -120,16 +125,30 @@ def key_of(clip_id: str) -> str:
     )
 
 
-def sidecar_path(tar: Path) -> Path:
-    return tar.with_suffix(".sidecar.json")
+def sidecar_path(tar: Location) -> Location:
+    return tar.with_name(f"{tar.stem}.sidecar.json")
 
 
-def write_tar(path: Path, clips: Iterable[PackedClip]) -> ClipColumns:
-    """Write a tar whose bytes depend on the clips alone, and say where each clip's audio lies."""
+def tars_in(folder: Location) -> list[Location]:
+    """The tars of a folder, in the order of their names."""
+    return [folder / name for name in sorted(entries(folder)) if name.endswith(".tar")]
+
+
+@dataclass(frozen=True)
+class WrittenTar:
+    """What is known of a tar once it is written."""
+
+    clips: ClipColumns
+    size_bytes: int
+    sha256: str
+
+
+def write_tar(tar: Location, clips: Iterable[PackedClip]) -> WrittenTar:
+    """Write a tar whose bytes depend on the clips alone, and say what lies where in it."""
     import webdataset  # here, since it imports torch, which reading an index does not need
 
     columns = ClipColumns()
-    with atomic_open(path, shared=True) as file:
+    with atomic_open(tar, shared=True) as file:
         # webdataset would write its own owner and the current time, and refuse long names.
         settings = {"user": "", "group": "", "mtime": 0, "format": "PAX_FORMAT"}
         with webdataset.TarWriter(file, encoder=False, **settings) as writer:
@@ -137,8 +156,9 @@ def write_tar(path: Path, clips: Iterable[PackedClip]) -> ClipColumns:
                 _write_clip(writer, clip)
                 columns.add(clip)
         file.flush()
-        columns.offset.extend(_audio_offsets(Path(file.name)))
-    return columns
+        written = Path(file.name)
+        columns.offset.extend(_audio_offsets(written))
+        return WrittenTar(columns, written.stat().st_size, sha256_of(written))
 
 
 def _write_clip(writer: Any, clip: PackedClip) -> None:
@@ -157,26 +177,35 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_sidecar(tar: Path, sidecar: Sidecar) -> None:
+def write_sidecar(tar: Location, sidecar: Sidecar) -> None:
     with atomic_open(sidecar_path(tar), "w", shared=True) as file:
         json.dump(sidecar.to_json(), file, ensure_ascii=False)
         file.write("\n")
 
 
-def read_sidecar(tar: Path) -> Sidecar | None:
+def read_sidecars(tars: Sequence[Location]) -> Iterator[Sidecar | None]:
+    """The sidecar of each tar, in turn; behind URLs, several are asked for at once."""
+    with ThreadPoolExecutor(SIDECARS_AT_ONCE) as pool:
+        for start in range(0, len(tars), SIDECARS_AT_ONCE):
+            some = tars[start : start + SIDECARS_AT_ONCE]
+            on_disk = isinstance(some[0], Path)
+            yield from map(read_sidecar, some) if on_disk else pool.map(read_sidecar, some)
+
+
+def read_sidecar(tar: Location) -> Sidecar | None:
     """The sidecar of a shard, None when there is none, `ShardError` when it is damaged."""
     path = sidecar_path(tar)
-    if not path.exists():
-        return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_file(path).decode())
         columns = ClipColumns(**content.pop("clips"))
         for summary in ("num_clips", "duration_s", "class_counts"):
             del content[summary]
         sidecar = Sidecar(clips=columns, **content)
         lengths = {len(column) for column in vars(columns).values()}
         _check_types(sidecar)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
         raise ShardError(
             f"the sidecar is damaged: {error}", where=path, fix="delete it and build again"
         ) from None

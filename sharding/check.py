@@ -9,23 +9,26 @@ that others built are scanned again instead, since webdataset may not read them 
 
 import json
 import tarfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal.isal_zlib import crc32
 from tyro.conf import Positional
 
 from psla_wds import cli
-from psla_wds.audio import decode_pcm
+from psla_wds.audio import decode_pcm, reason_of
+from psla_wds.cli import LocationArg
 from psla_wds.errors import ManifestError, ShardError
+from psla_wds.folders import file_size, local_copy
 from psla_wds.index_files import CLASS_LABELS, read_index
 from psla_wds.labels import ClassList, read_class_list
+from psla_wds.locations import Location, is_http
 from psla_wds.progress import clip_bar
 from psla_wds.shard_index import ShardIndex, combined_fingerprint
-from psla_wds.shards import Sidecar, key_of, read_sidecar, sha256_of
+from psla_wds.shards import Sidecar, key_of, read_sidecar, read_sidecars, sha256_of, tars_in
 from sharding.foreign import is_foreign, scan
 
 MAX_SHOWN = 20
@@ -33,17 +36,16 @@ MAX_SHOWN = 20
 
 @dataclass(frozen=True)
 class Args:
-    shards: Positional[Path]
-    """Folder of the shards."""
+    shards: Positional[LocationArg]
+    """Folder of the shards, or its URL: then each tar is copied here for as long as it is read."""
     deep: bool = False
     """Also read the shards through webdataset and decode every clip."""
 
 
-def check(shards: Path, *, deep: bool) -> list[str]:
+def check(shards: Location, *, deep: bool) -> list[str]:
     """What is wrong with the shards of a folder, a line each; an empty list if nothing is."""
     index = read_index(shards)
-    stray = sorted(set(shards.glob("*.tar")) - set(index.shards))
-    problems = [f"{tar.name}: not in the index" for tar in stray]
+    problems = [f"{name}: not in the index" for name in _stray_tars(shards, index)]
     problems += _check_meta(shards, index)
     with clip_bar(desc="checking", total=len(index)) as bar:
         for number, tar in enumerate(index.shards):
@@ -53,24 +55,32 @@ def check(shards: Path, *, deep: bool) -> list[str]:
     return problems
 
 
-def _check_meta(shards: Path, index: ShardIndex) -> Iterator[str]:
+def _stray_tars(shards: Location, index: ShardIndex) -> list[str]:
+    """Names of tars beside those of the index; the web does not tell."""
+    if not isinstance(shards, Path) and is_http(shards):
+        return []
+    return sorted({tar.name for tar in tars_in(shards)} - {tar.name for tar in index.shards})
+
+
+def _check_meta(shards: Location, index: ShardIndex) -> Iterator[str]:
     """What the index says of all shards; what a sidecar lacks is told with its shard."""
     try:
         if read_class_list(shards / CLASS_LABELS) != index.classes:
             yield f"the index and {CLASS_LABELS} differ in classes"
-        sidecars = [read_sidecar(tar) for tar in index.shards]
+        hashes = [sidecar.sha256 for sidecar in read_sidecars(index.shards) if sidecar]
     except ManifestError as error:
         yield str(error).splitlines()[0]
         return
     except ShardError:
         return
-    if index.fingerprint != combined_fingerprint([s.sha256 for s in sidecars if s]):
+    if index.fingerprint != combined_fingerprint(hashes):
         yield "the index and the sidecars differ in the shards' fingerprint"
 
 
 def _check_shard(index: ShardIndex, number: int, deep: bool) -> Iterator[str]:
     tar = index.shards[number]
-    if not tar.exists():
+    size_bytes = file_size(tar)
+    if size_bytes is None:
         yield "missing"
         return
     try:
@@ -81,16 +91,21 @@ def _check_shard(index: ShardIndex, number: int, deep: bool) -> Iterator[str]:
     if sidecar is None:
         yield "no sidecar"
         return
-    if sidecar.shard != tar.name or tar.stat().st_size != sidecar.size_bytes:
+    if sidecar.shard != tar.name or size_bytes != sidecar.size_bytes:
         yield f"not the shard of its sidecar ({sidecar.shard}, {sidecar.size_bytes:,} bytes)"
         return
     yield from _compare_with_index(index, number, sidecar)
+    with local_copy(tar) as local:
+        yield from _check_content(local, sidecar, index.classes, deep)
+
+
+def _check_content(tar: Path, sidecar: Sidecar, classes: ClassList, deep: bool) -> Iterator[str]:
     if sha256_of(tar) != sidecar.sha256:
         yield "the SHA-256 differs"
         deep = True  # to name what is damaged
     try:
         if is_foreign(sidecar):
-            yield from _check_foreign(tar, sidecar, index.classes if deep else None)
+            yield from _check_foreign(tar, sidecar, classes if deep else None)
             return
         yield from _check_members(tar, sidecar)
         if deep:
@@ -132,7 +147,7 @@ def _check_members(tar: Path, sidecar: Sidecar) -> Iterator[str]:
     for key in sorted((audio.keys() | described) - set(keys)):
         yield f"member {key} is not in the sidecar"
     with tar.open("rb") as file:
-        for key, offset, size, crc32 in zip(
+        for key, offset, size, expected in zip(
             keys, clips.offset, clips.size, clips.crc32, strict=True
         ):
             if key not in audio or key not in described:
@@ -141,7 +156,7 @@ def _check_members(tar: Path, sidecar: Sidecar) -> Iterator[str]:
                 yield f"member {key} does not lie where the sidecar says"
             else:
                 file.seek(offset)
-                if zlib.crc32(file.read(size)) != crc32:
+                if crc32(file.read(size)) != expected:
                     yield f"member {key} is damaged: its CRC-32 differs"
 
 
@@ -182,7 +197,7 @@ def _check_audio(name: str, audio: bytes, length: tuple[int, int]) -> Iterator[s
     try:
         pcm, sample_rate_hz = decode_pcm(audio)
     except RuntimeError as error:
-        yield f"{name} cannot be decoded: {error}"
+        yield f"{name} cannot be decoded: {reason_of(error)}"
         return
     if (len(pcm), sample_rate_hz) != length:
         yield f"{name} decodes to {len(pcm)} samples at {sample_rate_hz} Hz"
@@ -196,7 +211,7 @@ def _check_foreign(tar: Path, sidecar: Sidecar, classes: ClassList | None) -> It
         for number, clip_id in enumerate(clips.clip_id):
             file.seek(clips.offset[number])
             audio = file.read(clips.size[number])
-            if zlib.crc32(audio) != clips.crc32[number]:
+            if crc32(audio) != clips.crc32[number]:
                 yield f"clip {clip_id} is damaged: its CRC-32 differs"
             if classes:
                 length = (clips.num_samples[number], sidecar.sample_rate_hz)

@@ -7,11 +7,11 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from psla_wds.files import atomic_open
 from psla_wds.labels import ClassList
+from psla_wds.locations import Location
 from psla_wds.manifest import Clip
 from sharding.disk import disk_errors
 
@@ -47,14 +47,14 @@ def _row(counter: Counter[str]) -> dict[str, int]:
     return {name: counter[name] for name in ("listed", "missing", "refused")}
 
 
-def write_coverage(folder: Path, covered: dict[str, Any]) -> None:
+def write_coverage(folder: Location, covered: dict[str, Any]) -> None:
     path = folder / COVERAGE
     with disk_errors(path, "write the coverage"), atomic_open(path, "w") as file:
         json.dump(covered, file, ensure_ascii=False, indent=1)
         file.write("\n")
 
 
-def warn_of_losses(covered: dict[str, Any], where: Path) -> None:
+def warn_of_losses(covered: dict[str, Any], where: Location) -> None:
     """Tell what is missing of each split, and of which classes the greatest share."""
     lost = [name for name, row in covered["splits"].items() if row["missing"]]
     if not lost:
@@ -68,6 +68,6 @@ def warn_of_losses(covered: dict[str, Any], where: Path) -> None:
     logger.warning("clips are missing: %s; most of %s (all in %s)", splits, worst, where)
 
 
-def _told(name: str, row: dict[str, int]) -> str:
+def _told(name: str, row: dict[str, Any]) -> str:
     share = row["missing"] / row["listed"]
     return f"{name} {row['missing']:,} of {row['listed']:,} ({share:.1%})"

@@ -1,7 +1,7 @@
 """Do the tasks of a build on the workers of a Dask cluster that runs already.
 
-All machines see the source and the output at the same paths. A worker that is lost costs the
-shards it was at; others make them.
+All machines see the source and the output at the same paths or URLs. A worker that is lost costs
+the shards it was at; others make them.
 """
 
 import asyncio
@@ -82,7 +82,8 @@ def _results(client: Any, tasks: Sequence[ShardTask]) -> Iterator[ShardResult]:
     start(MIN_WAITING)
     for future in finished:
         yield _result(future, running.pop(future.key))
-        start(max(MIN_WAITING, 2 * sum(client.nthreads().values())) - len(running))
+        wanted = max(MIN_WAITING, 2 * sum(client.nthreads().values()))
+        start(max(0, wanted - len(running)))  # more are running than wanted if workers went
 
 
 def _connect(address: str) -> Any:
@@ -116,7 +117,8 @@ async def _identify(address: str) -> None:
 def _work(task: ShardTask, folder: str) -> ShardResult:
     """On a worker, from the folder that relative paths start from."""
     try:
-        os.chdir(folder)
+        if _names_relative_paths(task):
+            os.chdir(folder)
     except OSError as error:
         raise ConfigError(
             f"a Dask worker on {os.uname().nodename} cannot use the folder: {error.strerror}",
@@ -125,6 +127,11 @@ def _work(task: ShardTask, folder: str) -> ShardResult:
         ) from None
     with disk_errors(task.tar, "make the shard"):
         return pack_shard(task, lambda packed: None)
+
+
+def _names_relative_paths(task: ShardTask) -> bool:
+    places = (task.folder, *(clip.path for clip in task.clips))
+    return any(isinstance(place, Path) and not place.is_absolute() for place in places)
 
 
 def _result(future: Any, task: ShardTask) -> ShardResult:

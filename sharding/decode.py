@@ -2,6 +2,8 @@
 
 import io
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from jaxtyping import Float32
 
 from psla_wds.audio import ClipRefusedError, as_mono, load_clip
 from psla_wds.errors import PslaError
+from psla_wds.folders import local_copy, read_range
 from psla_wds.manifest import ByteRange, Clip, Row
 from sharding.hdf5_files import read_row
 
@@ -19,25 +22,33 @@ def decode(
     """One channel in [-1, 1], at most `max_s` of it; `ClipRefusedError` if it cannot be used."""
     if clip.refusal:
         raise ClipRefusedError(*clip.refusal)
-    if isinstance(clip.part, Row):
+    if isinstance(clip.part, Row) and isinstance(clip.path, Path):
         return _decode_row(clip.path, clip.part, max_s, sample_rate_hz)
-    return load_clip(
-        _read_range(clip.path, clip.part) if clip.part else clip.path,
-        start_s=clip.start_s,
-        end_s=clip.end_s,
-        may_be_cut=clip.may_be_cut,
-        max_s=max_s,
-        sample_rate_hz=sample_rate_hz,
-    )
+    with _opened(clip) as source:
+        return load_clip(
+            source,
+            start_s=clip.start_s,
+            end_s=clip.end_s,
+            may_be_cut=clip.may_be_cut,
+            max_s=max_s,
+            sample_rate_hz=sample_rate_hz,
+        )
 
 
-def _read_range(tar: Path, part: ByteRange) -> io.BytesIO:
+@contextmanager
+def _opened(clip: Clip) -> Iterator[Path | io.BytesIO]:
+    """The clip's file on a disk, or the bytes of its part of a tar."""
+    if isinstance(clip.part, ByteRange):
+        try:
+            yield io.BytesIO(read_range(clip.path, clip.part.offset, clip.part.size))
+        except OSError as error:
+            raise ClipRefusedError("unreadable", error.strerror or str(error)) from None
+        return
     try:
-        with tar.open("rb") as file:
-            file.seek(part.offset)
-            return io.BytesIO(file.read(part.size))
-    except OSError as error:
-        raise ClipRefusedError("unreadable", str(error)) from None
+        with local_copy(clip.path) as path:
+            yield path
+    except FileNotFoundError:
+        raise ClipRefusedError("missing", "there is no such file") from None
 
 
 def _decode_row(

@@ -2,19 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from psla_wds.errors import ShardError
+from psla_wds.locations import Location
+
+GO_ON = "run the same command again: it goes on"
 
 
 @contextmanager
-def disk_errors(where: Path, what: str) -> Iterator[None]:
+def disk_errors(where: Location, what: str, *, then: str = GO_ON) -> Iterator[None]:
     """Tell of an `OSError` in the block as of one that the user can end."""
     try:
         yield
     except OSError as error:
         raise ShardError(
-            f"cannot {what}: {error.strerror}",
+            f"cannot {what}: {error.strerror or error}",
             where=where,
-            fix="make room or give write access, and run the same command again: it goes on",
+            fix=f"make room or give write access, and {then}",
         ) from None

@@ -6,16 +6,17 @@ proved by their bytes.
 
 import hashlib
 import json
-import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from psla_wds.errors import ShardError
 from psla_wds.files import atomic_open
+from psla_wds.folders import read_file, read_range
+from psla_wds.locations import Location
 from psla_wds.shard_index import ShardIndex
-from psla_wds.shards import ClipColumns, PackedClip, read_sidecar
+from psla_wds.shards import ClipColumns, PackedClip, read_sidecars, tars_in
 from sharding.disk import disk_errors
 
 DUPLICATES = "duplicates.json"
@@ -34,12 +35,13 @@ def _alike(index: ShardIndex) -> Iterator[list[int]]:
     """Rows of equal length, size and CRC-32, several at a time, in the order of the index."""
     columns = (index.num_samples, index.size, index.crc32)
     order = np.lexsort([np.asarray(column) for column in columns])
-    differs = np.zeros(max(len(order) - 1, 0), bool)
+    begins = np.ones(len(order) + 1, bool)
+    begins[1:-1] = False
     for column in columns:
-        differs |= np.diff(np.asarray(column)[order].astype(np.int64)) != 0
-    for rows in np.split(order, np.flatnonzero(differs) + 1):
-        if len(rows) > 1:
-            yield sorted(rows.tolist())
+        begins[1:-1] |= np.diff(np.asarray(column)[order].astype(np.int64)) != 0
+    starts = np.flatnonzero(begins)
+    for group in np.flatnonzero(np.diff(starts) > 1):
+        yield sorted(order[starts[group] : starts[group + 1]].tolist())
 
 
 def _same_bytes(index: ShardIndex, rows: list[int]) -> Iterator[tuple[int, int]]:
@@ -51,27 +53,22 @@ def _same_bytes(index: ShardIndex, rows: list[int]) -> Iterator[tuple[int, int]]
 
 
 def _audio(index: ShardIndex, row: int) -> bytes:
-    return _read(index.shards[index.shard[row]], int(index.offset[row]), int(index.size[row]))
-
-
-def _read(tar: Path, offset: int, size: int) -> bytes:
-    with tar.open("rb") as file:
-        file.seek(offset)
-        return file.read(size)
+    tar = index.shards[index.shard[row]]
+    return read_range(tar, int(index.offset[row]), int(index.size[row]))
 
 
 class KnownAudio:
     """The audio in the shards of a folder, and of clips that are added to it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._places: dict[tuple[int, int, int], list[tuple[str, Path, int]]] = {}
+    def __init__(self, folder: Location) -> None:
+        self._places: dict[tuple[int, int, int], list[tuple[str, Location, int]]] = {}
         self._added: dict[bytes, str] = {}
-        for tar in sorted(folder.glob("*.tar")):
-            sidecar = read_sidecar(tar)
+        tars = tars_in(folder)
+        for tar, sidecar in zip(tars, read_sidecars(tars), strict=True):
             if sidecar:
                 self._add_shard(tar, sidecar.clips)
 
-    def _add_shard(self, tar: Path, clips: ClipColumns) -> None:
+    def _add_shard(self, tar: Location, clips: ClipColumns) -> None:
         keys = zip(clips.num_samples, clips.size, clips.crc32, strict=True)
         for key, clip_id, offset in zip(keys, clips.clip_id, clips.offset, strict=True):
             self._places.setdefault(key, []).append((clip_id, tar, offset))
@@ -79,29 +76,29 @@ class KnownAudio:
     def add(self, clip: PackedClip) -> str | None:
         """The first clip with this clip's audio; None if there is none, and then it is known."""
         size = len(clip.audio)
-        key = (clip.num_samples, size, zlib.crc32(clip.audio))
+        key = (clip.num_samples, size, crc32(clip.audio))
         for clip_id, tar, offset in self._places.get(key, ()):
-            if _read(tar, offset, size) == clip.audio:
+            if read_range(tar, offset, size) == clip.audio:
                 return clip_id
         first = self._added.setdefault(hashlib.sha256(clip.audio).digest(), clip.clip_id)
         return first if first != clip.clip_id else None
 
 
-def read_duplicates(folder: Path) -> dict[str, str]:
+def read_duplicates(folder: Location) -> dict[str, str]:
     """Those that were found when the shards in a folder were packed."""
     path = folder / DUPLICATES
-    if not path.exists():
-        return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_file(path).decode())
         return {str(clip_id): str(first) for clip_id, first in found.items()}
+    except FileNotFoundError:
+        return {}
     except (ValueError, AttributeError, OSError, RecursionError) as error:
         raise ShardError(
             f"the list of duplicates is damaged: {error}", where=path, fix="delete it, run again"
         ) from None
 
 
-def write_duplicates(folder: Path, duplicates: dict[str, str]) -> None:
+def write_duplicates(folder: Location, duplicates: dict[str, str]) -> None:
     with (
         disk_errors(folder, "write the list of duplicates"),
         atomic_open(folder / DUPLICATES, "w") as file,

@@ -7,11 +7,12 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from ctypes import c_int64
 from dataclasses import dataclass
+from typing import Any
 
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
+from pebble import ProcessExpired, ProcessPool
 
 from psla_wds.errors import ShardError
 from sharding.pack import ShardResult, ShardTask, pack_shard
@@ -70,7 +71,7 @@ def run_local(tasks: Sequence[ShardTask], workers: int) -> Iterator[Update]:
     counter = ClipCounter(context)
     pool = ProcessPool(workers, initializer=_start_worker, initargs=[counter], context=context)
     waiting = [(task, 1) for task in reversed(tasks)]
-    running: dict[ProcessFuture, tuple[ShardTask, int]] = {}
+    running: dict[Future[Any], tuple[ShardTask, int]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < 2 * workers:

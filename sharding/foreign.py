@@ -15,8 +15,10 @@ from typing import IO
 
 import soundfile
 
-from psla_wds.audio import MAX_CLIP_S, ClipRefusedError
+from psla_wds.audio import MAX_CLIP_S, ClipRefusedError, reason_of
+from psla_wds.folders import file_size, local_copy, modified_s
 from psla_wds.labels import ClassList
+from psla_wds.locations import Location
 from psla_wds.shards import ClipColumns, PackedClip, Sidecar, sha256_of, sidecar_path
 from sharding.members import REPACK, Members, kind_of, members_by_key
 from sharding.tar_clips import check_keys, describe, read_member
@@ -40,23 +42,27 @@ def is_foreign(sidecar: Sidecar) -> bool:
     return sidecar.task.startswith(TASK_PREFIX)
 
 
-def is_current(sidecar: Sidecar, tar: Path, classes: ClassList) -> bool:
+def is_current(sidecar: Sidecar, tar: Location, classes: ClassList) -> bool:
     """Whether a tar was scanned with these classes, and has not changed since."""
-    status = tar.stat()
-    older = status.st_mtime_ns <= sidecar_path(tar).stat().st_mtime_ns
-    same_size = status.st_size == sidecar.size_bytes
-    return sidecar.task == _task(classes) and same_size and older
+    if sidecar.task != _task(classes) or file_size(tar) != sidecar.size_bytes:
+        return False
+    return modified_s(tar) <= modified_s(sidecar_path(tar))
 
 
-def scan(tar: Path, classes: ClassList, progress: Callable[[], object] = lambda: None) -> Scan:
+def scan(tar: Location, classes: ClassList, progress: Callable[[], object] = lambda: None) -> Scan:
     """Describe the clips of a tar, in the order of their first members.
 
     Args:
         progress: called for each clip.
     """
+    with local_copy(tar) as local:
+        return _scan(tar, local, classes, progress)
+
+
+def _scan(tar: Location, local: Path, classes: ClassList, progress: Callable[[], object]) -> Scan:
     columns, rejected, rates = ClipColumns(), list[dict[str, str]](), Counter[int]()
-    with tar.open("rb") as file:
-        for key, members in members_by_key(tar).items():
+    with local.open("rb") as file:
+        for key, members in members_by_key(local, where=tar).items():
             try:
                 clip, offset = _clip(key, members, file, classes)
             except ClipRefusedError as error:
@@ -69,8 +75,8 @@ def scan(tar: Path, classes: ClassList, progress: Callable[[], object] = lambda:
     sidecar = Sidecar(
         shard=tar.name,
         task=_task(classes),
-        size_bytes=tar.stat().st_size,
-        sha256=sha256_of(tar),
+        size_bytes=local.stat().st_size,
+        sha256=sha256_of(local),
         sample_rate_hz=next(iter(rates), 0),
         clips=columns,
         rejected=rejected,
@@ -84,7 +90,7 @@ def _task(classes: ClassList) -> str:
     return TASK_PREFIX + hashlib.sha256(rules.encode()).hexdigest()
 
 
-def _refusal(key: str, tar: Path, error: ClipRefusedError) -> dict[str, str]:
+def _refusal(key: str, tar: Location, error: ClipRefusedError) -> dict[str, str]:
     return {
         "clip_id": key,
         "path": tar.name,
@@ -132,8 +138,8 @@ def _audio_header(audio: bytes) -> tuple[int, int]:
     """Samples of a channel, and sample rate."""
     try:
         header = soundfile.info(io.BytesIO(audio))
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise ClipRefusedError("unreadable", str(error)) from None
+    except RuntimeError as error:
+        raise ClipRefusedError("unreadable", reason_of(error)) from None
     if header.format == "MP3":  # whatever its name says
         raise ClipRefusedError("mp3", f"DALI does not decode mp3: {REPACK}")
     if not header.frames:

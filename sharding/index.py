@@ -21,20 +21,24 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from psla_wds import cli
+from psla_wds.cli import LocationArg
 from psla_wds.errors import ConfigError, ManifestError, ShardError
+from psla_wds.folders import entries, file_size, is_folder
 from psla_wds.index_files import CLASS_LABELS, INDEX_FOLDER
 from psla_wds.labels import ClassList, read_class_list, write_class_list
+from psla_wds.locations import Location
 from psla_wds.merge import merge_sidecars
 from psla_wds.progress import clip_bar
 from psla_wds.shard_index import ShardIndex
-from psla_wds.shards import Sidecar, read_sidecar, write_sidecar
+from psla_wds.shards import Sidecar, read_sidecar, read_sidecars, tars_in, write_sidecar
+from psla_wds.url_files import require_writable
 from sharding.disk import disk_errors
 from sharding.foreign import is_current, is_foreign, scan
 from sharding.members import REPACK
 from sharding.plan import PLAN_FILE, sweep
 from sharding.rejects import REJECTED, check_rejected, write_rejected
 from sharding.sample_index import write_dali_indexes
-from sharding.shares import check_complete, forget_reports, reports_of
+from sharding.shares import check_complete, forget_reports, reported_arrays
 
 SORTED_BY_CLASS = 0.2
 """Of `class_separation`: as if each tar held five classes of a great many."""
@@ -44,9 +48,9 @@ logger = logging.getLogger("sharding.index")
 
 @dataclass(frozen=True)
 class Args:
-    shards: Positional[Path]
-    """Folder of the shards."""
-    class_labels: Path | None = None
+    shards: Positional[LocationArg]
+    """Folder of the shards, or its URL."""
+    class_labels: LocationArg | None = None
     """CSV of the classes: index,mid,display_name; needed where the folder has none, and copied."""
     max_rejected: float = 0.01
     """Share of the clips that may be unusable before it is an error."""
@@ -86,39 +90,41 @@ class Found:
 
 
 def make_index(
-    shards: Path, class_labels: Path | None = None, *, max_rejected: float = 0.01
+    shards: Location, class_labels: Location | None = None, *, max_rejected: float = 0.01
 ) -> tuple[ShardIndex, Found]:
     """The index of a folder, once each foreign tar in it has a sidecar, and what was found."""
     _check_writable(shards)
     check_complete(shards)
-    if reports_of(shards):
+    if reported_arrays(shards):
         _check_refused(shards, max_rejected)
     foreign, found = foreign_tars(shards), Found()
-    if foreign or (class_labels and any(shards.glob("*.tar"))):
+    if foreign or (class_labels and tars_in(shards)):
         classes = _class_list(shards, class_labels)
         if foreign:
             _describe(shards, classes, found)
             _check(shards, found, max_rejected)
-        if not (shards / CLASS_LABELS).exists():
-            write_class_list(classes, shards / CLASS_LABELS)
+        if CLASS_LABELS not in entries(shards):
+            with disk_errors(shards / CLASS_LABELS, "write the class list"):
+                write_class_list(classes, shards / CLASS_LABELS)
     with disk_errors(shards / INDEX_FOLDER, "write the index"):
         index = merge_sidecars(shards)
     if foreign:
         _warn_if_sorted(index)
-    if reports_of(shards):
+    if reported_arrays(shards):
         forget_reports(shards)
         sweep(shards)
     return index, found
 
 
-def _check_refused(shards: Path, max_rejected: float) -> None:
+def _check_refused(shards: Location, max_rejected: float) -> None:
     """List what the tasks of an array refused, but for what a retry has packed into later shards.
 
     The sidecars say it, whoever made the shards.
     """
     refused, num_packed = dict[str, dict[str, str]](), 0
-    for tar in tqdm(sorted(shards.glob("*.tar")), desc="refused clips", unit="shard"):
-        if sidecar := read_sidecar(tar):
+    tars = tars_in(shards)
+    for sidecar in tqdm(read_sidecars(tars), "refused clips", len(tars), unit="shard"):
+        if sidecar:
             refused |= {clip["clip_id"]: clip for clip in sidecar.rejected}
             num_packed += len(sidecar.clips.clip_id)
             for clip_id in sidecar.clips.clip_id:
@@ -129,12 +135,13 @@ def _check_refused(shards: Path, max_rejected: float) -> None:
     check_rejected(rejected, num_packed + len(rejected), max_rejected, where=where, fix=fix)
 
 
-def foreign_tars(shards: Path) -> list[Path]:
+def foreign_tars(shards: Location) -> list[Location]:
     """Tars that sharding.build did not make; none in a folder that is one of its builds."""
-    if (shards / PLAN_FILE).exists():
+    if file_size(shards / PLAN_FILE) is not None:
         return []
-    tars = sorted(shards.glob("*.tar"))
-    return [tar for tar in tars if (sidecar := read_sidecar(tar)) is None or is_foreign(sidecar)]
+    tars = tars_in(shards)
+    found = zip(tars, read_sidecars(tars), strict=True)
+    return [tar for tar, sidecar in found if sidecar is None or is_foreign(sidecar)]
 
 
 def class_separation(
@@ -158,9 +165,12 @@ def class_separation(
     return float((share_of_pairs - share**2).sum() / variance)
 
 
-def _check_writable(shards: Path) -> None:
-    if not shards.is_dir():
+def _check_writable(shards: Location) -> None:
+    require_writable(shards)
+    if not is_folder(shards):
         raise ConfigError("there is no such folder", where=shards, fix="check the path")
+    if not isinstance(shards, Path):
+        return  # stores tell when they are written to
     try:
         with tempfile.TemporaryFile(dir=shards):
             pass
@@ -172,11 +182,11 @@ def _check_writable(shards: Path) -> None:
         ) from None
 
 
-def _class_list(shards: Path, class_labels: Path | None) -> ClassList:
+def _class_list(shards: Location, class_labels: Location | None) -> ClassList:
     """Those of --class-labels, which must not contradict those in the folder."""
     present = shards / CLASS_LABELS
     classes = read_class_list(class_labels or present)
-    if present.exists() and read_class_list(present) != classes:
+    if file_size(present) is not None and read_class_list(present) != classes:
         raise ConfigError(
             "the folder has another class list",
             where=f"{present} beside {class_labels}",
@@ -185,16 +195,16 @@ def _class_list(shards: Path, class_labels: Path | None) -> ClassList:
     return classes
 
 
-def _describe(shards: Path, classes: ClassList, found: Found) -> None:
+def _describe(shards: Location, classes: ClassList, found: Found) -> None:
     """See that each foreign tar has its sidecar, and add up what the tars hold."""
-    tars = sorted(shards.glob("*.tar"))
+    tars = tars_in(shards)
     with clip_bar(desc="scanning") as bar:
         for number, tar in enumerate(tars, 1):
             _look_at(tar, classes, found, bar.update)
             bar.set_postfix(tars=f"{number}/{len(tars)}", rejected=len(found.rejected))
 
 
-def _check(shards: Path, found: Found, max_rejected: float) -> None:
+def _check(shards: Location, found: Found, max_rejected: float) -> None:
     """Refuse sets that cannot be loaded as one."""
     write_rejected(shards / REJECTED, found.rejected)
     num_clips = len(found.tar_of) + len(found.rejected)
@@ -208,7 +218,9 @@ def _check(shards: Path, found: Found, max_rejected: float) -> None:
         raise ShardError(f"the clips have several sample rates: {rates}", where=shards, fix=REPACK)
 
 
-def _look_at(tar: Path, classes: ClassList, found: Found, progress: Callable[[], object]) -> None:
+def _look_at(
+    tar: Location, classes: ClassList, found: Found, progress: Callable[[], object]
+) -> None:
     """Add what a tar holds, by its sidecar if that still describes it, else by a scan."""
     sidecar = read_sidecar(tar)
     if sidecar and (not is_foreign(sidecar) or is_current(sidecar, tar, classes)):
@@ -221,7 +233,7 @@ def _look_at(tar: Path, classes: ClassList, found: Found, progress: Callable[[],
         _write(tar, scanned.sidecar)
 
 
-def _write(tar: Path, sidecar: Sidecar) -> None:
+def _write(tar: Location, sidecar: Sidecar) -> None:
     with disk_errors(tar, "write the sidecar"):
         write_sidecar(tar, sidecar)
 
@@ -246,7 +258,7 @@ def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m sharding.index")
     index, found = make_index(args.shards, args.class_labels, max_rejected=args.max_rejected)
     if args.dali_index:
-        write_dali_indexes(sorted(args.shards.glob("*.tar")))
+        write_dali_indexes(tars_in(args.shards))
     scanned = f"; {found.num_scanned:,} scanned, {len(found.rejected):,} clips refused"
     print(
         f"wrote the index of {len(index):,} clips in {len(index.shards):,} shards to "

@@ -5,7 +5,6 @@ python -m sharding.info SHARDS [--json]
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,9 @@ from jaxtyping import Float
 from tyro.conf import Positional
 
 from psla_wds import cli
+from psla_wds.cli import LocationArg
 from psla_wds.index_files import read_index
+from psla_wds.locations import Location
 from psla_wds.shard_index import ShardIndex
 
 BAR_WIDTH = 40
@@ -22,8 +23,8 @@ NUM_BINS = 10
 
 @dataclass(frozen=True)
 class Args:
-    shards: Positional[Path]
-    """Folder of the shards."""
+    shards: Positional[LocationArg]
+    """Folder of the shards, or its URL."""
     json: bool = False
     """Print one JSON object instead of text."""
 
@@ -71,7 +72,7 @@ def _histogram(duration_s: Float[np.ndarray, " clips"]) -> list[dict[str, float]
     ]
 
 
-def render(summary: dict[str, Any], shards: Path) -> str:
+def render(summary: dict[str, Any], shards: Location) -> str:
     """The summary as text, with histograms of durations and classes."""
     duration = summary["duration_s"]
     splits = ", ".join(f"{name or '(none)'} {n:,}" for name, n in summary["splits"].items())

@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 from psla_wds.errors import ShardError
+from psla_wds.locations import Location
 
 LABEL_EXTENSIONS = ("json", "cls", "txt")
 PICKLE_EXTENSIONS = ("pkl", "pickle", "pyd", "pth", "pt")
@@ -18,13 +19,17 @@ Members = dict[str, list[tarfile.TarInfo]]
 """The members of one key by extension; a list, since a tar can hold a name twice."""
 
 
-def members_by_key(tar: Path) -> dict[str, Members]:
-    """All members of a tar by key, wherever they stand, once the tar is known to be whole."""
+def members_by_key(tar: Path, *, where: Location) -> dict[str, Members]:
+    """All members of a tar by key, wherever they stand, once the tar is known to be whole.
+
+    Args:
+        where: of the tar, for messages; what is read may be a copy.
+    """
     clips: dict[str, Members] = {}
     try:
         with tarfile.open(tar, "r:") as archive:  # not compressed: clips are read by byte range
             for member in archive:
-                _check_member(member, tar)
+                _check_member(member, where)
                 key, extension = split_name(member.name)
                 if member.isreg() and key:
                     clips.setdefault(key, {}).setdefault(extension, []).append(member)
@@ -32,10 +37,10 @@ def members_by_key(tar: Path) -> dict[str, Members]:
     except (tarfile.TarError, ValueError, OverflowError, OSError) as error:
         raise ShardError(
             f"this is not a whole, uncompressed tar: {error}",
-            where=tar,
+            where=where,
             fix="copy it again, or decompress it, or move it out of the folder",
         ) from None
-    _check_pickles(tar, clips)
+    _check_pickles(where, clips)
     return clips
 
 
@@ -59,7 +64,7 @@ def is_text(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _check_member(member: tarfile.TarInfo, tar: Path) -> None:
+def _check_member(member: tarfile.TarInfo, where: Location) -> None:
     """Refuse what cannot be read as a range of bytes, or would be unsafe to unpack."""
     kinds = (
         (member.name.startswith("/"), "has an absolute name"),
@@ -74,7 +79,7 @@ def _check_member(member: tarfile.TarInfo, tar: Path) -> None:
         if refused:
             raise ShardError(
                 f"member {member.name!a} {what}",
-                where=f"{tar}, byte {member.offset}",
+                where=f"{where}, byte {member.offset}",
                 fix="make the tar anew from plain files with relative names",
             )
 
@@ -92,11 +97,11 @@ def _check_end(tar: Path, end: int) -> None:
         )
 
 
-def _check_pickles(tar: Path, clips: dict[str, Members]) -> None:
+def _check_pickles(where: Location, clips: dict[str, Members]) -> None:
     found = {kind_of(extension) for members in clips.values() for extension in members}
     if found & set(PICKLE_EXTENSIONS) and not found & set(LABEL_EXTENSIONS):
         raise ShardError(
             "the labels can only be in pickles, which are never loaded: they can run any code",
-            where=tar,
+            where=where,
             fix=f"write them as KEY.{', KEY.'.join(LABEL_EXTENSIONS)}, or {REPACK}",
         )

@@ -4,8 +4,9 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, astuple, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import soundfile
 import soxr
@@ -19,19 +20,22 @@ from psla_wds.audio import (
     encode_clip,
     level_dbfs,
 )
+from psla_wds.folders import file_size
+from psla_wds.locations import Location
 from psla_wds.manifest import Clip
 from psla_wds.shards import (
     SHARD_NAME,
-    ClipColumns,
     PackedClip,
     Sidecar,
+    WrittenTar,
     read_sidecar,
-    sha256_of,
     write_sidecar,
     write_tar,
 )
 from sharding.decode import decode
 from sharding.disk import disk_errors
+
+CLIP_FIELDS = tuple(field.name for field in fields(Clip))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,7 @@ class ShardTask:
     """The work that makes one shard; it depends on nothing else, and can be done again."""
 
     number: int
-    folder: Path
+    folder: Location
     clips: tuple[Clip, ...]
     mids: tuple[str, ...]
     """Of all classes, by position."""
@@ -61,12 +65,12 @@ class ShardTask:
     """Clips to refuse, and the clip that each has the audio of."""
 
     @property
-    def tar(self) -> Path:
+    def tar(self) -> Location:
         return self.folder / SHARD_NAME.format(number=self.number)
 
     def fingerprint(self) -> str:
         """Equal for equal work: the same clips of the same files in the same form."""
-        clips = [[*astuple(replace(clip, labels=())), self.mids_of(clip)] for clip in self.clips]
+        clips = [_described(clip, self.mids_of(clip)) for clip in self.clips]
         work = [asdict(self.encoding), clips, *filter(None, [self.duplicates])]
         return hashlib.sha256(json.dumps(work, default=str).encode()).hexdigest()
 
@@ -85,6 +89,13 @@ class ShardResult:
     already_done: bool
 
 
+def _described(clip: Clip, mids: tuple[str, ...]) -> list[Any]:
+    """All fields of a clip, with its labels' mids, which last, for their positions."""
+    values = {name: getattr(clip, name) for name in CLIP_FIELDS}
+    part = astuple(clip.part) if clip.part else None
+    return [*(values | {"path": str(clip.path), "labels": (), "part": part}).values(), mids]
+
+
 Progress = Callable[[bool], None]
 """Called for each clip, with whether it was packed."""
 
@@ -96,8 +107,8 @@ def pack_shard(task: ShardTask, progress: Progress) -> ShardResult:
         return _result(task, sidecar, already_done=True)
     packing = _Packing(task, progress)
     with disk_errors(task.tar, "write the shard"):
-        columns = write_tar(task.tar, packing.clips())
-        sidecar = packing.sidecar(columns)
+        written = write_tar(task.tar, packing.clips())
+        sidecar = packing.sidecar(written)
         write_sidecar(task.tar, sidecar)
     return _result(task, sidecar, already_done=False)
 
@@ -109,10 +120,10 @@ def _result(task: ShardTask, sidecar: Sidecar, *, already_done: bool) -> ShardRe
 
 def finished_sidecar(task: ShardTask) -> Sidecar | None:
     """The sidecar of this very work, if the shard stands."""
-    sidecar = read_sidecar(task.tar) if task.tar.exists() else None
+    sidecar = read_sidecar(task.tar)
     if sidecar is None or sidecar.task != task.fingerprint():
         return None
-    return sidecar if task.tar.stat().st_size == sidecar.size_bytes else None
+    return sidecar if file_size(task.tar) == sidecar.size_bytes else None
 
 
 def pack_clip(clip: Clip, mids: tuple[str, ...], encoding: Encoding) -> tuple[PackedClip, float]:
@@ -179,7 +190,7 @@ class _Packing:
             self._silent.append(clip.clip_id)
         return packed
 
-    def sidecar(self, columns: ClipColumns) -> Sidecar:
+    def sidecar(self, written: WrittenTar) -> Sidecar:
         task = self._task
         versions = {"libsndfile": soundfile.__libsndfile_version__, "soxr": soxr.__version__}
         if any(clip.path.suffix.lower() in ffmpeg.SUFFIXES for clip in task.clips):
@@ -187,10 +198,10 @@ class _Packing:
         return Sidecar(
             shard=task.tar.name,
             task=task.fingerprint(),
-            size_bytes=task.tar.stat().st_size,
-            sha256=sha256_of(task.tar),
+            size_bytes=written.size_bytes,
+            sha256=written.sha256,
             sample_rate_hz=task.encoding.sample_rate_hz,
-            clips=columns,
+            clips=written.clips,
             rejected=self.rejected,
             versions=versions,
             silent=self._silent,

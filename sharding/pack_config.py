@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from psla_wds.audio import OPUS_RATES_HZ, Codec
+from psla_wds.cli import LocationArg
 from psla_wds.errors import ConfigError
+from psla_wds.url_files import require_writable
 from sharding.engines import num_cores
 from sharding.pack import Encoding
 from sharding.plan import Layout
@@ -15,8 +17,9 @@ from sharding.plan import Layout
 class PackConfig:
     """How the shards are made."""
 
-    output: Path
-    """Folder of the shards; a new one, or one where this very build was interrupted."""
+    output: LocationArg
+    """Folder of the shards, or its URL (s3://, gs://); a new one, or one where this very build was
+    interrupted."""
     workers: int = field(default_factory=num_cores)
     """Processes; as many as there are cores unless set. They do not change the result."""
     engine: Literal["local", "dask"] = "local"
@@ -81,6 +84,7 @@ class PackConfig:
                 fix=f"--sample-rate-hz {', '.join(map(str, OPUS_RATES_HZ))}, or another --codec",
             )
 
+        require_writable(self.output)
         self._check_engine()
 
     def _check_engine(self) -> None:

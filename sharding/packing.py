@@ -1,19 +1,20 @@
 """A whole build: all shards, or those of clips that were refused before; then the index."""
 
 import logging
-import shutil
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from psla_wds.errors import ConfigError
+from psla_wds.folders import remove_folder
 from psla_wds.index_files import CLASS_LABELS, INDEX_FOLDER
 from psla_wds.labels import ClassList, read_class_list
+from psla_wds.locations import Location
 from psla_wds.manifest import Clip
 from psla_wds.merge import merge_sidecars
 from psla_wds.progress import clip_bar
 from psla_wds.shard_index import ShardIndex
-from psla_wds.shards import read_sidecar
+from psla_wds.shards import read_sidecars, tars_in
 from sharding.coverage import COVERAGE, coverage, warn_of_losses, write_coverage
 from sharding.dask_engine import run_dask, scheduler_address
 from sharding.disk import disk_errors
@@ -25,6 +26,8 @@ from sharding.pack_config import PackConfig
 from sharding.plan import open_output, plan_shards, sweep
 from sharding.rejects import REJECTED, check_rejected, write_rejected
 from sharding.shares import Share, forget_reports
+
+TAR_NAME = re.compile(r"shard-(\d{6,})\.tar")
 
 logger = logging.getLogger("sharding.build")
 
@@ -56,7 +59,7 @@ def pack_all(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> O
             return Outcome(index, rejected)
         duplicates |= found
         write_duplicates(config.output, duplicates)
-        shutil.rmtree(config.output / INDEX_FOLDER)  # it describes none of the shards to come
+        remove_folder(config.output / INDEX_FOLDER)  # it describes none of the shards to come
 
 
 def pack_share(clips: Sequence[Clip], classes: ClassList, config: PackConfig, share: Share) -> str:
@@ -90,18 +93,20 @@ def _without(task: ShardTask, duplicates: dict[str, str]) -> ShardTask:
     return replace(task, duplicates=own)
 
 
-def packed_since(folder: Path, first_shard: int) -> dict[str, int]:
+def packed_since(folder: Location, first_shard: int) -> dict[str, int]:
     """The clips in shards numbered from `first_shard` on, those of retries, by shard."""
     packed: dict[str, int] = {}
-    for tar in sorted(folder.glob("shard-*.tar")):
-        number = number_of(tar)
-        sidecar = read_sidecar(tar) if number >= first_shard else None
+    tars = numbered_from(folder, first_shard)
+    for number, sidecar in zip(tars, read_sidecars(list(tars.values())), strict=True):
         packed |= {clip_id: number for clip_id in (sidecar.clips.clip_id if sidecar else ())}
     return packed
 
 
-def number_of(tar: Path) -> int:
-    return int(tar.stem.removeprefix("shard-"))
+def numbered_from(folder: Location, first_shard: int) -> dict[int, Location]:
+    """The tars with numbers from `first_shard` on, by number."""
+    names = {tar: TAR_NAME.fullmatch(tar.name) for tar in tars_in(folder)}
+    tars = {int(name[1]): tar for tar, name in names.items() if name}
+    return {number: tar for number, tar in sorted(tars.items()) if number >= first_shard}
 
 
 def run(tasks: Sequence[ShardTask], config: PackConfig) -> list[ShardResult]:
@@ -163,7 +168,7 @@ def _warn_of_doubtful(num_silent: int, duplicates: dict[str, str]) -> None:
         )
 
 
-def check_classes(folder: Path, classes: ClassList) -> None:
+def check_classes(folder: Location, classes: ClassList) -> None:
     if read_class_list(folder / CLASS_LABELS) != classes:
         raise ConfigError(
             "the shards were packed with another class list",

@@ -9,8 +9,10 @@ from typing import Any
 
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.files import atomic_open
+from psla_wds.folders import entries, read_file
 from psla_wds.index_files import CLASS_LABELS
 from psla_wds.labels import ClassList, write_class_list
+from psla_wds.locations import Location
 from psla_wds.manifest import Clip
 from psla_wds.shards import SHARD_NAME, sidecar_path
 from sharding.disk import disk_errors
@@ -41,7 +43,7 @@ def in_order(clips: Iterable[Clip], layout: Layout) -> list[Clip]:
 def plan_shards(
     clips: Sequence[Clip],
     classes: ClassList,
-    folder: Path,
+    folder: Location,
     clips_per_shard: int,
     encoding: Encoding,
 ) -> list[ShardTask]:
@@ -67,7 +69,9 @@ def _with_split(clip: Clip, layout: Layout) -> Clip:
     return replace(clip, split="eval" if is_eval else "train")
 
 
-def open_output(folder: Path, tasks: list[ShardTask], classes: ClassList, layout: Layout) -> None:
+def open_output(
+    folder: Location, tasks: list[ShardTask], classes: ClassList, layout: Layout
+) -> None:
     """Make the output folder, or go on in one where the same build was begun.
 
     Several tasks may do so at once, and each may be killed: all write the same files.
@@ -79,64 +83,68 @@ def open_output(folder: Path, tasks: list[ShardTask], classes: ClassList, layout
         "layout": asdict(layout),
         "encoding": asdict(tasks[0].encoding),
     }
-    untouched = _is_untouched(folder)
-    if read_plan(folder) is None:
-        if not untouched:
+    names = entries(folder)
+    begun = read_plan(folder)
+    if begun is None:
+        if not _is_untouched(folder, names):
             raise ConfigError(
                 "the output folder is not empty, and no build was begun in it",
                 where=folder,
                 fix="choose another --output",
             )
         _write_plan(folder, plan)
-    require_same(read_plan(folder) or {}, plan, ("fingerprint",), folder)
-    if not (folder / CLASS_LABELS).exists():
+        begun = read_plan(folder) or {}
+    require_same(begun, plan, ("fingerprint",), folder)
+    if CLASS_LABELS not in names:
         with disk_errors(folder, "write the class list"):
             write_class_list(classes, folder / CLASS_LABELS)
 
 
-def _is_untouched(folder: Path) -> bool:
+def _is_untouched(folder: Location, names: Iterable[str]) -> bool:
     """Whether there is nothing, or no more than builds leave that are killed at their beginning."""
-    if not folder.is_dir():
-        return not folder.exists()
-    return all(path.name.startswith(PLAN_FILE) for path in folder.iterdir())
+    if isinstance(folder, Path) and folder.exists() and not folder.is_dir():
+        return False
+    return all(name.startswith(PLAN_FILE) for name in names)
 
 
-def _write_plan(folder: Path, plan: dict[str, Any]) -> None:
+def _write_plan(folder: Location, plan: dict[str, Any]) -> None:
     with disk_errors(folder, "make the output folder"):
-        folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(folder, Path):
+            folder.mkdir(parents=True, exist_ok=True)
         with atomic_open(folder / PLAN_FILE, "w", shared=True) as file:
             json.dump(plan, file, indent=1)
             file.write("\n")
 
 
-def missing_shards(folder: Path) -> list[int]:
+def missing_shards(folder: Location) -> list[int]:
     """Numbers of the shards that the build in a folder has yet to make; none where none began."""
     plan = read_plan(folder)
     tars = [folder / SHARD_NAME.format(number=n) for n in range(plan["num_shards"] if plan else 0)]
+    names = entries(folder)
     return [
         number
         for number, tar in enumerate(tars)
-        if not (tar.exists() and sidecar_path(tar).exists())
+        if tar.name not in names or sidecar_path(tar).name not in names
     ]
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Location) -> None:
     """Delete what killed writers have left in a folder where all shards stand."""
-    for path in folder.glob("*.tmp"):
-        if path.is_file():
-            path.unlink(missing_ok=True)
+    if isinstance(folder, Path):  # stores show no file before it is whole
+        for path in folder.glob("*.tmp"):
+            if path.is_file():
+                path.unlink(missing_ok=True)
 
 
-def read_plan(folder: Path) -> dict[str, Any] | None:
+def read_plan(folder: Location) -> dict[str, Any] | None:
     """The plan of the build that was begun in a folder, if there is one."""
-    path = folder / PLAN_FILE
-    if not path.exists():
-        return None
     keys = {"fingerprint", "num_shards", "num_clips", "layout", "encoding"}
     try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
+        plan = json.loads(read_file(folder / PLAN_FILE).decode())
         if not isinstance(plan, dict) or keys - plan.keys():
             raise ValueError("a part of the plan is missing")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except (ValueError, OSError, RecursionError) as error:
         raise ShardError(
             f"{PLAN_FILE} is damaged: {error}", where=folder, fix="choose another --output"
@@ -145,7 +153,7 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
 
 
 def require_same(
-    begun: dict[str, Any], plan: dict[str, Any], keys: tuple[str, ...], folder: Path
+    begun: dict[str, Any], plan: dict[str, Any], keys: tuple[str, ...], folder: Location
 ) -> None:
     """`ConfigError` unless two plans agree in these keys."""
     if any(begun[key] != plan[key] for key in keys):

@@ -3,24 +3,25 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from psla_wds.errors import ManifestError, ShardError
 from psla_wds.files import atomic_open
+from psla_wds.folders import read_file
+from psla_wds.locations import Location
 from sharding.disk import disk_errors
 
 REJECTED = "rejected.jsonl"
 
 
-def write_rejected(path: Path, rejected: Sequence[dict[str, str]]) -> None:
+def write_rejected(path: Location, rejected: Sequence[dict[str, str]]) -> None:
     with disk_errors(path, "write the refused clips"), atomic_open(path, "w") as file:
         for clip in rejected:
             file.write(json.dumps(clip, ensure_ascii=False) + "\n")
 
 
-def read_rejected(path: Path) -> list[dict[str, str]]:
+def read_rejected(path: Location) -> list[dict[str, str]]:
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in read_file(path).decode().splitlines()]
         if not all(isinstance(row, dict) and "clip_id" in row for row in rows):
             raise ValueError("a line is no refused clip")
     except (OSError, ValueError, RecursionError) as error:
@@ -37,7 +38,7 @@ def check_rejected(
     num_clips: int,
     max_rejected: float,
     *,
-    where: Path,
+    where: Location,
     fix: str,
 ) -> None:
     """`ManifestError` if more than `max_rejected` of the clips were refused, or all of them."""

@@ -2,19 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from psla_wds.audio import ClipRefusedError
 from psla_wds.errors import ConfigError
+from psla_wds.folders import remove
 from psla_wds.labels import ClassList
+from psla_wds.locations import Location
 from psla_wds.manifest import Clip
 from psla_wds.progress import clip_bar
 from psla_wds.shards import sidecar_path
 from sharding.duplicates import KnownAudio
 from sharding.pack import pack_clip, refusal_of
 from sharding.pack_config import PackConfig
-from sharding.packing import Outcome, check_classes, number_of, packed_since, publish, run
+from sharding.packing import Outcome, check_classes, numbered_from, packed_since, publish, run
 from sharding.plan import missing_shards, plan_shards, read_plan, require_same
 from sharding.rejects import REJECTED, read_rejected
 
@@ -44,7 +45,7 @@ def retry_rejected(clips: Sequence[Clip], classes: ClassList, config: PackConfig
     return Outcome(index, [*refused.values(), *again])
 
 
-def _finished_plan(folder: Path, config: PackConfig) -> dict[str, Any]:
+def _finished_plan(folder: Location, config: PackConfig) -> dict[str, Any]:
     plan = read_plan(folder)
     if plan is None or missing_shards(folder):
         raise ConfigError(
@@ -84,10 +85,9 @@ def _usable(
     return usable
 
 
-def _delete_unfinished(folder: Path, first_shard: int, finished: set[int]) -> None:
+def _delete_unfinished(folder: Location, first_shard: int, finished: set[int]) -> None:
     """Shards of a retry that was interrupted, which no later one would complete."""
-    for tar in folder.glob("shard-*.tar"):
-        number = number_of(tar)
-        if number >= first_shard and number not in finished:
-            sidecar_path(tar).unlink(missing_ok=True)
-            tar.unlink()
+    for number, tar in numbered_from(folder, first_shard).items():
+        if number not in finished:
+            remove(sidecar_path(tar))
+            remove(tar)

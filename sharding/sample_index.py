@@ -7,25 +7,26 @@ offset, size and name of each of its members.
 import tarfile
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 
 from tqdm import tqdm
 
 from psla_wds.files import atomic_open
+from psla_wds.folders import local_copy
+from psla_wds.locations import Location
 from sharding.members import split_name
 
 VERSION = "v1.2"
 
 
-def write_dali_indexes(tars: Sequence[Path]) -> None:
+def write_dali_indexes(tars: Sequence[Location]) -> None:
     """Write `NAME.idx` beside each `NAME.tar`."""
     for tar in tqdm(tars, desc="DALI indexes", unit="shard"):
-        with atomic_open(tar.with_suffix(".idx"), "w") as file:
+        with atomic_open(tar.with_name(f"{tar.stem}.idx"), "w") as file:
             file.write(dali_index(tar))
 
 
-def dali_index(tar: Path) -> str:
-    with tarfile.open(tar) as archive:
+def dali_index(tar: Location) -> str:
+    with local_copy(tar) as local, tarfile.open(local) as archive:
         members = [(*split_name(m.name), m) for m in archive if m.isreg()]
     lines = [
         " ".join(f"{extension} {m.offset_data} {m.size} {m.name}" for _, extension, m in sample)

@@ -2,13 +2,14 @@
 
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from psla_wds.errors import ConfigError, ShardError
+from psla_wds.folders import entries, remove_folder
+from psla_wds.locations import Location
 from sharding.disk import disk_errors
 from sharding.plan import missing_shards
 from sharding.rejects import write_rejected
@@ -17,6 +18,7 @@ T = TypeVar("T")
 
 REPORTS = "tasks"
 """Folder of what the tasks of an array have refused; gone once the shards have an index."""
+REPORT_NAME = re.compile(r"\d+-of-([1-9]\d*)\.jsonl")
 SLURM_VARIABLES = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
 MAX_SHOWN = 20
 
@@ -35,11 +37,13 @@ class Share:
         """Every `count`th."""
         return tasks[self.number :: self.count]
 
-    def report(self, folder: Path, rejected: Sequence[dict[str, str]]) -> None:
+    def report(self, folder: Location, rejected: Sequence[dict[str, str]]) -> None:
         """Say that this share is done, and what it refused."""
-        with disk_errors(folder / REPORTS, "make the folder"):
-            (folder / REPORTS).mkdir(exist_ok=True)
-        write_rejected(folder / REPORTS / f"{self.number}-of-{self.count}.jsonl", rejected)
+        reports = folder / REPORTS
+        if isinstance(reports, Path):
+            with disk_errors(reports, "make the folder"):
+                reports.mkdir(exist_ok=True)
+        write_rejected(reports / f"{self.number}-of-{self.count}.jsonl", rejected)
 
 
 def parse_share(text: str) -> Share:
@@ -68,15 +72,14 @@ def _slurm_share() -> str:
     return f"{number - first}/{count}"
 
 
-def check_complete(folder: Path) -> None:
+def check_complete(folder: Location) -> None:
     """`ShardError` if shards of the build in this folder are missing; it says of which tasks."""
     missing = missing_shards(folder)
     if not missing:
         return
-    counts = sorted({int(path.stem.partition("-of-")[2]) for path in reports_of(folder)})
     tasks = [
         f"\n  of tasks {_listed(sorted({n % count for n in missing}))} of {count}"
-        for count in counts
+        for count in reported_arrays(folder)
     ]
     raise ShardError(
         f"{len(missing):,} shards are not made yet: {_listed(missing)}{''.join(tasks)}",
@@ -86,13 +89,15 @@ def check_complete(folder: Path) -> None:
     )
 
 
-def reports_of(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{REPORTS}/*-of-*.jsonl"))
+def reported_arrays(folder: Location) -> list[int]:
+    """Number of tasks of each array of which a task has reported."""
+    names = map(REPORT_NAME.fullmatch, entries(folder / REPORTS))
+    return sorted({int(name[1]) for name in names if name})
 
 
-def forget_reports(folder: Path) -> None:
+def forget_reports(folder: Location) -> None:
     """Delete what the tasks reported, once it stands in the list of all."""
-    shutil.rmtree(folder / REPORTS, ignore_errors=True)
+    remove_folder(folder / REPORTS)
 
 
 def _listed(numbers: Sequence[int]) -> str:

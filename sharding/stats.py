@@ -22,7 +22,7 @@ from jaxtyping import Float32
 from tyro.conf import Positional
 
 from psla_wds import cli
-from psla_wds.audio import SILENT_DBFS, decode_pcm, level_dbfs
+from psla_wds.audio import SILENT_DBFS, decode_pcm, level_dbfs, reason_of
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.features import FeatureConfig, LogMel
 from psla_wds.index_files import open_indexes
@@ -43,7 +43,7 @@ logger = logging.getLogger("sharding.stats")
 @dataclass(frozen=True)
 class Args:
     shards: Positional[str]
-    """Folder of the shards, and after a colon its splits, if not all."""
+    """Folder of the shards or its URL, and after a colon its splits, if not all."""
     clips: int = 1000
     """Clips to decode, drawn at random; all of them if there are no more."""
     seed: int = 0
@@ -113,12 +113,24 @@ def _waveforms(index: ShardIndex, rows: np.ndarray) -> Iterator[np.ndarray]:
     try:
         with clip_bar(desc="decoding a sample", total=len(rows)) as bar:
             for start in range(0, len(rows), CLIPS_AT_ONCE):
-                for clip in reader.start(rows[start : start + CLIPS_AT_ONCE]).wait():
-                    pcm, _ = decode_pcm(clip.tobytes())
-                    yield pcm.astype(np.float32) / 32768
+                some = rows[start : start + CLIPS_AT_ONCE]
+                for row, clip in zip(some, reader.start(some).wait(), strict=True):
+                    yield _decoded(index, row, clip.tobytes())
                     bar.update()
     finally:
         reader.close()
+
+
+def _decoded(index: ShardIndex, row: np.integer, audio: bytes) -> Float32[np.ndarray, " samples"]:
+    try:
+        pcm, _ = decode_pcm(audio)
+    except RuntimeError as error:
+        raise ShardError(
+            f"the clip cannot be decoded: {reason_of(error)}",
+            where=index.where(row),
+            fix="find all such clips: python -m sharding.check --deep",
+        ) from None
+    return pcm.astype(np.float32) / 32768
 
 
 def _quantiles(values: list[float]) -> dict[str, float]:

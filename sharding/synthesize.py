@@ -20,6 +20,7 @@ from jaxtyping import Float64
 from psla_wds import cli
 from psla_wds.errors import ConfigError
 from psla_wds.progress import clip_bar
+from sharding.disk import disk_errors
 from sharding.families import FAMILIES, annotated_labels, ontology, truth_line
 from sharding.sounds import SOUND_CLASSES, SoundClass, class_probabilities
 from sharding.waveforms import Waveform, soften
@@ -65,7 +66,7 @@ class Args:
 
     def __post_init__(self) -> None:
         shares = (self.missing_parents, self.missing_children)
-        if min(shares) < 0 or sum(shares) > 1 or (sum(shares) and not self.families):
+        if min(shares) < 0 or sum(shares) > 1 or (any(shares) and not self.families):
             raise ConfigError(
                 f"shares of {shares[0]:g} missing parents and {shares[1]:g} missing children "
                 "cannot be made",
@@ -128,7 +129,9 @@ class ClipPlan:
 
 
 def main() -> None:
-    print(synthesize(tyro.cli(Args, description=__doc__)))
+    args = cli.parse(Args, __doc__, prog="python -m sharding.synthesize")
+    with disk_errors(args.output, "write the corpus", then="delete the folder, and run it again"):
+        print(synthesize(args))
 
 
 def synthesize(args: Args) -> str:

@@ -1,12 +1,15 @@
 """AudioSet: its segments CSV, and a folder of what could still be downloaded."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
+from pathlib import PurePosixPath
 
+from psla_wds.cli import LocationArg
 from psla_wds.errors import ManifestError
 from psla_wds.labels import ClassList, read_class_list
+from psla_wds.locations import Location, member
 from psla_wds.manifest import Clip, resolve_labels
 from sharding.sources.rows import csv_values, seconds
 from sharding.sources.source import AUDIO_SUFFIXES, files_below, require, require_folder
@@ -24,13 +27,13 @@ class AudioSetSource:
     start and end; of any other length it is refused.
     """
 
-    segments: Path
+    segments: LocationArg
     """Such as balanced_train_segments.csv, which gives split balanced_train."""
-    audio_root: Path
+    audio_root: LocationArg
     """Folder of the files, searched with its subfolders. Names are [Y]<id>, [Y]<id>_30.000,
     [Y]<id>_30.000_40.000 or [Y]<id>_30000_40000, whole seconds as well, with the suffix of any
     audio format."""
-    class_labels: Path
+    class_labels: LocationArg
     """class_labels_indices.csv: index,mid,display_name."""
 
     def read(self) -> tuple[ClassList, Iterable[Clip]]:
@@ -50,14 +53,18 @@ class AudioSetSource:
             ]
             if len(found) > 1:
                 raise _several(youtube_id, [path for path, _ in found])
-            path, is_cut = found[0] if found else (self.audio_root / f"{youtube_id}.wav", False)
+            path, is_cut = (
+                found[0] if found else (member(self.audio_root, f"{youtube_id}.wav"), False)
+            )
             yield Clip(
                 clip_id=youtube_id,
                 path=path,
                 labels=resolve_labels(mids.split(","), classes, where),
                 split=split,
                 source=where,
-                **({} if is_cut else {"start_s": start_s, "end_s": end_s, "may_be_cut": True}),
+                start_s=0.0 if is_cut else start_s,
+                end_s=math.inf if is_cut else end_s,
+                may_be_cut=not is_cut,
             )
 
 
@@ -75,25 +82,25 @@ def file_names(youtube_id: str, start_s: float, end_s: float) -> Iterator[tuple[
         yield f"{prefix}{youtube_id}{suffix}", bool(suffix)
 
 
-def _audio_files(folder: Path) -> dict[str, list[Path]]:
+def _audio_files(folder: Location) -> dict[str, list[Location]]:
     """Audio by name without suffix; downloaders leave much else beside it."""
-    files: dict[str, list[Path]] = {}
-    for path in files_below(folder):
-        if path.suffix.lower() in AUDIO_SUFFIXES:
-            files.setdefault(path.stem, []).append(path)
+    files: dict[str, list[Location]] = {}
+    for name, path in files_below(folder):
+        if PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES:
+            files.setdefault(PurePosixPath(name).stem, []).append(path)
     return files
 
 
-def _several(youtube_id: str, paths: list[Path]) -> ManifestError:
+def _several(youtube_id: str, paths: list[Location]) -> ManifestError:
     return ManifestError(
         f"there are {len(paths)} files for clip {youtube_id!r}",
-        where=" and ".join(map(str, sorted(paths))),
+        where=" and ".join(sorted(map(str, paths))),
         fix="keep one of them, or narrow --audio-root",
     )
 
 
-def _segments(path: Path) -> Iterator[tuple[str, tuple[str, float, float, str]]]:
+def _segments(path: Location) -> Iterator[tuple[str, tuple[str, float, float, str]]]:
     form = 'write: YTID, start_seconds, end_seconds, "mid,mid"'
-    for where, row in csv_values(path):
+    for where, row in csv_values(path, comment="#"):
         require(len(row) == NUM_COLUMNS, "the row has not four values", where, form)
         yield where, (row[0], seconds(row[1], where), seconds(row[2], where), row[3])

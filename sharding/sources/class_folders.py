@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from operator import itemgetter
 
 from tyro.conf import Positional
 
+from psla_wds.cli import LocationArg
+from psla_wds.folders import entries
 from psla_wds.labels import ClassList, read_class_list
+from psla_wds.locations import Location
 from psla_wds.manifest import Clip, resolve_labels
 from sharding.sources.source import files_below, require, require_folder
 
@@ -15,10 +18,10 @@ from sharding.sources.source import files_below, require, require_folder
 class FolderSource:
     """A folder per class, with the clips of the class in it."""
 
-    folder: Positional[Path]
+    folder: Positional[LocationArg]
     """Its subfolders are the classes, named by mid, display name or, without --class-labels,
     by themselves. A file that is no audio is refused by name."""
-    class_labels: Path | None = None
+    class_labels: LocationArg | None = None
     """CSV of the classes: index,mid,display_name."""
 
     def read(self) -> tuple[ClassList, Iterable[Clip]]:
@@ -30,12 +33,12 @@ class FolderSource:
             classes = ClassList(names, names)
         return classes, self._clips(folders, classes)
 
-    def _clips(self, folders: list[Path], classes: ClassList) -> Iterator[Clip]:
+    def _clips(self, folders: list[Location], classes: ClassList) -> Iterator[Clip]:
         for folder in folders:
             labels = resolve_labels([folder.name], classes, str(folder))
-            for path in sorted(files_below(folder)):
+            for name, path in sorted(files_below(folder), key=itemgetter(0)):
                 yield Clip(
-                    clip_id=path.relative_to(self.folder).as_posix(),
+                    clip_id=f"{folder.name}/{name}",
                     path=path,
                     labels=labels,
                     split="",
@@ -43,8 +46,9 @@ class FolderSource:
                 )
 
 
-def class_folders(folder: Path) -> list[Path]:
+def class_folders(folder: Location) -> list[Location]:
     require_folder(folder, "check the path")
-    folders = sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
-    require(bool(folders), "the folder has no subfolder", folder, "make one for each class")
-    return folders
+    found = entries(folder).items()
+    names = sorted(name for name, size in found if size is None and name[0] != ".")
+    require(bool(names), "the folder has no subfolder", folder, "make one for each class")
+    return [folder / name for name in names]

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 
 from tyro.conf import Positional
 
+from psla_wds.cli import LocationArg
 from psla_wds.labels import ClassList
+from psla_wds.locations import member
 from psla_wds.manifest import Clip
 from sharding.sources.rows import csv_rows
 from sharding.sources.source import require, require_folder
@@ -18,7 +20,7 @@ COLUMNS = ("filename", "fold", "target", "category")
 class Esc50Source:
     """ESC-50: five splits, fold1 to fold5, which are not to be shuffled, and its own 50 classes."""
 
-    folder: Positional[Path]
+    folder: Positional[LocationArg]
     """The unpacked repository, with meta/esc50.csv and audio/."""
 
     def read(self) -> tuple[ClassList, Iterable[Clip]]:
@@ -32,8 +34,8 @@ class Esc50Source:
         require_folder(audio, "unpack the audio beside meta/")
         for where, row in rows:
             yield Clip(
-                clip_id=Path(row["filename"]).stem,
-                path=audio / Path(row["filename"]).name,
+                clip_id=PurePath(row["filename"]).stem,
+                path=member(audio, PurePath(row["filename"]).name),
                 labels=(int(row["target"]),),
                 split=f"fold{row['fold']}",
                 source=where,

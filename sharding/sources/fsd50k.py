@@ -2,16 +2,22 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
+from typing import Literal
 
 from tyro.conf import Positional
 
+from psla_wds.cli import LocationArg
 from psla_wds.errors import ManifestError
+from psla_wds.folders import is_folder
 from psla_wds.labels import ClassList, read_class_list
+from psla_wds.locations import Location, member
 from psla_wds.manifest import Clip, resolve_labels
 from sharding.sources.rows import csv_rows, csv_values
 from sharding.sources.source import require, require_folder
 
+Split = Literal["train", "val", "eval"]
+SPLITS: tuple[Split, ...] = ("train", "val", "eval")
 PARTS = {"dev": ("fname", "mids", "split"), "eval": ("fname", "mids")}
 """Lists of clips and the columns that are used of them."""
 
@@ -20,12 +26,12 @@ PARTS = {"dev": ("fname", "mids", "split"), "eval": ("fname", "mids")}
 class Fsd50kSource:
     """FSD50K: splits train and val, of its dev.csv, and eval."""
 
-    folder: Positional[Path]
+    folder: Positional[LocationArg]
     """Folder with FSD50K.dev_audio, FSD50K.eval_audio and FSD50K.ground_truth."""
-    class_labels: Path | None = None
+    class_labels: LocationArg | None = None
     """CSV of the classes: index,mid,display_name; its 200 in the order of vocabulary.csv unless
     set."""
-    splits: tuple[str, ...] = ("train", "val", "eval")
+    splits: tuple[Split, ...] = SPLITS
     """Those to pack."""
 
     def read(self) -> tuple[ClassList, Iterable[Clip]]:
@@ -37,35 +43,34 @@ class Fsd50kSource:
             classes = _vocabulary(lists / "vocabulary.csv")
         return classes, self._clips(lists, classes)
 
-    def _clips(self, lists: Path, classes: ClassList) -> Iterator[Clip]:
+    def _clips(self, lists: Location, classes: ClassList) -> Iterator[Clip]:
         for part, columns in PARTS.items():
-            if {"dev": {"train", "val"}, "eval": {"eval"}}[part].isdisjoint(self.splits):
+            if not {"dev": {"train", "val"}, "eval": {"eval"}}[part].intersection(self.splits):
                 continue
             audio = self._subfolder(f"{part}_audio")
             for where, row in csv_rows(lists / f"{part}.csv", columns):
                 split = row.get("split", "eval")
-                known = split in ("train", "val", "eval")
-                require(known, f"split {split!r}", where, "download the lists again")
+                require(split in SPLITS, f"split {split!r}", where, "download the lists again")
                 if split in self.splits:
                     yield Clip(
                         clip_id=row["fname"],
-                        path=audio / f"{Path(row['fname']).name}.wav",
+                        path=member(audio, f"{PurePath(row['fname']).name}.wav"),
                         labels=resolve_labels(row["mids"].split(","), classes, where),
                         split=split,
                         source=where,
                     )
 
-    def _subfolder(self, name: str) -> Path:
+    def _subfolder(self, name: str) -> Location:
         """FSD50K.name, or name alone."""
         for path in (self.folder / f"FSD50K.{name}", self.folder / name):
-            if path.is_dir():
+            if is_folder(path):
                 return path
         raise ManifestError(
             f"there is no folder FSD50K.{name}", where=self.folder, fix="unpack its archive there"
         )
 
 
-def _vocabulary(path: Path) -> ClassList:
+def _vocabulary(path: Location) -> ClassList:
     """`idx,label,mid`, without a header."""
     names, mids = [], []
     for number, (where, row) in enumerate(csv_values(path)):

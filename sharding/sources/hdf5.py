@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tyro.conf import Positional
 
+from psla_wds.cli import LocationArg
 from psla_wds.errors import ManifestError
 from psla_wds.labels import ClassList, read_class_list
 from psla_wds.manifest import Clip, Row
@@ -28,8 +29,8 @@ class Hdf5Source:
     """
 
     files: Positional[tuple[Path, ...]]
-    """One or more, all of one split."""
-    class_labels: Path
+    """One or more, all of one split, on a disk."""
+    class_labels: LocationArg
     """CSV of the classes, index,mid,display_name, in the order of the targets."""
     split: str = ""
     """Name of the split, such as train."""
@@ -41,7 +42,7 @@ class Hdf5Source:
 
     def _clips(self, classes: ClassList) -> Iterator[Clip]:
         for path in self.files:
-            require(path.is_file(), "there is no such file", path, "check the path")
+            require(path.is_file(), "there is no such file", path, "copy or mount it here")
             with open_hdf5(path) as file:
                 has_rate = "mp3" in file or RATE_ATTRIBUTE in file.attrs
                 fix = "set it: h5py.File(FILE, 'a').attrs['sample_rate'] = 32000"

@@ -3,28 +3,29 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tyro.conf import Positional
 
+from psla_wds.cli import LocationArg
 from psla_wds.labels import ClassList, read_class_list
+from psla_wds.locations import Location
 from psla_wds.manifest import Clip, resolve_labels
 from sharding.sources.rows import csv_rows, jsonl_rows, seconds
-from sharding.sources.source import require, require_folder
+from sharding.sources.source import named, require, require_folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestSource:
     """Clips listed in a .jsonl or .csv file, one a row."""
 
-    file: Positional[Path]
-    """Columns or keys: path, labels, and optionally clip_id, start_s, end_s, split. Labels are
-    mids, display names or indices: a list in JSONL, separated by | in CSV."""
-    class_labels: Path
+    file: Positional[LocationArg]
+    """Columns or keys: path (or URL), labels, and optionally clip_id, start_s, end_s, split. Labels
+    are mids, display names or indices: a list in JSONL, separated by | in CSV."""
+    class_labels: LocationArg
     """CSV of the classes: index,mid,display_name."""
-    audio_root: Path | None = None
-    """Folder that relative paths start from; that of the file unless set."""
+    audio_root: LocationArg | None = None
+    """Folder or URL that relative paths start from; that of the file unless set."""
 
     def read(self) -> tuple[ClassList, Iterable[Clip]]:
         classes = read_class_list(self.class_labels)
@@ -37,24 +38,30 @@ class ManifestSource:
             yield _clip_of_row(row, classes, root, where)
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(path: Location) -> Iterator[tuple[str, dict[str, Any]]]:
     known = path.suffix in (".jsonl", ".csv")
     require(known, "the manifest is neither .jsonl nor .csv", path, "rename or convert it")
     return jsonl_rows(path) if path.suffix == ".jsonl" else csv_rows(path, ("path", "labels"))
 
 
-def _clip_of_row(row: dict[str, Any], classes: ClassList, root: Path, where: str) -> Clip:
-    require(bool(row.get("path")), "the row has no path", where, "fill in path and labels")
-    path, labels = str(row["path"]), row.get("labels") or ""
+def _clip_of_row(row: dict[str, Any], classes: ClassList, root: Location, where: str) -> Clip:
+    path, labels = str(_given(row, "path", "")), _given(row, "labels", "")
+    require(bool(path), "the row has no path", where, "fill in path and labels")
     require(isinstance(labels, str | list), "labels are no list", where, 'write ["mid", ...]')
     return Clip(
-        clip_id=str(row.get("clip_id") or path),
-        path=root / path,
+        clip_id=str(_given(row, "clip_id", path)),
+        path=named(root, path),
         labels=resolve_labels(
             labels.split("|") if isinstance(labels, str) else map(str, labels), classes, where
         ),
-        split=str(row.get("split") or ""),
+        split=str(_given(row, "split", "")),
         source=where,
-        start_s=seconds(row.get("start_s") or 0, where),
-        end_s=seconds(row.get("end_s") or math.inf, where),
+        start_s=seconds(_given(row, "start_s", 0), where),
+        end_s=seconds(_given(row, "end_s", math.inf), where),
     )
+
+
+def _given(row: dict[str, Any], key: str, default: Any) -> Any:
+    """The value of a key, a 0 too, unless it is absent, null or empty."""
+    value = row.get(key)
+    return default if value is None or value == "" else value

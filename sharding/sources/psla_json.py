@@ -6,16 +6,19 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from tyro.conf import Positional
 
+from psla_wds.cli import LocationArg
 from psla_wds.errors import ManifestError
+from psla_wds.folders import file_size
 from psla_wds.labels import ClassList, read_class_list
+from psla_wds.locations import Location, member
 from psla_wds.manifest import Clip, resolve_labels
 from sharding.sources.rows import lines
-from sharding.sources.source import require
+from sharding.sources.source import named, require
 
 WEIGHT_SCALE, COUNT_OFFSET = 1000.0, 0.01
 """A row's weight is the sum of 1000 / (count + 0.01) over its labels (official code)."""
@@ -33,11 +36,11 @@ class PslaJsonSource:
     with those of the labels, which a warning tells; draws follow the labels.
     """
 
-    file: Positional[Path]
+    file: Positional[LocationArg]
     """The JSON; one split."""
-    class_labels: Path
+    class_labels: LocationArg
     """CSV of the classes: index,mid,display_name."""
-    audio_root: Path | None = None
+    audio_root: LocationArg | None = None
     """Folder with the files, by their names alone; unless set, paths are taken as written, and
     relative ones start from the JSON's folder."""
     split: str = ""
@@ -52,20 +55,20 @@ class PslaJsonSource:
         labels = [row["labels"].split(",") for row in rows]
         check_weights(self.file.with_name(f"{self.file.stem}_weight.csv"), labels)
         for number, (row, mids) in enumerate(zip(rows, labels, strict=True)):
-            where, wav = f"{self.file}, data[{number}]", Path(row["wav"])
-            by_name = self.audio_root and self.audio_root / wav.name
+            where, wav = f"{self.file}, data[{number}]", PurePath(row["wav"])
+            by_name = self.audio_root and member(self.audio_root, wav.name)
             yield Clip(
                 clip_id=wav.stem,
-                path=by_name or self.file.parent / wav,
+                path=by_name or named(self.file.parent, row["wav"]),
                 labels=resolve_labels(mids, classes, where),
                 split=self.split,
                 source=where,
             )
 
 
-def check_weights(path: Path, labels: list[list[str]]) -> bool:
+def check_weights(path: Location, labels: list[list[str]]) -> bool:
     """Whether a CSV of weights, if there is one, is that of these labels; warns if it is not."""
-    if not path.exists():
+    if file_size(path) is None:
         return True
     counts = Counter(label for row in labels for label in row)
     expected = [
@@ -96,7 +99,7 @@ def check_weights(path: Path, labels: list[list[str]]) -> bool:
     return False
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(path: Location) -> list[dict[str, Any]]:
     form = 'write {"data": [{"wav": PATH, "labels": "mid,mid"}, ...]}'
     try:
         content = json.loads("".join(lines(path)))

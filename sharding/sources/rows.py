@@ -3,18 +3,18 @@
 import csv
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from psla_wds.errors import ManifestError
+from psla_wds.folders import local_copy
+from psla_wds.locations import Location
 from sharding.sources.source import require
 
 
-def lines(path: Path) -> Iterator[str]:
-    require(path.is_file(), "there is no such file", path, "check the path")
+def lines(path: Location) -> Iterator[str]:
     number = 0
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with local_copy(path) as local, local.open(encoding="utf-8-sig", newline="") as file:
             for number, line in enumerate(file, 1):  # noqa: B007, for the message
                 yield line
     except UnicodeDecodeError as error:
@@ -23,25 +23,27 @@ def lines(path: Path) -> Iterator[str]:
             where=f"{path}, after line {number}",
             fix=f"convert it: iconv -f ITS_ENCODING -t utf-8 {path.name}",
         ) from None
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise ManifestError("there is no such file", where=path, fix="check the path") from None
     except OSError as error:
         raise ManifestError(
             f"the file cannot be read: {error.strerror}", where=path, fix="give read access"
         ) from None
 
 
-def csv_values(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Every row that is neither empty nor begins with #."""
+def csv_values(path: Location, *, comment: str | None = None) -> Iterator[tuple[str, list[str]]]:
+    """Every row that is not empty, nor begins with the mark of a comment."""
     reader = csv.reader(lines(path), skipinitialspace=True)
     try:
         for row in reader:
-            if row and not row[0].startswith("#"):
+            if row and not (comment and row[0].startswith(comment)):
                 yield f"{path}, line {reader.line_num}", row
     except csv.Error as error:
         where = f"{path}, line {reader.line_num}"
         raise ManifestError(f"the row is no CSV: {error}", where=where, fix="quote it") from None
 
 
-def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+def csv_rows(path: Location, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
     """Rows by the names in the first line, which must name `columns`."""
     rows = csv_values(path)
     _, header = next(rows, ("", []))
@@ -57,7 +59,7 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[s
         yield where, dict(zip(header, row, strict=True))
 
 
-def jsonl_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def jsonl_rows(path: Location) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(lines(path), 1):
         where = f"{path}, line {number}"
         try:

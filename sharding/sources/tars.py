@@ -2,16 +2,19 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 from tyro.conf import Positional
 
 from psla_wds import ffmpeg
 from psla_wds.audio import ClipRefusedError
+from psla_wds.cli import LocationArg
+from psla_wds.folders import local_copy
 from psla_wds.index_files import CLASS_LABELS
 from psla_wds.labels import ClassList, read_class_list
+from psla_wds.locations import Location
 from psla_wds.manifest import ByteRange, Clip
+from psla_wds.shards import tars_in
 from sharding.members import Members, kind_of, members_by_key
 from sharding.sources.source import AUDIO_SUFFIXES, require, require_folder
 from sharding.tar_clips import check_keys, describe
@@ -25,9 +28,9 @@ class TarsSource:
     they are.
     """
 
-    folder: Positional[Path]
-    """The folder of the tars."""
-    class_labels: Path | None = None
+    folder: Positional[LocationArg]
+    """The folder of the tars, or its URL."""
+    class_labels: LocationArg | None = None
     """CSV of the classes: index,mid,display_name; that in the folder unless set."""
 
     def read(self) -> tuple[ClassList, Iterable[Clip]]:
@@ -36,15 +39,15 @@ class TarsSource:
         return classes, self._clips(classes)
 
     def _clips(self, classes: ClassList) -> Iterator[Clip]:
-        tars = sorted(self.folder.glob("*.tar"))
+        tars = tars_in(self.folder)
         require(bool(tars), "there is no tar here", self.folder, "check the path")
         for tar in tars:
-            with tar.open("rb") as file:
-                for key, members in members_by_key(tar).items():
+            with local_copy(tar) as local, local.open("rb") as file:
+                for key, members in members_by_key(local, where=tar).items():
                     yield _clip(tar, key, members, file, classes)
 
 
-def _clip(tar: Path, key: str, members: Members, file: IO[bytes], classes: ClassList) -> Clip:
+def _clip(tar: Location, key: str, members: Members, file: IO[bytes], classes: ClassList) -> Clip:
     source = f"{tar}, member {key}"
     try:
         check_keys(key, members)

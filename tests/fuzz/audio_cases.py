@@ -22,7 +22,7 @@ from psla_wds.merge import write_index
 from psla_wds.reader import ReaderConfig
 from psla_wds.schedule import BatchLayout, EvaluationSchedule
 from psla_wds.shard_index import ShardIndex
-from psla_wds.shards import PackedClip, Sidecar, sha256_of, write_sidecar, write_tar
+from psla_wds.shards import PackedClip, Sidecar, write_sidecar, write_tar
 
 MEMORY_BYTES = 2 * 2**30
 """Beside what the process has once DALI was used; its thread pools ask for address space."""
@@ -44,14 +44,14 @@ def load_outcome(shards: Path, audio: bytes) -> str:
     """What training makes of these bytes in a shard whose check sums fit them."""
     tar = shards / "shard-000000.tar"
     clip = PackedClip("a", audio, "flac", RATE_HZ // 4, RATE_HZ, ("/t/0",), "train", "x")
-    columns = write_tar(tar, [clip])
+    written = write_tar(tar, [clip])
     sidecar = Sidecar(
         shard=tar.name,
         task="task",
-        size_bytes=tar.stat().st_size,
-        sha256=sha256_of(tar),
+        size_bytes=written.size_bytes,
+        sha256=written.sha256,
         sample_rate_hz=RATE_HZ,
-        clips=columns,
+        clips=written.clips,
         rejected=[],
         versions={},
     )

@@ -172,7 +172,7 @@ def own_sidecar(tar: Path) -> Sidecar:
         PackedClip(clip_id, AUDIO, "flac", NUM_SAMPLES, 16_000, ("/t/1",), "train", "x")
         for clip_id in ("a", "b")
     ]
-    columns = write_tar(tar, clips)
+    columns = write_tar(tar, clips).clips
     return Sidecar(
         shard=tar.name,
         task="task",

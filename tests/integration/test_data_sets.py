@@ -20,6 +20,7 @@ from data_sets import (
     write_psla_json,
     write_table,
 )
+from foreign_tars import audio_of, write_class_labels, write_members
 from torchaudio.compliance.kaldi import fbank
 
 from psla_wds.audio import decode_pcm
@@ -28,6 +29,7 @@ from psla_wds.reader import Reader
 from psla_wds.shards import read_sidecar
 from sharding.build import build
 from sharding.check import check
+from sharding.index import make_index
 from sharding.pack_config import PackConfig
 from sharding.sources import (
     Esc50Source,
@@ -166,6 +168,23 @@ def test_the_audit_of_a_truncated_shard_is_refused(shards: Path, tmp_path: Path)
     os.truncate(tar, tar.stat().st_size - 4096)
     done = run_command("sharding.stats", str(copied), check=False)
     assert_user_error(done, "shard-000001.tar", "expects a shard of")
+
+
+def test_the_audit_names_a_clip_that_cannot_be_decoded(tmp_path: Path):
+    """Of tars that others built only the headers of the audio were read."""
+    whole = audio_of(0, "flac")
+    broken = whole[:100] + bytes(len(whole) - 100)
+    members = {"a.flac": whole, "a.txt": b"low", "b.flac": broken, "b.txt": b"low"}
+    folder = write_members(tmp_path / "tars" / "x.tar", members)
+    make_index(folder, write_class_labels(tmp_path / "classes.csv"))
+    done = run_command("sharding.stats", str(folder), check=False)
+    assert_user_error(done, "cannot be decoded", "x.tar", "clip b", "sharding.check --deep")
+
+
+def test_a_split_that_fsd50k_has_not_is_refused(tmp_path: Path):
+    words = ["fsd50k", str(tmp_path), f"--output={tmp_path}/out", "--splits", "train", "tset"]
+    done = run_command("sharding.build", *words, check=False)
+    assert done.returncode == 2 and "tset" in done.stdout + done.stderr
 
 
 def test_statistics_of_log_mel_are_those_of_torchaudio(shards: Path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faulty_proxy import Proxy, faulty_proxy
+from s3_server import CREDENTIALS, serving_s3
 
 from psla_wds.errors import ShardError, StaleIndexError
 from psla_wds.index_files import open_indexes, read_index
@@ -59,23 +60,11 @@ def nginx(shards: Path, tmp_path: Path) -> Iterator[int]:
 @pytest.fixture
 def s3(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """The port of an S3 server with the shards in s3://bucket/some/shards."""
-    server_module = pytest.importorskip("moto.server", reason="moto is not installed")
-    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    server = server_module.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    store = s3fs.S3FileSystem(
-        endpoint_url=f"http://127.0.0.1:{port}", skip_instance_cache=True, use_listings_cache=False
-    )
-    store.makedirs("bucket", exist_ok=True)  # moto keeps it from one test to the next
-    store.put(str(shards), "bucket/some/shards", recursive=True)
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield port
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    with serving_s3() as (port, store):
+        store.put(str(shards), "bucket/some/shards", recursive=True)
+        yield port
 
 
 @contextmanager

@@ -132,7 +132,7 @@ def test_each_try_is_logged_and_a_store_that_stays_broken_is_one_error(
     assert not isinstance(caught.value, DamagedClipError)  # or it would be replaced
     assert index.where(5) in str(caught.value) and "--resume" in str(caught.value)
     assert sum(store.requests.values()) == 5
-    lines = [r.getMessage() for r in caplog.records if "reading it again" in r.getMessage()]
+    lines = [r.getMessage() for r in caplog.records if "trying again" in r.getMessage()]
     assert len(lines) == 4 and all(index.where(5) in line for line in lines)
 
 

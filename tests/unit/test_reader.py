@@ -75,7 +75,7 @@ def test_a_read_that_fails_for_a_moment_is_tried_again(
     clips = reader.start(np.arange(10)).wait()
     reader.close()
     assert [len(clip) for clip in clips] == index.size[:10].tolist()
-    assert "I/O error; reading it again" in caplog.text and index.clip_id(0) in caplog.text
+    assert "I/O error; trying again" in caplog.text and index.clip_id(0) in caplog.text
 
 
 def test_a_read_that_hangs_is_told_with_what_it_waits_for(

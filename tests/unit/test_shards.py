@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 
 from psla_wds.errors import ShardError
 from psla_wds.shards import (
-    ClipColumns,
     PackedClip,
     Sidecar,
+    WrittenTar,
     key_of,
     read_sidecar,
-    sha256_of,
     sidecar_path,
     write_sidecar,
     write_tar,
@@ -38,7 +37,7 @@ def test_two_clip_ids_never_share_a_key(ids: list[str]):
 @given(st.dictionaries(clip_ids, st.binary(min_size=1, max_size=2000), min_size=1, max_size=8))
 def test_the_bytes_at_an_offset_are_the_audio(tmp_path_factory, clips: dict[str, bytes]):
     tar = tmp_path_factory.mktemp("tar") / "shard-000000.tar"
-    columns = write_tar(tar, [packed(clip_id, audio) for clip_id, audio in clips.items()])
+    columns = write_tar(tar, [packed(clip_id, audio) for clip_id, audio in clips.items()]).clips
     content = tar.read_bytes()
     found = {
         clip_id: content[offset : offset + size]
@@ -75,14 +74,14 @@ def test_a_failure_while_writing_leaves_no_tar(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def sidecar_of(tar: Path, columns: ClipColumns) -> Sidecar:
+def sidecar_of(tar: Path, written: WrittenTar) -> Sidecar:
     return Sidecar(
         shard=tar.name,
         task="t",
-        size_bytes=tar.stat().st_size,
-        sha256=sha256_of(tar),
+        size_bytes=written.size_bytes,
+        sha256=written.sha256,
         sample_rate_hz=16000,
-        clips=columns,
+        clips=written.clips,
         rejected=[],
         versions={},
     )
@@ -105,7 +104,7 @@ def test_a_damaged_sidecar_is_named(tmp_path: Path, damage: str):
 
 
 def test_an_empty_shard_is_a_valid_tar(tmp_path: Path):
-    columns = write_tar(tmp_path / "shard-000000.tar", [])
+    columns = write_tar(tmp_path / "shard-000000.tar", []).clips
     assert columns.offset == []
     with tarfile.open(tmp_path / "shard-000000.tar") as archive:
         assert archive.getmembers() == []

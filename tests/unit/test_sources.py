@@ -45,6 +45,28 @@ def test_jsonl_and_csv_give_the_same_clips(folder: Path):
             assert getattr(one, name) == getattr(other, name)
 
 
+def test_a_zero_is_a_value_and_not_an_absence(folder: Path):
+    row = {"path": 0, "labels": [0], "clip_id": 0, "split": 0, "start_s": 0, "end_s": 1}
+    clip = clips_of(folder, "m.jsonl", json.dumps(row))[0]
+    assert (clip.clip_id, clip.split, clip.path) == ("0", "0", folder / "0")
+    with pytest.raises(ManifestError, match=r"from 0.0 s to 0.0 s"):
+        clips_of(folder, "m.jsonl", json.dumps(row | {"end_s": 0}))
+    with pytest.raises(ManifestError, match="labels are no list"):
+        clips_of(folder, "m.jsonl", json.dumps(row | {"labels": 0}))
+    nothing = clips_of(folder, "m.jsonl", json.dumps({"path": "1", "clip_id": None, "end_s": None}))
+    assert (nothing[0].clip_id, nothing[0].end_s, nothing[0].labels) == ("1", math.inf, ())
+
+
+def test_a_file_whose_name_begins_like_a_comment_is_a_clip(folder: Path):
+    clips = clips_of(folder, "m.csv", "path,labels\n#1.wav,Dog\n\n2.wav,Dog\n")
+    assert [clip.clip_id for clip in clips] == ["#1.wav", "2.wav"]
+
+
+def test_the_length_of_a_clip_id_is_told_in_bytes(folder: Path):
+    with pytest.raises(ManifestError, match="1 to 200 bytes, this one 202"):
+        clips_of(folder, "m.csv", f"path,labels\n{'é' * 101},Dog\n")
+
+
 def test_a_label_given_twice_counts_once(folder: Path):
     clip = clips_of(folder, "m.csv", "path,labels\n1.wav,Dog|/m/a|0\n")[0]
     assert clip.labels == (0,)
