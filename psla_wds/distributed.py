@@ -47,6 +47,14 @@ class World:
         dist.all_reduce(tensor)
         return (tensor / self.size).tolist()
 
+    def mean_there(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The mean over all ranks of a tensor, where it lies: no rank waits for its GPU."""
+        if self.size == 1:
+            return tensor
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total / self.size
+
     def share(self, tensors: list[torch.Tensor]) -> None:
         """Overwrite the tensors with those of rank 0."""
         if self.size > 1:

@@ -85,6 +85,11 @@ class Loader:
         return {self._index.clip_id(row): what for row, what in self._ahead.damaged.items()}
 
     @property
+    def damaged_rows(self) -> frozenset[int]:
+        """Their rows."""
+        return frozenset(self._ahead.damaged)
+
+    @property
     def storage_wait_s(self) -> float:
         """Time spent waiting for reads so far; the rest of the waiting was for decoding."""
         return self._ahead.waited_s

@@ -121,7 +121,12 @@ def clamp_scores(scores: Float[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
 def loss(
     scores: Float[Tensor, "batch classes"], targets: Float[Tensor, "batch classes"]
 ) -> Float32[Tensor, ""]:
-    """Mean binary cross-entropy over clips and classes; a mixed clip has targets within [0, 1]."""
+    """Mean binary cross-entropy over clips and classes; a mixed clip has targets within [0, 1].
+
+    NaN where a score is NaN, of which torch's own would end the process.
+    """
     # The head gives scores, not logits (PSLA II-C); on a GPU, autocast refuses this entropy.
     with torch.autocast(scores.device.type, enabled=False):
-        return F.binary_cross_entropy(clamp_scores(scores), targets.float())
+        clamped = clamp_scores(scores)
+        entropy = F.binary_cross_entropy(clamped.nan_to_num(), targets.float())
+        return torch.where(clamped.isnan().any(), torch.nan, entropy)

@@ -12,8 +12,9 @@ from psla_wds.distributed import World
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.loader import Batch
 from psla_wds.model import AudioTagger, loss
-from train.optimizer import Moment, build_optimizer, learning_rate
+from train.optimizer import Moment, build_optimizer, learning_rate, step_unless
 from train.recipes import Compile, TrainConfig
+from train.running_statistics import RunningStatistics
 from train.weight_average import WeightAverage
 
 AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -33,6 +34,10 @@ class Learner:
         self._average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.optimizer = build_optimizer(self.model, config.optimizer)
         self._scaler = torch.amp.GradScaler("cuda", enabled=config.precision == "float16")
+        self._statistics = RunningStatistics(self.model)
+        self.gradient_norm = self.is_bad = torch.zeros((), device=world.device)
+        """Of the last step, on the device: the norm of all gradients, and whether it was skipped
+        since its loss or gradient was not finite."""
 
     @property
     def evaluated(self) -> AudioTagger:
@@ -40,7 +45,10 @@ class Learner:
         return self._average.model if self._average else self.model
 
     def step(self, batches: Iterator[Batch], moment: Moment) -> torch.Tensor:
-        """Do a step of the run; the loss, on the device. Nothing in it waits for a GPU."""
+        """Do a step of the run; the loss over all ranks, on the device.
+
+        Nothing in it waits for a GPU. A step whose loss or gradient is not finite changes nothing.
+        """
         try:
             return self._step(batches, moment)
         except torch.OutOfMemoryError as error:
@@ -52,6 +60,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self._config.optimizer, moment)
         self.optimizer.zero_grad(set_to_none=True)
+        statistics = self._statistics.read()
         passes = self._config.accumulate
         step_loss = torch.zeros((), device=self._world.device)
         for forward_pass in range(passes):
@@ -62,11 +71,23 @@ class Learner:
                 pass_loss = loss(scores, self._targets(batch)) / passes
                 self._scaler.scale(pass_loss).backward()
             step_loss += pass_loss.detach()
-        self._scaler.step(self.optimizer)
+        step_loss = self._world.mean_there(step_loss)
+        self._update(step_loss, statistics)
+        return step_loss
+
+    def _update(self, step_loss: torch.Tensor, statistics: torch.Tensor) -> None:
+        """Change the model by the gradient, unless something is not finite; alike on all ranks."""
+        self._scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self.gradient_norm = torch.nn.utils.get_total_norm(gradients)
+        scale = self._scaler.scale(torch.ones((), device=self._world.device))
+        self.is_bad = is_bad(step_loss, self.gradient_norm, scale)
+        skip = ~(step_loss.isfinite() & self.gradient_norm.isfinite())
+        step_unless(skip, self.optimizer)
         self._scaler.update()
+        self._statistics.restore_where(skip, statistics)
         if self._average:
             self._average.update()
-        return step_loss
 
     def _targets(self, batch: Batch) -> torch.Tensor:
         """Labels, and a teacher's scores for them by weight, if there is one.
@@ -128,6 +149,12 @@ class Learner:
     def _autocast(self) -> AbstractContextManager[None]:
         dtype = AUTOCAST_DTYPES.get(self._config.precision)
         return torch.autocast(self._world.device.type, dtype) if dtype else nullcontext()
+
+
+def is_bad(loss: torch.Tensor, gradient_norm: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Whether something is wrong with a step, and not only too large for float16 as it was scaled:
+    then the scale is lowered, which is how it is found, and the step is skipped as well."""
+    return ~loss.isfinite() | (~gradient_norm.isfinite() & (scale <= 1))
 
 
 def _compiled(model: AudioTagger, mode: Compile) -> torch.nn.Module:

@@ -3,6 +3,7 @@
 import json
 import logging
 import signal
+from dataclasses import asdict
 from types import FrameType
 from typing import Any
 
@@ -16,13 +17,15 @@ from psla_wds.distributed import World
 from psla_wds.loader import Loader
 from psla_wds.model import loss
 from psla_wds.progress import DataTimer, Interval, clip_bar
-from psla_wds.schedule import BatchLayout, Plans, TrainingSchedule
 from psla_wds.shard_index import ShardIndex
+from train.bad_steps import BadSteps, clips_as_json
 from train.learner import Learner
+from train.measures import Means, Measures
 from train.optimizer import Moment, learning_rate
 from train.recipes import TrainConfig
 from train.run_dir import RunDir, RunLog
 from train.states import StateWriter
+from train.training_data import TrainingData, layout_of, open_training_data
 
 logger = logging.getLogger("train")
 
@@ -49,7 +52,9 @@ class Trainer:
         self._step = 0  # done, over all epochs
         self._total_steps = 0  # of the run, once its length is known
         self._epochs_done = 0  # trained, evaluated and saved
-        self._interval_loss, self._epoch_loss = MeanLoss(), MeanLoss()
+        self._measures = Measures(world.device)
+        self._interval, self._epoch = Means(), Means()  # since the last record of each
+        self._bad_steps = BadSteps(config.run_dir, world, most=config.max_bad_steps)
         self._damaged: list[str] = []  # ids of clips in the log as damaged
         self._stop_signal = 0
 
@@ -57,31 +62,15 @@ class Trainer:
         """Go through the epochs that are left; raises `SystemExit` when told to stop."""
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._on_stop_signal)
-        layout = self._layout()
-        config = self._config
-        plans = Plans(self._index, config.sampler, seed=config.seed)
-        schedule = TrainingSchedule(
-            plans,
-            config.augment,
-            layout,
-            log_mel_shape=(config.features.num_frames, config.features.num_mels),
-            first_step=self._step,
-        )
-        loader = Loader(
-            self._index,
-            schedule,
-            clips_per_pass=layout.clips_per_pass,
-            features=config.features,
-            config=config.reader,
-            device=self._world.device,
-        )
-        self._total_steps = config.epochs * schedule.steps_per_epoch
-        with loader, self._states:
+        config, world = self._config, self._world
+        data = open_training_data(config, world, self._index, first_step=self._step)
+        self._total_steps = config.epochs * data.schedule.steps_per_epoch
+        with data.loader as loader, self._states:
             batches = DataTimer(loader)
             for epoch in range(self._epochs_done + 1, config.epochs + 1):
-                self._world.agree(plans.of_epoch(epoch).fingerprint(), f"plans of epoch {epoch}")
+                world.agree(data.plans.of_epoch(epoch).fingerprint(), f"plans of epoch {epoch}")
                 storage_wait_before_s = loader.storage_wait_s
-                interval = self._train_epoch(epoch, schedule.steps_per_epoch, batches, log)
+                interval = self._train_epoch(epoch, data, batches, log)
                 storage_wait_s = loader.storage_wait_s - storage_wait_before_s
                 self._say_what_bounded(epoch, interval, loader, storage_wait_s)
                 self._tell_damaged(loader.damaged, log)
@@ -93,31 +82,24 @@ class Trainer:
             "step": self._step,
             "epochs_done": self._epochs_done,
             "index_fingerprint": self._index.fingerprint,
-            "interval_loss": self._interval_loss.state(),
-            "epoch_loss": self._epoch_loss.state(),
+            "interval": asdict(self._interval),
+            "epoch": asdict(self._epoch),
             "damaged": self._damaged,
+            "bad_steps": self._bad_steps.steps,
             "learner": self._learner.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self._step, self._epochs_done = state["step"], state["epochs_done"]
-        self._interval_loss = MeanLoss(*state["interval_loss"])
-        self._epoch_loss = MeanLoss(*state["epoch_loss"])
+        self._interval, self._epoch = Means(**state["interval"]), Means(**state["epoch"])
         self._damaged = list(state["damaged"])
+        self._bad_steps.steps = list(state["bad_steps"])
         self._learner.load_state(state["learner"])
 
-    def _layout(self) -> BatchLayout:
-        return BatchLayout(
-            batch_size=self._config.batch_size,
-            rank=self._world.rank,
-            world_size=self._world.size,
-            accumulate=self._config.accumulate,
-        )
-
     def _train_epoch(
-        self, epoch: int, steps_per_epoch: int, batches: DataTimer, log: RunLog
+        self, epoch: int, data: TrainingData, batches: DataTimer, log: RunLog
     ) -> Interval:
-        config, end = self._config, epoch * steps_per_epoch
+        config, end = self._config, epoch * data.schedule.steps_per_epoch
         whole, since_log = Interval(batches), Interval(batches)
         with clip_bar(
             desc=f"epoch {epoch}/{config.epochs}",
@@ -125,30 +107,62 @@ class Trainer:
             disable=not self._world.is_main,
         ) as bar:
             while self._step < end:
-                step_loss = self._learner.step(batches, self._moment(self._step, epoch))
-                self._interval_loss.add(step_loss)
-                self._epoch_loss.add(step_loss)
-                self._step += 1
+                self._do_step(epoch, batches)
+                stops = self._agree_to_stop()
+                if stops or self._step == end or self._must_read():
+                    self._read_measures(epoch, data, log)
                 whole.clips += config.batch_size
                 since_log.clips += config.batch_size
                 bar.update(config.batch_size)
                 if self._step % config.log_every_steps == 0:
                     self._log_interval(epoch, since_log, bar, log)
                     since_log = Interval(batches)
-                self._save_state_when_due()
+                self._save_state_when_due(stops)
         return whole
 
+    def _do_step(self, epoch: int, batches: DataTimer) -> None:
+        learner = self._learner
+        step_loss = learner.step(batches, self._moment(self._step, epoch))
+        self._step += 1
+        self._measures.add(self._step, step_loss, learner.gradient_norm, learner.is_bad)
+
+    def _must_read(self) -> bool:
+        """Whether something will be made of the numbers now, on which all ranks must agree."""
+        intervals = (self._config.log_every_steps, self._config.state_every_steps)
+        return self._measures.is_full or any(self._step % steps == 0 for steps in intervals)
+
+    def _read_measures(self, epoch: int, data: TrainingData, log: RunLog) -> None:
+        """Wait for the GPU, and take in the numbers of the last steps; raises if they are bad."""
+        measures = self._measures.read()
+        for measured in measures:
+            if not measured.is_bad:
+                self._interval.add(measured)
+                self._epoch.add(measured)
+        bad = [measured for measured in measures if measured.is_bad]
+        for measured in bad:
+            log.write("bad_step", step=measured.step, epoch=epoch)
+        if bad:
+            self._bad_steps.record(
+                bad,
+                epoch,
+                lambda step: [
+                    clip
+                    for draws in data.draws_of_step(step)
+                    for clip in clips_as_json(draws, self._index)
+                ],
+            )
+
     def _log_interval(self, epoch: int, interval: Interval, bar: tqdm, log: RunLog) -> None:
-        mean_loss, data_wait = self._world.mean([self._interval_loss.take(), interval.data_wait])
-        bar.set_postfix(loss=f"{mean_loss:.4f}", data_wait=f"{data_wait:.0%}", refresh=False)
+        (data_wait,), means = self._world.mean([interval.data_wait]), self._interval.take()
+        bar.set_postfix(loss=f"{means['loss']:.4f}", data_wait=f"{data_wait:.0%}", refresh=False)
         log.write(
             "step",
             step=self._step,
             epoch=epoch,
-            loss=mean_loss,
             learning_rate=self._learning_rate(epoch),
             clips_per_s=interval.clips_per_s,
             data_wait=data_wait,
+            **means,
         )
 
     def _say_what_bounded(
@@ -182,7 +196,7 @@ class Trainer:
     ) -> None:
         """Evaluate, save the weights, log: the epoch counts once all of this is done."""
         train_s, clips_per_s = interval.elapsed_s, interval.clips_per_s
-        train_loss, data_wait = self._world.mean([self._epoch_loss.take(), interval.data_wait])
+        (data_wait,), means = self._world.mean([interval.data_wait]), self._epoch.take()
         self._learner.share_statistics()
         metrics = self._evaluate()
         if self._world.is_main:
@@ -191,7 +205,7 @@ class Trainer:
             "epoch",
             step=self._step,
             epoch=epoch,
-            train_loss=train_loss,
+            train_loss=means["loss"],
             learning_rate=self._learning_rate(epoch),
             clips_per_s=clips_per_s,
             data_wait=data_wait,
@@ -210,7 +224,7 @@ class Trainer:
             self._eval_index,
             self._config.features,
             self._world,
-            batch_size=self._layout().clips_per_pass,
+            batch_size=layout_of(self._config, self._world).clips_per_pass,
             reader=self._config.reader,
         )
         if scores is None:
@@ -244,11 +258,15 @@ class Trainer:
     def _on_stop_signal(self, number: int, _: FrameType | None) -> None:
         self._stop_signal = number
 
-    def _save_state_when_due(self) -> None:
+    def _agree_to_stop(self) -> bool:
+        """Whether a rank was told to stop; the same on all, since they ask at the same steps."""
+        ask = self._world.size == 1 or self._step % STOP_CHECK_STEPS == 0
+        return ask and self._world.any(self._stop_signal > 0)
+
+    def _save_state_when_due(self, stops: bool) -> None:
         if self._step % self._config.state_every_steps == 0:
             self._save_state()
-        ask = self._world.size == 1 or self._step % STOP_CHECK_STEPS == 0
-        if ask and self._world.any(self._stop_signal > 0):
+        if stops:
             self._save_state()
             self._states.finish()
             logger.info(
@@ -261,24 +279,3 @@ class Trainer:
     def _save_state(self) -> None:
         if self._world.is_main:
             self._states.save(self.state())
-
-
-class MeanLoss:
-    """The mean of losses; it reads them when asked, not at each step, which would stop the GPU."""
-
-    def __init__(self, total: float = 0.0, count: int = 0) -> None:
-        self._total: float | torch.Tensor = total
-        self._count = count
-
-    def add(self, loss: torch.Tensor) -> None:
-        self._total = self._total + loss.double()
-        self._count += 1
-
-    def take(self) -> float:
-        """The mean so far; counting starts anew."""
-        mean = float(self._total) / max(self._count, 1)
-        self._total, self._count = 0.0, 0
-        return mean
-
-    def state(self) -> tuple[float, int]:
-        return float(self._total), self._count

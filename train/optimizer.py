@@ -74,14 +74,24 @@ class Moment:
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer of all parameters, in one fused kernel where they are on a GPU."""
+    """The optimizer of all parameters, in one fused kernel, which can skip a step on its own."""
     return ALGORITHMS[config.algorithm](
         model.parameters(),
         lr=config.learning_rate,
         betas=config.betas,
         weight_decay=config.weight_decay,
-        fused=all(p.is_cuda for p in model.parameters()) or None,  # None: torch's own choice
+        fused=True,
     )
+
+
+def step_unless(skip: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Do a step, or none if `skip` is true, without asking the device which.
+
+    Only a fused optimizer can; another does the step.
+    """
+    if all(group["fused"] for group in optimizer.param_groups):
+        optimizer.found_inf = skip.float()  # type: ignore[attr-defined]  # as torch's GradScaler
+    optimizer.step()
 
 
 def learning_rate(config: OptimizerConfig, moment: Moment) -> float:

@@ -61,6 +61,9 @@ class TrainConfig:
     """psla: what the official code does and is mended here is done as there (docs/design.md)."""
     seed: int = 0
     """Of the draws, their augmentation, the initial weights, and drop-connect."""
+    max_bad_steps: int = 0
+    """Steps with a loss or gradient that is not finite, which are skipped; one more ends the run.
+    bad_batches.jsonl in its folder lists their clips."""
     log_every_steps: int = 50
     state_every_steps: int = 1000
     """Steps between two saves of the state that --resume goes on from; also saved at the end of
@@ -73,7 +76,7 @@ class TrainConfig:
     reader: ReaderConfig = field(default_factory=ReaderConfig)
 
     def __post_init__(self) -> None:
-        for name in ("seed", "subset_seed"):
+        for name in ("seed", "subset_seed", "max_bad_steps"):
             if getattr(self, name) < 0:
                 flag = f"--{name.replace('_', '-')}"
                 raise ConfigError(

@@ -29,6 +29,7 @@ MAY_CHANGE = (
     "resume",
     "epochs",
     "accumulate",
+    "max_bad_steps",
     "log_every_steps",
     "state_every_steps",
     "reader",

@@ -15,14 +15,15 @@ from psla_wds.tensor_files import load_tensors, save_tensors
 
 logger = logging.getLogger("train")
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KEYS = {
     "step",
     "epochs_done",
     "index_fingerprint",
-    "interval_loss",
-    "epoch_loss",
+    "interval",
+    "epoch",
     "damaged",
+    "bad_steps",
     "learner",
 }
 

@@ -268,11 +268,11 @@ def test_a_damaged_state_is_named_and_kept(shards: Path, trained: Path, tmp_path
     with pytest.raises(CheckpointError, match=r"damaged[^$]*state\.pt[^$]*delete it"):
         train(parse(arguments(shards, run_dir, "--resume")))
     assert (run_dir / "state.pt").read_bytes() == b"garbage"
-    torch.save({"format_version": 1, "step": 3}, run_dir / "state.pt")
-    with pytest.raises(CheckpointError, match="the state lacks damaged, epoch_loss"):
+    torch.save({"format_version": 2, "step": 3}, run_dir / "state.pt")
+    with pytest.raises(CheckpointError, match="the state lacks bad_steps, damaged, epoch"):
         train(parse(arguments(shards, run_dir, "--resume")))
-    torch.save({"format_version": 2}, run_dir / "state.pt")
-    with pytest.raises(CheckpointError, match="the state has format 2"):
+    torch.save({"format_version": 1}, run_dir / "state.pt")
+    with pytest.raises(CheckpointError, match="the state has format 1"):
         train(parse(arguments(shards, run_dir, "--resume")))
 
 

@@ -1,0 +1,81 @@
+"""Loss and gradient of the steps: numbers that lie on the device until somebody reads them."""
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+
+MOST_UNREAD = 256
+"""Steps whose numbers the device holds; then they are read, whether they are logged or not."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A step that was done, or skipped."""
+
+    step: int
+    """From 1, over the whole run."""
+    loss: float
+    """Over the global batch."""
+    gradient_norm: float
+    """Of all parameters, before the step; not finite where a gradient is not."""
+    is_bad: bool
+    """Its loss or gradient was not finite, so it was skipped."""
+
+
+class Measures:
+    """The numbers of the last steps; writing them waits for no GPU, reading them does."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._rows = torch.zeros(MOST_UNREAD, 3, dtype=torch.float64, device=device)
+        self._steps: list[int] = []
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._steps) == MOST_UNREAD
+
+    def add(
+        self, step: int, loss: torch.Tensor, gradient_norm: torch.Tensor, is_bad: torch.Tensor
+    ) -> None:
+        numbers = [number.double() for number in (loss, gradient_norm, is_bad)]
+        self._rows[len(self._steps)] = torch.stack(numbers)
+        self._steps.append(step)
+
+    def read(self) -> list[Measured]:
+        """The steps since they were last read."""
+        steps, self._steps = self._steps, []
+        rows = self._rows[: len(steps)].tolist()
+        return [
+            Measured(step, loss, norm, bool(is_bad))
+            for step, (loss, norm, is_bad) in zip(steps, rows, strict=True)
+        ]
+
+
+@dataclass
+class Means:
+    """Sums over good steps since somebody last took their means, and the largest gradient."""
+
+    loss: float = 0.0
+    num_losses: int = 0
+    gradient_norm: float = 0.0
+    num_gradients: int = 0
+    largest: float = 0.0
+
+    def add(self, measured: Measured) -> None:
+        self.loss += measured.loss
+        self.num_losses += 1
+        if math.isfinite(measured.gradient_norm):  # in float16, one that is not is no bad step
+            self.gradient_norm += measured.gradient_norm
+            self.num_gradients += 1
+            self.largest = max(self.largest, measured.gradient_norm)
+
+    def take(self) -> dict[str, float]:
+        """The means, NaN of no steps; counting starts anew."""
+        means = {
+            "loss": self.loss / self.num_losses if self.num_losses else math.nan,
+            "gradient_norm": self.gradient_norm / max(self.num_gradients, 1),
+            "gradient_norm_max": self.largest,
+        }
+        for field in fields(self):
+            setattr(self, field.name, field.default)
+        return means
