@@ -21,6 +21,7 @@ import torch
 import tyro
 
 from psla_wds import cli
+from psla_wds.batch_norm import check_batch_norm
 from psla_wds.checkpoint import epoch_path
 from psla_wds.config import read_json, to_json
 from psla_wds.distributed import World, join_world
@@ -29,7 +30,6 @@ from psla_wds.index_files import open_indexes
 from psla_wds.model import AudioTagger, build_model
 from psla_wds.overlay import apply_overlay
 from psla_wds.reader import ReaderConfig
-from psla_wds.schedule import BatchLayout
 from psla_wds.shard_index import ShardIndex
 from psla_wds.teacher import apply_teacher
 from train.learner import Learner
@@ -37,6 +37,7 @@ from train.loop import Trainer
 from train.recipes import RECIPES, TrainConfig, with_compat
 from train.run_dir import RunDir, RunLog
 from train.settings import check_all_read
+from train.training_data import layout_of
 
 PROG = "torchrun train/main.py"
 
@@ -51,8 +52,8 @@ def train(config: TrainConfig) -> None:
         world.agree(str(state["step"] if state else 0), "steps to go on from")
         torch.manual_seed(config.seed)
         model = world.together(lambda: _model(config, index, world))
-        world.together(lambda: run_dir.begin(config) if world.is_main else None)
         learner = Learner(config, world, model)
+        world.together(lambda: run_dir.begin(config) if world.is_main else None)
         trainer = Trainer(config, world, learner, index, eval_index)
         if state:
             world.together(lambda: trainer.load_state(state))
@@ -86,7 +87,13 @@ def _prepare(
     """Find every mistake that can be found before the ranks depend on one another."""
     if not config.index:
         raise ConfigError("there is nothing to train on", where="index", fix="set --index SHARDS")
-    BatchLayout(batch_size=config.batch_size, world_size=world.size, accumulate=config.accumulate)
+    layout = layout_of(config, world)
+    check_batch_norm(
+        config.batch_norm,
+        config.batch_norm_group,
+        clips_per_pass=layout.clips_per_pass,
+        device=world.device,
+    )
     index = open_indexes(config.index)
     if config.labels:
         index = apply_overlay(index, config.labels)
