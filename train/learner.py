@@ -110,6 +110,11 @@ class Learner:
         averaged = self._average.model.buffers() if self._average else ()
         self._world.share([*self.model.buffers(), *averaged])
 
+    def saved_bytes(self) -> tuple[int, int]:
+        """Sizes of a checkpoint and of a state, but for what is small in them."""
+        weights = sum(tensor.nbytes for tensor in self.model.state_dict().values())
+        return weights, (4 if self._average else 3) * weights  # Adam has two numbers a weight
+
     def state(self) -> dict[str, Any]:
         state = {
             "model": self.model.state_dict(),

@@ -76,6 +76,10 @@ class Trainer:
                 self._tell_damaged(loader.damaged, log)
                 self._finish_epoch(epoch, interval, batches.take_percentiles(), log)
 
+    @property
+    def epochs_left(self) -> int:
+        return max(self._config.epochs - self._epochs_done, 0)
+
     def state(self) -> dict[str, Any]:
         """What, with the configuration, makes the rest of the run what it would have been."""
         return {

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from psla_wds.overlay import apply_overlay
 from psla_wds.reader import ReaderConfig
 from psla_wds.shard_index import ShardIndex
 from psla_wds.teacher import apply_teacher
+from train.dry_run import try_out
 from train.learner import Learner
 from train.loop import Trainer
 from train.recipes import RECIPES, TrainConfig, with_compat
@@ -53,10 +55,17 @@ def train(config: TrainConfig) -> None:
         torch.manual_seed(config.seed)
         model = world.together(lambda: _model(config, index, world))
         learner = Learner(config, world, model)
-        world.together(lambda: run_dir.begin(config) if world.is_main else None)
         trainer = Trainer(config, world, learner, index, eval_index)
         if state:
             world.together(lambda: trainer.load_state(state))
+        room = _room(learner, trainer.epochs_left)
+        world.together(lambda: run_dir.check_room(room) if world.is_main else None)
+        if config.dry_run:
+            first_step = state["step"] if state else 0
+            dry_run = partial(try_out, config, world, index, eval_index, learner, first_step)
+            _say_what_would_be_done(world.together(dry_run), config, world)
+            return
+        world.together(lambda: run_dir.begin(config) if world.is_main else None)
         with RunLog(config.run_dir, enabled=world.is_main) as log:
             trainer.train(log)
         if world.is_main:
@@ -125,6 +134,19 @@ def _model(config: TrainConfig, index: ShardIndex, world: World) -> AudioTagger:
     """The initial model; other ranks get rank 0's weights, and need no ImageNet file."""
     model = config.model if world.is_main else replace(config.model, initial_weights="none")
     return build_model(model, len(index.classes))
+
+
+def _room(learner: Learner, epochs: int) -> int:
+    """Bytes that a run of so many epochs leaves: their checkpoints, and the states (at most three
+    at a time)."""
+    checkpoint, state = learner.saved_bytes()
+    return epochs * checkpoint + 3 * state
+
+
+def _say_what_would_be_done(found: dict[str, str], config: TrainConfig, world: World) -> None:
+    if world.is_main:
+        print("\n".join(f"{name:<16}{text}" for name, text in found.items()))
+        print(f"wrote nothing to {config.run_dir}; next: the same command without --dry-run")
 
 
 def _say_what_next(config: TrainConfig) -> None:

@@ -45,6 +45,8 @@ class TrainConfig:
     """Folder of the run; a new one, unless --resume."""
     resume: bool = False
     """Go on where the run stopped, on any number of processes; from its start if it has none."""
+    dry_run: bool = False
+    """Check all that a run checks, read a batch, tell what the run would do, and write nothing."""
     epochs: int = 30
     batch_size: int = 100
     """Clips of an optimizer step over all processes, so that results do not depend on their

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,6 +28,7 @@ MAY_CHANGE = (
     "eval_index",
     "run_dir",
     "resume",
+    "dry_run",
     "epochs",
     "accumulate",
     "max_bad_steps",
@@ -65,6 +67,26 @@ class RunDir:
                 fix=f"{advice}choose another --run-dir",
             )
         return None
+
+    def check_room(self, num_bytes: int) -> None:
+        """Raise unless the folder can be written, and so many bytes are free there."""
+        place = self.folder.absolute()
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            raise PslaError(
+                "the run folder cannot be written",
+                where=self.folder,
+                fix=f"choose another --run-dir, or give write access to {place}",
+            )
+        free_bytes = shutil.disk_usage(place).free
+        if free_bytes < num_bytes:
+            raise PslaError(
+                f"the checkpoints and states of this run take {num_bytes / 1e9:.3g} GB, and "
+                f"{free_bytes / 1e9:.3g} GB are free",
+                where=self.folder,
+                fix="choose another --run-dir, or make room there",
+            )
 
     def begin(self, config: TrainConfig) -> None:
         """Make the folder, with the configuration that makes the run again, for this run alone."""
