@@ -167,7 +167,14 @@ class Trainer:
             clips_per_s=interval.clips_per_s,
             data_wait=data_wait,
             **means,
+            **self._memory(),
         )
+
+    def _memory(self) -> dict[str, float]:
+        """The most memory of rank 0's GPU that tensors took so far."""
+        if self._world.device.type != "cuda":
+            return {}
+        return {"gpu_memory_gib": torch.cuda.max_memory_allocated(self._world.device) / 2**30}
 
     def _say_what_bounded(
         self, epoch: int, interval: Interval, loader: Loader, storage_wait_s: float

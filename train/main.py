@@ -66,7 +66,7 @@ def train(config: TrainConfig) -> None:
             _say_what_would_be_done(world.together(dry_run), config, world)
             return
         world.together(lambda: run_dir.begin(config) if world.is_main else None)
-        with RunLog(config.run_dir, enabled=world.is_main) as log:
+        with RunLog(config, enabled=world.is_main) as log:
             trainer.train(log)
         if world.is_main:
             _say_what_next(config)

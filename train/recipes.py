@@ -77,6 +77,8 @@ class TrainConfig:
     state_every_steps: int = 1000
     """Steps between two saves of the state that --resume goes on from; also saved at the end of
     each epoch and on SIGTERM or SIGUSR1."""
+    wandb: str | None = None
+    """Project of Weights & Biases that gets the numbers of the log as well (needs the package)."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
