@@ -13,7 +13,13 @@ from psla_wds.distributed import World
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.loader import Batch
 from psla_wds.model import AudioTagger, loss
-from train.optimizer import Moment, build_optimizer, learning_rate, step_unless
+from train.optimizer import (
+    Moment,
+    build_optimizer,
+    learning_rate,
+    load_optimizer,
+    step_unless,
+)
 from train.recipes import Compile, TrainConfig
 from train.running_statistics import RunningStatistics
 from train.weight_average import WeightAverage
@@ -128,10 +134,10 @@ class Learner:
             self.model.load_state_dict(state["model"])
             if self._average:
                 self._average.model.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_optimizer(self.optimizer, state["optimizer"])
             self._scaler.load_state_dict(state["scaler"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[-1].strip()
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
             raise CheckpointError(
                 f"the state does not fit this model: {reason}",
                 where="state.pt",

@@ -24,7 +24,7 @@ from train.measures import Means, Measures
 from train.optimizer import Moment, learning_rate
 from train.recipes import TrainConfig
 from train.run_dir import RunDir, RunLog
-from train.states import StateWriter
+from train.states import StateWriter, check_types
 from train.training_data import TrainingData, layout_of, open_training_data
 
 logger = logging.getLogger("train")
@@ -94,6 +94,8 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a state; `CheckpointError` if it is none of this run's."""
+        check_types(state)
         self._step, self._epochs_done = state["step"], state["epochs_done"]
         self._interval, self._epoch = Means(**state["interval"]), Means(**state["epoch"])
         self._damaged = list(state["damaged"])

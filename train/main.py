@@ -82,7 +82,9 @@ def _code() -> str:
 
 
 def _agree_on_settings(config: TrainConfig, world: World) -> None:
-    """Raise on all ranks where a setting differs, but for where shards lie, and how to read."""
+    """Raise on all ranks where a setting differs, but for where shards lie, and how to read; or
+    where some have no GPU."""
+    world.agree(world.device.type, "kinds of device")
     settings = to_json(replace(config, index=(), eval_index=(), reader=ReaderConfig()))
     others = [json.loads(text) for text in world.messages(json.dumps(settings))]
     for name, value in settings.items():
