@@ -19,9 +19,13 @@ def save_tensors(content: dict[str, Any], path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_open(path) as file:
             torch.save(content, file)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        # torch ends its archive after a write that failed, and fails again: that hides the disk's.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
         raise PslaError(
-            f"cannot write the file: {error.strerror}",
+            f"cannot write the file: {reason.strerror}",
             where=path,
             fix="make room or give write access, or choose another place",
         ) from None

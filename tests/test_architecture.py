@@ -84,6 +84,22 @@ def test_shards_index_and_plans_need_no_torch(module: str):
         waiting += [m for m in top_level if m.startswith("psla_wds.") and m not in seen]
 
 
+def uses_of_wall_clocks(text: str) -> list[str]:
+    """Calls whose results differ where the clocks of two nodes do."""
+    return [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node) in ("time.time", "time.time_ns", "datetime.now", "datetime.utcnow")
+    ]
+
+
+def test_nothing_that_trains_or_scores_reads_a_wall_clock():
+    trained = [p for p in sources() if p.parts[len(ROOT.parts)] in ("psla_wds", "train", "eval")]
+    assert not [use for path in trained for use in uses_of_wall_clocks(path.read_text())]
+    assert uses_of_wall_clocks("import time\nbegan = time.time()") == ["line 2: time.time"]
+
+
 def test_no_two_files_share_a_name():
     # But for the command that makes what its module of the library reads.
     own = [path for path in sources() if path != ROOT / "sharding" / "labels.py"]

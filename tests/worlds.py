@@ -2,17 +2,21 @@
 
 import multiprocessing
 import os
+import pickle
 import socket
+import sys
 from collections.abc import Callable
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from conftest import assert_user_error  # noqa: F401 (the forked processes check shapes, too)
+from conftest import TINY_CLASSES  # noqa: F401 (with it comes the checking of shapes)
 
 from psla_wds.errors import PslaError
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["worlds"])
+_context.set_forkserver_preload(["worlds", "train.main"])
 
 Outcome = tuple[str, Any]
 """How a rank ended: "value" and what `work` gave, "exit" and a status, or "error" and its text."""
@@ -26,6 +30,7 @@ def in_world(size: int, work: Callable[..., Any], *arguments: object) -> list[An
 
 
 def outcomes_in_world(size: int, work: Callable[..., Any], *arguments: object) -> list[Outcome]:
+    _start_server()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -38,22 +43,39 @@ def outcomes_in_world(size: int, work: Callable[..., Any], *arguments: object) -
         rank.start()
     for _, sender in pipes:
         sender.close()
-    outcomes = [receiver.recv() for receiver, _ in pipes]
+    outcomes = [pickle.loads(receiver.recv_bytes()) for receiver, _ in pipes]
     for rank in ranks:
         rank.join()
     return outcomes
 
 
+def _start_server() -> None:
+    """The process to fork from, which finds the tests where this one does."""
+    path = os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ["PYTHONPATH"] = path
+
+
 def _be_rank(
-    rank: int, size: int, port: int, sender: Any, work: Callable[..., Any], arguments: Any
+    rank: int,
+    size: int,
+    port: int,
+    sender: Connection,
+    work: Callable[..., Any],
+    arguments: tuple[object, ...],
 ) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "PSLA_TIMEOUT_S": "60"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    outcome: Outcome
     try:
         outcome = "value", work(*arguments)
     except PslaError as error:
         outcome = "error", str(error)
     except SystemExit as end:
         outcome = "exit", end.code
-    sender.send(outcome)
+    # Not `send`, which leaves tensors in shared memory that ends with this process.
+    sender.send_bytes(pickle.dumps(outcome))

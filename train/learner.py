@@ -8,11 +8,18 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from psla_wds.batch_norm import has_first_group, normalise_over
 from psla_wds.distributed import World
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.loader import Batch
 from psla_wds.model import AudioTagger, loss
-from train.optimizer import Moment, build_optimizer, learning_rate, step_unless
+from train.optimizer import (
+    Moment,
+    build_optimizer,
+    learning_rate,
+    load_optimizer,
+    step_unless,
+)
 from train.recipes import Compile, TrainConfig
 from train.running_statistics import RunningStatistics
 from train.weight_average import WeightAverage
@@ -29,6 +36,7 @@ class Learner:
                 "float16 training needs a GPU", where="precision", fix="set --precision bfloat16"
             )
         self._config, self._world = config, world
+        normalise_over(config.batch_norm, config.batch_norm_group, model.trunk)
         self.model = model.to(world.device, memory_format=torch.channels_last)
         self._parallel = _data_parallel(_compiled(self.model, config.compile), world)
         self._average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
@@ -65,6 +73,7 @@ class Learner:
         step_loss = torch.zeros((), device=self._world.device)
         for forward_pass in range(passes):
             batch = next(batches)
+            has_first_group(self.model, self._world.is_main and forward_pass == 0)
             with self._gradient_sync(is_last=forward_pass == passes - 1):
                 with self._autocast():
                     scores = self._parallel(batch.log_mel)
@@ -101,11 +110,16 @@ class Learner:
     def share_statistics(self) -> None:
         """Give all ranks BatchNorm's running statistics of rank 0, which evaluation uses.
 
-        Each rank has those of its own share of the batches; the official code, too, keeps those
-        of its first GPU.
+        Each rank has those of its own share of the batches, or none of ghost groups; the official
+        code, too, keeps those of its first GPU.
         """
         averaged = self._average.model.buffers() if self._average else ()
         self._world.share([*self.model.buffers(), *averaged])
+
+    def saved_bytes(self) -> tuple[int, int]:
+        """Sizes of a checkpoint and of a state, but for what is small in them."""
+        weights = sum(tensor.nbytes for tensor in self.model.state_dict().values())
+        return weights, (4 if self._average else 3) * weights  # Adam has two numbers a weight
 
     def state(self) -> dict[str, Any]:
         state = {
@@ -120,10 +134,10 @@ class Learner:
             self.model.load_state_dict(state["model"])
             if self._average:
                 self._average.model.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_optimizer(self.optimizer, state["optimizer"])
             self._scaler.load_state_dict(state["scaler"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[-1].strip()
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
             raise CheckpointError(
                 f"the state does not fit this model: {reason}",
                 where="state.pt",

@@ -24,7 +24,7 @@ from train.measures import Means, Measures
 from train.optimizer import Moment, learning_rate
 from train.recipes import TrainConfig
 from train.run_dir import RunDir, RunLog
-from train.states import StateWriter
+from train.states import StateWriter, check_types
 from train.training_data import TrainingData, layout_of, open_training_data
 
 logger = logging.getLogger("train")
@@ -76,6 +76,10 @@ class Trainer:
                 self._tell_damaged(loader.damaged, log)
                 self._finish_epoch(epoch, interval, batches.take_percentiles(), log)
 
+    @property
+    def epochs_left(self) -> int:
+        return max(self._config.epochs - self._epochs_done, 0)
+
     def state(self) -> dict[str, Any]:
         """What, with the configuration, makes the rest of the run what it would have been."""
         return {
@@ -90,6 +94,8 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a state; `CheckpointError` if it is none of this run's."""
+        check_types(state)
         self._step, self._epochs_done = state["step"], state["epochs_done"]
         self._interval, self._epoch = Means(**state["interval"]), Means(**state["epoch"])
         self._damaged = list(state["damaged"])
@@ -163,7 +169,14 @@ class Trainer:
             clips_per_s=interval.clips_per_s,
             data_wait=data_wait,
             **means,
+            **self._memory(),
         )
+
+    def _memory(self) -> dict[str, float]:
+        """The most memory of rank 0's GPU that tensors took so far."""
+        if self._world.device.type != "cuda":
+            return {}
+        return {"gpu_memory_gib": torch.cuda.max_memory_allocated(self._world.device) / 2**30}
 
     def _say_what_bounded(
         self, epoch: int, interval: Interval, loader: Loader, storage_wait_s: float

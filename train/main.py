@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 import tyro
 
 from psla_wds import cli
+from psla_wds.batch_norm import check_batch_norm
 from psla_wds.checkpoint import epoch_path
 from psla_wds.config import read_json, to_json
 from psla_wds.distributed import World, join_world
@@ -29,14 +31,15 @@ from psla_wds.index_files import open_indexes
 from psla_wds.model import AudioTagger, build_model
 from psla_wds.overlay import apply_overlay
 from psla_wds.reader import ReaderConfig
-from psla_wds.schedule import BatchLayout
 from psla_wds.shard_index import ShardIndex
 from psla_wds.teacher import apply_teacher
+from train.dry_run import try_out
 from train.learner import Learner
 from train.loop import Trainer
 from train.recipes import RECIPES, TrainConfig, with_compat
 from train.run_dir import RunDir, RunLog
 from train.settings import check_all_read
+from train.training_data import layout_of
 
 PROG = "torchrun train/main.py"
 
@@ -51,12 +54,19 @@ def train(config: TrainConfig) -> None:
         world.agree(str(state["step"] if state else 0), "steps to go on from")
         torch.manual_seed(config.seed)
         model = world.together(lambda: _model(config, index, world))
-        world.together(lambda: run_dir.begin(config) if world.is_main else None)
         learner = Learner(config, world, model)
         trainer = Trainer(config, world, learner, index, eval_index)
         if state:
             world.together(lambda: trainer.load_state(state))
-        with RunLog(config.run_dir, enabled=world.is_main) as log:
+        room = _room(learner, trainer.epochs_left)
+        world.together(lambda: run_dir.check_room(room) if world.is_main else None)
+        if config.dry_run:
+            first_step = state["step"] if state else 0
+            dry_run = partial(try_out, config, world, index, eval_index, learner, first_step)
+            _say_what_would_be_done(world.together(dry_run), config, world)
+            return
+        world.together(lambda: run_dir.begin(config) if world.is_main else None)
+        with RunLog(config, enabled=world.is_main) as log:
             trainer.train(log)
         if world.is_main:
             _say_what_next(config)
@@ -72,7 +82,9 @@ def _code() -> str:
 
 
 def _agree_on_settings(config: TrainConfig, world: World) -> None:
-    """Raise on all ranks where a setting differs, but for where shards lie, and how to read."""
+    """Raise on all ranks where a setting differs, but for where shards lie, and how to read; or
+    where some have no GPU."""
+    world.agree(world.device.type, "kinds of device")
     settings = to_json(replace(config, index=(), eval_index=(), reader=ReaderConfig()))
     others = [json.loads(text) for text in world.messages(json.dumps(settings))]
     for name, value in settings.items():
@@ -86,7 +98,13 @@ def _prepare(
     """Find every mistake that can be found before the ranks depend on one another."""
     if not config.index:
         raise ConfigError("there is nothing to train on", where="index", fix="set --index SHARDS")
-    BatchLayout(batch_size=config.batch_size, world_size=world.size, accumulate=config.accumulate)
+    layout = layout_of(config, world)
+    check_batch_norm(
+        config.batch_norm,
+        config.batch_norm_group,
+        clips_per_pass=layout.clips_per_pass,
+        device=world.device,
+    )
     index = open_indexes(config.index)
     if config.labels:
         index = apply_overlay(index, config.labels)
@@ -118,6 +136,19 @@ def _model(config: TrainConfig, index: ShardIndex, world: World) -> AudioTagger:
     """The initial model; other ranks get rank 0's weights, and need no ImageNet file."""
     model = config.model if world.is_main else replace(config.model, initial_weights="none")
     return build_model(model, len(index.classes))
+
+
+def _room(learner: Learner, epochs: int) -> int:
+    """Bytes that a run of so many epochs leaves: their checkpoints, and the states (at most three
+    at a time)."""
+    checkpoint, state = learner.saved_bytes()
+    return epochs * checkpoint + 3 * state
+
+
+def _say_what_would_be_done(found: dict[str, str], config: TrainConfig, world: World) -> None:
+    if world.is_main:
+        print("\n".join(f"{name:<16}{text}" for name, text in found.items()))
+        print(f"wrote nothing to {config.run_dir}; next: the same command without --dry-run")
 
 
 def _say_what_next(config: TrainConfig) -> None:

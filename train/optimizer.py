@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -82,6 +82,25 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
         weight_decay=config.weight_decay,
         fused=True,
     )
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Go on from the running means in a state; the settings stay those of the optimizer.
+
+    torch compares nothing but the number of weights: a means of another shape is a ValueError here.
+    """
+    settings = [dict(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, before in zip(optimizer.param_groups, settings, strict=True):
+        group.clear()
+        group.update(before)
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            means = optimizer.state.get(weight, {})
+            shapes = {name: tuple(tensor.shape) for name, tensor in means.items()}
+            wanted = {"step": (), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}
+            if means and shapes != wanted:
+                raise ValueError(f"the optimizer has {shapes} for a weight of {weight.shape}")
 
 
 def step_unless(skip: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import UseAppendAction, arg
 
 from psla_wds.augment import AugmentConfig
+from psla_wds.batch_norm import BatchNormOver
 from psla_wds.errors import ConfigError
 from psla_wds.features import FeatureConfig
 from psla_wds.model import ModelConfig
@@ -44,12 +45,20 @@ class TrainConfig:
     """Folder of the run; a new one, unless --resume."""
     resume: bool = False
     """Go on where the run stopped, on any number of processes; from its start if it has none."""
+    dry_run: bool = False
+    """Check all that a run checks, read a batch, tell what the run would do, and write nothing."""
     epochs: int = 30
     batch_size: int = 100
     """Clips of an optimizer step over all processes, so that results do not depend on their
-    number. The official code has 4 GPUs with 25 each, and BatchNorm sees each GPU's share."""
+    number, but for --batch-norm. The official code has 4 GPUs with 25 each."""
     accumulate: int = 1
     """Forward passes that each process cuts its share of a step into, for want of memory."""
+    batch_norm: BatchNormOver = "rank"
+    """What BatchNorm normalises over: rank, each process's share of a pass, as in the official
+    code; groups, --batch-norm-group clips in a row, whoever has them, so that results do not
+    depend on the number of processes; batch, all processes' shares together (GPUs only)."""
+    batch_norm_group: int | None = None
+    """Clips of a group; 25 on any number of GPUs is what the paper has on 4."""
     precision: Precision = "bfloat16"
     """Of the trunk, by autocast; head and loss are float32. The paper's code has float32."""
     compile: Compile = "off"
@@ -68,6 +77,8 @@ class TrainConfig:
     state_every_steps: int = 1000
     """Steps between two saves of the state that --resume goes on from; also saved at the end of
     each epoch and on SIGTERM or SIGUSR1."""
+    wandb: str | None = None
+    """Project of Weights & Biases that gets the numbers of the log as well (needs the package)."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

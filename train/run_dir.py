@@ -5,6 +5,9 @@ import json
 import logging
 import math
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,6 +19,7 @@ from psla_wds.errors import ConfigError, PslaError
 from psla_wds.files import atomic_open
 from train.recipes import TrainConfig
 from train.states import StateFiles
+from train.wandb_sink import WandbSink
 
 logger = logging.getLogger("train")
 
@@ -27,11 +31,13 @@ MAY_CHANGE = (
     "eval_index",
     "run_dir",
     "resume",
+    "dry_run",
     "epochs",
     "accumulate",
     "max_bad_steps",
     "log_every_steps",
     "state_every_steps",
+    "wandb",
     "reader",
 )
 
@@ -65,6 +71,26 @@ class RunDir:
                 fix=f"{advice}choose another --run-dir",
             )
         return None
+
+    def check_room(self, num_bytes: int) -> None:
+        """Raise unless the folder can be written, and so many bytes are free there."""
+        place = self.folder.absolute()
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            raise PslaError(
+                "the run folder cannot be written",
+                where=self.folder,
+                fix=f"choose another --run-dir, or give write access to {place}",
+            )
+        free_bytes = shutil.disk_usage(place).free
+        if free_bytes < num_bytes:
+            raise PslaError(
+                f"the checkpoints and states of this run take {num_bytes / 1e9:.3g} GB, and "
+                f"{free_bytes / 1e9:.3g} GB are free",
+                where=self.folder,
+                fix="choose another --run-dir, or make room there",
+            )
 
     def begin(self, config: TrainConfig) -> None:
         """Make the folder, with the configuration that makes the run again, for this run alone."""
@@ -112,33 +138,67 @@ class RunDir:
 
 
 class RunLog:
-    """log.jsonl and TensorBoard events, on rank 0; elsewhere it writes nothing."""
+    """log.jsonl, TensorBoard, and W&B on request, on rank 0; elsewhere it writes nothing."""
 
-    def __init__(self, folder: Path, *, enabled: bool) -> None:
-        self._file = _open_log(folder / "log.jsonl") if enabled else None
-        self._board = SummaryWriter(str(folder / "tensorboard")) if enabled else None
+    def __init__(self, config: TrainConfig, *, enabled: bool) -> None:
+        folder = self._folder = config.run_dir
+        self._file: TextIO | None = None
+        self._board: SummaryWriter | None = None
+        self._wandb: WandbSink | None = None
+        if enabled:
+            with self._told_as_error():
+                self._file = _open_log(folder / "log.jsonl")
+                self._board = SummaryWriter(str(folder / "tensorboard"))
+            if config.wandb:
+                self._wandb = WandbSink(config.wandb, folder, to_json(config))
 
     def write(self, event: str, *, step: int, **values: float | int | str) -> None:
         """One record. What is not finite becomes null, which strict readers accept."""
         if self._file is None or self._board is None:
             return
+        with self._told_as_error():
+            self._write(self._file, event, step, values)
+            numbers = {
+                f"{event}/{name}": value
+                for name, value in values.items()
+                if name != "epoch" and not isinstance(value, str)
+            }
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb and numbers:
+            self._wandb.write(numbers, step=step)
+
+    def _write(
+        self, file: TextIO, event: str, step: int, values: dict[str, float | int | str]
+    ) -> None:
         finite = {
             n: v if isinstance(v, str) or math.isfinite(v) else None for n, v in values.items()
         }
         record = {"event": event, "step": step, **finite}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if name != "epoch" and not isinstance(value, str):
-                self._board.add_scalar(f"{event}/{name}", value, step)
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+
+    @contextmanager
+    def _told_as_error(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise PslaError(
+                f"cannot write the log: {error.strerror}",
+                where=self._folder,
+                fix="make room there, and go on with --resume",
+            ) from None
 
     def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None and self._board is not None:
-            self._file.close()
-            self._board.close()
+            with self._told_as_error():
+                self._file.close()
+                self._board.close()
+        if self._wandb:
+            self._wandb.close()
 
 
 def _open_log(path: Path) -> TextIO:

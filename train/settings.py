@@ -21,6 +21,7 @@ class ReadWith:
 RULES = (
     ReadWith("distill_weight", "distill", lambda folder: folder is not None),
     ReadWith("subset_seed", "subset", lambda subset: subset is not None),
+    ReadWith("batch_norm_group", "batch_norm", lambda over: over == "groups"),
     ReadWith("augment.mixup_alpha", "augment.mixup_rate", lambda rate: rate > 0),
     ReadWith("optimizer.warmup", "optimizer.warmup_steps", lambda steps: steps > 0),
     ReadWith("optimizer.decay_after_epochs", "optimizer.decay", lambda decay: decay == "steps"),

@@ -3,8 +3,9 @@
 import logging
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch.utils._pytree import tree_map_only
@@ -12,20 +13,23 @@ from torch.utils._pytree import tree_map_only
 from psla_wds.errors import CheckpointError
 from psla_wds.files import sync_folder
 from psla_wds.tensor_files import load_tensors, save_tensors
+from train.measures import Means
 
 logger = logging.getLogger("train")
 
 FORMAT_VERSION = 2
-KEYS = {
-    "step",
-    "epochs_done",
-    "index_fingerprint",
-    "interval",
-    "epoch",
-    "damaged",
-    "bad_steps",
-    "learner",
+FIX = "delete it to start again from the beginning"
+TYPES: dict[str, Any] = {
+    "step": int,
+    "epochs_done": int,
+    "index_fingerprint": str,
+    "interval": dict[str, float],
+    "epoch": dict[str, float],
+    "damaged": list[str],
+    "bad_steps": list[int],
+    "learner": dict[str, Any],
 }
+"""What stands in a state, by name."""
 
 
 class StateFiles:
@@ -91,18 +95,48 @@ class StateWriter:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    state = load_tensors(path, fix="delete it to start again from the beginning")
+    state = load_tensors(path, fix=FIX)
     if state.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
             f"the state has format {state.get('format_version')}",
             where=path,
             fix=f"this version reads format {FORMAT_VERSION}: use the one that wrote it",
         )
-    missing = KEYS - state.keys()
+    missing = TYPES.keys() - state.keys()
     if missing:
         raise CheckpointError(
             f"the state lacks {', '.join(sorted(missing))}",
             where=path,
-            fix="delete it to start again from the beginning",
+            fix=FIX,
         )
     return state
+
+
+def check_types(state: dict[str, Any]) -> None:
+    """Raise unless every value of a state is of its type, and every count at least 0."""
+    for name, expected in TYPES.items():
+        value = state[name]
+        fits = _is_a(value, expected) and not (isinstance(value, int) and value < 0)
+        if name in ("interval", "epoch"):
+            fits = fits and value.keys() == asdict(Means()).keys()
+        if not fits:
+            raise CheckpointError(
+                f"the state has no {name} of the kind that training writes",
+                where="state.pt",
+                fix=FIX,
+            )
+
+
+def _is_a(value: object, expected: Any) -> bool:
+    """Whether a value is of a type, or a list or table of one."""
+    match get_args(expected):
+        case ():
+            numbers = (int, float) if expected is float else expected
+            return expected is Any or (isinstance(value, numbers) and not isinstance(value, bool))
+        case (item,):
+            return isinstance(value, list) and all(_is_a(v, item) for v in value)
+        case (key, item):
+            return isinstance(value, dict) and all(
+                _is_a(k, key) and _is_a(v, item) for k, v in value.items()
+            )
+    return False

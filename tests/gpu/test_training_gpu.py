@@ -1,6 +1,7 @@
 """Training on a GPU: half precision, one step, and resuming."""
 
 import itertools
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,35 @@ def test_a_step_waits_for_nothing(precision: Precision):
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_batch_that_is_not_finite_changes_nothing(precision: Precision):
+    student, one = learner(precision), batch()
+    for step in range(100, 105):  # float16 finds its scale
+        student.step(iter([one]), Moment(step, 1, 1000))
+    before = {name: tensor.clone() for name, tensor in student.model.state_dict().items()}
+    bad = replace(one, log_mel=one.log_mel * float("inf"))
+    assert not torch.isfinite(student.step(iter([bad]), Moment(105, 1, 1000)))
+    assert student.is_bad
+    for name, tensor in student.model.state_dict().items():
+        assert "num_batches" in name or torch.equal(tensor, before[name]), name
+    assert torch.isfinite(student.step(iter([one]), Moment(106, 1, 1000))) and not student.is_bad
+
+
+def test_a_gradient_too_large_for_float16_lowers_the_scale_and_is_no_bad_step():
+    student, one = learner("float16"), batch()
+    weight = next(student.model.head.parameters())
+    hook = weight.register_hook(lambda gradient: gradient * float("inf"))
+    student.step(iter([one]), Moment(100, 1, 1000))
+    assert not student.is_bad and not torch.isfinite(student.gradient_norm)
+    assert student.state()["scaler"]["scale"] == 2**15
+    for step in range(101, 116):
+        student.step(iter([one]), Moment(step, 1, 1000))
+    assert not student.is_bad
+    student.step(iter([one]), Moment(116, 1, 1000))
+    assert student.is_bad  # at a scale of 1 it is not the scale's fault
+    hook.remove()
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_a_compiled_model_learns_as_the_eager_one(
@@ -96,6 +126,12 @@ def run_main(shards: Path, run_dir: Path, *more: str) -> list[float]:
     command += [f"--eval-index={shards}:eval", f"--run-dir={run_dir}", "--batch-size=6"]
     run([*command, "--features.num-frames=64", "--log-every-steps=1", *more])
     return [record.loss for record in read_run(run_dir).steps]
+
+
+def test_the_log_has_the_memory_that_the_gpu_gave(shards: Path, tmp_path: Path):
+    run_main(shards, tmp_path / "run", "--epochs=1", "--batch-norm=batch")
+    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
+    assert all(0 < r["gpu_memory_gib"] < 100 for r in records if r["event"] == "step")
 
 
 def test_a_run_resumes_with_the_losses_that_it_would_have_had(shards: Path, tmp_path: Path):

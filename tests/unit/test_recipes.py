@@ -56,6 +56,7 @@ def test_a_recipe_has_the_numbers_of_the_paper(name: str):
     assert (model.num_heads, model.initial_weights) == (4, "imagenet")
     # EfficientNet's own, 0.2 and 0.01, which the paper's code leaves as they are.
     assert (model.drop_connect_rate, model.batch_norm_momentum) == (None, None)
+    assert config.batch_norm == "rank"
     # What the paper does not have is off.
     assert (config.ema_decay, config.accumulate, config.compat) == (None, 1, "none")
 
@@ -78,6 +79,7 @@ def test_compat_is_the_official_warm_up_and_stands_in_the_configuration():
     ("arguments", "setting", "other"),
     [
         (["--subset-seed=3"], "subset_seed", "subset"),
+        (["--batch-norm-group=25"], "batch_norm_group", "batch_norm"),
         (
             ["--augment.mixup-rate=0", "--augment.mixup-alpha=1"],
             "augment.mixup_alpha",

@@ -11,12 +11,12 @@ import torch
 from psla_wds.errors import CheckpointError, ConfigError, PslaError
 from train.recipes import DEMO
 from train.run_dir import RunDir
-from train.states import KEYS, StateFiles, StateWriter
+from train.states import TYPES, StateFiles, StateWriter
 
 
 def state(step: int, weights: torch.Tensor | None = None) -> dict[str, Any]:
     tensor = torch.full((1000,), float(step)) if weights is None else weights
-    return dict.fromkeys(KEYS, 0) | {"step": step, "learner": {"model": {"w": tensor}}}
+    return dict.fromkeys(TYPES, 0) | {"step": step, "learner": {"model": {"w": tensor}}}
 
 
 def flip_a_bit(path: Path) -> None:

@@ -1,0 +1,94 @@
+"""What a run would do, told after everything was checked and a batch was read; writes nothing."""
+
+import time
+from dataclasses import replace
+
+from psla_wds.distributed import World
+from psla_wds.shard_index import ShardIndex
+from train.learner import Learner
+from train.optimizer import Moment, learning_rate
+from train.recipes import TrainConfig
+from train.training_data import TrainingData, open_training_data
+
+MOST_RATES = 12
+"""Epochs whose learning rate is told."""
+
+
+def try_out(
+    config: TrainConfig,
+    world: World,
+    index: ShardIndex,
+    eval_index: ShardIndex | None,
+    learner: Learner,
+    first_step: int,
+) -> dict[str, str]:
+    """Read the first batch of this rank, as training would; what to print, line by line."""
+    # Copies of the shards would be written, and one batch does not need them.
+    config = replace(config, reader=replace(config.reader, stage=None))
+    began = time.perf_counter()
+    data = open_training_data(config, world, index, first_step=first_step)
+    with data.loader as loader:
+        batch = next(loader)
+    batch_s = time.perf_counter() - began
+    shape = " x ".join(map(str, batch.log_mel.shape))
+    return {
+        **_what_is_read(config, index, eval_index, data),
+        **_what_is_done(config, world, learner, data),
+        "first batch": f"{shape} (clips, frames, mels), read and decoded in {batch_s:.1f} s",
+    }
+
+
+def _what_is_read(
+    config: TrainConfig, index: ShardIndex, eval_index: ShardIndex | None, data: TrainingData
+) -> dict[str, str]:
+    plan = data.plans.of_epoch(1)
+    partners = config.augment.mixup_rate * len(plan.rows) * float(index.size.mean())
+    read_bytes = float(index.size[plan.rows].sum()) + partners
+    return {
+        "clips": f"{len(index):,} in {len(index.shards)} shards, {len(index.classes)} classes",
+        "evaluation": f"{len(eval_index):,} clips" if eval_index else "none: no epoch is scored",
+        "draws": f"{len(plan.rows):,} an epoch, {config.sampler.sampling}; "
+        f"about {read_bytes / 1e9:.3g} GB to read",
+        "plan": f"{2 * plan.rows.nbytes / 2**20:.1f} MiB on each process, of two epochs",
+    }
+
+
+def _what_is_done(
+    config: TrainConfig, world: World, learner: Learner, data: TrainingData
+) -> dict[str, str]:
+    steps = data.schedule.steps_per_epoch
+    clips = config.batch_size // (world.size * config.accumulate)
+    weights, state = learner.saved_bytes()
+    parameters = sum(p.numel() for p in learner.model.parameters())
+    begun = f", of which {data.first_step:,} are done" if data.first_step else ""
+    return {
+        "model": f"{config.model.backbone}, {config.model.head}: {parameters:,} parameters",
+        "processes": f"{world.size} on {world.device.type}, {clips} clips each in "
+        f"{config.accumulate} passes; BatchNorm over {_batch_norm(config)}",
+        "steps": f"{steps:,} an epoch of {config.batch_size} clips; {config.epochs} epochs: "
+        f"{config.epochs * steps:,} steps{begun}",
+        "learning rate": _rates(config, steps),
+        "disk": f"{weights / 1e6:.0f} MB a checkpoint, {state / 1e6:.0f} MB a state",
+    }
+
+
+def _batch_norm(config: TrainConfig) -> str:
+    named = {"rank": "each process's share", "batch": "all processes"}
+    return named.get(config.batch_norm, f"groups of {config.batch_norm_group}")
+
+
+def _rates(config: TrainConfig, steps_per_epoch: int) -> str:
+    """The rate of the first step, and of each epoch's last step where it is another."""
+    total = config.epochs * steps_per_epoch
+
+    def rate(step: int, epoch: int) -> str:
+        return f"{learning_rate(config.optimizer, Moment(step, epoch, total)):.3g}"
+
+    told, last = [f"{rate(0, 1)} in step 1"], ""
+    for epoch in range(1, config.epochs + 1):
+        at_end = rate(epoch * steps_per_epoch - 1, epoch)
+        if at_end != last:
+            told.append(f"{at_end} at the end of epoch {epoch}")
+        last = at_end
+    cut = [*told[:MOST_RATES], "...", told[-1]] if len(told) > MOST_RATES + 1 else told
+    return "; ".join(cut)
