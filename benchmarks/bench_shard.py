@@ -17,7 +17,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -179,7 +179,7 @@ class Steps:
     """Milliseconds of each step of packing, summed over the clips."""
 
     def __init__(self) -> None:
-        self.took_ms: Counter[str] = Counter()
+        self.took_ms: defaultdict[str, float] = defaultdict(float)
 
     def do(self, name: str, step: Callable[..., Any], *arguments: Any) -> Any:
         started = time.perf_counter()
