@@ -8,13 +8,10 @@ Clips of 20 ms, cut from one file, so that what is measured is not the codec. Th
 """
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,14 +22,11 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from benchmarks.harness import RESULTS, Result, record, show, write
+from benchmarks.shard_jobs import Cost
 from psla_wds import cli
-from psla_wds.index_files import CLASS_LABELS, read_index
+from psla_wds.index_files import CLASS_LABELS
 from psla_wds.labels import ClassList, write_class_list
-from psla_wds.merge import merge_sidecars
-from psla_wds.shards import SHARD_NAME, ClipColumns, Sidecar, sidecar_path
-from sharding.build import build
-from sharding.pack_config import PackConfig
-from sharding.sources import ManifestSource
+from psla_wds.shards import SHARD_NAME, ClipColumns, Sidecar
 
 CLIP_S, FILE_S, RATE_HZ = 0.02, 60, 16_000
 NUM_CLASSES, PER_SHARD = 527, 1000
@@ -46,50 +40,13 @@ class Args:
     """Clips that are packed."""
     index_clips: int = 2_000_000
     """Clips of the index that is merged and loaded."""
-    repeats: int = 3
+    repeats: int = 2
     output: Path | None = None
     """bench_shard_scale_PART.json among the results unless set."""
-    job: tuple[str, str] | None = None
-    """build, merge or load, and its folder: what a process of this benchmark does."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a job took in a process of its own."""
-
-    elapsed_s: float
-    main_mib: float
-    """Most memory of the process."""
-    worker_mib: float
-    """Most memory of any worker."""
-
-
-def _build(folder: Path) -> None:
-    source = ManifestSource(file=folder / "clips.csv", class_labels=folder / "classes.csv")
-    output = Path(tempfile.mkdtemp(dir=folder))
-    build(source, PackConfig(output=output, min_clip_s=0))
-
-
-JOBS: dict[str, Callable[[Path], object]] = {
-    "build": _build,
-    "merge": merge_sidecars,
-    "load": read_index,
-}
-
-
-def do(job: str, folder: Path) -> None:
-    """Do a job and print what it took."""
-    started = time.perf_counter()
-    JOBS[job](folder)
-    elapsed_s = time.perf_counter() - started
-    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in whose]
-    print(json.dumps(asdict(Cost(elapsed_s, *peaks))))
 
 
 def cost(job: str, folder: Path) -> Cost:
-    command = [sys.executable, "-m", "benchmarks.bench_shard_scale", "build"]
-    command += ["--job", job, str(folder)]
+    command = [sys.executable, "-m", "benchmarks.shard_jobs", job, str(folder)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return Cost(**json.loads(done.stdout.splitlines()[-1]))
 
@@ -136,7 +93,9 @@ def write_sidecars(folder: Path, num_clips: int) -> Path:
             rejected=[],
             versions={},
         )
-        sidecar_path(tar).write_text(json.dumps(sidecar.to_json()))  # not synced: 2,000 of them
+        tar.with_suffix(".sidecar.json").write_text(
+            json.dumps(sidecar.to_json())
+        )  # not synced: 2,000 of them
     return folder
 
 
@@ -180,9 +139,6 @@ def measure(args: Args, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m benchmarks.bench_shard_scale")
-    if args.job:
-        do(args.job[0], Path(args.job[1]))
-        return
     with tempfile.TemporaryDirectory() as folder:
         content = measure(args, Path(folder))
     show(content)

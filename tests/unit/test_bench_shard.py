@@ -30,7 +30,7 @@ def test_columns_of_text_and_of_numbers_are_told_apart_in_a_table():
 def test_packing_is_measured_and_its_ways_give_the_same_clips(tmp_path: Path):
     content = bench_shard.measure(bench_shard.Args(clips=6, repeats=1), tmp_path)
     assert [r["name"] for r in content["results"]][1:3] == list(RATES)[1:]
-    assert content["startup_s"] > 0 and min(content["stages_ms"].values()) > 0
+    assert content["startup_s"] > 0.3 and min(content["stages_ms"].values()) > 0
     assert "starting takes" in bench_shard.explained(content)
     assert "| decode |" in RENDER["bench_shard"](content)
 
