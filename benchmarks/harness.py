@@ -19,6 +19,7 @@ RESULTS = Path(__file__).parent / "results"
 PEERS = ("webdataset", "mosaicml-streaming", "litdata")
 PACKAGES = ("torch", "torchaudio", "nvidia-dali-cuda130", "numpy", "soundfile", "psla-wds", *PEERS)
 MAX_SPREAD = 0.1
+WHAT_MATTERS = (":/", ":(top,exclude)benchmarks/results", ":(top,exclude)*.md")
 
 
 @dataclass(frozen=True)
@@ -138,14 +139,15 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit that was measured, with a mark if files differ from it."""
+    """The commit that was measured, with a mark if files differ from it that can matter: not
+    results, which the benchmark before this one wrote, nor documents."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         head = subprocess.run(
             [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
         ).stdout.strip()
         changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
+            [*git, "status", "--porcelain", "--untracked-files=no", "--", *WHAT_MATTERS],
             capture_output=True,
             text=True,
             check=True,
