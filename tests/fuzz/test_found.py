@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from mutations import npy_bytes
 from properties import limited_memory
 from test_fuzz_tars import AUDIO, NUM_SAMPLES, own_shard, own_sidecar
@@ -162,3 +163,14 @@ def test_json_in_a_tar_that_is_no_table_is_named(tmp_path: Path, byte: bytes):
     merge_sidecars(tmp_path)
     (problem,) = check(tmp_path, deep=True)
     assert problem.startswith("a.tar: a cannot be decoded")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("epoch", float("inf")), ("format_version", torch.ones(2))]
+)
+def test_what_is_no_number_is_refused_in_a_checkpoint(tmp_path: Path, name: str, value: object):
+    path = tmp_path / "c.pt"
+    save_checkpoint(CHECKPOINT, path)
+    torch.save(torch.load(path, weights_only=True) | {name: value}, path)
+    with pytest.raises(CheckpointError, match="no checkpoint of psla-wds"):
+        load_checkpoint(path)
