@@ -16,7 +16,7 @@ from properties import limited_memory
 from test_fuzz_tars import AUDIO, NUM_SAMPLES, own_shard, own_sidecar
 from test_fuzz_tensors import CHECKPOINT, SCORES
 
-from eval.scores import Scores
+from eval.scores import LAYOUT, Scores
 from psla_wds.checkpoint import load_checkpoint, save_checkpoint
 from psla_wds.config import read_json
 from psla_wds.errors import CheckpointError, ConfigError, ManifestError, ScoreError, ShardError
@@ -174,3 +174,16 @@ def test_what_is_no_number_is_refused_in_a_checkpoint(tmp_path: Path, name: str,
     torch.save(torch.load(path, weights_only=True) | {name: value}, path)
     with pytest.raises(CheckpointError, match="no checkpoint of psla-wds"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("character", [0x110000, 0xD800], ids=["above Unicode", "half a pair"])
+@pytest.mark.parametrize("name", ["clip_ids", "names"])
+def test_text_that_utf_8_cannot_hold_is_refused_in_scores(
+    tmp_path: Path, name: str, character: int
+):
+    arrays = {n: np.asarray(getattr(SCORES, n), dtype) for n, (dtype, _) in LAYOUT.items()}
+    arrays[name] = arrays[name].copy()
+    arrays[name].view(np.uint32)[0] = character
+    np.savez(tmp_path / "p.npz", **arrays)
+    with pytest.raises(ScoreError, match="UTF-8"):
+        Scores.load(tmp_path / "p.npz")
