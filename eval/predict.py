@@ -86,7 +86,6 @@ class Predictor:
     """Clips of a forward pass on each rank."""
     reader: ReaderConfig
 
-    @torch.inference_mode()
     def batches(self, index: ShardIndex, world: World) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Rows of the index and their scores; over all ranks, each row once."""
         self.model.eval()
@@ -104,7 +103,8 @@ class Predictor:
         bar = clip_bar(desc="scoring", total=len(index), disable=not world.is_main)
         with loader as batches, bar:
             for batch in batches:
-                with _autocast(world.device):
+                # Here, not as a decorator: one that wraps a generator in a function loses the mode.
+                with torch.inference_mode(), _autocast(world.device):
                     scores = self.model(batch.log_mel).cpu().numpy()
                 yield batch.rows, scores
                 bar.update(min(len(batch.rows) * world.size, len(index) - bar.n))

@@ -162,8 +162,9 @@ def _check(arrays: dict[str, np.ndarray], path: Path) -> None:
             where=path,
             fix=_predict_again(path),
         )
+    texts = {name: _texts(arrays, name, path) for name in ("clip_ids", "mids", "names")}
     for name in ("clip_ids", "mids"):
-        text, count = Counter(arrays[name].tolist()).most_common(1)[0]
+        text, count = Counter(texts[name]).most_common(1)[0]
         if count > 1:
             raise ScoreError(
                 f"{name} must differ, and {text!r} stands there {count} times",
@@ -172,6 +173,18 @@ def _check(arrays: dict[str, np.ndarray], path: Path) -> None:
             )
     _check_values(arrays, "scores", lambda values: ~np.isfinite(values), "a finite number", path)
     _check_values(arrays, "targets", lambda values: values > 1, "0 or 1", path)
+
+
+def _texts(arrays: dict[str, np.ndarray], name: str, path: Path) -> list[str]:
+    """The texts of an array; numpy itself takes any 32 bits for a character."""
+    texts = arrays[name]
+    try:
+        texts.astype(texts.dtype.newbyteorder("<")).tobytes().decode("utf-32-le")
+    except UnicodeDecodeError:
+        raise ScoreError(
+            f"{name} are no text that UTF-8 can hold", where=path, fix=_predict_again(path)
+        ) from None
+    return texts.tolist()
 
 
 def _check_values(

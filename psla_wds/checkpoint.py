@@ -90,7 +90,7 @@ def load_checkpoint(path: Path, *, classes: ClassList | None = None) -> Checkpoi
             classes=ClassList(tuple(content["mids"]), tuple(content["names"])),
             epoch=int(content["epoch"]),
         )
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError, RuntimeError) as error:
         raise CheckpointError(
             f"this is no checkpoint of psla-wds: {error!r}",
             where=path,

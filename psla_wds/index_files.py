@@ -13,7 +13,7 @@ from psla_wds.errors import StaleIndexError
 from psla_wds.labels import ClassList
 from psla_wds.locations import Location, is_http, member, parse_location, split_spec
 from psla_wds.shard_index import ShardIndex, concatenate
-from psla_wds.shards import FORMAT_VERSION
+from psla_wds.shards import FORMAT_VERSION, MAX_SAMPLE_RATE_HZ
 from psla_wds.url_ranges import fetch_whole
 
 INDEX_FOLDER = "index"
@@ -123,13 +123,15 @@ def _from_meta(shards: Location, meta: dict[str, Any], columns: dict[str, Any]) 
     names = _texts([shard["name"] for shard in meta["shards"]])
     if any(Path(name).name != name or not name.endswith(".tar") or "\0" in name for name in names):
         raise ValueError("a shard lies outside its folder")
+    if meta["num_clips"] != len(columns["offset"]):
+        raise ValueError(f"{meta['num_clips']} clips, where the columns have others")
     return ShardIndex(
         shards=tuple(member(shards, name) for name in names),
         shard_sizes=tuple(int(shard["size_bytes"]) for shard in meta["shards"]),
         classes=ClassList(_texts(meta["mids"]), _texts(meta["names"])),
         splits=_texts(meta["splits"]),
         sample_rate_hz=int(meta["sample_rate_hz"]),
-        fingerprint=str(meta["fingerprint"]),
+        fingerprint=_texts([meta["fingerprint"]])[0],
         **columns,
     )
 
@@ -144,7 +146,7 @@ def _texts(values: list[str]) -> tuple[str, ...]:
 
 def _check_bounds(index: ShardIndex) -> None:
     """No row may point outside its shard, the class list, or the columns."""
-    if index.sample_rate_hz < 1:
+    if not 1 <= index.sample_rate_hz <= MAX_SAMPLE_RATE_HZ:
         raise ValueError(f"the sample rate is {index.sample_rate_hz} Hz")
     for name in COLUMN_DTYPES.keys() - {*LENGTHS_PLUS_ONE, "label_values", "id_bytes"}:
         if len(getattr(index, name)) != len(index):

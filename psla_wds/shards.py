@@ -26,6 +26,8 @@ from psla_wds.locations import Location
 FORMAT_VERSION = 1
 SHARD_NAME = "shard-{number:06d}.tar"
 SIDECARS_AT_ONCE = 32
+MAX_SAMPLE_RATE_HZ = 2**32 - 1
+"""The highest that a header of audio can name; WAV has 32 bits for it."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class ClipColumns:
 
 ENTRY_TYPES = {"clip_id": str, "mids": list, "mid": str, "split": str}
 """Of the columns; others hold integers."""
+LARGEST = {"crc32": 2**32 - 1}
+"""Of the columns that have no room in the index for every number of bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,10 +227,18 @@ def _check_types(sidecar: Sidecar) -> None:
     for name, kind in ((f.name, f.type) for f in fields(Sidecar)):
         if kind in (str, int) and type(getattr(sidecar, name)) is not kind:
             raise TypeError(f"{name} is of another type")
+    if not 0 <= sidecar.sample_rate_hz <= MAX_SAMPLE_RATE_HZ:
+        raise ValueError(f"the sample rate is {sidecar.sample_rate_hz} Hz")
     columns = vars(sidecar.clips) | {"mid": list(chain.from_iterable(sidecar.clips.mids))}
     for name, column in columns.items():
         entry_type = ENTRY_TYPES.get(name, int)
         if set(map(type, column)) - {entry_type}:
             raise TypeError(f"an entry of {name} is no {entry_type.__name__}")
-        if entry_type is int and column and not 0 <= min(column) <= max(column) < 2**63:
+        largest = LARGEST.get(name, 2**63 - 1)
+        if entry_type is int and column and not 0 <= min(column) <= max(column) <= largest:
             raise ValueError(f"an entry of {name} is no number of bytes or samples")
+        if entry_type is str:
+            "".join(column).encode()  # ValueError: text that UTF-8 cannot hold
+    tables = [sidecar.versions, *sidecar.rejected]
+    texts = chain(sidecar.silent, *(chain(table, table.values()) for table in tables))
+    "".join([sidecar.shard, sidecar.task, sidecar.sha256, *texts]).encode()

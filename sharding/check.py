@@ -67,14 +67,16 @@ def _check_meta(shards: Location, index: ShardIndex) -> Iterator[str]:
     try:
         if read_class_list(shards / CLASS_LABELS) != index.classes:
             yield f"the index and {CLASS_LABELS} differ in classes"
-        hashes = [sidecar.sha256 for sidecar in read_sidecars(index.shards) if sidecar]
+        sidecars = [(s.sha256, set(s.clips.split)) for s in read_sidecars(index.shards) if s]
     except ManifestError as error:
         yield str(error).splitlines()[0]
         return
     except ShardError:
         return
-    if index.fingerprint != combined_fingerprint(hashes):
+    if index.fingerprint != combined_fingerprint([sha256 for sha256, _ in sidecars]):
         yield "the index and the sidecars differ in the shards' fingerprint"
+    if sorted(index.splits) != sorted(set[str]().union(*(splits for _, splits in sidecars))):
+        yield "the index and the sidecars differ in the names of splits"
 
 
 def _check_shard(index: ShardIndex, number: int, deep: bool) -> Iterator[str]:
@@ -119,9 +121,10 @@ def _compare_with_index(index: ShardIndex, number: int, sidecar: Sidecar) -> Ite
     if len(rows) != len(clips.clip_id):
         yield f"the index has {len(rows)} clips, the sidecar {len(clips.clip_id)}"
         return
-    described = (index.shard_sizes[number], index.sample_rate_hz)
-    if clips.clip_id and described != (sidecar.size_bytes, sidecar.sample_rate_hz):
-        yield "the index and the sidecar differ in size or sample rate"
+    if index.shard_sizes[number] != sidecar.size_bytes:
+        yield "the index and the sidecar differ in size"
+    if clips.clip_id and index.sample_rate_hz != sidecar.sample_rate_hz:
+        yield "the index and the sidecar differ in sample rate"
     if [index.splits[split] for split in index.split[rows]] != clips.split:
         yield "the index and the sidecar differ in splits"
     for name in ("offset", "size", "crc32", "num_samples"):
@@ -182,14 +185,20 @@ def _read_back(tar: Path, sidecar: Sidecar) -> Iterator[str]:
 def _check_sample(sample: dict[str, Any], sidecar: Sidecar, number: int) -> Iterator[str]:
     clips, key = sidecar.clips, sample["__key__"]
     audio = next((v for k, v in sample.items() if k != "json" and not k.startswith("_")), b"")
+    columns: dict[str, list[Any]] = {
+        "clip_id": clips.clip_id,
+        "labels": clips.mids,
+        "split": clips.split,
+    }
     try:
         metadata = json.loads(sample["json"])
-    except (ValueError, KeyError) as error:
+        differing = [name for name, column in columns.items() if metadata[name] != column[number]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         yield f"{key} cannot be decoded: {error}"
         return
     yield from _check_audio(key, audio, (clips.num_samples[number], sidecar.sample_rate_hz))
-    if metadata.get("labels") != clips.mids[number]:
-        yield f"{key} has other labels in its .json than in the sidecar"
+    if differing:
+        yield f"{key} has another {', '.join(differing)} in its .json than in the sidecar"
 
 
 def _check_audio(name: str, audio: bytes, length: tuple[int, int]) -> Iterator[str]:
