@@ -111,6 +111,12 @@ def test_a_setting_that_nothing_reads_is_refused(arguments: list[str], setting: 
     assert where == f"  where: --{setting.replace('_', '-')}"
 
 
+def test_the_student_is_the_papers_run_of_a_smaller_network_with_a_teacher():
+    student, paper = RECIPES["audioset-student"][1], RECIPES["audioset-full"][1]
+    assert student.distill is not None and paper.distill is None
+    assert replace(student, run_dir=paper.run_dir, distill=None, model=paper.model) == paper
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_stands_in_a_recipe_is_no_mistake(name: str):
     check_all_read(parse([name]), RECIPES[name][1])
