@@ -141,7 +141,11 @@ def _check_members(tar: Path, sidecar: Sidecar) -> Iterator[str]:
     """Every clip's two members stand where the sidecar says, with the bytes it says."""
     clips = sidecar.clips
     with tarfile.open(tar) as archive:
-        members = [(m.name.partition("."), m.offset_data, m.size, m.isreg()) for m in archive]
+        found = list(archive)
+    sparse = [m.name for m in found if m.issparse()]
+    if sparse:  # its size is a claim, and readers make room for it
+        raise tarfile.ReadError(f"member {sparse[0]} is sparse")
+    members = [(m.name.partition("."), m.offset_data, m.size, m.isreg()) for m in found]
     audio = {m[0][0]: m for m in members if m[0][2] != "json"}
     described = {m[0][0] for m in members if m[0][2] == "json"}
     keys = [key_of(clip_id) for clip_id in clips.clip_id]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -187,3 +188,22 @@ def test_text_that_utf_8_cannot_hold_is_refused_in_scores(
     np.savez(tmp_path / "p.npz", **arrays)
     with pytest.raises(ScoreError, match="UTF-8"):
         Scores.load(tmp_path / "p.npz")
+
+
+@pytest.mark.parametrize("size", ["1" * 30, str(2**33)])
+def test_a_sparse_member_is_named_and_not_read(tmp_path: Path, size: str):
+    """webdataset made room for the size that it claims, or ended in an OverflowError."""
+    tar = own_shard(tmp_path, "shard-000000.tar")
+    sidecar = own_sidecar(tar)
+    with tarfile.open(tar) as archive:
+        members = [(m, archive.extractfile(m).read()) for m in archive]
+    members[0][0].pax_headers = {"GNU.sparse.size": size}
+    with tarfile.open(tar, "w", format=tarfile.PAX_FORMAT) as archive:
+        for member, content in members:
+            archive.addfile(member, io.BytesIO(content))
+    fitting = replace(sidecar, size_bytes=tar.stat().st_size, sha256=sha256_of(tar))
+    write_sidecar(tar, fitting)
+    assert merge_sidecars(tmp_path)
+    with limited_memory():
+        problems = check(tmp_path, deep=True)
+    assert any("is sparse" in problem for problem in problems), problems
