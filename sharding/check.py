@@ -32,6 +32,8 @@ from psla_wds.shards import Sidecar, key_of, read_sidecar, read_sidecars, sha256
 from sharding.foreign import is_foreign, scan
 
 MAX_SHOWN = 20
+MAX_REASON = 200
+"""Characters of a reason that may quote a file."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,7 @@ def _compare_with_index(index: ShardIndex, number: int, sidecar: Sidecar) -> Ite
 def _check_members(tar: Path, sidecar: Sidecar) -> Iterator[str]:
     """Every clip's two members stand where the sidecar says, with the bytes it says."""
     clips = sidecar.clips
-    with tarfile.open(tar) as archive:
-        found = list(archive)
-    sparse = [m.name for m in found if m.issparse()]
-    if sparse:  # its size is a claim, and readers make room for it
-        raise tarfile.ReadError(f"member {sparse[0]} is sparse")
-    members = [(m.name.partition("."), m.offset_data, m.size, m.isreg()) for m in found]
+    members = [(m.name.partition("."), m.offset_data, m.size, m.isreg()) for m in _members(tar)]
     audio = {m[0][0]: m for m in members if m[0][2] != "json"}
     described = {m[0][0] for m in members if m[0][2] == "json"}
     keys = [key_of(clip_id) for clip_id in clips.clip_id]
@@ -165,6 +162,18 @@ def _check_members(tar: Path, sidecar: Sidecar) -> Iterator[str]:
                 file.seek(offset)
                 if crc32(file.read(size)) != expected:
                     yield f"member {key} is damaged: its CRC-32 differs"
+
+
+def _members(tar: Path) -> list[tarfile.TarInfo]:
+    try:
+        with tarfile.open(tar) as archive:
+            members = list(archive)
+    except (ValueError, OverflowError) as error:  # tarfile's, of headers that are no numbers
+        raise tarfile.ReadError(str(error)[:MAX_REASON]) from None
+    sparse = [member.name for member in members if member.issparse()]
+    if sparse:  # its size is a claim, and readers make room for it
+        raise tarfile.ReadError(f"member {sparse[0]} is sparse")
+    return members
 
 
 def _read_back(tar: Path, sidecar: Sidecar) -> Iterator[str]:
