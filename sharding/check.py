@@ -9,7 +9,7 @@ that others built are scanned again instead, since webdataset may not read them 
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,8 @@ def _check_content(tar: Path, sidecar: Sidecar, classes: ClassList, deep: bool) 
         yield from _check_members(tar, sidecar)
         if deep:
             yield from _read_back(tar, sidecar)
+    except WebdatasetError as error:
+        yield f"webdataset cannot read it: {error}"
     except (tarfile.TarError, OSError) as error:
         yield f"not a whole tar: {error}"
 
@@ -185,7 +187,7 @@ def _read_back(tar: Path, sidecar: Sidecar) -> Iterator[str]:
     urls = [str(tar.absolute())]
     samples = webdataset.WebDataset(urls, shardshuffle=False, empty_check=False)
     number_read = 0
-    for number, sample in enumerate(samples):
+    for number, sample in enumerate(_read_by_webdataset(samples)):
         number_read += 1
         if number >= len(clips.clip_id) or sample["__key__"] != key_of(clips.clip_id[number]):
             yield f"webdataset reads {sample['__key__']} at position {number}"
@@ -193,6 +195,17 @@ def _read_back(tar: Path, sidecar: Sidecar) -> Iterator[str]:
         yield from _check_sample(sample, sidecar, number)
     if number_read != len(clips.clip_id):
         yield f"webdataset reads {number_read} of {len(clips.clip_id)} clips"
+
+
+class WebdatasetError(Exception):
+    """What webdataset says of a tar that it cannot read."""
+
+
+def _read_by_webdataset(samples: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    try:
+        yield from samples
+    except ValueError as error:  # two members of one name, for instance
+        raise WebdatasetError(str(error.args[0])[:MAX_REASON]) from None
 
 
 def _check_sample(sample: dict[str, Any], sidecar: Sidecar, number: int) -> Iterator[str]:

@@ -217,3 +217,18 @@ def test_a_sparse_member_is_named_and_not_read(tmp_path: Path, headers: dict[str
     with limited_memory():
         problems = check(tmp_path, deep=True)
     assert any(told in problem for problem in problems), problems
+
+
+def test_a_member_that_stands_twice_is_named(tmp_path: Path):
+    """webdataset's ValueError was a traceback."""
+    tar = own_shard(tmp_path, "shard-000000.tar")
+    sidecar = own_sidecar(tar)
+    with tarfile.open(tar) as archive:
+        members = [(m, archive.extractfile(m).read()) for m in archive]
+    with tarfile.open(tar, "w") as archive:
+        for member, content in [members[0], *members]:
+            archive.addfile(member, io.BytesIO(content))
+    write_sidecar(tar, replace(sidecar, size_bytes=tar.stat().st_size, sha256=sha256_of(tar)))
+    assert merge_sidecars(tmp_path)
+    problems = check(tmp_path, deep=True)
+    assert any("webdataset cannot read it" in problem for problem in problems), problems
