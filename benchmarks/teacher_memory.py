@@ -7,7 +7,6 @@ peak counts mapped files, which the ranks of a node share.
 """
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,6 @@ from eval.score_folder import ROWS_AT_ONCE, ScoreFolder
 from psla_wds import cli
 from psla_wds.shard_index import ShardIndex
 
-BATCH_SIZE, BATCHES = 100, 2000
 PROBE = """
 import json, re, sys, time
 from pathlib import Path
@@ -38,7 +36,7 @@ if sys.argv[3] == "subset":
 started = time.perf_counter()
 taught = apply_teacher(index, Path(sys.argv[2]))
 opened_s, own_mib, peak_mib = time.perf_counter() - started, mib("RssAnon"), mib("VmHWM")
-rows = np.random.default_rng(0).integers(0, len(index), (BATCHES, BATCH_SIZE))
+rows = np.random.default_rng(0).integers(0, len(index), (2000, 100))
 started = time.perf_counter()
 for batch in rows:
     taught.soft_labels.targets(batch)
@@ -65,12 +63,11 @@ def measure(args: Args) -> dict[str, Any]:
         write_index(folder / "shards", index)
         _write_teacher(folder / "teacher", rng, index, args.top_k)
         size = sum(path.stat().st_size for path in (folder / "teacher").iterdir())
-        program = re.sub(r"\bBATCHES, BATCH_SIZE\b", f"{BATCHES}, {BATCH_SIZE}", PROBE)
         results = {}
         for choice in ("all", "subset"):
             words = [str(folder / "shards"), str(folder / "teacher"), choice]
             done = subprocess.run(
-                [sys.executable, "-c", program, *words], check=True, stdout=subprocess.PIPE
+                [sys.executable, "-c", PROBE, *words], check=True, stdout=subprocess.PIPE
             )
             results[choice] = json.loads(done.stdout)
     return {

@@ -93,8 +93,6 @@ def normalise_over(over: BatchNormOver, group: int | None, model: nn.Module) -> 
     return model
 
 
-def has_first_group(model: nn.Module, has: bool) -> None:
-    """Tell ghost groups whether the next pass begins with the first group of its step."""
-    for module in model.modules():
-        if isinstance(module, GhostBatchNorm2d):
-            module.has_first_group = has
+def ghost_norms(model: nn.Module) -> list[GhostBatchNorm2d]:
+    """Those of a model that are told before each pass whether it has a step's first group."""
+    return [module for module in model.modules() if isinstance(module, GhostBatchNorm2d)]

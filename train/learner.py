@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from psla_wds.batch_norm import has_first_group, normalise_over
+from psla_wds.batch_norm import ghost_norms, normalise_over
 from psla_wds.distributed import World
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.loader import Batch
@@ -43,6 +43,7 @@ class Learner:
         self.optimizer = build_optimizer(self.model, config.optimizer)
         self._scaler = torch.amp.GradScaler("cuda", enabled=config.precision == "float16")
         self._statistics = RunningStatistics(self.model)
+        self._ghost_norms = ghost_norms(self.model)
         self.gradient_norm = self.is_bad = torch.zeros((), device=world.device)
         """Of the last step, on the device: the norm of all gradients, and whether it was skipped
         since its loss or gradient was not finite."""
@@ -73,7 +74,8 @@ class Learner:
         step_loss = torch.zeros((), device=self._world.device)
         for forward_pass in range(passes):
             batch = next(batches)
-            has_first_group(self.model, self._world.is_main and forward_pass == 0)
+            for norm in self._ghost_norms:
+                norm.has_first_group = self._world.is_main and forward_pass == 0
             with self._gradient_sync(is_last=forward_pass == passes - 1):
                 with self._autocast():
                     scores = self._parallel(batch.log_mel)
