@@ -24,7 +24,7 @@ from psla_wds.checkpoint import (
 )
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.index_files import open_indexes
-from psla_wds.progress import clip_bar
+from psla_wds.progress import progress_bar
 from psla_wds.reader import ReaderConfig
 from psla_wds.shard_index import ShardIndex
 
@@ -136,7 +136,7 @@ def with_estimated_statistics(
     config = LoaderConfig(features=checkpoint.features, reader=reader, device=device)
     with evaluation_batches(index, batch_size=batch_size, config=config) as batches:
         log_mels = (batch.log_mel for batch in batches if len(batch.rows) > 1)
-        steps = clip_bar(log_mels, desc="BatchNorm, batches")
+        steps = progress_bar(log_mels, desc="BatchNorm", unit="batch")
         update_bn(steps, model)
     return replace(checkpoint, weights=model.state_dict())
 

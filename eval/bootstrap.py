@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64, UInt8
-from tqdm import tqdm
 
 from eval.metrics import d_prime, mean_of_defined
+from psla_wds.progress import progress_bar
 
 CONFIDENCE = 0.95
 
@@ -46,7 +46,7 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(num_clips, np.full(num_clips, 1 / num_clips), resamples)
     precision, auc = np.empty((2, num_classes, resamples))
-    for k in tqdm(range(num_classes), desc="bootstrap", unit="class"):
+    for k in progress_bar(range(num_classes), desc="bootstrap", unit="class"):
         precision[k], auc[k] = weighted_metrics(scores[:, k], targets[:, k], weights)
     maps, aucs = ([mean_of_defined(values) for values in m.T] for m in (precision, auc))
     return Intervals(

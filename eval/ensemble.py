@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 from tyro.conf import Positional
 
 from eval.joint_teacher import joint_teacher
@@ -22,6 +21,7 @@ from eval.score_folder import check_top_k
 from eval.scores import Scores
 from psla_wds import cli
 from psla_wds.errors import ScoreError
+from psla_wds.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def ensemble(paths: Sequence[Path]) -> Committee:
     check_several(paths)
     first = Scores.load(paths[0])
     total, model_maps = np.zeros(first.scores.shape), []
-    for path in tqdm(paths, desc="models", unit="model"):
+    for path in progress_bar(paths, desc="models", unit="model"):
         scores = aligned(Scores.load(path), first, where=path)
         total += scores.scores
         model_maps.append(evaluate(scores.scores, scores.targets).mAP)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from tqdm import tqdm
 from tyro.conf import Positional, UseAppendAction, arg
 
 from eval.average import RunningAverage, find_epochs
@@ -26,6 +25,7 @@ from psla_wds.distributed import World, join_world
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.files import atomic_folder
 from psla_wds.index_files import open_indexes
+from psla_wds.progress import progress_bar
 from psla_wds.reader import ReaderConfig
 from psla_wds.shard_index import ShardIndex
 
@@ -66,7 +66,9 @@ def averaging_curves(index: ShardIndex, world: World, args: Args, folder: Path) 
     """
     average, total, starts = RunningAverage(), np.zeros(()), []
     epochs = _epochs(args.run)
-    for count, (epoch, path) in enumerate(tqdm(epochs[::-1], desc="epochs", unit="epoch"), 1):
+    for count, (epoch, path) in enumerate(
+        progress_bar(epochs[::-1], desc="epochs", unit="epoch"), 1
+    ):
         checkpoint = average.add(path)
         alone = _scores(checkpoint, index, world, args)
         alone.save(folder / f"epoch-{epoch:03d}.npz")

@@ -16,7 +16,7 @@ from eval.scores import Scores
 from psla_wds.clip_ids import NOT_THERE, ClipIds
 from psla_wds.errors import ConfigError, ScoreError
 from psla_wds.labels import ClassList
-from psla_wds.progress import clip_bar
+from psla_wds.progress import progress_bar
 from psla_wds.soft_labels import SoftLabels
 from psla_wds.teacher import is_top_scores, read_top_scores
 
@@ -54,7 +54,7 @@ def joint_teacher(paths: Sequence[Path], output: Path, top_k: int) -> int:
     folder = ScoreFolder(output, first.classes, top_k=top_k)
     folder.begin(first.clip_ids)
     num_clips = len(first.clip_ids)
-    with clip_bar(desc="mean scores", total=num_clips) as bar:
+    with progress_bar(desc="mean scores", total=num_clips) as bar:
         for start in range(0, num_clips, score_folder.ROWS_AT_ONCE):
             rows = np.arange(start, min(start + score_folder.ROWS_AT_ONCE, num_clips))
             parts = (m.of_rows(place[rows]) for m, place in zip(models, places, strict=True))

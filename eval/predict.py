@@ -36,7 +36,7 @@ from psla_wds.labels import ClassList
 from psla_wds.loader import Loader
 from psla_wds.model import AudioTagger
 from psla_wds.overlay import apply_overlay
-from psla_wds.progress import clip_bar
+from psla_wds.progress import progress_bar
 from psla_wds.reader import ReaderConfig
 from psla_wds.schedule import BatchLayout, EvaluationSchedule
 from psla_wds.shard_index import ShardIndex
@@ -100,7 +100,7 @@ class Predictor:
             config=self.reader,
             device=world.device,
         )
-        bar = clip_bar(desc="scoring", total=len(index), disable=not world.is_main)
+        bar = progress_bar(desc="scoring", total=len(index), disable=not world.is_main)
         with loader as batches, bar:
             for batch in batches:
                 # Here, not as a decorator: one that wraps a generator in a function loses the mode.

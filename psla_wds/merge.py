@@ -21,8 +21,8 @@ from psla_wds.index_files import (
 )
 from psla_wds.labels import ClassList, read_class_list
 from psla_wds.locations import Location
-from psla_wds.progress import clip_bar
-from psla_wds.shard_index import ShardIndex, combined_fingerprint
+from psla_wds.progress import progress_bar
+from psla_wds.shard_index import ShardIndex, check_number_of_splits, combined_fingerprint
 from psla_wds.shards import FORMAT_VERSION, Sidecar, read_sidecars, tars_in
 from psla_wds.url_files import upload_folder
 
@@ -114,7 +114,8 @@ class _Table:
                 column = np.concatenate([[0], np.cumsum(column)])
             yield name, (ranks[column] if name == "split" else column).astype(dtype, copy=False)
 
-    def splits(self) -> list[str]:
+    def splits(self, shards: Location) -> list[str]:
+        check_number_of_splits(len(self._splits), where=shards)
         return sorted(self._splits)
 
     def sample_rate_hz(self, shards: Location) -> int:
@@ -132,7 +133,7 @@ class _Table:
 def write_index(shards: Location, sidecars: Iterable[Sidecar], classes: ClassList) -> None:
     """Replace the index of a folder by one of these shards."""
     table = _Table(classes)
-    with clip_bar(desc="indexing") as bar:
+    with progress_bar(desc="indexing") as bar:
         for sidecar in sidecars:
             table.add(sidecar)
             bar.update(len(sidecar.clips.clip_id))
@@ -142,7 +143,7 @@ def write_index(shards: Location, sidecars: Iterable[Sidecar], classes: ClassLis
         "sample_rate_hz": table.sample_rate_hz(shards),
         "num_clips": table.num_clips,
         "shards": table.shards,
-        "splits": table.splits(),
+        "splits": table.splits(shards),
         "mids": table.classes.mids,
         "names": table.classes.names,
     }

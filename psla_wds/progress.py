@@ -11,26 +11,44 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 
-LOG_FILE_INTERVAL_S = 30.0
-"""Between lines of progress where stderr is no terminal."""
+TERMINAL_INTERVAL_S, LOG_INTERVAL_S = 0.2, 60.0
+"""Between two looks of a bar on a terminal, and between its lines elsewhere."""
 
 
-def clip_bar(
-    clips: Iterable[T] | None = None, *, desc: str, total: int | None = None, disable: bool = False
+def progress_bar(
+    items: Iterable[T] | None = None,
+    *,
+    desc: str,
+    total: int | None = None,
+    unit: str = "clip",
+    disable: bool = False,
 ) -> tqdm:
-    """A bar that counts clips; off a terminal it writes a line every half minute."""
-    interval_s = 0.2 if sys.stderr.isatty() else LOG_FILE_INTERVAL_S
+    """A bar on stderr; where that is no terminal, a line at the start, each minute and the end."""
+    on_terminal = sys.stderr.isatty()
+    interval_s = TERMINAL_INTERVAL_S if on_terminal else LOG_INTERVAL_S
     return tqdm(
-        clips,
+        items,
         desc=desc,
         total=total,
         disable=disable,
-        unit="clip",
-        unit_scale=True,
+        unit=unit,
+        unit_scale=unit == "clip",  # clips are counted in thousands
         mininterval=interval_s,
         maxinterval=max(interval_s, 10.0),
         dynamic_ncols=True,
+        file=sys.stderr if on_terminal else _Lines(),
     )
+
+
+class _Lines:
+    """Makes lines on stderr of what is meant to be drawn over what stood there before."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            sys.stderr.write(text.strip() + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 WARMUP_BATCHES = 10
