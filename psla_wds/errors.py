@@ -4,6 +4,18 @@ Every error says what is wrong, where, and how to fix it. Anything that is not a
 `PslaError` is a bug in our code and keeps its traceback.
 """
 
+DAMAGE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OSError,
+    EOFError,
+    OverflowError,
+    RecursionError,
+)
+"""What reading JSON or arrays raises that are not what was written."""
+
 
 class PslaError(Exception):
     """Base of every error caused by data, configuration or environment."""

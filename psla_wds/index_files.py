@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from psla_wds.columns import check_kind, check_ragged, map_column
-from psla_wds.errors import StaleIndexError
+from psla_wds.errors import DAMAGE, StaleIndexError
 from psla_wds.labels import ClassList
 from psla_wds.locations import Location, is_http, member, parse_location, split_spec
 from psla_wds.shard_index import ShardIndex, concatenate
@@ -73,7 +73,7 @@ def read_index(shards: Location | str) -> ShardIndex:
         columns = {n: _read_column(folder, n, int(meta["num_clips"])) for n in COLUMN_DTYPES}
         index = _from_meta(shards, meta, columns)
         _check_bounds(index)
-    except (ValueError, KeyError, TypeError, OSError, OverflowError, RecursionError) as error:
+    except DAMAGE as error:
         raise StaleIndexError(f"the index is damaged: {error}", where=folder, fix=rebuild) from None
     return index
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64, UInt16
 
 from psla_wds.columns import check_ragged, map_column
-from psla_wds.errors import LabelError
+from psla_wds.errors import DAMAGE, LabelError
 from psla_wds.shard_index import ShardIndex, combined_fingerprint
 
 OVERLAY_VERSION = 1
@@ -54,7 +54,7 @@ def apply_overlay(index: ShardIndex, folder: Path) -> ShardIndex:
         check_ragged(starts, values, int(meta["num_clips"]), "labels")
         if len(values) and values.max() >= len(meta["mids"]):
             raise ValueError("a row names a class that is not listed")
-    except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
+    except DAMAGE as error:
         raise LabelError(
             f"the label overlay is damaged: {error}",
             where=folder,

@@ -16,6 +16,9 @@ from psla_wds.locations import Location
 from psla_wds.soft_labels import SoftLabels
 from psla_wds.storage import sizes_of
 
+MAX_SPLITS = 256
+"""Their column has a byte a clip."""
+
 
 @dataclass(frozen=True)
 class ShardIndex:
@@ -155,6 +158,7 @@ def concatenate(indexes: Sequence[ShardIndex]) -> ShardIndex:
             fix="join the indexes first, and give the whole to apply_teacher",
         )
     splits = tuple(dict.fromkeys(name for index in indexes for name in index.splits))
+    check_number_of_splits(len(splits), where="indexes that are joined")
     shard_bases = np.cumsum([0, *(len(index.shards) for index in indexes)])
     split_maps = [np.array([splits.index(s) for s in i.splits], np.uint8) for i in indexes]
 
@@ -182,6 +186,16 @@ def concatenate(indexes: Sequence[ShardIndex]) -> ShardIndex:
         fingerprint=combined_fingerprint([index.fingerprint for index in indexes]),
         **columns,
     )
+
+
+def check_number_of_splits(number: int, *, where: object) -> None:
+    """Raise if the column of splits, a byte a clip, has no room for so many."""
+    if number > MAX_SPLITS:
+        raise ConfigError(
+            f"there are {number:,} splits, and an index has room for {MAX_SPLITS}",
+            where=where,
+            fix="name fewer, such as train and eval: what tells clips apart is their clip_id",
+        )
 
 
 def combined_fingerprint(parts: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from isal.isal_zlib import crc32
 
-from psla_wds.errors import ShardError
+from psla_wds.errors import DAMAGE, ShardError
 from psla_wds.files import atomic_open
 from psla_wds.folders import entries, read_file
 from psla_wds.locations import Location
@@ -209,7 +209,7 @@ def read_sidecar(tar: Location) -> Sidecar | None:
         _check_types(sidecar)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
+    except DAMAGE as error:
         raise ShardError(
             f"the sidecar is damaged: {error}", where=path, fix="delete it and build again"
         ) from None

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float16, UInt16
 
 from psla_wds.clip_ids import NOT_THERE, ClipIds
 from psla_wds.columns import check_ragged, map_column
-from psla_wds.errors import ScoreError
+from psla_wds.errors import DAMAGE, ScoreError
 from psla_wds.shard_index import ShardIndex, combined_fingerprint
 from psla_wds.soft_labels import SoftLabels
 
@@ -67,7 +67,7 @@ def is_top_scores(folder: Path) -> bool:
     """Whether a folder says that it holds top scores, and not all."""
     try:
         return "top_k" in json.loads((folder / META).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, RecursionError):
+    except DAMAGE:
         return False
 
 
@@ -94,7 +94,7 @@ def read_top_scores(folder: Path) -> TopScores:
         _check_values(found)
         if found.fingerprint != _fingerprint(columns, found.mids, found.names):
             raise ValueError("its bytes are not those that were written")
-    except (ValueError, KeyError, TypeError, OSError, EOFError, RecursionError) as error:
+    except DAMAGE as error:
         raise ScoreError(
             f"the teacher's scores cannot be used: {error}", where=folder, fix=MAKE_THEM
         ) from None

@@ -23,7 +23,7 @@ from tyro.conf import arg, subcommand
 from psla_wds import cli
 from psla_wds.errors import ManifestError
 from psla_wds.manifest import checked
-from psla_wds.progress import clip_bar
+from psla_wds.progress import progress_bar
 from sharding.forecast import forecast
 from sharding.pack_config import PackConfig
 from sharding.packing import pack_all, pack_share
@@ -63,7 +63,7 @@ class Args:
 def build(source: Source, config: PackConfig) -> None:
     """Read the source, make the shards that are missing, and publish them by their index."""
     classes, found = source.read()
-    clips = in_order(checked(iter(clip_bar(found, desc="reading the source"))), config.layout)
+    clips = in_order(checked(iter(progress_bar(found, desc="reading the source"))), config.layout)
     if not clips:
         raise ManifestError(
             "the source lists no clip", where=source, fix="check the path and the file"

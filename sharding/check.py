@@ -26,7 +26,7 @@ from psla_wds.folders import file_size, local_copy
 from psla_wds.index_files import CLASS_LABELS, read_index
 from psla_wds.labels import ClassList, read_class_list
 from psla_wds.locations import Location, is_http
-from psla_wds.progress import clip_bar
+from psla_wds.progress import progress_bar
 from psla_wds.shard_index import ShardIndex, combined_fingerprint
 from psla_wds.shards import Sidecar, key_of, read_sidecar, read_sidecars, sha256_of, tars_in
 from sharding.foreign import is_foreign, scan
@@ -49,7 +49,7 @@ def check(shards: Location, *, deep: bool) -> list[str]:
     index = read_index(shards)
     problems = [f"{name}: not in the index" for name in _stray_tars(shards, index)]
     problems += _check_meta(shards, index)
-    with clip_bar(desc="checking", total=len(index)) as bar:
+    with progress_bar(desc="checking", total=len(index)) as bar:
         for number, tar in enumerate(index.shards):
             problems += [f"{tar.name}: {what}" for what in _check_shard(index, number, deep)]
             bar.update(np.count_nonzero(index.shard == number))

@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from psla_wds.disk import disk_errors
 from psla_wds.files import atomic_open
 from psla_wds.labels import ClassList
 from psla_wds.locations import Location
 from psla_wds.manifest import Clip
-from sharding.disk import disk_errors
 
 COVERAGE = "coverage.json"
 NUM_WORST = 3

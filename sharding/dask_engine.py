@@ -15,8 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError, ShardError
-from sharding.disk import disk_errors
 from sharding.engines import MAX_TRIES, Update, worker_died
 from sharding.pack import ShardResult, ShardTask, pack_shard
 

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 import numpy as np
 from isal.isal_zlib import crc32
 
+from psla_wds.disk import disk_errors
 from psla_wds.errors import ShardError
 from psla_wds.files import atomic_open
 from psla_wds.folders import read_file, read_range
 from psla_wds.locations import Location
 from psla_wds.shard_index import ShardIndex
 from psla_wds.shards import ClipColumns, PackedClip, read_sidecars, tars_in
-from sharding.disk import disk_errors
 
 DUPLICATES = "duplicates.json"
 

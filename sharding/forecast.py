@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from psla_wds.audio import ClipRefusedError
 from psla_wds.labels import ClassList
 from psla_wds.manifest import Clip
-from psla_wds.progress import clip_bar
+from psla_wds.progress import progress_bar
 from sharding.pack import Encoding, pack_clip
 from sharding.pack_config import PackConfig
 from sharding.plan import Layout, read_plan
@@ -43,7 +43,7 @@ class Sample:
 def try_sample(clips: Sequence[Clip], classes: ClassList, encoding: Encoding) -> Sample:
     """Decode and encode the first clips; they are in random order."""
     sample, started = Sample(), time.perf_counter()
-    for clip in clip_bar(clips[:SAMPLE_CLIPS], desc="trying a sample"):
+    for clip in progress_bar(clips[:SAMPLE_CLIPS], desc="trying a sample"):
         mids = tuple(classes.mids[label] for label in clip.labels)
         try:
             packed, _ = pack_clip(clip, mids, encoding)

@@ -17,22 +17,21 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
-from tqdm import tqdm
 from tyro.conf import Positional
 
 from psla_wds import cli
 from psla_wds.cli import LocationArg
+from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError, ManifestError, ShardError
 from psla_wds.folders import entries, file_size, is_folder
 from psla_wds.index_files import CLASS_LABELS, INDEX_FOLDER
 from psla_wds.labels import ClassList, read_class_list, write_class_list
 from psla_wds.locations import Location
 from psla_wds.merge import merge_sidecars
-from psla_wds.progress import clip_bar
+from psla_wds.progress import progress_bar
 from psla_wds.shard_index import ShardIndex
 from psla_wds.shards import Sidecar, read_sidecar, read_sidecars, tars_in, write_sidecar
 from psla_wds.url_files import require_writable
-from sharding.disk import disk_errors
 from sharding.foreign import is_current, is_foreign, scan
 from sharding.members import REPACK
 from sharding.plan import PLAN_FILE, sweep
@@ -123,7 +122,9 @@ def _check_refused(shards: Location, max_rejected: float) -> None:
     """
     refused, num_packed = dict[str, dict[str, str]](), 0
     tars = tars_in(shards)
-    for sidecar in tqdm(read_sidecars(tars), "refused clips", len(tars), unit="shard"):
+    for sidecar in progress_bar(
+        read_sidecars(tars), desc="refused clips", total=len(tars), unit="shard"
+    ):
         if sidecar:
             refused |= {clip["clip_id"]: clip for clip in sidecar.rejected}
             num_packed += len(sidecar.clips.clip_id)
@@ -198,7 +199,7 @@ def _class_list(shards: Location, class_labels: Location | None) -> ClassList:
 def _describe(shards: Location, classes: ClassList, found: Found) -> None:
     """See that each foreign tar has its sidecar, and add up what the tars hold."""
     tars = tars_in(shards)
-    with clip_bar(desc="scanning") as bar:
+    with progress_bar(desc="scanning") as bar:
         for number, tar in enumerate(tars, 1):
             _look_at(tar, classes, found, bar.update)
             bar.set_postfix(tars=f"{number}/{len(tars)}", rejected=len(found.rejected))

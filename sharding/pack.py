@@ -20,6 +20,7 @@ from psla_wds.audio import (
     encode_clip,
     level_dbfs,
 )
+from psla_wds.disk import disk_errors
 from psla_wds.folders import file_size
 from psla_wds.locations import Location
 from psla_wds.manifest import Clip
@@ -33,7 +34,6 @@ from psla_wds.shards import (
     write_tar,
 )
 from sharding.decode import decode
-from sharding.disk import disk_errors
 
 CLIP_FIELDS = tuple(field.name for field in fields(Clip))
 

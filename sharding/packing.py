@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError
 from psla_wds.folders import remove_folder
 from psla_wds.index_files import CLASS_LABELS, INDEX_FOLDER
@@ -12,12 +13,11 @@ from psla_wds.labels import ClassList, read_class_list
 from psla_wds.locations import Location
 from psla_wds.manifest import Clip
 from psla_wds.merge import merge_sidecars
-from psla_wds.progress import clip_bar
+from psla_wds.progress import progress_bar
 from psla_wds.shard_index import ShardIndex
 from psla_wds.shards import read_sidecars, tars_in
 from sharding.coverage import COVERAGE, coverage, warn_of_losses, write_coverage
 from sharding.dask_engine import run_dask, scheduler_address
-from sharding.disk import disk_errors
 from sharding.duplicates import find_duplicates, read_duplicates, write_duplicates
 from sharding.engines import Update, run_local
 from sharding.forecast import settled_layout
@@ -113,7 +113,7 @@ def run(tasks: Sequence[ShardTask], config: PackConfig) -> list[ShardResult]:
     """Make the shards, with a progress bar of clips; in the order of the tasks."""
     results: list[ShardResult] = []
     already_done = 0
-    with clip_bar(desc="packing", total=sum(len(task.clips) for task in tasks)) as bar:
+    with progress_bar(desc="packing", total=sum(len(task.clips) for task in tasks)) as bar:
         for update in _updates(tasks, config):
             done = update.results
             results += done

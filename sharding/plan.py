@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.files import atomic_open
 from psla_wds.folders import entries, read_file
@@ -15,7 +16,6 @@ from psla_wds.labels import ClassList, write_class_list
 from psla_wds.locations import Location
 from psla_wds.manifest import Clip
 from psla_wds.shards import SHARD_NAME, sidecar_path
-from sharding.disk import disk_errors
 from sharding.pack import Encoding, ShardTask
 
 PLAN_FILE = "build.json"

@@ -4,11 +4,11 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
+from psla_wds.disk import disk_errors
 from psla_wds.errors import ManifestError, ShardError
 from psla_wds.files import atomic_open
 from psla_wds.folders import read_file
 from psla_wds.locations import Location
-from sharding.disk import disk_errors
 
 REJECTED = "rejected.jsonl"
 

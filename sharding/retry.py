@@ -10,7 +10,7 @@ from psla_wds.folders import remove
 from psla_wds.labels import ClassList
 from psla_wds.locations import Location
 from psla_wds.manifest import Clip
-from psla_wds.progress import clip_bar
+from psla_wds.progress import progress_bar
 from psla_wds.shards import sidecar_path
 from sharding.duplicates import KnownAudio
 from sharding.pack import pack_clip, refusal_of
@@ -71,7 +71,7 @@ def _usable(
     known = KnownAudio(config.output) if config.refuse_duplicates else None
     waiting = [clip for clip in clips if clip.clip_id in refused]
     usable = []
-    for clip in clip_bar(waiting, desc="trying refused clips"):
+    for clip in progress_bar(waiting, desc="trying refused clips"):
         mids = tuple(classes.mids[label] for label in clip.labels)
         try:
             packed, _ = pack_clip(clip, mids, config.encoding)

@@ -8,11 +8,10 @@ import tarfile
 from collections.abc import Sequence
 from itertools import groupby
 
-from tqdm import tqdm
-
 from psla_wds.files import atomic_open
 from psla_wds.folders import local_copy
 from psla_wds.locations import Location
+from psla_wds.progress import progress_bar
 from sharding.members import split_name
 
 VERSION = "v1.2"
@@ -20,7 +19,7 @@ VERSION = "v1.2"
 
 def write_dali_indexes(tars: Sequence[Location]) -> None:
     """Write `NAME.idx` beside each `NAME.tar`."""
-    for tar in tqdm(tars, desc="DALI indexes", unit="shard"):
+    for tar in progress_bar(tars, desc="DALI indexes", unit="shard"):
         with atomic_open(tar.with_name(f"{tar.stem}.idx"), "w") as file:
             file.write(dali_index(tar))
 

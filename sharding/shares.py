@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.folders import entries, remove_folder
 from psla_wds.locations import Location
-from sharding.disk import disk_errors
 from sharding.plan import missing_shards
 from sharding.rejects import write_rejected
 

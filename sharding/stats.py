@@ -26,7 +26,7 @@ from psla_wds.audio import SILENT_DBFS, decode_pcm, level_dbfs, reason_of
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.features import FeatureConfig, LogMel
 from psla_wds.index_files import open_indexes
-from psla_wds.progress import clip_bar
+from psla_wds.progress import progress_bar
 from psla_wds.reader import Reader
 from psla_wds.shard_index import ShardIndex
 from sharding.audit import Spectrum, is_clipped
@@ -111,7 +111,7 @@ class _LogMelMoments:
 def _waveforms(index: ShardIndex, rows: np.ndarray) -> Iterator[np.ndarray]:
     reader = Reader(index, threads=len(os.sched_getaffinity(0)))
     try:
-        with clip_bar(desc="decoding a sample", total=len(rows)) as bar:
+        with progress_bar(desc="decoding a sample", total=len(rows)) as bar:
             for start in range(0, len(rows), CLIPS_AT_ONCE):
                 some = rows[start : start + CLIPS_AT_ONCE]
                 for row, clip in zip(some, reader.start(some).wait(), strict=True):

@@ -18,9 +18,9 @@ import tyro
 from jaxtyping import Float64
 
 from psla_wds import cli
+from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError
-from psla_wds.progress import clip_bar
-from sharding.disk import disk_errors
+from psla_wds.progress import progress_bar
 from sharding.families import FAMILIES, annotated_labels, ontology, truth_line
 from sharding.sounds import SOUND_CLASSES, SoundClass, class_probabilities
 from sharding.waveforms import Waveform, soften
@@ -143,7 +143,7 @@ def synthesize(args: Args) -> str:
     audio_root = args.output / "audio"
     audio_root.mkdir(parents=True)
     plans = [plan_clip(args.seed, number) for number in range(args.clips)]
-    for number, plan in enumerate(clip_bar(plans, desc="synthesize")):
+    for number, plan in enumerate(progress_bar(plans, desc="synthesize")):
         rng = np.random.default_rng([args.seed, number, SOUND_STREAM])
         clip = render_clip(rng, plan, args.clip_s)
         (audio_root / plan.file_name).write_bytes(_encode(clip, plan.file_format))

@@ -128,10 +128,11 @@ def high_class(folder: Path) -> None:
         (swap_starts, "the starts of labels do not ascend to their end"),
         (high_class, "names a class that is not listed"),
         (lambda f: (f / META).write_text("{}"), "damaged: 'format_version'"),
+        (lambda f: (f / META).write_text("[" * 100_000), "damaged: maximum recursion"),
         (lambda f: (f / "label_values.npy").write_bytes(b""), "damaged"),
         (lambda f: np.save(f / "label_values.npy", np.array([None])), "damaged"),
     ],
-    ids=["starts", "values", "meta", "empty", "objects"],
+    ids=["starts", "values", "meta", "deep", "empty", "objects"],
 )
 def test_a_damaged_overlay_is_told(shards: Path, overlay: Path, spoil: Callable, message: str):
     spoil(overlay)

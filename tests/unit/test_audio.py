@@ -310,3 +310,14 @@ def highpass(
     spectrum = np.fft.rfft(waveform)
     higher = np.fft.rfftfreq(len(waveform), 1 / rate_hz) > edge_hz
     return np.fft.irfft(np.where(higher == above, spectrum, 0), len(waveform))
+
+
+@pytest.mark.parametrize("position", [0, 5000, 22_049])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("rate_hz", [16_000, 44_100])
+def test_one_value_that_is_not_finite_refuses_the_clip(position: int, value: float, rate_hz: int):
+    waveform = np.full((22_050, 2), 0.1, np.float32)
+    waveform[position, 1] = value
+    with pytest.raises(ClipRefusedError) as refused:
+        as_mono(waveform, rate_hz, 16_000)
+    assert refused.value.reason == "not-finite"

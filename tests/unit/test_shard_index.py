@@ -72,6 +72,29 @@ def test_several_sets_follow_one_another(shards: Path):
             assert both.labels(start + row).tolist() == part.labels(row).tolist()
 
 
+def with_splits(shards: Path, names: list[str]) -> None:
+    """Give the clips of each shard splits of these names, in turn."""
+    clips = 0
+    for path in sorted(shards.glob("*.sidecar.json")):
+        sidecar = json.loads(path.read_text())
+        number = len(sidecar["clips"]["clip_id"])
+        sidecar["clips"]["split"] = [names[(clips + i) % len(names)] for i in range(number)]
+        path.write_text(json.dumps(sidecar))
+        clips += number
+
+
+def test_more_splits_than_a_byte_can_number_are_refused(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("psla_wds.shard_index.MAX_SPLITS", 40)
+    with_splits(copied, [f"speaker{number}" for number in range(40)])
+    assert len(merge_sidecars(copied).splits) == 40
+    with_splits(copied, [f"speaker{number}" for number in range(41)])
+    with pytest.raises(ConfigError, match="41 splits, and an index has room for 40"):
+        merge_sidecars(copied)
+    assert read_index(copied).splits[0] == "speaker0"  # the index that was there still is
+
+
 def test_an_unknown_split_is_refused_with_those_there_are(shards: Path):
     with pytest.raises(ConfigError, match=r"no split test\n.*\n.*eval, train"):
         open_indexes([f"{shards}:test"])

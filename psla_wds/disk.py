@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from psla_wds.errors import ShardError
+from psla_wds.errors import PslaError
 from psla_wds.locations import Location
 
 GO_ON = "run the same command again: it goes on"
@@ -15,7 +15,7 @@ def disk_errors(where: Location, what: str, *, then: str = GO_ON) -> Iterator[No
     try:
         yield
     except OSError as error:
-        raise ShardError(
+        raise PslaError(
             f"cannot {what}: {error.strerror or error}",
             where=where,
             fix=f"make room or give write access, and {then}",
