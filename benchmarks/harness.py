@@ -4,22 +4,21 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from psla_wds.environment import commit, version
+
 RESULTS = Path(__file__).parent / "results"
 PEERS = ("webdataset", "mosaicml-streaming", "litdata")
 PACKAGES = ("torch", "torchaudio", "nvidia-dali-cuda130", "numpy", "soundfile", "psla-wds", *PEERS)
 MAX_SPREAD = 0.1
-WHAT_MATTERS = (":/", ":(top,exclude)benchmarks/results", ":(top,exclude)*.md")
 
 
 @dataclass(frozen=True)
@@ -118,8 +117,8 @@ def machine() -> dict[str, Any]:
         "gpu": gpu,
         "cuda": torch.version.cuda if gpu else None,
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "commit": _commit(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "commit": commit(),
         "date": time.strftime("%Y-%m-%d"),
     }
 
@@ -129,29 +128,3 @@ def _cpu_name() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit that was measured, with a mark if files differ from it that can matter: not
-    results, which the benchmark before this one wrote, nor documents."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        head = subprocess.run(
-            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no", "--", *WHAT_MATTERS],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{head} with changes" if changed else head

@@ -39,12 +39,18 @@ def from_json(config_type: type[C], values: Any, *, where: object) -> C:
         ) from None
 
 
-def read_json(config_type: type[C], path: Path) -> C:
-    """The configuration in a file, such as a run's config.json."""
+def read_json(config_type: type[C], path: Path, *, besides: tuple[str, ...] = ()) -> C:
+    """The configuration in a file, such as a run's config.json.
+
+    Args:
+        besides: names of what else the file may have, which is no setting.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"cannot read the configuration: {error}", where=path, fix="check the path"
         ) from None
+    if isinstance(values, dict):
+        values = {name: value for name, value in values.items() if name not in besides}
     return from_json(config_type, values, where=path)

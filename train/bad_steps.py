@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from psla_wds.augment import Draws
+from psla_wds.disk import disk_errors
 from psla_wds.distributed import World
 from psla_wds.errors import PslaError
 from psla_wds.shard_index import ShardIndex
@@ -58,15 +59,9 @@ class BadSteps:
             )
 
     def _append(self, lines: list[str]) -> None:
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.writelines(f"{line}\n" for line in lines)
-        except OSError as error:
-            raise PslaError(
-                f"cannot write the clips of a bad step: {error.strerror}",
-                where=self._path,
-                fix="make room there, and go on with --resume",
-            ) from None
+        told = disk_errors(self._path, "write the clips of a bad step", then="go on with --resume")
+        with told, self._path.open("a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
 
     def _give_up(self, last: Measured, epoch: int) -> None:
         what = "gradient" if math.isfinite(last.loss) else "loss"

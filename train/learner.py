@@ -98,7 +98,7 @@ class Learner:
         self._scaler.update()
         self._statistics.restore_where(skip, statistics)
         if self._average:
-            self._average.update()
+            self._average.update(skip)
 
     def _targets(self, batch: Batch) -> torch.Tensor:
         """Labels, and a teacher's scores for them by weight, if there is one.

@@ -16,14 +16,15 @@ from psla_wds.checkpoint import Checkpoint, epoch_path, save_checkpoint
 from psla_wds.distributed import World
 from psla_wds.loader import Loader
 from psla_wds.model import loss
-from psla_wds.progress import DataTimer, Interval, clip_bar
+from psla_wds.progress import DataTimer, Interval, progress_bar
 from psla_wds.shard_index import ShardIndex
 from train.bad_steps import BadSteps, clips_as_json
 from train.learner import Learner
 from train.measures import Means, Measures
 from train.optimizer import Moment, learning_rate
 from train.recipes import TrainConfig
-from train.run_dir import RunDir, RunLog
+from train.records import RunLog
+from train.run_dir import RunDir
 from train.states import StateWriter, check_types
 from train.training_data import TrainingData, layout_of, open_training_data
 
@@ -107,7 +108,7 @@ class Trainer:
     ) -> Interval:
         config, end = self._config, epoch * data.schedule.steps_per_epoch
         whole, since_log = Interval(batches), Interval(batches)
-        with clip_bar(
+        with progress_bar(
             desc=f"epoch {epoch}/{config.epochs}",
             total=(end - self._step) * config.batch_size,
             disable=not self._world.is_main,

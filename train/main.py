@@ -6,7 +6,6 @@ RECIPE is a name, or the config.json of a run, which makes that run again. Witho
 (python -m train.main ...) one process trains.
 """
 
-import hashlib
 import json
 import os
 import sys
@@ -24,8 +23,9 @@ import tyro
 from psla_wds import cli
 from psla_wds.batch_norm import check_batch_norm
 from psla_wds.checkpoint import epoch_path
-from psla_wds.config import read_json, to_json
+from psla_wds.config import to_json
 from psla_wds.distributed import World, join_world
+from psla_wds.environment import environment, sources_digest
 from psla_wds.errors import ConfigError, PslaError
 from psla_wds.index_files import open_indexes
 from psla_wds.model import AudioTagger, build_model
@@ -37,7 +37,8 @@ from train.dry_run import try_out
 from train.learner import Learner
 from train.loop import Trainer
 from train.recipes import RECIPES, TrainConfig, with_compat
-from train.run_dir import RunDir, RunLog
+from train.records import RunLog
+from train.run_dir import RunDir, read_config
 from train.settings import check_all_read
 from train.training_data import layout_of
 
@@ -65,20 +66,27 @@ def train(config: TrainConfig) -> None:
             dry_run = partial(try_out, config, world, index, eval_index, learner, first_step)
             _say_what_would_be_done(world.together(dry_run), config, world)
             return
-        world.together(lambda: run_dir.begin(config) if world.is_main else None)
-        with RunLog(config, enabled=world.is_main) as log:
+        made_with = _made_with(world, index, eval_index)
+        world.together(lambda: run_dir.begin(config, made_with) if world.is_main else None)
+        with RunLog(config, state, enabled=world.is_main) as log:
             trainer.train(log)
         if world.is_main:
             _say_what_next(config)
 
 
 def _code() -> str:
-    """What computes: versions, and a hash of this project's sources."""
-    root = Path(__file__).parents[1]
-    folders = [root / package for package in ("psla_wds", "eval", "train")]
-    sources = sorted(path for folder in folders for path in folder.rglob("*.py"))
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    return f"torch {torch.__version__}, numpy {np.__version__}, sources {digest[:12]}"
+    """What computes, as the ranks compare it."""
+    return f"torch {torch.__version__}, numpy {np.__version__}, sources {sources_digest()}"
+
+
+def _made_with(world: World, index: ShardIndex, eval_index: ShardIndex | None) -> dict[str, Any]:
+    """What the run depends on beside its settings."""
+    return environment() | {
+        "processes": world.size,
+        "clips": len(index),
+        "index_fingerprint": index.fingerprint,
+        "eval_index_fingerprint": eval_index.fingerprint if eval_index else None,
+    }
 
 
 def _agree_on_settings(config: TrainConfig, world: World) -> None:
@@ -176,7 +184,7 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
         recipe = RECIPES[words[0]][1]
     else:
         path, *settings = arguments
-        recipe = read_json(TrainConfig, Path(path))
+        recipe = read_config(Path(path))
         config = tyro.cli(TrainConfig, default=recipe, args=settings, prog=f"{PROG} {path}")
     check_all_read(config, recipe)
     return with_compat(config)

@@ -1,27 +1,27 @@
-"""The folder of a run: its configuration and its log; train/states.py has what it goes on from."""
+"""The folder of a run and its configuration; train/records.py has its log, train/states.py what it
+goes on from."""
 
 import fcntl
 import json
 import logging
-import math
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
-
-from torch.utils.tensorboard import SummaryWriter
+from typing import Any
 
 from psla_wds.config import read_json, to_json
+from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError, PslaError
 from psla_wds.files import atomic_open
 from train.recipes import TrainConfig
 from train.states import StateFiles
-from train.wandb_sink import WandbSink
 
 logger = logging.getLogger("train")
+
+CONFIG = "config.json"
+MADE_WITH = "made_with"
+"""In config.json beside the settings: versions, commit and shards, for people."""
 
 # Settings that may change when a run goes on: they say where things are, how fast and how long.
 MAY_CHANGE = (
@@ -59,7 +59,7 @@ class RunDir:
 
     def find_state(self, config: TrainConfig) -> dict[str, Any] | None:
         """The state to go on from; None for a run that begins. Nothing is written."""
-        begun = (self.folder / "config.json").exists()
+        begun = (self.folder / CONFIG).exists()
         if begun and config.resume:
             self._check_same_run(config)
             return self.states.load()
@@ -92,20 +92,22 @@ class RunDir:
                 fix="choose another --run-dir, or make room there",
             )
 
-    def begin(self, config: TrainConfig) -> None:
-        """Make the folder, with the configuration that makes the run again, for this run alone."""
-        try:
+    def begin(self, config: TrainConfig, made_with: dict[str, Any]) -> None:
+        """Make the folder, with the configuration that makes the run again, for this run alone.
+
+        Args:
+            made_with: what the run depends on beside its settings.
+        """
+        path, content = self.folder / CONFIG, to_json(replace(config, resume=False))
+        again = "run it again, or choose another --run-dir"
+        with disk_errors(self.folder, "write the run folder", then=again):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock_folder()
-            with atomic_open(self.folder / "config.json", "w") as file:
-                json.dump(to_json(replace(config, resume=False)), file, indent=2)
+            if path.exists():
+                _tell_changes(read_made_with(path), made_with, path)
+            with atomic_open(path, "w") as file:
+                json.dump(content | {MADE_WITH: made_with}, file, indent=2)
                 file.write("\n")
-        except OSError as error:
-            raise PslaError(
-                f"cannot write the run folder: {error.strerror}",
-                where=self.folder,
-                fix="choose another --run-dir, or make room there",
-            ) from None
 
     def _lock_folder(self) -> None:
         """Two runs that write to one folder would leave the log and the state of neither."""
@@ -122,8 +124,8 @@ class RunDir:
             logger.warning("%s cannot be locked: %s", self.folder, error.strerror)
 
     def _check_same_run(self, config: TrainConfig) -> None:
-        path = self.folder / "config.json"
-        before, now = to_json(read_json(TrainConfig, path)), to_json(config)
+        path = self.folder / CONFIG
+        before, now = to_json(read_config(path)), to_json(config)
         may_change = set(MAY_CHANGE)
         if config.optimizer.decay == "cosine":  # its length shapes all of it
             may_change.remove("epochs")
@@ -137,73 +139,25 @@ class RunDir:
             )
 
 
-class RunLog:
-    """log.jsonl, TensorBoard, and W&B on request, on rank 0; elsewhere it writes nothing."""
-
-    def __init__(self, config: TrainConfig, *, enabled: bool) -> None:
-        folder = self._folder = config.run_dir
-        self._file: TextIO | None = None
-        self._board: SummaryWriter | None = None
-        self._wandb: WandbSink | None = None
-        if enabled:
-            with self._told_as_error():
-                self._file = _open_log(folder / "log.jsonl")
-                self._board = SummaryWriter(str(folder / "tensorboard"))
-            if config.wandb:
-                self._wandb = WandbSink(config.wandb, folder, to_json(config))
-
-    def write(self, event: str, *, step: int, **values: float | int | str) -> None:
-        """One record. What is not finite becomes null, which strict readers accept."""
-        if self._file is None or self._board is None:
-            return
-        with self._told_as_error():
-            self._write(self._file, event, step, values)
-            numbers = {
-                f"{event}/{name}": value
-                for name, value in values.items()
-                if name != "epoch" and not isinstance(value, str)
-            }
-            for name, value in numbers.items():
-                self._board.add_scalar(name, value, step)
-        if self._wandb and numbers:
-            self._wandb.write(numbers, step=step)
-
-    def _write(
-        self, file: TextIO, event: str, step: int, values: dict[str, float | int | str]
-    ) -> None:
-        finite = {
-            n: v if isinstance(v, str) or math.isfinite(v) else None for n, v in values.items()
-        }
-        record = {"event": event, "step": step, **finite}
-        file.write(json.dumps(record) + "\n")
-        file.flush()
-
-    @contextmanager
-    def _told_as_error(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise PslaError(
-                f"cannot write the log: {error.strerror}",
-                where=self._folder,
-                fix="make room there, and go on with --resume",
-            ) from None
-
-    def __enter__(self) -> "RunLog":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None and self._board is not None:
-            with self._told_as_error():
-                self._file.close()
-                self._board.close()
-        if self._wandb:
-            self._wandb.close()
+def read_config(path: Path) -> TrainConfig:
+    """The settings in a run's config.json."""
+    return read_json(TrainConfig, path, besides=(MADE_WITH,))
 
 
-def _open_log(path: Path) -> TextIO:
-    """The log to append to, less a last line that a killed run left unfinished."""
-    if path.exists():
-        content = path.read_bytes()
-        os.truncate(path, content.rfind(b"\n") + 1)
-    return path.open("a", encoding="utf-8")
+def read_made_with(path: Path) -> dict[str, Any]:
+    """What a run depended on beside its settings, as far as its config.json says."""
+    found = json.loads(path.read_text(encoding="utf-8")).get(MADE_WITH)
+    return found if isinstance(found, dict) else {}
+
+
+def _tell_changes(before: dict[str, Any], now: dict[str, Any], path: Path) -> None:
+    """Warn of a run that goes on with other versions or sources: it may end otherwise."""
+    before, now = _flat(before), _flat(now)
+    for name in sorted((before.keys() & now.keys()) - {"commit"}):  # a commit of documents, say
+        if before[name] != now[name]:
+            logger.warning("%s: %s was %s, now %s", path, name, before[name], now[name])
+
+
+def _flat(made_with: dict[str, Any]) -> dict[str, Any]:
+    versions = made_with.get("versions")
+    return made_with | versions if isinstance(versions, dict) else made_with

@@ -8,7 +8,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage:
-    """A copy of a model that follows it: after each step it moves by 1 - decay of the way.
+    """A copy of a model that follows it: after each step that is done it moves by 1 - decay of
+    the way.
 
     It remembers about 1 / (1 - decay) steps. BatchNorm's running statistics are averaged as the
     weights are, so that the copy can be evaluated; its counters, which nothing reads, stay.
@@ -20,8 +21,10 @@ class WeightAverage:
         self._followed = _floats(model)
         self._move = get_ema_multi_avg_fn(decay)
 
-    def update(self) -> None:
-        self._move(self._averages, self._followed, None)
+    def update(self, skipped: torch.Tensor) -> None:
+        """Move, unless the step was skipped, which nobody on the host knows."""
+        pairs = zip(self._averages, self._followed, strict=True)
+        self._move(self._averages, [torch.where(skipped, a, w) for a, w in pairs], None)
 
 
 def _floats(model: nn.Module) -> list[torch.Tensor]:

@@ -1,7 +1,10 @@
 """States, disks and machines that a run cannot go on with: one message each, nothing harmed."""
 
+import os
 import resource
 import shutil
+import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from store_server import serving
 from test_training import config_of
 from worlds import outcomes_in_world
 
 from psla_wds.distributed import World, join_world
 from psla_wds.errors import CheckpointError, ConfigError, PslaError
+from psla_wds.reader import ReaderConfig
 from train.main import _agree_on_settings as agree_on_settings
 from train.main import _prepare as prepare
 from train.main import train
@@ -119,6 +124,41 @@ def test_a_full_disk_ends_the_run_with_a_message(
     ((kind, text),) = outcomes_in_world(1, train_where_files_stay_small, config, most_bytes)
     assert kind == "error" and message in text and "fix:" in text
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_read_only_disk_ends_the_run_with_a_message(shards: Path, tmp_path: Path):
+    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "none", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this process may not mount a read-only disk")
+    try:
+        with pytest.raises(PslaError, match="the run folder cannot be written"):
+            train(config_of(shards, tmp_path / "run"))
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def train_from_a_silent_store(config: TrainConfig, url: str) -> None:
+    if os.environ["RANK"] == "1":
+        config = replace(config, index=(url,))
+    train(config)
+
+
+def test_a_store_that_goes_silent_on_one_rank_ends_all(shards: Path, tmp_path: Path):
+    reader = ReaderConfig(decode_threads=1, timeout_s=2.0)
+    config = config_of(shards, tmp_path / "run", reader=reader)
+    with serving(shards) as store:
+
+        def after_the_sizes_were_asked_for(path: str, _: int) -> str | None:
+            asked = sum(n for other, n in store.requests.items() if other.endswith(".tar"))
+            return "silent" if path.endswith(".tar") and asked > 4 else None
+
+        store.fault = after_the_sizes_were_asked_for
+        begun = time.monotonic()
+        outcomes = outcomes_in_world(2, train_from_a_silent_store, config, store.url() + ":train")
+        assert time.monotonic() - begun < 60
+    assert [kind for kind, _ in outcomes] == ["error", "error"]
+    assert "lost another of the 2 processes" in outcomes[0][1]
+    assert "did not arrive within 2 s" in outcomes[1][1]
 
 
 def test_processes_that_do_not_divide_the_batch_do_not_resume(trained: TrainConfig):

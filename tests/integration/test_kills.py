@@ -18,8 +18,9 @@ MAIN = Path(__file__).parents[2] / "train" / "main.py"
 EPOCHS, STEPS_PER_EPOCH = 15, 6
 
 
-def command(shards: Path, run_dir: Path, processes: int) -> list[str]:
+def command(shards: Path, run_dir: Path, processes: int, max_restarts: int = 0) -> list[str]:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    launcher.append(f"--max-restarts={max_restarts}")
     words = [sys.executable, *launcher, str(MAIN), "demo", "--resume"]
     words += [f"--index={shards}:train", f"--eval-index={shards}:eval", f"--run-dir={run_dir}"]
     words += [
@@ -39,7 +40,9 @@ def outcome(run_dir: Path) -> tuple[list[tuple[int, float]], list[tuple[int, flo
     return losses, scores, weights
 
 
-def kill_while_it_runs(agent: subprocess.Popen, log: Path, rng: random.Random) -> bool:
+def kill_while_it_runs(
+    agent: subprocess.Popen, log: Path, rng: random.Random, *, spare_agent: bool = False
+) -> bool:
     """Kill a random process of the run once it has got on by some records; False if it ended."""
     records = rng.randint(1, 4)
     size = log.stat().st_size if log.exists() else 0
@@ -51,7 +54,8 @@ def kill_while_it_runs(agent: subprocess.Popen, log: Path, rng: random.Random) -
         time.sleep(0.002)
     time.sleep(rng.uniform(0, 0.1))
     children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
-    os.kill(rng.choice([agent.pid, *map(int, children)]), signal.SIGKILL)
+    ranks = list(map(int, children))
+    os.kill(rng.choice(ranks if spare_agent else [agent.pid, *ranks]), signal.SIGKILL)
     return True
 
 
@@ -76,3 +80,20 @@ def test_twenty_kills_of_any_process_change_nothing(shards: Path, tmp_path: Path
     assert [step for step, _ in losses] == list(range(1, EPOCHS * STEPS_PER_EPOCH + 1))
     assert losses == expected_losses and scores == expected_scores
     assert all(torch.equal(weights[name], expected_weights[name]) for name in expected_weights)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_torchrun_restarts_what_was_killed_to_the_same_end(shards: Path, tmp_path: Path):
+    left_alone, killed = tmp_path / "left alone", tmp_path / "killed"
+    subprocess.run(command(shards, left_alone, 2), check=True, capture_output=True)
+    agent = subprocess.Popen(
+        command(shards, killed, 2, max_restarts=3),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    rng = random.Random(0)
+    for _ in range(3):
+        assert kill_while_it_runs(agent, killed / "log.jsonl", rng, spare_agent=True)
+    assert agent.wait(timeout=300) == 0
+    assert outcome(killed)[:2] == outcome(left_alone)[:2]

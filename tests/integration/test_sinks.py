@@ -88,7 +88,7 @@ import logging, os, sys
 from dataclasses import replace
 from pathlib import Path
 from train.recipes import DEMO
-from train.run_dir import RunLog
+from train.records import RunLog
 
 logging.basicConfig(format="%(message)s")
 for fails in ("import", "init", "log", ""):
@@ -97,7 +97,7 @@ for fails in ("import", "init", "log", ""):
     os.environ["FAILS"] = fails
     folder = Path(sys.argv[1]) / fails
     folder.mkdir(parents=True, exist_ok=True)
-    with RunLog(replace(DEMO, run_dir=folder, wandb="taggers"), enabled=True) as log:
+    with RunLog(replace(DEMO, run_dir=folder, wandb="taggers"), None, enabled=True) as log:
         for step in range(1, 7):
             log.write("step", step=step, epoch=1, loss=0.5)
 """

@@ -27,6 +27,7 @@ from psla_wds.reader import ReaderConfig
 from psla_wds.sampler import SamplerConfig
 from train.main import parse, train
 from train.recipes import DEMO, TrainConfig
+from train.run_dir import read_made_with
 
 MAIN = Path(__file__).parents[2] / "train" / "main.py"
 SETTINGS = {
@@ -142,6 +143,16 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
         time.sleep(0.002)
 
 
+def records(run_dir: Path) -> list[dict]:
+    """What the log has, but for the speed."""
+    found = [json.loads(line) for line in (run_dir / "log.jsonl").open()]
+    speed = ("clips_per_s", "duration_s")
+    return [
+        {n: v for n, v in record.items() if n not in speed and "data_wait" not in n}
+        for record in found
+    ]
+
+
 def num_logged(run_dir: Path) -> int:
     log = run_dir / "log.jsonl"
     return log.read_text().count("\n") if log.exists() else 0
@@ -159,7 +170,7 @@ def test_a_killed_run_resumes_to_the_very_same_weights_and_log(
         process.communicate()
         assert num_logged(run_dir) < 14, "killed too late to show anything"
     run_command("train.main", *arguments(shards, run_dir, "--resume"))
-    assert logged_losses(run_dir) == logged_losses(uninterrupted)
+    assert records(run_dir) == records(uninterrupted)
     expected = final_weights(uninterrupted)
     assert all(torch.equal(t, expected[name]) for name, t in final_weights(run_dir).items())
 
@@ -183,6 +194,26 @@ def test_a_run_resumes_on_another_number_of_processes(shards: Path, trained: Pat
     run_command("train.main", *arguments(shards, run_dir, "--resume", "--epochs=3"))
     log = read_run(run_dir)
     assert [r.epoch for r in log.epochs] == [1, 2, 3] and len(log.steps) == 18
+
+
+def test_the_configuration_says_what_a_run_was_made_with(
+    shards: Path, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    run_dir = shutil.copytree(trained, tmp_path / "run")
+    content = json.loads((run_dir / "config.json").read_text())
+    made_with, index = content["made_with"], open_indexes([f"{shards}:train"])
+    assert made_with["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert (made_with["processes"], made_with["clips"]) == (2, len(index))
+    assert made_with["index_fingerprint"] == index.fingerprint
+    assert len(made_with["sources"]) == 12 and "commit" in made_with
+
+    made_with["versions"]["numpy"] = "1.0"
+    (run_dir / "config.json").write_text(json.dumps(content))
+    train(parse(arguments(shards, run_dir, "--resume")))
+    told = [r.getMessage() for r in caplog.records if "config.json" in r.getMessage()]
+    assert any("numpy was 1.0, now" in line for line in told)
+    assert any("processes was 2, now 1" in line for line in told)
+    assert read_made_with(run_dir / "config.json")["processes"] == 1
 
 
 def test_the_configuration_of_a_run_makes_it_again(trained: Path, tmp_path: Path):

@@ -27,9 +27,9 @@ def all_numbers(student: Learner) -> dict[str, torch.Tensor]:
     return {name: t.clone() for name, t in numbers.items() if "num_batches" not in name}
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_batch_that_is_not_finite_leaves_all_as_it_was(value: float):
-    student, good = learner(), batches(3)
+@pytest.mark.parametrize(("value", "ema_decay"), [(float("nan"), None), (float("inf"), 0.5)])
+def test_a_batch_that_is_not_finite_leaves_all_as_it_was(value: float, ema_decay: float | None):
+    student, good = learner(ema_decay=ema_decay), batches(3)
     for step in range(2):
         student.step(iter(good[step:]), at(100 + step))
         assert not student.is_bad and student.gradient_norm > 0

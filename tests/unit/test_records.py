@@ -1,0 +1,68 @@
+"""The log of a run that goes on is that of one which was never interrupted."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from train.recipes import DEMO
+from train.records import RunLog
+
+RECORDS = [
+    {"event": "step", "step": 2, "epoch": 1},
+    {"event": "bad_step", "step": 3, "epoch": 1},
+    {"event": "step", "step": 4, "epoch": 1},
+    {"event": "damaged", "step": 4, "clip_id": "a"},
+    {"event": "epoch", "step": 4, "epoch": 1},
+    {"event": "step", "step": 6, "epoch": 2},
+]
+
+
+def state_of(step: int, epochs_done: int, damaged: list[str]) -> dict[str, Any]:
+    return {"step": step, "epochs_done": epochs_done, "damaged": damaged}
+
+
+@pytest.mark.parametrize(
+    ("state", "kept"),
+    [
+        (state_of(6, 1, ["a"]), [0, 1, 2, 3, 4, 5]),
+        (state_of(5, 1, ["a"]), [0, 1, 2, 3, 4]),
+        (state_of(4, 0, []), [0, 1, 2]),  # saved before the epoch was evaluated
+        (state_of(3, 0, []), [0, 1]),
+        (None, []),
+    ],
+    ids=["all", "a step", "an epoch", "a bad step", "from the start"],
+)
+def test_records_of_what_is_done_again_are_dropped(
+    tmp_path: Path, state: dict[str, Any] | None, kept: list[int]
+):
+    log = tmp_path / "log.jsonl"
+    lines = [json.dumps(record) for record in RECORDS]
+    log.write_text("\n".join([*lines, '{"event": "step", "st']))
+    with RunLog(replace(DEMO, run_dir=tmp_path), state, enabled=True) as run_log:
+        run_log.write("step", step=7, loss=1.0)
+    *before, last = log.read_text().splitlines()
+    assert before == [lines[number] for number in kept]
+    assert json.loads(last)["step"] == 7
+
+
+def test_a_line_that_is_no_record_is_left_alone(tmp_path: Path):
+    (tmp_path / "log.jsonl").write_text('a note\n{"event": "step", "step": null}\n')
+    with RunLog(replace(DEMO, run_dir=tmp_path), state_of(1, 0, []), enabled=True):
+        pass
+    assert (tmp_path / "log.jsonl").read_text().startswith("a note\n{")
+
+
+def test_tensorboard_shows_each_step_once(tmp_path: Path):
+    config = replace(DEMO, run_dir=tmp_path)
+    for state, steps, loss in ((None, (1, 2, 3), 1.0), (state_of(1, 0, []), (2, 3, 4), 2.0)):
+        with RunLog(config, state, enabled=True) as log:
+            for step in steps:
+                log.write("step", step=step, loss=loss)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    shown = [(event.step, event.value) for event in events.Scalars("step/loss")]
+    assert shown == [(1, 1.0), (2, 2.0), (3, 2.0), (4, 2.0)]
