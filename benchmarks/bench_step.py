@@ -28,7 +28,7 @@ from benchmarks.step_ways import (
     new_learner,
     official_learner,
 )
-from benchmarks.tables import steps as steps_table
+from benchmarks.table_forms import steps as steps_table
 from psla_wds import cli
 from psla_wds.features import FeatureConfig
 from psla_wds.model import ModelConfig

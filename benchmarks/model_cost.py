@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from tqdm import tqdm
 
 from benchmarks.harness import RESULTS, machine, write
-from benchmarks.tables import costs
+from benchmarks.table_forms import costs
 from psla_wds import cli
 from psla_wds.heads import Head
 from psla_wds.model import AudioTagger, ModelConfig, loss

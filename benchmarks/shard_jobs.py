@@ -52,16 +52,22 @@ JOBS: dict[str, Callable[[Path], object]] = {
 
 
 def peak_mib(process: str) -> float:
-    """Most memory that a process had since it runs this program; 0 if it has ended.
+    """Most memory that a process had since it runs its program; 0 if it has ended, or not begun.
 
     Not by getrusage: what it tells of a process begins with the memory of the one that started it.
     """
     try:
+        if process != "self" and _command(process) == _command("self"):
+            return 0.0  # for a moment it shares the memory of this one
         status = Path("/proc", process, "status").read_text()
     except OSError:
         return 0.0
     found = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
     return int(found[0]) / 1024 if found else 0.0
+
+
+def _command(process: str) -> bytes:
+    return Path("/proc", process, "cmdline").read_bytes()
 
 
 @contextmanager

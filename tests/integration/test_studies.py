@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import run_command
 
-from benchmarks.tables import RENDER
+from benchmarks.table_forms import FORMS
 
 SMALL = ("--clips=120", "--eval-clips=80", "--seeds=2", "--epochs=1")
 
@@ -32,5 +32,5 @@ def test_a_study_ends_and_a_second_start_does_nothing_again(
     assert content["gain"]["mean"] == pytest.approx(sum(gains) / 2)
     run_command(f"benchmarks.{study}", *words)
     assert json.loads(output.read_text())["runs"] == content["runs"]
-    table = RENDER[study](content).splitlines()
+    table = FORMS[study](content).splitlines()
     assert len(table) == 7 and len({line.count("|") for line in table[:5]}) == 1

@@ -13,7 +13,7 @@ from benchmarks.bench_loader import check_clips, encoded_clips
 from benchmarks.dali_ways import decode_way, shard_reader_way
 from benchmarks.our_ways import read_way, waveform_way
 from benchmarks.peers import Collate, Work, loose_files, webdataset_way
-from benchmarks.tables import speeds
+from benchmarks.table_forms import speeds
 from benchmarks.ways import Batch, Timing, Way, measure_level
 from psla_wds.index_files import open_indexes
 from psla_wds.shard_index import ShardIndex

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import bench_shard, bench_shard_scale
-from benchmarks.tables import RENDER, markdown, speeds
+from benchmarks.table_forms import FORMS, markdown, speeds
 
 RATES = {"plain loop": 70.0, "psla-wds, 1 worker": 77.0, "psla-wds, 2 workers": 140.0}
 
@@ -32,7 +32,7 @@ def test_packing_is_measured_and_its_ways_give_the_same_clips(tmp_path: Path):
     assert [r["name"] for r in content["results"]][1:3] == list(RATES)[1:]
     assert content["startup_s"] > 0.3 and min(content["stages_ms"].values()) > 0
     assert "starting takes" in bench_shard.explained(content)
-    assert "| decode |" in RENDER["bench_shard"](content)
+    assert "| decode |" in FORMS["bench_shard"](content)
 
 
 @pytest.mark.slow

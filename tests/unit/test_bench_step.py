@@ -36,8 +36,8 @@ from benchmarks.step_ways import (
     new_learner,
     unfuse,
 )
-from benchmarks.tables import stages as stages_table
-from benchmarks.tables import steps as steps_table
+from benchmarks.table_forms import stages as stages_table
+from benchmarks.table_forms import steps as steps_table
 from benchmarks.ways import Timing
 from psla_wds.index_files import open_indexes
 from psla_wds.loader import Batch
