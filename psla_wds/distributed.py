@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from psla_wds.errors import ConfigError, PslaError
+from psla_wds.rendezvous import meeting_place
 
 T = TypeVar("T")
 
@@ -143,7 +144,9 @@ def join_world() -> Iterator[World]:
     # Scores, messages and flags are on the CPU, where waiting for them stops no GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, timeout=_timeout())
+        timeout = _timeout()
+        store = meeting_place(rank, size, timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         yield World(rank, size, device)
     except RuntimeError as error:
         if not _is_of_the_network(error):
@@ -175,7 +178,8 @@ def _is_of_the_network(error: RuntimeError) -> bool:
 
 
 def _lost(rank: int, size: int, error: RuntimeError) -> PslaError:
-    reason = str(error).strip().splitlines()[0].partition("] ")[2] or type(error).__name__
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first.partition("] ")[2] or first  # gloo begins with a place in its sources
     return PslaError(
         f"rank {rank} has lost another of the {size} processes: {reason}",
         where=f"rank {rank} on {socket.gethostname()}; master "

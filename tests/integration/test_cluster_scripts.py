@@ -94,7 +94,7 @@ def test_a_job_whose_time_is_over_is_queued_again_and_goes_on(shards: Path, tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize(("restarts", "requeued"), [(19, 1), (20, 0)])
 def test_a_job_that_fails_again_and_again_ends(tmp_path: Path, restarts: int, requeued: int):
-    job = Job(tmp_path, tmp_path / "no shards", tmp_path / "run")
+    job = Job(tmp_path, tmp_path / "none", tmp_path / "run")
     failed = job.start(restarts)
     assert "no such folder" in failed.communicate(timeout=120)[1]
     assert failed.returncode != 0 and job.requeued() == requeued
