@@ -1,6 +1,6 @@
-"""The library: every mechanism, no command line. What a training script of one's own needs can be
-imported from here (docs/use_the_loader.md); torch and DALI are loaded by the first use that
-needs them.
+"""The library: every mechanism, no command line. What a script of one's own needs can be imported
+from here, to train (docs/use_the_loader.md) and to use a model (docs/use_the_model.md); torch and
+DALI are loaded by the first use that needs them.
 """
 
 from importlib import import_module
@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from psla_wds.batches import LoaderConfig, evaluation_batches, training_batches
     from psla_wds.epochs import Epochs, Share
     from psla_wds.errors import PslaError
+    from psla_wds.events import Event, EventConfig
     from psla_wds.features import FeatureConfig
     from psla_wds.index_files import open_indexes
     from psla_wds.loader import Batch, Loader
     from psla_wds.reader import ReaderConfig
     from psla_wds.sampler import SamplerConfig
     from psla_wds.shard_index import ShardIndex
+    from psla_wds.tagger import Tagger, Tags, WindowTags
     from psla_wds.waveform_batches import (
         WaveformBatch,
         WaveformConfig,
@@ -24,12 +26,15 @@ if TYPE_CHECKING:
         evaluation_waveforms,
         training_waveforms,
     )
+    from psla_wds.windows import WindowConfig
 
 __all__ = [
     "AugmentConfig",
     "Batch",
     "Draws",
     "Epochs",
+    "Event",
+    "EventConfig",
     "FeatureConfig",
     "Loader",
     "LoaderConfig",
@@ -38,9 +43,13 @@ __all__ = [
     "SamplerConfig",
     "ShardIndex",
     "Share",
+    "Tagger",
+    "Tags",
     "WaveformBatch",
     "WaveformConfig",
     "WaveformLoader",
+    "WindowConfig",
+    "WindowTags",
     "evaluation_batches",
     "evaluation_waveforms",
     "open_indexes",
@@ -53,12 +62,14 @@ _NAMES = {
     "batches": ("LoaderConfig", "evaluation_batches", "training_batches"),
     "epochs": ("Epochs", "Share"),
     "errors": ("PslaError",),
+    "events": ("Event", "EventConfig"),
     "features": ("FeatureConfig",),
     "index_files": ("open_indexes",),
     "loader": ("Batch", "Loader"),
     "reader": ("ReaderConfig",),
     "sampler": ("SamplerConfig",),
     "shard_index": ("ShardIndex",),
+    "tagger": ("Tagger", "Tags", "WindowTags"),
     "waveform_batches": (
         "WaveformBatch",
         "WaveformConfig",
@@ -66,6 +77,7 @@ _NAMES = {
         "evaluation_waveforms",
         "training_waveforms",
     ),
+    "windows": ("WindowConfig",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -23,6 +23,21 @@ EXTENSIONS = {"flac": "flac", "opus": "opus", "vorbis": "ogg", "wav": "wav"}
 """Of the members of a tar, by codec."""
 OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
 
+AUDIO_SUFFIXES = {
+    ".aif",
+    ".aiff",
+    ".au",
+    ".caf",
+    ".flac",
+    ".mp3",
+    ".oga",
+    ".ogg",
+    ".opus",
+    ".wav",
+    *ffmpeg.SUFFIXES,
+}
+"""Of the files that are taken for audio where a folder holds others as well."""
+
 MAX_CLIP_S = 3600.0
 """Longer excerpts are refused: a header can promise any length, and memory is taken for it."""
 CUT_TOLERANCE_S = 1.0
@@ -92,8 +107,7 @@ def as_mono(
     sample_rate_hz: int,
 ) -> Float32[np.ndarray, " samples"]:
     """The mean of the channels at another rate; `ClipRefusedError` if there is nothing to hear."""
-    # The same numbers as waveform.mean(axis=1), which is 30 times as slow for two channels.
-    mono = functools.reduce(np.add, waveform.T) / np.float32(waveform.shape[1])
+    mono = mix_channels(waveform)
     if source_rate_hz != sample_rate_hz:
         mono = soxr.resample(mono, source_rate_hz, sample_rate_hz, quality="HQ")
     if not np.isfinite(mono).all():  # whatever is not finite spreads over the filter's length
@@ -101,6 +115,14 @@ def as_mono(
     if not len(mono):
         raise ClipRefusedError("empty", "no sample is left after resampling")
     return mono
+
+
+def mix_channels(
+    waveform: Float32[np.ndarray, "samples channels"],
+) -> Float32[np.ndarray, " samples"]:
+    """The mean of the channels."""
+    # The same numbers as waveform.mean(axis=1), which is 30 times as slow for two channels.
+    return functools.reduce(np.add, waveform.T) / np.float32(waveform.shape[1])
 
 
 def encode_clip(

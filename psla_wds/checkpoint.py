@@ -74,7 +74,8 @@ def load_checkpoint(path: Path, *, classes: ClassList | None = None) -> Checkpoi
     """The checkpoint in a file; `CheckpointError` if it is none, damaged, or of another format.
 
     Args:
-        classes: those of the shards, for a checkpoint of the paper's authors, which names none.
+        classes: those of the shards or of a list, for a checkpoint of the paper's authors, which
+            names none.
     """
     fix = "copy it again, or use another checkpoint"
     content = load_tensors(path, fix=fix)
@@ -104,16 +105,17 @@ def _official_checkpoint(
     weights = tagger_weights(content)
     found = architecture(weights, where=path)
     if classes is None or len(classes) != found.num_classes:
-        have = f"the shards have {len(classes)}" if classes else "no class list was given"
+        have = f"the class list has {len(classes)}" if classes else "no class list was given"
         raise CheckpointError(
             f"the checkpoint has {found.num_classes} classes and does not name them; {have}",
             where=path,
-            fix="use it with shards that were built with the class list of its data set",
+            fix="use it with the class list of its data set (--class-labels), or with shards that "
+            "were built with that",
         )
     features = official_features(found.num_classes)
     logger.info(
-        "%s is of the official code, and has weights only: taken as %s, %s, with the classes of "
-        "the shards, and the paper's features: %d frames at %d Hz, mean %g, std %g",
+        "%s is of the official code, and has weights only: taken as %s, %s, with the classes "
+        "given, and the paper's features: %d frames at %d Hz, mean %g, std %g",
         path,
         found.backbone,
         found.head,

@@ -55,3 +55,7 @@ class CheckpointError(PslaError):
 
 class ScoreError(PslaError):
     """A score file is malformed, or does not fit what it is compared with."""
+
+
+class AudioError(PslaError):
+    """A recording cannot be tagged: unreadable, empty, or not finite."""

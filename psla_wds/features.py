@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import nn
 from torchaudio.compliance.kaldi import get_mel_banks
 
@@ -145,6 +145,35 @@ class LogMel(nn.Module):
         real, imaginary = (frames @ self.frames_to_spectrum).chunk(2, dim=-1)
         mel = (real.square() + imaginary.square()) @ self.bins_to_mels
         return mel.clamp(min=SMALLEST_ENERGY).log()
+
+
+class WindowFeatures(nn.Module):
+    """Waveforms to what the model gets: log-mel, cut or padded to `num_frames`, normalised.
+
+    One shape whatever the length, and operators that can be exported: a waveform is padded with
+    zeros, and frames that it does not reach become the padding that `fit` gives.
+    """
+
+    frame_numbers: torch.Tensor
+
+    def __init__(self, config: FeatureConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.log_mel = LogMel(config)
+        self.register_buffer("frame_numbers", torch.arange(config.num_frames), persistent=False)
+
+    def forward(
+        self,
+        waveforms: Float32[torch.Tensor, "batch samples"],
+        num_samples: Int64[torch.Tensor, " batch_or_1"],
+    ) -> Float32[torch.Tensor, "batch frames mels"]:
+        """Of each waveform the first `num_samples`, of which there is one at least."""
+        config = self.config
+        padded = F.pad(waveforms, (0, config.max_clip_samples))[:, : config.max_clip_samples]
+        frames = (num_samples - config.window_samples) // config.hop_samples + 1
+        reached = self.frame_numbers < frames.clamp(min=1)[:, None]
+        log_mel = torch.where(reached[:, :, None], self.log_mel(padded), 0.0)
+        return normalise(log_mel, config)
 
 
 def fit(

@@ -3,7 +3,11 @@
 import functools
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 SUFFIXES = (".3gp", ".aac", ".amr", ".m4a", ".mka", ".mkv", ".mp4", ".webm", ".wma")
 DEMUXERS = "aac,amr,asf,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2"
@@ -27,15 +31,11 @@ def convert(recording: Path, wav: Path) -> None:
 
     Raises `RuntimeError` with ffmpeg's reason.
     """
-    limits = ["-format_whitelist", DEMUXERS, "-t", str(MAX_RECORDING_S)]
-    # file: keeps a name with a dash or a colon from being an option or an address.
-    source = ["-i", f"file:{recording}", "-map", "0:a:0"]
     # Not W64, which holds any length too: libsndfile takes ffmpeg's floats in it for integers.
     target = ["-c:a", "pcm_f32le", "-f", "wav", "-rf64", "auto", "-y", f"file:{wav}"]
-    command = ["ffmpeg", "-nostdin", "-v", "error", *limits, *source, *target]
     try:
         done = subprocess.run(
-            command,
+            [*_reading(recording), "-t", str(MAX_RECORDING_S), *target],
             capture_output=True,
             text=True,
             errors="replace",
@@ -45,5 +45,48 @@ def convert(recording: Path, wav: Path) -> None:
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"ffmpeg did not end within {TIMEOUT_S} s") from None
     if done.returncode or done.stderr:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RuntimeError(f"ffmpeg: {reason.replace(str(recording), recording.name)}")
+        raise _failure(done.stderr, recording)
+
+
+@contextmanager
+def decoding(recording: Path) -> Iterator[int]:
+    """A pipe that the first audio track comes out of while it is decoded, as a file of 32-bit
+    floats of any length, in its own rate and channels.
+
+    Raises `RuntimeError` with ffmpeg's reason, at the end of the block if it failed.
+    """
+    command = [*_reading(recording), "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
+    with (
+        tempfile.TemporaryFile() as messages,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=messages) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            yield process.stdout.fileno()
+        except RuntimeError:  # nothing came, or half a file: ffmpeg knows why
+            process.stdout.close()
+            process.wait()
+            raise _failure(_text_of(messages), recording) from None
+        except BaseException:
+            process.kill()
+            raise
+        process.stdout.close()
+        if process.wait() or _text_of(messages):
+            raise _failure(_text_of(messages), recording)
+
+
+def _text_of(messages: IO[bytes]) -> str:
+    messages.seek(0)
+    return messages.read().decode(errors="replace")
+
+
+def _reading(recording: Path) -> list[str]:
+    """A command's begin; what ffmpeg may open is limited, and only its first audio track taken."""
+    # file: keeps a name with a dash or a colon from being an option or an address.
+    source = ["-format_whitelist", DEMUXERS, "-i", f"file:{recording}", "-map", "0:a:0"]
+    return ["ffmpeg", "-nostdin", "-v", "error", *source]
+
+
+def _failure(messages: str, recording: Path) -> RuntimeError:
+    reason = (messages.strip().splitlines() or ["no message"])[-1]
+    return RuntimeError(f"ffmpeg: {reason.replace(str(recording), recording.name)}")

@@ -1,9 +1,11 @@
 """Heads: from the features of frames to one score a class.
 
-All take features of any width, averaged over frequency, with any number of frames.
+All take features of any width, averaged over frequency, with any number of frames. Each also
+scores the frames by themselves (`score_frames`), which is what says when a sound is there.
 """
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float32
@@ -34,6 +36,12 @@ class AttentionHead(nn.Module):
         attention = attention / attention.sum(dim=3, keepdim=True)
         return (attention * torch.sigmoid(self.classifier(features))).sum(dim=(2, 3))
 
+    def score_frames(
+        self, features: Float32[Tensor, "batch channels 1 frames"]
+    ) -> Float32[Tensor, "batch classes frames"]:
+        """What the attention weighs. Training saw a frame as far as attention went to it."""
+        return torch.sigmoid(self.classifier(features)).squeeze(2)
+
 
 class MultiHeadAttention(nn.Module):
     """Several attention heads, summed with learned weights that nothing holds to a sum of 1."""
@@ -49,6 +57,16 @@ class MultiHeadAttention(nn.Module):
         scores = torch.stack([head(features) for head in self.heads], dim=-1)
         return (scores * self.head_weights).sum(dim=-1)
 
+    def score_frames(
+        self, features: Float32[Tensor, "batch channels 1 frames"]
+    ) -> Float32[Tensor, "batch classes frames"]:
+        """What the heads' attentions weigh, summed with the weights of the heads."""
+        scores = torch.stack([head.score_frames(features) for head in self._heads()], dim=-1)
+        return (scores * self.head_weights).sum(dim=-1)
+
+    def _heads(self) -> Iterator[AttentionHead]:
+        return (head for head in self.heads if isinstance(head, AttentionHead))
+
 
 class MeanPooling(nn.Module):
     """A clip's score is the mean of its frames' scores."""
@@ -61,6 +79,12 @@ class MeanPooling(nn.Module):
         self, features: Float32[Tensor, "batch channels 1 frames"]
     ) -> Float32[Tensor, "batch classes"]:
         return torch.sigmoid(self.classifier(features)).mean(dim=(2, 3))
+
+    def score_frames(
+        self, features: Float32[Tensor, "batch channels 1 frames"]
+    ) -> Float32[Tensor, "batch classes frames"]:
+        """What the mean is taken of."""
+        return torch.sigmoid(self.classifier(features)).squeeze(2)
 
 
 class LinearHead(nn.Module):
@@ -75,8 +99,17 @@ class LinearHead(nn.Module):
     ) -> Float32[Tensor, "batch classes"]:
         return torch.sigmoid(self.classifier(features.mean(dim=(2, 3))))
 
+    def score_frames(
+        self, features: Float32[Tensor, "batch channels 1 frames"]
+    ) -> Float32[Tensor, "batch classes frames"]:
+        """The score that a clip would have if all of it were like this frame."""
+        return torch.sigmoid(self.classifier(features.squeeze(2).mT)).mT
 
-def build_head(head: Head, channels: int, num_classes: int, *, num_heads: int) -> nn.Module:
+
+AnyHead: TypeAlias = AttentionHead | MultiHeadAttention | MeanPooling | LinearHead
+
+
+def build_head(head: Head, channels: int, num_classes: int, *, num_heads: int) -> AnyHead:
     """The head with the weights that the official code gives it.
 
     Args:
@@ -86,8 +119,12 @@ def build_head(head: Head, channels: int, num_classes: int, *, num_heads: int) -
         return MultiHeadAttention(channels, num_classes, num_heads)
     if head == "linear":
         return LinearHead(channels, num_classes)
-    single = AttentionHead if head == "single-head-attention" else MeanPooling
-    return single(channels, num_classes).apply(_initialise_he_uniform)
+    single: AttentionHead | MeanPooling = (
+        AttentionHead(channels, num_classes)
+        if head == "single-head-attention"
+        else MeanPooling(channels, num_classes)
+    )
+    return single.apply(_initialise_he_uniform)
 
 
 def count_classes(weights: dict[str, Tensor]) -> int | None:

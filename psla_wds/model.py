@@ -89,17 +89,37 @@ class AudioTagger(nn.Module):
         self, log_mel: Float[Tensor, "batch frames mels"]
     ) -> Float32[Tensor, "batch classes"]:
         """Scores, near [0, 1]: the weights of several heads are free to leave it."""
+        features = self.trunk(self._image(log_mel))
+        # Half precision rounds the clamp's 1 - 1e-7 to 1, so everything from here is float32.
+        with torch.autocast(log_mel.device.type, enabled=False):
+            return self.head(_without_mels(features))
+
+    def score_frames(
+        self, log_mel: Float[Tensor, "batch frames mels"]
+    ) -> tuple[Float32[Tensor, "batch classes"], Float32[Tensor, "batch classes columns"]]:
+        """The scores, and those of the columns of the trunk's map (`heads.py` says which): frames
+        again, but as many times longer as the trunk's stride. In float32, without autocast.
+        """
+        features = _without_mels(self.trunk(self._image(log_mel)))
+        return self.head(features), self.head.score_frames(features)
+
+    def _image(
+        self, log_mel: Float[Tensor, "batch frames mels"]
+    ) -> Float[Tensor, "batch 1 mels frames"]:
         if min(log_mel.shape[1:]) < SMALLEST_IMAGE:
             raise ConfigError(
                 f"{log_mel.shape[1]} frames of {log_mel.shape[2]} mels are too few for a backbone",
                 where="features",
                 fix=f"set --features.num-frames and num-mels to {SMALLEST_IMAGE} or more",
             )
-        image = log_mel.transpose(1, 2).unsqueeze(1)  # (batch, 1, mels, frames)
-        features = self.trunk(image)  # (batch, channels, rows, columns), stride 32 in the paper's
-        # Half precision rounds the clamp's 1 - 1e-7 to 1, so everything from here is float32.
-        with torch.autocast(log_mel.device.type, enabled=False):
-            return self.head(features.float().mean(dim=2, keepdim=True))
+        return log_mel.transpose(1, 2).unsqueeze(1)
+
+
+def _without_mels(
+    features: Float[Tensor, "batch channels rows columns"],
+) -> Float32[Tensor, "batch channels 1 columns"]:
+    """The trunk's map (its stride is 32 in the paper's) averaged over frequency."""
+    return features.float().mean(dim=2, keepdim=True)
 
 
 def build_model(config: ModelConfig, num_classes: int) -> AudioTagger:

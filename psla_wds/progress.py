@@ -14,6 +14,9 @@ T = TypeVar("T")
 TERMINAL_INTERVAL_S, LOG_INTERVAL_S = 0.2, 60.0
 """Between two looks of a bar on a terminal, and between its lines elsewhere."""
 
+AUDIO_S = " s of audio"
+"""Unit of a bar over recordings."""
+
 
 def progress_bar(
     items: Iterable[T] | None = None,
@@ -32,7 +35,7 @@ def progress_bar(
         total=total,
         disable=disable,
         unit=unit,
-        unit_scale=unit == "clip",  # clips are counted in thousands
+        unit_scale=unit in ("clip", AUDIO_S),  # counted in thousands
         mininterval=interval_s,
         maxinterval=max(interval_s, 10.0),
         dynamic_ncols=True,

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import PurePosixPath
 
+from psla_wds.audio import AUDIO_SUFFIXES
 from psla_wds.cli import LocationArg
 from psla_wds.errors import ManifestError
 from psla_wds.labels import ClassList, read_class_list
 from psla_wds.locations import Location, member
 from psla_wds.manifest import Clip, resolve_labels
 from sharding.sources.rows import csv_values, seconds
-from sharding.sources.source import AUDIO_SUFFIXES, files_below, require, require_folder
+from sharding.sources.source import files_below, require, require_folder
 
 NUM_COLUMNS = 4
 

@@ -5,27 +5,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from psla_wds import ffmpeg
 from psla_wds.errors import ManifestError
 from psla_wds.folders import is_folder
 from psla_wds.labels import ClassList
 from psla_wds.locations import Location, is_url, member, parse_location
 from psla_wds.manifest import Clip
 from psla_wds.url_files import names_below
-
-AUDIO_SUFFIXES = {
-    ".aif",
-    ".aiff",
-    ".au",
-    ".caf",
-    ".flac",
-    ".mp3",
-    ".oga",
-    ".ogg",
-    ".opus",
-    ".wav",
-    *ffmpeg.SUFFIXES,
-}
 
 
 @runtime_checkable

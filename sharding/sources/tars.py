@@ -7,7 +7,7 @@ from typing import IO
 from tyro.conf import Positional
 
 from psla_wds import ffmpeg
-from psla_wds.audio import ClipRefusedError
+from psla_wds.audio import AUDIO_SUFFIXES, ClipRefusedError
 from psla_wds.cli import LocationArg
 from psla_wds.folders import local_copy
 from psla_wds.index_files import CLASS_LABELS
@@ -16,7 +16,7 @@ from psla_wds.locations import Location
 from psla_wds.manifest import ByteRange, Clip
 from psla_wds.shards import tars_in
 from sharding.members import Members, kind_of, members_by_key
-from sharding.sources.source import AUDIO_SUFFIXES, require, require_folder
+from sharding.sources.source import require, require_folder
 from sharding.tar_clips import check_keys, describe
 
 

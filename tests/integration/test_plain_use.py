@@ -97,7 +97,7 @@ def test_the_code_of_the_page_runs_as_it_stands(folder: Path, capsys: pytest.Cap
 
 
 def test_the_code_of_the_readme_is_that_of_the_page():
-    (block,) = code_blocks(ROOT / "README.md")
+    block = code_blocks(ROOT / "README.md")[0]
     assert block == code_blocks(PAGE)[0]
     assert len([line for line in block.splitlines() if line]) <= 5
 

@@ -127,3 +127,26 @@ def test_the_linear_head_starts_as_torch_starts_a_linear_layer():
     bound = 1280**-0.5
     assert 0.99 * bound < classifier.weight.abs().max() <= bound
     assert classifier.bias.any()
+
+
+def test_the_scores_of_frames_are_what_a_clip_s_score_is_made_of():
+    features = torch.randn(2, 16, 1, 9)
+    torch.manual_seed(0)
+    single = build_head("single-head-attention", 16, 5, num_heads=4)
+    attention = torch.sigmoid(single.attention(features)).squeeze(2)
+    weighted = (attention * single.score_frames(features)).sum(2) / attention.sum(2)
+    torch.testing.assert_close(single(features), weighted)
+
+    several = build_head("multi-head-attention", 16, 5, num_heads=3)
+    with torch.no_grad():
+        several.head_weights.copy_(torch.tensor([0.2, 0.5, 0.4]))
+    frames = [head.score_frames(features) for head in several.heads]
+    expected = 0.2 * frames[0] + 0.5 * frames[1] + 0.4 * frames[2]
+    torch.testing.assert_close(several.score_frames(features), expected)
+
+    mean = build_head("mean-pooling", 16, 5, num_heads=4)
+    torch.testing.assert_close(mean(features), mean.score_frames(features).mean(2))
+
+    linear = build_head("linear", 16, 5, num_heads=4)
+    each = torch.stack([linear(features[..., [i]]) for i in range(9)], dim=2)
+    torch.testing.assert_close(linear.score_frames(features), each)

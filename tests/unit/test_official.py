@@ -109,7 +109,7 @@ def test_a_network_of_fsd50k_gets_its_3000_frames(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("classes", "message"),
-    [(class_list(7), "has 6 classes .* the shards have 7"), (None, "no class list was given")],
+    [(class_list(7), "has 6 classes .* the class list has 7"), (None, "no class list was given")],
     ids=["another number", "none"],
 )
 def test_another_number_of_classes_is_refused(published, classes, message):

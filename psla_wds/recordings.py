@@ -1,0 +1,184 @@
+"""Recordings of any length, block by block: decoded, mixed down and resampled as clips are when
+they are packed, in memory that does not grow with their length.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import soundfile
+import soxr
+from jaxtyping import Float, Float32, Shaped
+
+from psla_wds import ffmpeg
+from psla_wds.audio import mix_channels, reason_of
+from psla_wds.errors import AudioError
+
+Block: TypeAlias = Float32[np.ndarray, " samples"]
+"""A stretch of a recording: one channel, in [-1, 1]."""
+
+BLOCK_SAMPLES = 2**16
+"""Of all channels together, decoded at a time; at most a second, since low rates grow when they
+are resampled."""
+MAX_CHANNELS = 1024
+"""libsndfile's limit; an array with more has its axes the other way round."""
+
+
+def decode(source: Path | int, sample_rate_hz: int) -> Iterator[Block]:
+    """A file of audio at another rate; ffmpeg decodes what libsndfile does not read.
+
+    Args:
+        source: a file, or the descriptor of a pipe that a WAV or AU file comes out of, whose
+            header need not know its length.
+
+    Raises `AudioError` where the audio is damaged, which can be after many blocks; a file that
+    ends before its header says so is.
+    """
+    where = source if isinstance(source, Path) else "stdin"
+    try:
+        with _opened(source) as file:
+            yield from resample(_decoded(file), file.samplerate, sample_rate_hz, where=where)
+            # What comes out of a pipe can have a header that does not know its length.
+            if not _is_piped(source) and file.tell() < file.frames:
+                raise RuntimeError(f"{file.tell()} of {file.frames} samples are there")
+    except (RuntimeError, OSError) as error:
+        raise AudioError(
+            f"the audio cannot be read: {reason_of(error)}",
+            where=where,
+            fix="convert it to WAV or FLAC",
+        ) from None
+
+
+def length_s(path: Path) -> float | None:
+    """Seconds that a file says it has; None where only decoding tells, or it cannot be read."""
+    if path.suffix.lower() in ffmpeg.SUFFIXES:
+        return None
+    try:
+        header = soundfile.info(str(path))
+    except (RuntimeError, OSError):
+        return None
+    return header.frames / header.samplerate
+
+
+def blocks_of(waveform: np.ndarray, sample_rate_hz: int | float, *, to_hz: int) -> Iterator[Block]:
+    """A waveform in memory at another rate, in the same blocks as a file of it.
+
+    Args:
+        waveform: floats in [-1, 1], or integers, whose largest value is 1; samples come first,
+            then, if there is a second axis, channels.
+
+    Raises `AudioError` if it is empty, of no such shape or type, or holds values that are not
+    finite; `sample_rate_hz` must be positive.
+    """
+    where = "waveform"
+    if not 0 < sample_rate_hz < np.inf:
+        raise AudioError(
+            f"sample_rate_hz={sample_rate_hz} is no rate", where=where, fix="give samples a second"
+        )
+    if waveform.ndim not in (1, 2) or not 0 < np.prod(waveform.shape[1:]) <= MAX_CHANNELS:
+        raise AudioError(
+            f"an array of shape {waveform.shape} is no waveform",
+            where=where,
+            fix="give (samples,), or (samples, channels), as soundfile.read does",
+        )
+    return resample(_blocks_of(waveform, sample_rate_hz), sample_rate_hz, to_hz, where=where)
+
+
+def resample(
+    blocks: Iterable[Float32[np.ndarray, "samples channels"]],
+    source_rate_hz: int | float,
+    sample_rate_hz: int,
+    *,
+    where: object,
+) -> Iterator[Block]:
+    """The mean of the channels at another rate: the samples that `audio.as_mono` gives for the
+    whole, bit by bit. `AudioError` if there are none, or some are not finite.
+    """
+    num_samples = 0
+    for block in _resampled(blocks, source_rate_hz, sample_rate_hz):
+        if not np.isfinite(block).all():  # what is not spreads over the length of soxr's filter
+            raise AudioError(
+                "the audio holds NaN or infinite values",
+                where=where,
+                fix="mend what made it, or leave it out",
+            )
+        num_samples += len(block)
+        yield block
+    if not num_samples:
+        raise AudioError(
+            f"there is no sample at {sample_rate_hz} Hz", where=where, fix="give a longer recording"
+        )
+
+
+def _resampled(
+    blocks: Iterable[Float32[np.ndarray, "samples channels"]],
+    source_rate_hz: int | float,
+    sample_rate_hz: int,
+) -> Iterator[Block]:
+    mono = (mix_channels(block) for block in blocks)
+    if source_rate_hz == sample_rate_hz:
+        yield from mono
+        return
+    stream = soxr.ResampleStream(source_rate_hz, sample_rate_hz, 1, "float32", quality="HQ")
+    for block in mono:
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(np.empty(0, np.float32), last=True)
+
+
+def _decoded(file: soundfile.SoundFile) -> Iterator[Float32[np.ndarray, "samples channels"]]:
+    block_samples = _block_samples(file.samplerate, file.channels)
+    while len(block := file.read(block_samples, dtype="float32", always_2d=True)):
+        yield block
+
+
+def _blocks_of(
+    waveform: Shaped[np.ndarray, "samples *channels"], sample_rate_hz: int | float
+) -> Iterator[Float32[np.ndarray, "samples channels"]]:
+    table = waveform[:, None] if waveform.ndim == 1 else waveform
+    block_samples = _block_samples(sample_rate_hz, table.shape[1])
+    for start in range(0, len(table), block_samples):
+        yield _as_float(table[start : start + block_samples])
+
+
+def _as_float(
+    block: Shaped[np.ndarray, "samples channels"],
+) -> Float[np.ndarray, "samples channels"]:
+    if np.issubdtype(block.dtype, np.signedinteger):
+        return block.astype(np.float32) / np.float32(-float(np.iinfo(block.dtype).min))
+    if not np.issubdtype(block.dtype, np.floating):
+        raise AudioError(
+            f"values of type {block.dtype} are no samples",
+            where="waveform",
+            fix="give floats in [-1, 1], or signed integers",
+        )
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        return block.astype(np.float32)
+
+
+def _block_samples(sample_rate_hz: int | float, num_channels: int) -> int:
+    return max(1, min(int(sample_rate_hz), BLOCK_SAMPLES // num_channels))
+
+
+def _is_piped(source: Path | int) -> bool:
+    return isinstance(source, int) or source.suffix.lower() in ffmpeg.SUFFIXES
+
+
+@contextmanager
+def _opened(source: Path | int) -> Iterator[soundfile.SoundFile]:
+    if isinstance(source, int):
+        with soundfile.SoundFile(source, closefd=False) as file:
+            yield file
+    elif source.suffix.lower() in ffmpeg.SUFFIXES and source.is_file():
+        if ffmpeg.version() is None:
+            raise RuntimeError(f"{source.suffix} files need ffmpeg, which is not on PATH")
+        with (
+            ffmpeg.decoding(source) as pipe,
+            soundfile.SoundFile(pipe, closefd=False) as file,
+        ):
+            yield file
+    else:
+        source.open("rb").close()  # libsndfile says nothing about why it cannot
+        with soundfile.SoundFile(source) as file:
+            yield file
