@@ -230,6 +230,19 @@ def many(content: dict[str, Any]) -> str:
     return markdown([""], list(numbers), rows) + f"\n\n{content['title']}. {_conditions(content)}"
 
 
+def tagging(content: dict[str, Any]) -> str:
+    """Networks by runtimes, as times real time."""
+    columns = {
+        "times real time": "times_real_time:,.0f",
+        "MiB": "mebibytes:.1f",
+        "speed-up": "speed_up:.2f",
+        "spread": "spread:.0%",
+    }
+    rows = [[r["level"], r["name"], *_formatted(columns, r)] for r in content["results"]]
+    table = markdown(["network", ""], list(columns), rows)
+    return f"{table}\n\n{content['title']}. {_conditions(content)}"
+
+
 FORMS: dict[str, Callable[[dict[str, Any]], str]] = {
     "demo": demo_scores,
     "bench_features": stages,
@@ -238,6 +251,7 @@ FORMS: dict[str, Callable[[dict[str, Any]], str]] = {
     "bench_shard_scale_build": many,
     "bench_shard_scale_index": many,
     "bench_step": steps,
+    "bench_tag": tagging,
     "gpu_features": stages,
     "gpu_step": steps,
     "model_cost": costs,

@@ -92,15 +92,15 @@ def _is_audio(path: Path) -> bool:
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m eval.tag")
     sources = find_sources(args.recordings)
-    tagger = Tagger.load(
-        args.model,
-        classes=read_class_list(args.class_labels) if args.class_labels else None,
-        windows=args.windows,
-        batch_size=1 if STDIN in args.recordings else args.batch_size,
-        device=args.device,
-    )
-    tagging = Tagging(tagger, sources, top_k=args.top_k, events=args.events)
     with open_writer(args.format, args.output, sources) as writer:
+        tagger = Tagger.load(
+            args.model,
+            classes=read_class_list(args.class_labels) if args.class_labels else None,
+            windows=args.windows,
+            batch_size=1 if STDIN in args.recordings else args.batch_size,
+            device=args.device,
+        )
+        tagging = Tagging(tagger, sources, top_k=args.top_k, events=args.events)
         tagging.write(writer)
     if args.output:
         num_tagged = len(sources) - len(tagging.failures)

@@ -8,10 +8,13 @@ from pathlib import Path
 from psla_wds.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from psla_wds.errors import CheckpointError
 from psla_wds.labels import ClassList
+from psla_wds.model_folder import is_model_folder, read_model
 
 
 def load_members(path: Path, *, classes: ClassList | None = None) -> tuple[Checkpoint, ...]:
     """The model at a path, as the one or more checkpoints that it consists of."""
+    if is_model_folder(path):
+        return read_model(path)
     return (load_checkpoint(find_checkpoint(path), classes=classes),)
 
 

@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def load_tensors(path: Path, *, fix: str) -> dict[str, Any]:
     """
     load: Callable[[Path], Any] = partial(torch.load, map_location="cpu", weights_only=True)
     if path.suffix == ".safetensors":
-        load = _safetensors_reader(path)
+        load = safetensors(path).load_file
     try:
         path.open("rb").close()
     except OSError as error:
@@ -92,16 +93,17 @@ def difference(given: dict[str, Tensor], expected: dict[str, Tensor]) -> str | N
     )
 
 
-def _safetensors_reader(path: Path) -> Callable[[Path], dict[str, Tensor]]:
+def safetensors(path: Path) -> ModuleType:
+    """The package safetensors for torch, which only files of that format need."""
     try:
-        from safetensors.torch import load_file
+        import safetensors.torch
     except ImportError:
         raise ConfigError(
             "files of this format need the package safetensors",
             where=path,
             fix="python -m pip install -c constraints.txt safetensors",
         ) from None
-    return load_file
+    return safetensors.torch
 
 
 def _check_records(path: Path) -> None:

@@ -158,6 +158,7 @@ def test_an_output_that_cannot_be_written_is_one_error(tag, audio: Path, tmp_pat
     assert status == 2 and "cannot be written" in err
 
 
+@pytest.mark.slow
 def test_the_code_of_the_page_and_of_the_readme_runs(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save_checkpoint(tiny_checkpoint(), epoch_path(Path("runs/full"), 2))

@@ -1,0 +1,121 @@
+"""Changed model folders: refused, or what they were."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mutations import changed_bytes, changed_json
+from properties import Trap, accepted, fuzz, tiers
+from tiny_models import tiny_checkpoint
+
+from psla_wds.checkpoint import Checkpoint
+from psla_wds.errors import CheckpointError
+from psla_wds.features import FeatureConfig
+from psla_wds.labels import ClassList
+from psla_wds.model import ModelConfig
+from psla_wds.model_folder import Provenance, read_model, write_model
+from psla_wds.tagger import Tagger
+
+MEMBER = Checkpoint(
+    weights={"a": torch.arange(400.0).reshape(4, 100), "b": torch.ones(2, dtype=torch.int64)},
+    model=ModelConfig(initial_weights="none"),
+    features=FeatureConfig(),
+    classes=ClassList(("/t/0", "/t/1"), ("low", "high")),
+    epoch=3,
+)
+
+
+def same(members: tuple[Checkpoint, ...]) -> bool:
+    return len(members) == 1 and all(
+        torch.equal(tensor, MEMBER.weights[name]) for name, tensor in members[0].weights.items()
+    )
+
+
+@tiers(20, 3000)
+def test_a_changed_config_is_refused_or_names_a_model(tmp_path: Path, num_cases: int):
+    write_model(tmp_path, [MEMBER], [Provenance({"seed": 0}, "f")], metrics={"mAP": 0.5})
+    text = (tmp_path / "config.json").read_bytes()
+
+    def changed(text: bytes) -> None:
+        (tmp_path / "config.json").write_bytes(text)
+        members = accepted(lambda: read_model(tmp_path))
+        if members:
+            assert all(same((member,)) for member in members)
+            accepted(members[0].build)
+
+    fuzz(num_cases, changed_json(text), changed)
+
+
+@tiers(5, 300)
+def test_a_tagger_of_a_changed_config_is_refused_or_runs(tmp_path: Path, num_cases: int):
+    """Of a whole model: what its settings claim is checked before memory is taken."""
+    write_model(tmp_path, [tiny_checkpoint()], [Provenance()], metrics=None)
+    content = json.loads((tmp_path / "config.json").read_text())
+
+    def changed(features: bytes) -> None:
+        text = json.dumps(content | {"features": "FEATURES"}).replace(
+            '"FEATURES"', features.decode(errors="replace")
+        )
+        (tmp_path / "config.json").write_text(text, errors="replace")
+        accepted(lambda: Tagger.load(tmp_path, device="cpu"))
+
+    fuzz(num_cases, changed_json(json.dumps(content["features"]).encode()), changed)
+
+
+@tiers(20, 3000)
+def test_changed_weights_are_refused(tmp_path: Path, num_cases: int):
+    write_model(tmp_path, [MEMBER], [Provenance()], metrics=None)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+
+    def changed(content: bytes) -> None:
+        path.write_bytes(content)
+        members = accepted(lambda: read_model(tmp_path))
+        assert members is None or content == whole
+
+    fuzz(num_cases, changed_bytes(whole), changed)
+
+
+@tiers(20, 3000)
+def test_forged_weights_are_refused_or_harmless(tmp_path: Path, num_cases: int):
+    """Size and hash in config.json are those of the changed file."""
+    write_model(tmp_path, [MEMBER], [Provenance()], metrics=None)
+    path, config_path = tmp_path / "model.safetensors", tmp_path / "config.json"
+    whole, config = path.read_bytes(), json.loads(config_path.read_text())
+    header_size = int.from_bytes(whole[:8], "little")
+
+    def forged(content: bytes) -> None:
+        path.write_bytes(content)
+        member = config["members"][0] | {
+            "size_bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+        config_path.write_text(json.dumps(config | {"members": [member]}))
+        members = accepted(lambda: read_model(tmp_path))
+        if members:
+            accepted(members[0].build)
+
+    headers = changed_json(whole[8 : 8 + header_size].rstrip())
+    fuzz(num_cases // 2, changed_bytes(whole), forged)
+    fuzz(num_cases // 2, headers.map(lambda h: _with_header(h, whole[8 + header_size :])), forged)
+
+
+def _with_header(header: bytes, data: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header + data
+
+
+def test_a_pickle_in_the_place_of_weights_does_not_run(tmp_path: Path):
+    write_model(tmp_path, [MEMBER], [Provenance()], metrics=None)
+    path, config_path = tmp_path / "model.safetensors", tmp_path / "config.json"
+    torch.save({"a": Trap(tmp_path / "canary")}, path)
+    config = json.loads(config_path.read_text())
+    config["members"][0] |= {
+        "size_bytes": path.stat().st_size,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    config_path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_model(tmp_path)
+    assert not (tmp_path / "canary").exists()
