@@ -113,26 +113,43 @@ def augmented_draws(
         log_mel_shape: frames and mels that the masks are placed on.
     """
     start, stop = positions
-    count = stop - start
-    bits = raw_bits(
-        plan.seed, plan.epoch, PURPOSE_AUGMENT, start * NUMBERS_PER_DRAW, count * NUMBERS_PER_DRAW
-    )
-    bits = bits.reshape(count, NUMBERS_PER_DRAW)
+    bits = _numbers(plan, start, stop)
     uniform = to_uniform(bits)
-    mixed = uniform[:, 0] < config.mixup_rate
-    partners = (uniform[:, 1] * num_clips).astype(np.int64)
+    partners = _partners(uniform, config, num_clips)
     lam = betaincinv(config.mixup_alpha, config.mixup_alpha, uniform[:, 2])
     num_frames, num_mels = log_mel_shape
     freq = _mask(uniform[:, 3:5], config.freq_mask, num_mels)
     time = _mask(uniform[:, 5:7], config.time_mask, num_frames)
     return Draws(
         plan.rows[start:stop],
-        np.where(mixed, partners, NO_PARTNER),
-        np.where(mixed, lam, 1.0).astype(np.float32),
+        partners,
+        np.where(partners == NO_PARTNER, 1.0, lam).astype(np.float32),
         np.concatenate([freq, time], axis=1),
-        *_gains_and_rolls(plan, config, start, count),
+        *_gains_and_rolls(plan, config, start, stop - start),
         bits[:, 7],
     )
+
+
+def drawn_partners(
+    plan: EpochPlan, config: AugmentConfig, positions: tuple[int, int], *, num_clips: int
+) -> Int64[np.ndarray, " draws"]:
+    """The partners that `augmented_draws` has at positions [start, stop), and nothing else of it:
+    a fifth of the time, where whole epochs are counted."""
+    return _partners(to_uniform(_numbers(plan, *positions)), config, num_clips)
+
+
+def _numbers(plan: EpochPlan, start: int, stop: int) -> UInt64[np.ndarray, "draws 8"]:
+    """Random bits of the draws at positions [start, stop)."""
+    words = start * NUMBERS_PER_DRAW, (stop - start) * NUMBERS_PER_DRAW
+    bits = raw_bits(plan.seed, plan.epoch, PURPOSE_AUGMENT, *words)
+    return bits.reshape(stop - start, NUMBERS_PER_DRAW)
+
+
+def _partners(
+    uniform: Float64[np.ndarray, "draws 8"], config: AugmentConfig, num_clips: int
+) -> Int64[np.ndarray, " draws"]:
+    partners = (uniform[:, 1] * num_clips).astype(np.int64)
+    return np.where(uniform[:, 0] < config.mixup_rate, partners, NO_PARTNER)
 
 
 def _gains_and_rolls(

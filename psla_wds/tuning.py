@@ -3,6 +3,9 @@
 import os
 import time
 from collections.abc import Callable
+from typing import Literal
+
+Bound = Literal["step", "storage", "decoding"]
 
 FIRST_THREADS, MOST_THREADS = 4, 64
 FIRST_DEPTH, MOST_DEPTH = 4, 64
@@ -86,6 +89,14 @@ class ReadTuner:
         self._batches_to_skip = self.depth
 
 
+def bound_by(data_wait: float, storage_wait: float) -> Bound:
+    """What keeps a stretch of training from being faster, by the shares of its time that went to
+    waiting for data, and for reads alone."""
+    if data_wait < DATA_BOUND:
+        return "step"
+    return "storage" if storage_wait > data_wait / 2 else "decoding"
+
+
 def verdict(
     *,
     waited_s: float,
@@ -96,9 +107,10 @@ def verdict(
 ) -> str:
     """One line: what a stretch of training was bounded by, and what would help."""
     share = waited_s / max(elapsed_s, 1e-9)
-    if share < DATA_BOUND:
+    bound = bound_by(share, storage_wait_s / max(elapsed_s, 1e-9))
+    if bound == "step":
         return f"bounded by the step: {share:.1%} of the time went to waiting for data"
-    if storage_wait_s > waited_s / 2:
+    if bound == "storage":
         return (
             f"bounded by storage: {share:.0%} of the time went to waiting for data, most of it for "
             f"reads, by {tuner.threads} threads up to {tuner.depth} batches ahead; {_advice(tuner)}"

@@ -75,7 +75,8 @@ class Trainer:
                 storage_wait_s = loader.storage_wait_s - storage_wait_before_s
                 self._say_what_bounded(epoch, interval, loader, storage_wait_s)
                 self._tell_damaged(loader.damaged, log)
-                self._finish_epoch(epoch, interval, batches.take_percentiles(), log)
+                waits = {"storage_wait": storage_wait_s / max(interval.elapsed_s, 1e-9)}
+                self._finish_epoch(epoch, interval, waits | batches.take_percentiles(), log)
 
     @property
     def epochs_left(self) -> int:
@@ -206,9 +207,13 @@ class Trainer:
             )
 
     def _finish_epoch(
-        self, epoch: int, interval: Interval, percentiles: dict[str, float], log: RunLog
+        self, epoch: int, interval: Interval, waits: dict[str, float], log: RunLog
     ) -> None:
-        """Evaluate, save the weights, log: the epoch counts once all of this is done."""
+        """Evaluate, save the weights, log: the epoch counts once all of this is done.
+
+        Args:
+            waits: how this rank waited for data, to be logged.
+        """
         train_s, clips_per_s = interval.elapsed_s, interval.clips_per_s
         (data_wait,), means = self._world.mean([interval.data_wait]), self._epoch.take()
         self._learner.share_statistics()
@@ -224,7 +229,7 @@ class Trainer:
             clips_per_s=clips_per_s,
             data_wait=data_wait,
             duration_s=train_s,
-            **percentiles,
+            **waits,
             **metrics,
         )
         self._epochs_done = epoch
