@@ -16,7 +16,7 @@ from tyro.conf import Positional
 
 from eval.joint_teacher import joint_teacher
 from eval.metrics import evaluate
-from eval.report import decimal
+from eval.page import decimal
 from eval.score_folder import check_top_k
 from eval.scores import Scores
 from psla_wds import cli

@@ -1,147 +1,171 @@
-"""Curves of PSLA's figure 8: mAP of weight averages and of score ensembles, by their first epoch.
+"""Figures of a run, or of runs that differ by their seed, as SVG and PNG files.
 
+    python -m eval.figures RUN [RUN ...] --output DIR
     python -m eval.figures RUN --index SHARDS --output DIR
 
-Every epoch is scored alone, then the mean weights, and the mean scores, of each epoch to the last.
-DIR gets averaging.json, averaging.svg, and the scores of each epoch, for python -m eval.ensemble.
+learning-curve: mean and spread over the runs (PSLA figure 9). loss, learning-rate and data-wait, of
+the first run, as in its report; class-counts, class-draws and unseen, by the plans of its epochs
+(figures 4 to 6), where its training shards are found; class-ap, where it has scores.npz (figure 7).
+With --index every epoch is scored, then the mean weights, and the mean scores, of each epoch to the
+last: averaging (figure 8), with averaging.json and the scores of each epoch, for eval.ensemble.
+figures.json has the numbers of all. PNG files need: pip install 'psla-wds[report]'.
 """
 
-import json
-from dataclasses import asdict, dataclass, field, replace
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from tyro.conf import Positional, UseAppendAction, arg
 
-from eval.average import RunningAverage, find_epochs
+from eval.averaging import Evaluation, averaging_curves, averaging_figure, best_start, check_run
+from eval.chart_files import why_no_png, write_figures
+from eval.charts import Figure
+from eval.class_charts import class_ap_figure, class_results
+from eval.comparison import SCORES_OF_A_RUN
+from eval.data_audit import find_training_set
+from eval.draw_counts import plan_figures
 from eval.metrics import evaluate
-from eval.predict import Predictor, gather_scores
+from eval.run_charts import seeds_figure, training_figures
+from eval.run_log import Run, read_run
+from eval.run_settings import differing_settings, is_learned_from
 from eval.scores import Scores
-from eval.svg import Series, line_chart, linear_axis
 from psla_wds import cli
-from psla_wds.checkpoint import Checkpoint, check_classes, epoch_checkpoints, load_checkpoint
-from psla_wds.distributed import World, join_world
-from psla_wds.errors import CheckpointError, ConfigError
+from psla_wds.distributed import join_world
+from psla_wds.errors import ConfigError
 from psla_wds.files import atomic_folder
 from psla_wds.index_files import open_indexes
-from psla_wds.progress import progress_bar
 from psla_wds.reader import ReaderConfig
-from psla_wds.shard_index import ShardIndex
 
-STYLE = """svg { font: 12px sans-serif; background: #fff; color: #222; fill: currentColor }
-.rule { stroke: #ddd } .tick { stroke: #888 } .line { fill: none; stroke-width: 1.6 }
-.first { stroke: #2166ac } .second { stroke: #b2182b } .faint { stroke: #999 }"""
+Shards = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]")]
+
+logger = logging.getLogger("figures")
 
 
 @dataclass(frozen=True)
 class Args:
-    run: Positional[Path]
-    """A run's folder, with the checkpoint of every epoch."""
-    index: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]")]
-    """Shards to evaluate on."""
+    runs: Positional[tuple[Path, ...]]
+    """Folders of runs; several are runs that differ by their seed alone."""
     output: Path
     """Folder to write; it must not exist."""
+    index: Shards = ()
+    """Shards to evaluate every epoch of the first run on, for the averages."""
+    train_index: Shards = ()
+    """The first run's training shards, if they are no longer where it had them."""
     batch_size: int = 32
     reader: ReaderConfig = field(default_factory=ReaderConfig)
 
-
-@dataclass(frozen=True)
-class Start:
-    """What begins at an epoch; mAP of each."""
-
-    epoch: int
-    checkpoint: float
-    """Of the epoch alone."""
-    weight_average: float
-    """Of the mean weights of this to the last epoch."""
-    score_ensemble: float
-    """Of the mean scores of this to the last epoch."""
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ConfigError("there is no run", where="RUN", fix="name the folder of a run")
+        if self.output.exists():
+            raise ConfigError(
+                "something is there already", where=self.output, fix="choose another --output"
+            )
 
 
-def averaging_curves(index: ShardIndex, world: World, args: Args, folder: Path) -> list[Start]:
-    """Score every epoch and every average; each checkpoint is read once, the last one first.
-
-    The scores of each epoch are written to `folder`.
-    """
-    average, total, starts = RunningAverage(), np.zeros(()), []
-    epochs = _epochs(args.run)
-    for count, (epoch, path) in enumerate(
-        progress_bar(epochs[::-1], desc="epochs", unit="epoch"), 1
-    ):
-        checkpoint = average.add(path)
-        alone = _scores(checkpoint, index, world, args)
-        alone.save(folder / f"epoch-{epoch:03d}.npz")
-        averaged = alone
-        if count > 1:
-            weights = replace(checkpoint, weights=average.weights())
-            averaged = _scores(weights, index, world, args)
-        total = total + alone.scores
-        mean = (total / count).astype(np.float32)
-        maps = [evaluate(s, alone.targets).mAP for s in (alone.scores, averaged.scores, mean)]
-        starts.append(Start(epoch, *maps))
-    return starts[::-1]
+def log_figures(runs: Sequence[Run]) -> list[Figure]:
+    """What the logs show: the learning curve of all runs, and the training of the first."""
+    check_seeds(runs)
+    figures = [f for f in training_figures(runs[0]) if f.name != "quality"]
+    silent = [str(run.folder) for run in runs if not run.evaluated]
+    if silent and len(runs) > 1:
+        raise ConfigError(
+            "there is no mean over runs of which one was not evaluated while it trained",
+            where=" ".join(silent),
+            fix="leave it out, or train it with --eval-index",
+        )
+    if silent:
+        logger.warning("no learning-curve: %s was not evaluated while it trained", silent[0])
+        return figures
+    return [_marked(seeds_figure(runs), runs), *figures]
 
 
-def _epochs(run: Path) -> list[tuple[int, Path]]:
-    found = epoch_checkpoints(run)
-    if not found:
-        raise CheckpointError("there is no checkpoint here", where=run, fix="give a run's folder")
-    return list(zip(sorted(found), find_epochs(run, min(found), max(found)), strict=True))
-
-
-def _scores(checkpoint: Checkpoint, index: ShardIndex, world: World, args: Args) -> Scores:
-    model = checkpoint.build().to(world.device)
-    predictor = Predictor(
-        model, checkpoint.classes, checkpoint.features, args.batch_size, args.reader
+def _marked(figure: Figure, runs: Sequence[Run]) -> Figure:
+    """The figure, with a word on runs that are not done."""
+    halves = [f"{run.folder.name}: epoch {run.progress()}" for run in runs if not run.is_done]
+    return (
+        replace(figure, note=f"{figure.note} Not done: {'; '.join(halves)}.") if halves else figure
     )
-    scores = gather_scores(predictor, index, world)
-    assert scores is not None  # one process
-    return scores
 
 
-def chart(starts: list[Start]) -> str:
-    """The three curves, as an SVG file that brings its own colours."""
-    epochs = [start.epoch for start in starts]
-    names = ("checkpoint", "weight_average", "score_ensemble")
-    curves = {name: [getattr(start, name) for start in starts] for name in names}
-    styles = ("faint", "first", "second")
-    series = [
-        Series(name, epochs, values, style)
-        for (name, values), style in zip(curves.items(), styles, strict=True)
-    ]
-    drawn = line_chart(
-        "mAP by first epoch: one checkpoint (grey), mean weights (blue), mean scores (red)",
-        linear_axis("first epoch", epochs, smallest_step=1),
-        linear_axis("mAP", [value for values in curves.values() for value in values]),
-        series,
+def check_seeds(runs: Sequence[Run]) -> None:
+    """Raise unless the runs differ by their seed alone, among what they learn from."""
+    found = {n: v for n, v in differing_settings(runs).items() if is_learned_from(n)}
+    found.pop("seed", None)
+    if found:
+        differences = "; ".join(f"{name}: {', '.join(values)}" for name, values in found.items())
+        raise ConfigError(
+            f"these runs differ by more than their seed: {differences}",
+            where=" ".join(str(run.folder) for run in runs),
+            fix="python -m eval.compare compares runs of other settings",
+        )
+
+
+def data_figures(run: Run, train_index: tuple[str, ...]) -> list[Figure]:
+    """What the plans of the run show; nothing where its training shards are not found."""
+    data = find_training_set(run, train_index)
+    return plan_figures(data) if data else []
+
+
+def score_figures(run: Run) -> list[Figure]:
+    """What its scores show; nothing where it has none."""
+    path = run.folder / SCORES_OF_A_RUN
+    if not path.exists():
+        logger.warning(
+            "no class-ap: python -m eval.predict %s --index SHARDS --output %s", run.folder, path
+        )
+        return []
+    scores = Scores.load(path)
+    return [class_ap_figure(class_results(scores, evaluate(scores.scores, scores.targets)))]
+
+
+def averages(args: Args, folder: Path) -> tuple[list[Figure], str]:
+    """Figure 8, and what to say of it."""
+    if not args.index:
+        return [], ""
+    index = open_indexes(args.index)
+    check_run(args.runs[0], index)
+    with join_world() as world:
+        evaluation = Evaluation(index, world, args.batch_size, args.reader)
+        starts = averaging_curves(args.runs[0], evaluation, folder)
+    best = best_start(starts)
+    return [averaging_figure(starts)], (
+        f"; the best average begins at epoch {best.epoch} (mAP {best.weight_average:.4f}); next: "
+        f"python -m eval.ensemble {args.output}/epoch-*.npz --output E.npz"
     )
-    head, _, marks = str(drawn).removeprefix("<svg").partition(">")
-    style = f"<style>{STYLE}</style>"
-    return f'<svg xmlns="http://www.w3.org/2000/svg"{head}>{style}{marks}\n'
+
+
+def _logged_runs(args: Args) -> list[Run]:
+    """The runs with their logs. Averages need the checkpoints of one alone."""
+    alone = args.index and len(args.runs) == 1
+    if alone and not (args.runs[0] / "config.json").exists():
+        return []
+    return [read_run(path) for path in args.runs]
 
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m eval.figures")
-    if args.output.exists():
-        raise ConfigError(
-            "something is there already", where=args.output, fix="choose another --output"
-        )
-    index = open_indexes(args.index)
-    classes = load_checkpoint(_epochs(args.run)[-1][1]).classes
-    check_classes(classes, index.classes, where=args.run)
-    index.check_shards()
-    with join_world() as world, atomic_folder(args.output) as folder:
-        starts = averaging_curves(index, world, args, folder)
-        curves = json.dumps([asdict(start) for start in starts], indent=1)
-        (folder / "averaging.json").write_text(curves)
-        (folder / "averaging.svg").write_text(chart(starts), encoding="utf-8")
-    best = max(starts, key=lambda start: start.weight_average)
-    print(
-        f"wrote {args.output} (averaging.json, averaging.svg, the scores of each epoch); the best "
-        f"average begins at epoch {best.epoch} (mAP {best.weight_average:.4f}); next: "
-        f"python -m eval.ensemble {args.output}/epoch-*.npz --output E.npz"
-    )
+    runs = _logged_runs(args)
+    figures = log_figures(runs) if runs else []
+    with atomic_folder(args.output) as folder:
+        for run in runs[:1]:
+            figures += data_figures(run, args.train_index) + score_figures(run)
+        averaged, words = averages(args, folder)
+        figures += averaged
+        if not figures:
+            raise ConfigError(
+                "there is nothing to draw: the log is empty",
+                where=args.runs[0],
+                fix="train the run, or give --index SHARDS",
+            )
+        write_figures(figures, folder)
+    reason = why_no_png()
+    kinds = "SVG" if reason else "SVG and PNG"
+    print(f"wrote {args.output}: {', '.join(f.name for f in figures)} ({kinds}){words}")
+    if reason:
+        logger.warning("%s", reason)
 
 
 if __name__ == "__main__":

@@ -36,12 +36,16 @@ class EpochRecord:
     clips_per_s: float
     data_wait: float
     duration_s: float
+    storage_wait: float
+    """Share of the time spent waiting for reads; NaN in logs of older versions."""
     evaluated: bool
     """False for a run without --eval-index, and its quality is NaN."""
 
 
 QUALITY = ("eval_loss", "mAP", "mAUC", "d_prime")
 """What a record of an epoch that was not evaluated lacks."""
+LATER = ("storage_wait",)
+"""What logs of older versions lack."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,31 @@ class Run:
     cut: bool
     """The log ends in the middle of a line, which is left out: the run was killed, or still is
     writing."""
+    damaged: tuple[str, ...] = ()
+    """Ids of clips that turned out to be damaged, and were replaced."""
+
+    @property
+    def epochs_planned(self) -> int | None:
+        planned = self.config.get("epochs")
+        return planned if isinstance(planned, int) else None
+
+    @property
+    def evaluated(self) -> list[EpochRecord]:
+        """Its epochs that were evaluated."""
+        return [record for record in self.epochs if record.evaluated]
+
+    @property
+    def is_done(self) -> bool:
+        """False if it has fewer epochs than its configuration wants."""
+        return (self.epochs_planned or 0) <= self._last_epoch
+
+    def progress(self) -> str:
+        """The last epoch, and of how many if that is not all."""
+        return f"{self._last_epoch}" + f" of {self.epochs_planned}" * (not self.is_done)
+
+    @property
+    def _last_epoch(self) -> int:
+        return self.epochs[-1].epoch if self.epochs else 0
 
 
 Record = TypeVar("Record", StepRecord, EpochRecord)
@@ -69,7 +98,7 @@ def read_run(folder: Path) -> Run:
             where=config_path,
             fix="restore the file, or leave --run out",
         )
-    records, cut = _read_records(log_path)
+    records, damaged, cut = _read_records(log_path)
     steps = {r.step: r for r in records if isinstance(r, StepRecord)}
     epochs = {r.epoch: r for r in records if isinstance(r, EpochRecord)}
     # A resumed run does some steps again: the dictionaries keep the last record of each.
@@ -79,17 +108,24 @@ def read_run(folder: Path) -> Run:
         tuple(steps[step] for step in sorted(steps)),
         tuple(epochs[epoch] for epoch in sorted(epochs)),
         cut,
+        damaged,
     )
 
 
-def _read_records(path: Path) -> tuple[list[StepRecord | EpochRecord], bool]:
-    """The records in the order of the file, and whether its last line is cut."""
+def _read_records(path: Path) -> tuple[list[StepRecord | EpochRecord], tuple[str, ...], bool]:
+    """The records in the order of the file, ids of damaged clips, and whether its end is cut."""
     *lines, unfinished = _read_bytes(path).split(b"\n")
     cut = unfinished != b"" and _json(unfinished) is None
     if unfinished and not cut:
         lines.append(unfinished)
-    records = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
-    return [record for record in records if record], cut
+    records, damaged = [], {}
+    for number, line in enumerate(lines, 1):
+        record = _parse(line, f"{path}, line {number}")
+        if isinstance(record, str):
+            damaged[record] = None
+        elif record:
+            records.append(record)
+    return records, tuple(damaged), cut
 
 
 def _json(text: bytes) -> object:
@@ -100,11 +136,13 @@ def _json(text: bytes) -> object:
         return None
 
 
-def _parse(line: bytes, where: str) -> StepRecord | EpochRecord | None:
-    """One record; None for an event which is neither a step nor an epoch."""
+def _parse(line: bytes, where: str) -> StepRecord | EpochRecord | str | None:
+    """One record; of a damaged clip its id, and None for any other event."""
     values = _json(line)
     if not isinstance(values, dict) or "event" not in values:
         raise ScoreError("this is no log record", where=where, fix="delete the line")
+    if values["event"] == "damaged":
+        return str(values.get("clip_id"))
     if values["event"] == "step":
         return _record(StepRecord, values, where)
     return _record(EpochRecord, values, where) if values["event"] == "epoch" else None
@@ -117,7 +155,8 @@ def _record(kind: type[Record], values: dict[str, object], where: str) -> Record
         if field.name == "evaluated":
             numbers[field.name] = evaluated
             continue
-        not_there = "nothing" if evaluated or field.name not in QUALITY else None
+        may_lack = field.name in LATER or (field.name in QUALITY and not evaluated)
+        not_there = None if may_lack else "nothing"
         value = values.get(field.name, not_there)
         if value is None and field.type is float:
             value = float("nan")  # how a number that is not finite stands in strict JSON
@@ -139,6 +178,6 @@ def _read_bytes(path: Path) -> bytes:
         raise ScoreError(
             f"the run folder has no {path.name}",
             where=path,
-            fix="--run names the --run-dir of a training, or can be left out",
+            fix="a run is the --run-dir of a training",
         )
     return path.read_bytes()

@@ -17,11 +17,17 @@ import numpy as np
 from tyro.conf import Positional, UseAppendAction, arg
 
 from eval.bootstrap import Intervals, bootstrap
+from eval.charts import Figure
+from eval.class_charts import class_results
+from eval.confusions import companions, confusions
 from eval.correlations import Correlation, correlate, read_quality
+from eval.data_audit import DataAudit, audit, find_training_set
+from eval.draw_counts import plan_figures
 from eval.mapping import Mapping, Several, map_scores, read_mapping, with_targets
 from eval.metrics import Metrics, accuracy, evaluate
-from eval.report import ClassResult, Report, best_and_worst, decimal, render, without_nan
-from eval.run_log import read_run
+from eval.page import decimal, without_nan
+from eval.report import Report, best_and_worst, render
+from eval.run_log import Run, read_run
 from eval.scores import Scores
 from psla_wds import cli
 from psla_wds.errors import ConfigError, ScoreError
@@ -33,6 +39,7 @@ from psla_wds.shard_index import ShardIndex
 logger = logging.getLogger("score")
 
 NUM_EXTREMES = 5
+NUM_PAIRS = 15
 Shards = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]")]
 
 
@@ -55,7 +62,8 @@ class Args:
     bootstrap: int = 0
     """Resamples of the clips for confidence intervals, such as 1000; none unless set."""
     train_index: Shards = ()
-    """Training shards: say how the AP of a class goes along with its number of clips there."""
+    """Training shards: say how the AP of a class goes along with its number of clips there. With
+    --run they are those of the run, if these are no longer where it had them."""
     train_labels: Path | None = None
     """Label overlay of --train-index."""
     quality: Path | None = None
@@ -95,8 +103,17 @@ def score(args: Args) -> None:
             where=args.scores,
             fix="give the labels by --index SHARDS, and --mapping if its classes are others",
         )
+    report = _report(args, scores, run, mapping.left_out if mapping else ())
+    _write(args.output, {"metrics.json": to_json(report), "report.html": render(report)})
+    print(to_text(report))
+    page = args.output / "report.html"
+    print(f"wrote {args.output / 'metrics.json'} and {page}; next: open {page}")
+
+
+def _report(args: Args, scores: Scores, run: Run | None, left_out: tuple[str, ...]) -> Report:
     metrics = evaluate(scores.scores, scores.targets)
-    report = Report(
+    found, figures = _data(args, scores, run)
+    return Report(
         scores_path=args.scores,
         sha256=_sha256(args.scores),
         output=args.output,
@@ -106,12 +123,22 @@ def score(args: Args) -> None:
         run=run,
         intervals=_intervals(args, scores),
         correlations=_correlations(args, scores, metrics),
-        left_out=mapping.left_out if mapping else (),
+        left_out=left_out,
+        confusions=tuple(confusions(scores, NUM_PAIRS)),
+        companions=tuple(companions(scores, NUM_PAIRS)),
+        audit=found,
+        plan_figures=figures,
     )
-    _write(args.output, {"metrics.json": to_json(report), "report.html": render(report)})
-    print(to_text(report))
-    page = args.output / "report.html"
-    print(f"wrote {args.output / 'metrics.json'} and {page}; next: open {page}")
+
+
+def _data(
+    args: Args, scores: Scores, run: Run | None
+) -> tuple[DataAudit | None, tuple[Figure, ...]]:
+    """What there is to say of the run's training clips; nothing where they are not to be found."""
+    data = find_training_set(run, args.train_index) if run else None
+    if run is None or data is None:
+        return None, ()
+    return audit(data, scores, run, args.train_index), tuple(plan_figures(data))
 
 
 def _what_to_score(args: Args, mapping: Mapping | None) -> Scores:
@@ -147,12 +174,6 @@ def _correlations(args: Args, scores: Scores, metrics: Metrics) -> dict[str, Cor
         quality = read_quality(args.quality, scores.mids)
         found["annotation quality"] = correlate(metrics.average_precision, quality)
     return found
-
-
-def class_results(scores: Scores, metrics: Metrics) -> tuple[ClassResult, ...]:
-    columns = (metrics.average_precision, metrics.roc_auc, metrics.num_positives)
-    rows = zip(scores.mids, scores.names, *(column.tolist() for column in columns), strict=True)
-    return tuple(ClassResult(*row) for row in rows)
 
 
 def to_json(report: Report) -> str:

@@ -1,141 +1,59 @@
-"""Charts as inline SVG. Colours and type come from the page's style sheet, light or dark."""
+"""Draws charts as inline SVG. Colours and type come from a style sheet: the page's, light or dark,
+or the one that a file brings along."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from eval.axes import Axis, Number
+from eval.charts import Band, Chart, Dots, Label, Series
+
 WIDTH, HEIGHT = 460, 270
 LEFT, RIGHT, TOP, BOTTOM = 48, 448, 12, 228
+LETTER_WIDTH, LETTER_HEIGHT = 6.6, 12
+"""Of text of 11 px, on average: names are kept apart by it."""
 MAX_MARKED = 80
 MAX_DRAWN = 500
 
-Number = int | float
+Place = tuple[float, float]
 
 
-def short_number(value: Number) -> str:
-    """As few characters as tell it: 0.25, 12k, 3M, 5e-5."""
-    if value == 0 or 1e-3 <= abs(value) < 1e3:
-        return f"{value:.4g}"
-    if 1e3 <= abs(value) < 1e9:
-        return f"{value / 1e6:.4g}M" if abs(value) >= 1e6 else f"{value / 1e3:.4g}k"
-    digits, exponent = f"{value:.2e}".split("e")
-    return f"{float(digits):g}e{int(exponent)}"
-
-
-def percent(value: Number) -> str:
-    return "\N{EN DASH}" if math.isnan(value) else f"{100 * value:.3g}%"
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One direction of a chart, from its first tick to its last."""
-
-    label: str
-    ticks: tuple[Number, ...]
-    low: Number
-    high: Number
-    log: bool = False
-    text: Callable[[Number], str] = short_number
-
-    def fraction(self, value: Number) -> float:
-        """Where `value` lies between the ends."""
-        low, high = self.low, self.high
-        if self.log:
-            low, high, value = math.log(low), math.log(high), math.log(value)
-        return (value - low) / (high - low)
-
-
-def linear_axis(
-    label: str,
-    values: Iterable[Number],
-    *,
-    smallest_step: Number = 0,
-    text: Callable[[Number], str] = short_number,
-) -> Axis:
-    """An axis around `values`, with about five round ticks."""
-    finite = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
-    low, high = min(finite), max(finite)
-    if low == high:
-        low, high = (low, low + 1) if low == 0 else (low - abs(low) / 2, low + abs(low) / 2)
-    magnitude = 10 ** math.floor(math.log10((high - low) / 4))
-    step = magnitude * min((1, 2, 5, 10), key=lambda m: abs((high - low) / (m * magnitude) - 4.5))
-    step = max(step, smallest_step)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = tuple(float(f"{i * step:.12g}") for i in range(first, last + 1))
-    return Axis(label, ticks, ticks[0], ticks[-1], text=text)
-
-
-def log_axis(label: str, values: Iterable[Number]) -> Axis:
-    """A logarithmic axis around the positive ones of `values`."""
-    positive = [v for v in values if 0 < v < math.inf] or [1.0, 10.0]
-    low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
-    round_numbers = [float(f"{digit}e{e}") for e in range(low, high + 1) for digit in (1, 2, 5)]
-    start = max(n for n in round_numbers if n <= min(positive))
-    end = min(n for n in [*round_numbers, 10.0 ** (high + 1)] if n >= max(positive) and n > start)
-    ticks = tuple(n for n in round_numbers if start <= n <= end)
-    if len(ticks) > 9:
-        decades = [10.0**e for e in range(low, high + 1) if start <= 10.0**e <= end]
-        ticks = tuple(decades[:: math.ceil(len(decades) / 6)])
-    return Axis(label, ticks, start, end, log=True)
-
-
-@dataclass(frozen=True)
-class Series:
-    """A named line; `style` is a class of the style sheet which sets its colour."""
-
-    name: str
-    x: Sequence[Number]
-    y: Sequence[Number]
-    style: str
-
-
-def line_chart(description: str, x_axis: Axis, y_axis: Axis, series: Sequence[Series]) -> Markup:
-    return _chart(description, x_axis, y_axis, [_line(s, x_axis, y_axis) for s in series])
-
-
-@dataclass(frozen=True)
-class Point:
-    """A dot that says `title` when the pointer rests on it."""
-
-    x: Number
-    y: Number
-    title: str
-
-
-def scatter_chart(
-    description: str,
-    x_axis: Axis,
-    y_axis: Axis,
-    points: Sequence[Point],
-    reference: Series,
-) -> Markup:
-    dots = Markup().join(
-        Markup('<circle class="dot" cx="{}" cy="{}" r="3.2"><title>{}</title></circle>').format(
-            _x(x_axis, point.x), _y(y_axis, point.y), point.title
-        )
-        for point in points
+def draw(chart: Chart) -> Markup:
+    """The chart as an <svg> element, `WIDTH` by `HEIGHT`."""
+    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        WIDTH, HEIGHT, chart.description, content(chart)
     )
-    return _chart(description, x_axis, y_axis, [_line(reference, x_axis, y_axis), dots])
 
 
-def _chart(description: str, x_axis: Axis, y_axis: Axis, marks: Sequence[Markup]) -> Markup:
-    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}<g>{}</g></svg>').format(
-        WIDTH, HEIGHT, description, _grid(y_axis), _baseline(x_axis), Markup().join(marks)
-    )
+def content(chart: Chart) -> Markup:
+    """Axes and marks, without the element around them."""
+    labels = [mark for mark in chart.marks if isinstance(mark, Label)]
+    others = [_mark(mark, chart) for mark in chart.marks if not isinstance(mark, Label)]
+    marks = Markup().join([*others, *_labels(labels, chart)])
+    return _grid(chart.y_axis) + _baseline(chart.x_axis) + Markup("<g>{}</g>").format(marks)
+
+
+def _mark(mark: Series | Band | Dots, chart: Chart) -> Markup:
+    if isinstance(mark, Series):
+        return _line(mark, chart)
+    if isinstance(mark, Band):
+        return _band(mark, chart)
+    return _dots(mark, chart)
 
 
 def _grid(axis: Axis) -> Markup:
-    """Horizontal rules with their values."""
+    """Horizontal rules with their values, and what they are of."""
     rule = Markup(
         '<line class="rule" x1="{}" x2="{}" y1="{}" y2="{}"/>'
         '<text x="{}" y="{}" text-anchor="end" dy=".32em">{}</text>'
     )
-    return Markup().join(
+    rules = Markup().join(
         rule.format(LEFT, RIGHT, _y(axis, t), _y(axis, t), LEFT - 7, _y(axis, t), axis.text(t))
         for t in axis.ticks
     )
+    label = Markup('<text class="axis" x="{}" y="{}">{}</text>')
+    return rules + label.format(LEFT, BOTTOM + 35, f"↑ {axis.label}")
 
 
 def _baseline(axis: Axis) -> Markup:
@@ -147,42 +65,80 @@ def _baseline(axis: Axis) -> Markup:
         tick.format(_x(axis, t), BOTTOM, BOTTOM + 4, BOTTOM + 17, axis.text(t)) for t in axis.ticks
     )
     label = Markup('<text class="axis" x="{}" y="{}" text-anchor="end">{}</text>')
-    return ticks + label.format(RIGHT, BOTTOM + 35, axis.label)
+    return ticks + label.format(RIGHT, BOTTOM + 35, f"{axis.label} →")
 
 
-def _line(series: Series, x_axis: Axis, y_axis: Axis) -> Markup:
+def _line(series: Series, chart: Chart) -> Markup:
     """The line, broken where a value cannot be drawn; a few points are marked each."""
-    points = [
-        (_x(x_axis, x), _y(y_axis, y)) if _drawable(x, x_axis) and _drawable(y, y_axis) else None
-        for x, y in zip(*_thin(series), strict=True)
-    ]
+    x, y = _thin(series.x, series.y)
+    places = _places(x, y, chart)
     steps = [
-        f"{'L' if i and points[i - 1] else 'M'}{point[0]} {point[1]}"
-        for i, point in enumerate(points)
-        if point
+        f"{'L' if i and places[i - 1] else 'M'}{place[0]} {place[1]}"
+        for i, place in enumerate(places)
+        if place
     ]
-    marked = [point for point in points if point] if len(points) <= MAX_MARKED else []
+    marked = [place for place in places if place] if len(places) <= MAX_MARKED else []
     marks = Markup().join(
-        Markup('<circle cx="{}" cy="{}" r="2.4"/>').format(*point) for point in marked
+        Markup('<circle cx="{}" cy="{}" r="2.4"/>').format(*place) for place in marked
     )
     path = Markup('<path d="{}"/>').format("".join(steps))
     return Markup('<g class="line {}">{}{}</g>').format(series.style, path, marks)
 
 
-def _thin(series: Series) -> tuple[Sequence[Number], Sequence[Number]]:
-    """Means of neighbouring points, so that no line has more than can be seen."""
-    size = math.ceil(len(series.x) / MAX_DRAWN)
-    if size <= 1:
-        return series.x, series.y
-    starts = range(0, len(series.x), size)
-    x, y = (
-        [sum(v[i : i + size]) / len(v[i : i + size]) for i in starts] for v in (series.x, series.y)
+def _band(band: Band, chart: Chart) -> Markup:
+    """The area, over the stretch where both its edges can be drawn."""
+    x, low, high = _thin(band.x, band.low, band.high)
+    edges = zip(_places(x, low, chart), _places(x, high, chart), strict=True)
+    both = [(down, up) for down, up in edges if down and up]
+    outline = [down for down, _ in both] + [up for _, up in reversed(both)]
+    path = "".join(f"{'L' if i else 'M'}{x} {y}" for i, (x, y) in enumerate(outline))
+    return Markup('<path class="band {}" d="{}"/>').format(band.style, path + "Z" * bool(path))
+
+
+def _dots(dots: Dots, chart: Chart) -> Markup:
+    dot = Markup('<circle class="dot first" cx="{}" cy="{}" r="2.4"><title>{}</title></circle>')
+    return Markup().join(
+        dot.format(_x(chart.x_axis, point.x), _y(chart.y_axis, point.y), point.title)
+        for point in dots.points
     )
-    return x, y
 
 
-def _drawable(value: Number, axis: Axis) -> bool:
-    return math.isfinite(value) and (value > 0 or not axis.log)
+def _labels(labels: Sequence[Label], chart: Chart) -> list[Markup]:
+    """The points that are named; a name that would stand on another one is left out."""
+    drawn, taken = [], []
+    dot = Markup('<circle class="named" cx="{}" cy="{}" r="2.4"><title>{}</title></circle>')
+    name = Markup('<text class="label" x="{}" y="{}" text-anchor="{}">{}</text>')
+    for label in labels:
+        x, y = _x(chart.x_axis, label.x), _y(chart.y_axis, label.y)
+        drawn.append(dot.format(x, y, label.text))
+        width = LETTER_WIDTH * len(label.text)
+        anchor = "start" if x + 5 + width < RIGHT else "end"
+        left = x + 5 if anchor == "start" else x - 5 - width
+        if all(abs(y - other) > LETTER_HEIGHT or left > end or left + width < start
+               for other, start, end in taken):  # fmt: skip
+            drawn.append(
+                name.format(x + 5 if anchor == "start" else x - 5, y - 5, anchor, label.text)
+            )
+            taken.append((y, left, left + width))
+    return drawn
+
+
+def _thin(*columns: Sequence[Number]) -> list[Sequence[Number]]:
+    """Means of neighbouring points, so that no line has more than can be seen."""
+    size = math.ceil(len(columns[0]) / MAX_DRAWN)
+    if size <= 1:
+        return list(columns)
+    starts = range(0, len(columns[0]), size)
+    return [[sum(v[i : i + size]) / len(v[i : i + size]) for i in starts] for v in columns]
+
+
+def _places(x: Sequence[Number], y: Sequence[Number], chart: Chart) -> list[Place | None]:
+    """Where the points lie; None for one that cannot be drawn."""
+    x_axis, y_axis = chart.x_axis, chart.y_axis
+    return [
+        (_x(x_axis, a), _y(y_axis, b)) if x_axis.can_show(a) and y_axis.can_show(b) else None
+        for a, b in zip(x, y, strict=True)
+    ]
 
 
 def _x(axis: Axis, value: Number) -> float:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from eval.bootstrap import bootstrap, weighted_metrics
+from eval.bootstrap import bootstrap, resampled_metrics, resampled_weights, weighted_metrics
 from eval.metrics import evaluate
 
 
@@ -13,9 +13,9 @@ def test_a_resample_is_what_scikit_learn_gives_with_weights(values: int):
     rng = np.random.default_rng(values)
     scores = (rng.integers(0, values, 200) / values).astype(np.float32)
     targets = (rng.random(200) < 0.1 + 0.3 * scores).astype(np.uint8)
-    weights = rng.multinomial(200, np.full(200, 1 / 200), 20)
+    weights = resampled_weights(200, 20, seed=values)
     precision, auc = weighted_metrics(scores, targets, weights)
-    for i, weight in enumerate(weights):
+    for i, weight in enumerate(weights.T):
         expected = average_precision_score(targets, scores, sample_weight=weight)
         assert precision[i] == pytest.approx(expected, abs=1e-12)
         expected = roc_auc_score(targets, scores, sample_weight=weight)
@@ -26,7 +26,7 @@ def test_every_clip_once_gives_the_metrics_themselves():
     rng = np.random.default_rng(0)
     scores, targets = rng.random((50, 1)), (rng.random((50, 1)) < 0.3).astype(np.uint8)
     metrics = evaluate(scores, targets)
-    precision, auc = weighted_metrics(scores[:, 0], targets[:, 0], np.ones((1, 50), np.int64))
+    precision, auc = weighted_metrics(scores[:, 0], targets[:, 0], np.ones((50, 1), np.float32))
     assert precision[0] == pytest.approx(metrics.average_precision[0], abs=1e-12)
     assert auc[0] == pytest.approx(metrics.roc_auc[0], abs=1e-12)
 
@@ -45,7 +45,9 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says():
 
 def test_a_resample_without_positives_of_a_class_leaves_the_class_out():
     precision, auc = weighted_metrics(
-        np.array([0.9, 0.1]), np.array([1, 0], np.uint8), np.array([[0, 2], [2, 0], [1, 1]])
+        np.array([0.9, 0.1]),
+        np.array([1, 0], np.uint8),
+        np.array([[0, 2, 1], [2, 0, 1]], np.float32),
     )
     assert np.isnan(precision).tolist() == [True, False, False]
     assert np.isnan(auc).tolist() == [True, True, False]
@@ -56,3 +58,18 @@ def test_intervals_of_a_class_that_no_clip_carries_are_not_defined():
     intervals = bootstrap(np.random.default_rng(0).random((4, 2)), targets, resamples=50)
     assert np.isnan(intervals.average_precision[:, 1]).all()
     assert 0 < intervals.mAP.low <= intervals.mAP.high <= 1
+
+
+def test_models_in_the_same_resamples_differ_by_less_than_each_alone():
+    rng = np.random.default_rng(0)
+    targets = (rng.random((300, 3)) < 0.3).astype(np.uint8)
+    scores = rng.standard_normal((300, 3)) + targets
+    weights = resampled_weights(300, 100)
+    assert np.array_equal(weights, resampled_weights(300, 100))  # the same for every model
+    assert (weights.sum(axis=0) == 300).all()
+    first, other = (
+        resampled_metrics(scores + shift * rng.standard_normal((300, 3)), targets, weights)
+        for shift in (0.0, 0.05)
+    )
+    alone = first.means()["mAP"].std()
+    assert (other.means()["mAP"] - first.means()["mAP"]).std() < alone / 3

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_command
+from run_folders import epoch_line, not_evaluated, step_line, write_run
 
-from eval.compare import compare
+from eval.compare import Args, to_json, to_text, write
+from eval.comparison import compare
+from eval.comparison_page import render
 from eval.correlations import correlate, read_quality
 from eval.metrics import evaluate
+from eval.run_charts import runs_figures
 from eval.scores import Scores
 from psla_wds.errors import ScoreError
 
@@ -29,9 +32,8 @@ def test_models_are_compared_on_the_clips_that_all_have(tmp_path: Path):
     a, b = model(1, range(0, 60)), model(2, range(79, 19, -1))
     a.save(tmp_path / "a.npz")
     b.save(tmp_path / "b.npz")
-    done = run_command("eval.compare", str(tmp_path / "a.npz"), str(tmp_path / "b.npz"),
-                       f"--output={tmp_path / 'c.json'}")  # fmt: skip
-    found = json.loads((tmp_path / "c.json").read_text())
+    comparison = compare([tmp_path / "a.npz", tmp_path / "b.npz"])
+    found = json.loads(json.dumps(to_json(comparison), allow_nan=False))
     assert found["common_clips"] == 40
     aps = []
     for scores, seed, row in zip((a, b), (1, 2), found["models"], strict=True):
@@ -41,20 +43,107 @@ def test_models_are_compared_on_the_clips_that_all_have(tmp_path: Path):
         assert row["clips"] == 60 and row["mAP_common"] == pytest.approx(metrics.mAP)
         assert row["mAP"] == pytest.approx(evaluate(scores.scores, scores.targets).mAP)
     assert found["class_AP_correlation"][0]["pearson"] == pytest.approx(np.corrcoef(*aps)[0, 1])
-    assert "40 clips are common" in done.stdout
+    np.testing.assert_allclose([row["AP"] for row in found["classes"]], np.array(aps).T)
+    assert comparison.changes[0].means["mAP"] == pytest.approx((aps[1] - aps[0]).mean())
+    assert "40 clips are common" in to_text(comparison)
+    assert '<br><span class="quiet">20 left out</span>' in render(comparison, ["a", "b"])
 
 
-def test_models_without_a_common_clip_or_with_other_targets_are_refused(tmp_path: Path):
+def test_models_without_a_common_clip_or_with_other_labels_are_refused(tmp_path: Path):
     a, b = model(1, range(40)), model(2, range(40, 80))
-    a.save(tmp_path / "a.npz")
-    b.save(tmp_path / "b.npz")
-    replace(a, targets=1 - a.targets).save(tmp_path / "c.npz")
-    with pytest.raises(ScoreError, match="no clip is in all"):
-        compare([tmp_path / "a.npz", tmp_path / "b.npz"])
-    with pytest.raises(ScoreError, match="targets of 40 clips"):
-        compare([tmp_path / "a.npz", tmp_path / "c.npz"])
+    others = {
+        "b": b,
+        "c": replace(a, targets=1 - a.targets),
+        "d": replace(a, mids=tuple(f"/n/{k}" for k in range(6))),
+    }
+    for name, scores in {"a": a, **others}.items():
+        scores.save(tmp_path / f"{name}.npz")
+    for name, problem in (
+        ("b", "no clip is in all"),
+        ("c", "targets of 40 clips"),
+        ("d", "other classes"),
+    ):
+        with pytest.raises(ScoreError, match=problem):
+            compare([tmp_path / "a.npz", tmp_path / f"{name}.npz"])
     with pytest.raises(ScoreError, match="nothing to compare"):
         compare([tmp_path / "a.npz"])
+
+
+def test_intervals_of_changes_are_paired(tmp_path: Path):
+    a = model(1, range(80))
+    noise = np.random.default_rng(3).random((80, 6))
+    better = (a.scores + 0.2 * a.targets * noise).astype(np.float32)
+    for name, scores in (("a", a), ("same", a), ("better", replace(a, scores=better))):
+        scores.save(tmp_path / f"{name}.npz")
+    found = compare([tmp_path / f"{n}.npz" for n in ("a", "same", "better")], resamples=100)
+    same, better = found.changes
+    assert same.means["mAP"] == same.bounds["mAP"].low == same.bounds["mAP"].high == 0
+    assert not same.is_clear("mAP") and not np.nan_to_num(same.class_bounds).any()
+    assert better.bounds["mAP"].low < better.means["mAP"] < better.bounds["mAP"].high
+    assert better.is_clear("mAP") and better.is_clear("mAUC")
+    # Apart, the two intervals overlap: only the pairs tell the models from one another.
+    assert found.models[2].intervals.mAP.low < found.models[0].intervals.mAP.high
+    text = to_text(found)
+    assert text.count("which may be chance") == 3 and text.count("95 %: ") == 6
+    assert render(found, []).count("may be chance") == 3
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[Path, Path]:
+    """Two runs of other rates; the second is half done, and its log is cut in the middle."""
+    lines = [step_line(50), epoch_line(1), epoch_line(2, map_=0.4)]
+    settings = {"epochs": 2, "reader": {"threads": 1}}
+    first = write_run(tmp_path / "first", lines, optimizer={"learning_rate": 1e-3}, **settings)
+    settings["reader"] = {"threads": 8}
+    second = write_run(tmp_path / "second", lines, optimizer={"learning_rate": 5e-4}, **settings)
+    log = second / "log.jsonl"
+    log.write_bytes(log.read_bytes()[:-20])
+    for seed, run in enumerate((first, second)):
+        model(seed, range(80)).save(run / "scores.npz")
+    return first, second
+
+
+def test_runs_are_compared_with_their_settings_and_how_far_they_came(runs: tuple[Path, Path]):
+    found = compare(runs)
+    assert found.settings["optimizer.learning_rate"] == ["0.001", "0.0005"]
+    text = to_text(found)
+    assert ["optimizer.learning_rate", "0.001", "|", "0.0005"] in [
+        line.split() for line in text.splitlines()
+    ]
+    assert "second is not done: epoch 1 of 2" in text and "first is not done" not in text
+    page = render(found, ["first", "a b"])
+    learned = page.split("Settings that differ")[1].split("Where things are")[0]
+    assert "optimizer.learning_rate" in learned and "reader.threads" not in learned
+    assert "1 of 2" in page and "eval.compare first &#39;a b&#39;" in page
+    curves = runs_figures(found.runs)[0].chart.marks
+    assert [(line.name, line.y) for line in curves] == [("first", [0.25, 0.4]), ("second", [0.25])]
+
+
+def test_a_run_that_was_not_evaluated_is_marked_and_has_no_curve(tmp_path: Path):
+    done = write_run(tmp_path / "done", [epoch_line(1)], epochs=1)
+    silent = write_run(tmp_path / "silent", [not_evaluated(1)], epochs=1)
+    for run in (done, silent):
+        model(1, range(80)).save(run / "scores.npz")
+    found = compare([done, silent])
+    assert "silent was not evaluated while it trained" in to_text(found)
+    assert "Not evaluated while it trained: silent." in render(found, [])
+
+
+def test_a_run_without_scores_says_how_to_get_them(runs: tuple[Path, Path]):
+    (runs[1] / "scores.npz").unlink()
+    with pytest.raises(ScoreError, match=r"no scores\.npz\n.*\n.*eval\.predict .*second --index"):
+        compare(runs)
+
+
+def test_a_comparison_is_written_as_json_and_as_a_page(runs: tuple[Path, Path], tmp_path: Path):
+    args = Args(runs, tmp_path / "out" / "c.json", tmp_path / "out" / "c.html")
+    assert write(compare(runs, resamples=20), args) == [args.output, args.page]
+    written = json.loads(args.output.read_text())
+    assert written["resamples"] == 20 and "low" in written["changes"][0]["mAP"]
+    assert args.page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    (tmp_path / "file").touch()
+    with pytest.raises(ScoreError, match="cannot be written"):
+        write(compare(runs), replace(args, output=tmp_path / "file" / "c.json"))
 
 
 def test_correlations_are_over_the_classes_that_have_both():
