@@ -101,8 +101,8 @@ def averaging_figure(starts: list[Start]) -> Figure:
     epochs = [start.epoch for start in starts]
     curves = {
         "one epoch": [start.checkpoint for start in starts],
-        "mean weights from here on": [start.weight_average for start in starts],
-        "mean scores from here on": [start.score_ensemble for start in starts],
+        "mean weights": [start.weight_average for start in starts],
+        "mean scores": [start.score_ensemble for start in starts],
     }
     styles = ("faint", "first", "second")
     chart = Chart(
@@ -115,7 +115,10 @@ def averaging_figure(starts: list[Start]) -> Figure:
         ),
     )
     best = best_start(starts)
-    note = f"The best mean of weights begins at epoch {best.epoch}: mAP {best.weight_average:.4f}."
+    note = (
+        "Means are of the epochs from here to the last. The best of weights begins at epoch "
+        f"{best.epoch}: mAP {best.weight_average:.4f}."
+    )
     return Figure("averaging", "Averages by their first epoch", chart, note)
 
 

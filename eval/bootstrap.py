@@ -36,6 +36,15 @@ class Intervals:
     """Low and high of each class."""
 
 
+def lies_outside(value: float, interval: Bounds) -> bool:
+    """Whether a value is not in its own interval.
+
+    It happens where classes have few positives: one that is drawn twice ranks above more clips, so
+    resamples have a higher average precision than the clips themselves.
+    """
+    return value < interval.low or value > interval.high
+
+
 @dataclass(frozen=True)
 class Resampled:
     """The metrics of each class in each resample; NaN where they are not defined."""

@@ -15,7 +15,7 @@ from eval.svg import HEIGHT, LETTER_WIDTH, WIDTH, content
 MARGIN = 12
 TITLE_HEIGHT, LEGEND_HEIGHT = 30, 18
 LINE_HEIGHT = 15
-LINE_LENGTH = 82
+LINE_LENGTH = 70
 """Letters of a note that fit in a line."""
 ZOOM = 3
 """Pixels of a PNG to a unit of the chart: 1,380 across."""

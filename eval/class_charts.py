@@ -72,7 +72,7 @@ def class_counts_figure(counts: np.ndarray, names: Sequence[str]) -> Figure:
     """Clips of every class, as the data set has them (PSLA figure 4)."""
     order = _by_clips(counts)
     values = counts[order].tolist()
-    y_axis = log_axis("clips", values)
+    y_axis = log_axis("clips", [*values, min(values, default=1) / 2])  # a foot for the smallest
     chart = Chart(
         "Clips that carry each class, the largest class first",
         linear_axis("classes, the largest first", [0, len(order)], smallest_step=1),

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from eval.bootstrap import bootstrap, resampled_metrics, resampled_weights, weighted_metrics
+from eval.bootstrap import (
+    Bounds,
+    bootstrap,
+    lies_outside,
+    resampled_metrics,
+    resampled_weights,
+    weighted_metrics,
+)
 from eval.metrics import evaluate
 
 
@@ -73,3 +80,9 @@ def test_models_in_the_same_resamples_differ_by_less_than_each_alone():
     )
     alone = first.means()["mAP"].std()
     assert (other.means()["mAP"] - first.means()["mAP"]).std() < alone / 3
+
+
+def test_a_mean_outside_its_interval_is_noticed():
+    assert lies_outside(0.2, Bounds(0.25, 0.5)) and lies_outside(0.6, Bounds(0.25, 0.5))
+    assert not lies_outside(0.3, Bounds(0.25, 0.5))
+    assert not lies_outside(0.2, Bounds(float("nan"), float("nan")))
