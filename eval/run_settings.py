@@ -29,8 +29,9 @@ WHERE_AND_HOW_FAST = (
     "state_every_steps",
     "wandb",
     "reader",
+    "made_with",
 )
-"""Settings that say where things are and how fast they go, and nothing of what is learned."""
+"""Of config.json: where things are, how fast they go, and what computed; nothing of the method."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,16 @@ def open_training_set(run: Run, specs: Sequence[str] = ()) -> TrainingSet:
 
 
 def _check_same_clips(data: TrainingSet, run: Run) -> None:
-    """Raise if shards are there, and their number of clips is not that which the run had."""
+    """Raise if shards are there, and are not those that the run had, as far as it tells."""
+    made_with, digest = run.config.get("made_with"), data.index.fingerprint
+    had = made_with.get("index_fingerprint", digest) if isinstance(made_with, dict) else digest
+    # A student's index has its teacher's scores in its fingerprint, which are not opened here.
+    if had != digest and not run.config.get("distill"):
+        raise ConfigError(
+            "these are other shards, or other labels, than the run was trained on",
+            where=run.folder / "config.json",
+            fix="name the run's by --train-index",
+        )
     for record in run.epochs[-1:]:
         if record.step != record.epoch * data.steps_per_epoch:
             raise ConfigError(

@@ -83,6 +83,16 @@ def test_other_shards_than_those_of_the_run_are_refused(run_folder: Path, shards
         find_training_set(run, (f"{shards}:eval",))
 
 
+def test_shards_that_were_built_anew_are_told_by_their_fingerprint(data: TrainingSet, run_folder):
+    run = read_run(run_folder)
+    for fingerprint, is_same in ((data.index.fingerprint, True), ("another", False)):
+        made_with = {"index_fingerprint": fingerprint}
+        told = replace(run, config=run.config | {"made_with": made_with})
+        assert (find_training_set(told, ()) is not None) == is_same
+        student = replace(told, config=told.config | {"distill": "scores"})
+        assert find_training_set(student, ()) is not None  # its fingerprint has the teacher in it
+
+
 def test_shards_that_are_gone_are_a_warning_unless_they_were_named(
     run_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
