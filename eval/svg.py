@@ -11,7 +11,7 @@ from eval.charts import Band, Chart, Dots, Label, Series
 
 WIDTH, HEIGHT = 460, 270
 LEFT, RIGHT, TOP, BOTTOM = 48, 448, 12, 228
-LETTER_WIDTH, LETTER_HEIGHT = 6.6, 12
+LETTER_WIDTH, LETTER_HEIGHT = 7, 15
 """Of text of 11 px, on average: names are kept apart by it."""
 MAX_MARKED = 80
 MAX_DRAWN = 500
