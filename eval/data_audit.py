@@ -22,7 +22,7 @@ from psla_wds.shard_index import ShardIndex
 
 NUM_FEWEST = 10
 
-logger = logging.getLogger("eval.report")
+logger = logging.getLogger("data")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def find_training_set(run: Run, specs: tuple[str, ...]) -> TrainingSet | None:
         if specs:
             raise
         what = str(error).splitlines()[0]
-        logger.warning("the report tells nothing of the training clips: %s", what)
+        logger.warning("nothing is told of the training clips: %s", what)
         return None
 
 

@@ -17,8 +17,6 @@ from psla_wds.errors import ConfigError
 from psla_wds.index_files import open_indexes
 from train.recipes import DEMO
 
-pytest.importorskip("nvidia.dali", reason="the front end needs DALI")
-
 SVG = "{http://www.w3.org/2000/svg}"
 STEP, CLIPS, BATCH = 8, 4, 6
 MASKS = replace(DEMO.augment, freq_mask=48, time_mask=128, mixup_rate=0.5)
