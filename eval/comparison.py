@@ -152,9 +152,6 @@ def _find(path: Path) -> Candidate:
 
 def _on_common_clips(all_scores: Sequence[Scores], candidates: Sequence[Candidate]) -> list[Scores]:
     """The scores of the clips that all have, in one order."""
-    first = all_scores[0]
-    for scores, candidate in zip(all_scores, candidates, strict=True):
-        scores.check_classes(first.mids, where=candidate.scores)
     common = set.intersection(*(set(scores.clip_ids) for scores in all_scores))
     if not common:
         raise ScoreError(
@@ -162,7 +159,7 @@ def _on_common_clips(all_scores: Sequence[Scores], candidates: Sequence[Candidat
             where=" ".join(str(candidate.scores) for candidate in candidates),
             fix="compare scores of one evaluation set",
         )
-    like = _only(first, common)
+    like = _only(all_scores[0], common)
     return [
         aligned(_only(scores, common), like, where=candidate.scores)
         for scores, candidate in zip(all_scores, candidates, strict=True)
