@@ -6,7 +6,6 @@ A model that was made for other classes: python -m eval.predict MODEL --index ES
 --output P.npz, then python -m eval.score P.npz --index ESC50 --mapping esc50 --output DIR.
 """
 
-import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass
@@ -31,7 +30,7 @@ from eval.run_log import Run, read_run
 from eval.scores import Scores
 from psla_wds import cli
 from psla_wds.errors import ConfigError, ScoreError
-from psla_wds.files import atomic_open
+from psla_wds.files import atomic_open, sha256_of
 from psla_wds.index_files import open_indexes
 from psla_wds.overlay import apply_overlay
 from psla_wds.shard_index import ShardIndex
@@ -115,7 +114,7 @@ def _report(args: Args, scores: Scores, run: Run | None, left_out: tuple[str, ..
     found, figures = _data(args, scores, run)
     return Report(
         scores_path=args.scores,
-        sha256=_sha256(args.scores),
+        sha256=sha256_of(args.scores),
         output=args.output,
         metrics=metrics,
         accuracy=accuracy(scores.scores, scores.targets),
@@ -244,11 +243,6 @@ def to_text(report: Report) -> str:
             for r in results
         ]
     return "\n".join(lines) + "\n"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(folder: Path, texts: dict[str, str]) -> None:

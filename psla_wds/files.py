@@ -1,6 +1,7 @@
 """Files that are whole or absent: written under a temporary name, synced, then renamed; those
 behind a URL are written here, then put there whole."""
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -87,3 +88,8 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,7 +4,6 @@ docs/format.md has the format. A folder from a stranger cannot run code, names n
 itself, and takes no more memory than its files have bytes.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from psla_wds.checkpoint import CHECKPOINTS, Checkpoint
 from psla_wds.config import read_json, to_json
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.features import FeatureConfig
+from psla_wds.files import sha256_of
 from psla_wds.initial_weights import RANDOM
 from psla_wds.labels import ClassList
 from psla_wds.model import ModelConfig
@@ -150,7 +150,7 @@ def _write_member(path: Path, member: Checkpoint, provenance: Provenance) -> Mem
     return Member(
         file=path.name,
         size_bytes=path.stat().st_size,
-        sha256=_sha256(path),
+        sha256=sha256_of(path),
         epoch=member.epoch,
         # What training began with is in the weights, and can be a path of the one who trained.
         model=replace(member.model, initial_weights=RANDOM),
@@ -162,7 +162,7 @@ def _read_weights(path: Path, member: Member) -> dict[str, Any]:
     found = "none"
     if path.is_file():
         found = f"{path.stat().st_size:,} bytes"
-        if path.stat().st_size == member.size_bytes and _sha256(path) == member.sha256:
+        if path.stat().st_size == member.size_bytes and sha256_of(path) == member.sha256:
             return check_tensors(load_tensors(path, fix=FIX), path, fix=FIX)
     raise CheckpointError(
         f"the weights are not those that {CONFIG} names ({member.size_bytes:,} bytes; here: "
@@ -170,8 +170,3 @@ def _read_weights(path: Path, member: Member) -> dict[str, Any]:
         where=path,
         fix=FIX,
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,7 +4,6 @@ A clip is two members, `KEY.flac` (or another codec) and `KEY.json`. The sidecar
 is what publishes a shard: without it the tar does not count. Format: docs/format.md.
 """
 
-import hashlib
 import json
 import re
 import tarfile
@@ -19,7 +18,7 @@ from typing import Any
 from isal.isal_zlib import crc32
 
 from psla_wds.errors import DAMAGE, ShardError
-from psla_wds.files import atomic_open
+from psla_wds.files import atomic_open, sha256_of
 from psla_wds.folders import entries, read_file
 from psla_wds.locations import Location
 
@@ -174,11 +173,6 @@ def _audio_offsets(tar: Path) -> list[int]:
     """webdataset's writer streams and tells no offsets, so they are read back."""
     with tarfile.open(tar) as archive:
         return [member.offset_data for member in archive if not member.name.endswith(".json")]
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_sidecar(tar: Location, sidecar: Sidecar) -> None:

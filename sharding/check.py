@@ -22,13 +22,14 @@ from psla_wds import cli
 from psla_wds.audio import decode_pcm, reason_of
 from psla_wds.cli import LocationArg
 from psla_wds.errors import ManifestError, ShardError
+from psla_wds.files import sha256_of
 from psla_wds.folders import file_size, local_copy
 from psla_wds.index_files import CLASS_LABELS, read_index
 from psla_wds.labels import ClassList, read_class_list
 from psla_wds.locations import Location, is_http
 from psla_wds.progress import progress_bar
 from psla_wds.shard_index import ShardIndex, combined_fingerprint
-from psla_wds.shards import Sidecar, key_of, read_sidecar, read_sidecars, sha256_of, tars_in
+from psla_wds.shards import Sidecar, key_of, read_sidecar, read_sidecars, tars_in
 from sharding.foreign import is_foreign, scan
 
 MAX_SHOWN = 20

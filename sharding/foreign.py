@@ -16,10 +16,11 @@ from typing import IO
 import soundfile
 
 from psla_wds.audio import MAX_CLIP_S, ClipRefusedError, reason_of
+from psla_wds.files import sha256_of
 from psla_wds.folders import file_size, local_copy, modified_s
 from psla_wds.labels import ClassList
 from psla_wds.locations import Location
-from psla_wds.shards import ClipColumns, PackedClip, Sidecar, sha256_of, sidecar_path
+from psla_wds.shards import ClipColumns, PackedClip, Sidecar, sidecar_path
 from sharding.members import REPACK, Members, kind_of, members_by_key
 from sharding.tar_clips import check_keys, describe, read_member
 

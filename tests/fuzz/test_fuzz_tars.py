@@ -15,9 +15,10 @@ from properties import accepted, fuzz, tiers
 from test_fuzz_index import use
 
 from psla_wds.audio import decode_pcm
+from psla_wds.files import sha256_of
 from psla_wds.index_files import read_index
 from psla_wds.merge import merge_sidecars
-from psla_wds.shards import PackedClip, Sidecar, sha256_of, write_sidecar, write_tar
+from psla_wds.shards import PackedClip, Sidecar, write_sidecar, write_tar
 from sharding.check import check
 from sharding.index import make_index
 

@@ -16,9 +16,9 @@ import soundfile
 from conftest import assert_user_error, manifest_arguments, run_command, write_corpus
 
 from psla_wds.audio import decode_pcm
+from psla_wds.files import sha256_of
 from psla_wds.index_files import read_index
 from psla_wds.reader import Reader
-from psla_wds.shards import sha256_of
 from sharding.check import check
 
 
