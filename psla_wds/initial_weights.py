@@ -54,6 +54,11 @@ def load_initial_weights(model: nn.Module, backbone: str, source: str) -> None:
     model.load_state_dict(given, strict=False)
 
 
+def published_address(backbone: str) -> str:
+    """Where the ImageNet weights of a backbone are published."""
+    return _published(backbone).source
+
+
 def _published(backbone: str) -> Published:
     if backbone.startswith(TIMM):
         weights = timm().get_pretrained_cfg(backbone.removeprefix(TIMM))

@@ -21,6 +21,7 @@ from typing import Annotated
 from tyro.conf import arg, subcommand
 
 from psla_wds import cli
+from psla_wds.array_tasks import parse_task
 from psla_wds.errors import ManifestError
 from psla_wds.manifest import checked
 from psla_wds.progress import progress_bar
@@ -29,7 +30,6 @@ from sharding.pack_config import PackConfig
 from sharding.packing import pack_all, pack_share
 from sharding.plan import in_order
 from sharding.retry import retry_rejected
-from sharding.shares import parse_share
 from sharding.sources import (
     AudioSetSource,
     Esc50Source,
@@ -73,7 +73,7 @@ def build(source: Source, config: PackConfig) -> None:
         print("nothing was written; next: the same command without --dry-run")
         return
     if config.task is not None:
-        print(pack_share(clips, classes, config, parse_share(config.task)))
+        print(pack_share(clips, classes, config, parse_task(config.task)))
         return
     outcome = (retry_rejected if config.retry_rejected else pack_all)(clips, classes, config)
     index = outcome.index

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from psla_wds.array_tasks import ArrayTask
 from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError
 from psla_wds.folders import remove_folder
@@ -25,7 +26,7 @@ from sharding.pack import ShardResult, ShardTask
 from sharding.pack_config import PackConfig
 from sharding.plan import open_output, plan_shards, sweep
 from sharding.rejects import REJECTED, check_rejected, write_rejected
-from sharding.shares import Share, forget_reports
+from sharding.shares import forget_reports, report_task
 
 TAR_NAME = re.compile(r"shard-(\d{6,})\.tar")
 
@@ -62,14 +63,16 @@ def pack_all(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> O
         remove_folder(config.output / INDEX_FOLDER)  # it describes none of the shards to come
 
 
-def pack_share(clips: Sequence[Clip], classes: ClassList, config: PackConfig, share: Share) -> str:
+def pack_share(
+    clips: Sequence[Clip], classes: ClassList, config: PackConfig, task: ArrayTask
+) -> str:
     """Make the shards of one task of an array, and tell of them; the index waits for all tasks."""
     tasks = _begin(clips, classes, config)
-    own = share.of(tasks)
+    own = task.of(tasks)
     rejected = _refused(run(own, config))
-    share.report(config.output, rejected)
+    report_task(task, config.output, rejected)
     return (
-        f"made {len(own):,} of {len(tasks):,} shards in {config.output} (task {share}); "
+        f"made {len(own):,} of {len(tasks):,} shards in {config.output} (task {task}); "
         f"{len(rejected):,} clips refused; next, when all tasks are done: "
         f"python -m sharding.index {config.output}"
     )

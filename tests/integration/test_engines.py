@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 from conftest import assert_user_error, manifest_arguments, run_command, write_corpus
 
+from psla_wds.array_tasks import parse_task
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.files import atomic_open
 from psla_wds.index_files import read_index
 from sharding.index import make_index
 from sharding.pack import ShardTask, pack_shard
 from sharding.pack_config import PackConfig
-from sharding.shares import parse_share
 
 NUM_CLIPS, NUM_SHARDS = 480, 40
 
@@ -260,24 +260,24 @@ def test_what_needs_all_shards_is_refused_in_a_task(flag: str):
 @pytest.mark.parametrize("text", ["", "8/8", "1", "a/b", "-1/4", "0/0"])
 def test_a_task_that_is_none_gets_an_error(text: str):
     with pytest.raises(ConfigError, match="not I/N"):
-        parse_share(text)
+        parse_task(text)
 
 
 def test_a_task_knows_its_place_in_a_slurm_array(monkeypatch):
     with pytest.raises(ConfigError, match="no job of a Slurm array"):
-        parse_share("slurm")
+        parse_task("slurm")
     for first in (0, 1):
         shares = []
         for number in range(first, first + 3):
             values = {"ID": number, "MIN": first, "COUNT": 3}
             for name, value in values.items():
                 monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
-            shares.append(parse_share("slurm"))
+            shares.append(parse_task("slurm"))
         dealt = [number for share in shares for number in share.of(range(10))]
         assert sorted(dealt) == list(range(10))
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "9")
     with pytest.raises(ConfigError, match="not I/N"):
-        parse_share("slurm")
+        parse_task("slurm")
 
 
 DASK = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
@@ -360,5 +360,5 @@ def test_without_the_package_the_command_that_installs_it_is_told(monkeypatch):
 
 
 def test_shards_are_dealt_evenly_over_tasks():
-    sizes = [len(parse_share(f"{number}/7").of(range(100))) for number in range(7)]
+    sizes = [len(parse_task(f"{number}/7").of(range(100))) for number in range(7)]
     assert np.ptp(sizes) <= 1 and sum(sizes) == 100
