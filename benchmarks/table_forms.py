@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
+from train.study_tables import to_markdown
+
 
 def speeds(content: dict[str, Any]) -> str:
     """A benchmark's results: what was compared, how fast, on what; a table for each level."""
@@ -244,6 +246,8 @@ def tagging(content: dict[str, Any]) -> str:
 
 
 FORMS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "ablation_esc50": to_markdown,
+    "ablation_synthetic": to_markdown,
     "demo": demo_scores,
     "bench_features": stages,
     "bench_order": orders,

@@ -19,11 +19,12 @@ import tyro
 
 from psla_wds import cli
 from psla_wds.array_tasks import parse_task
+from psla_wds.config import to_json
 from psla_wds.errors import PslaError
 from psla_wds.files import atomic_open
 from psla_wds.index_files import open_indexes
 from train.paper_tables import Row
-from train.recipes import RECIPES, TrainConfig
+from train.recipes import RECIPES
 from train.studies import STUDIES
 from train.study_commands import Commands, Lacking, Step
 from train.study_costs import costs
@@ -46,26 +47,27 @@ def main(start: Callable[[Sequence[str]], tuple[int, str]] = start_process) -> N
     if args.name == "list":
         print(listing())
         return
-    rows = args.study.tables[args.data_set]
-    base = base_config(args, words)
+    rows, base = args.study.tables[args.data_set], base_config(args, words)
+    task = parse_task(args.task) if args.task else None
     check_begun(args, base)
     commands = Commands(args, base)
     results = Results(commands, args.seeds)
     engine = Engine(args.work, commands.processes, start)
     steps = all_steps(rows, results)
-    task = parse_task(args.task) if args.task else None
     check_runs(steps, commands.index.classes)
     _tell_plan(args, commands, engine, steps)
     if args.dry_run:
-        for step in steps:
-            if not engine.state(step).done:
-                print(engine.text(step))
+        print("\n".join(engine.text(step) for step in steps if not engine.state(step).done))
         print(f"wrote nothing to {args.work}; next: the same command without --dry-run")
         return
     begin(args, base)
     failed = engine.run(steps, task)
-    record = gather(args.study, rows, results, engine.state)
-    record |= _about(args, base, commands)
+    record = gather(args.study, rows, results, engine.state) | _about(args, commands)
+    _finish(args, record, failed)
+
+
+def _finish(args: StudyArgs, record: dict[str, Any], failed: int) -> None:
+    """Write the table and show it; an error if commands failed."""
     folder = write(record, args.work / f"{args.name}-{args.data_set}")
     print(to_text(record))
     if failed:
@@ -74,7 +76,11 @@ def main(start: Callable[[Sequence[str]], tuple[int, str]] = start_process) -> N
             where=args.work / "failed",
             fix="mend what stands there, and run the study again: what is done is kept",
         )
-    print(f"wrote {folder} (table.txt, table.md, table.json); next: {_next(args, record)}")
+    has_gaps = any(cell["gaps"] for row in record["rows"] for cell in row["cells"].values())
+    what_next = f"cat {folder / 'table.md'}"
+    if args.task and has_gaps:
+        what_next = "the same command without --task, once all tasks are done"
+    print(f"wrote {folder} (table.txt, table.md, table.json); next: {what_next}")
 
 
 def all_steps(rows: Sequence[Row], results: Results) -> list[Step]:
@@ -97,8 +103,9 @@ def _tell_plan(args: StudyArgs, commands: Commands, engine: Engine, steps: list[
     print(costs_to_text(found, commands, num_evaluated, others), file=sys.stderr)
 
 
-def _about(args: StudyArgs, base: TrainConfig, commands: Commands) -> dict[str, Any]:
+def _about(args: StudyArgs, commands: Commands) -> dict[str, Any]:
     """What the numbers are of, for the record and below the table."""
+    base = commands.base
     recipe = PAPER_SETS[args.data_set].recipe
     clips = min(base.subset or len(commands.index), len(commands.index))
     note = f"Ours: recipe {args.base or recipe}, {clips:,} clips; epochs: {base.epochs}, seeds: "
@@ -118,6 +125,7 @@ def _about(args: StudyArgs, base: TrainConfig, commands: Commands) -> dict[str, 
         "epochs": base.epochs,
         "num_seeds": args.seeds,
         "notes": [note],
+        "config": to_json(base),
     }
 
 
@@ -127,19 +135,12 @@ def write(record: dict[str, Any], folder: Path) -> Path:
     texts = {
         "table.json": json.dumps(record, indent=1, ensure_ascii=False) + "\n",
         "table.txt": to_text(record),
-        "table.md": to_markdown(record),
+        "table.md": to_markdown(record) + "\n",
     }
     for name, text in texts.items():
         with atomic_open(folder / name, "w", shared=True) as file:
             file.write(text)
     return folder
-
-
-def _next(args: StudyArgs, record: dict[str, Any]) -> str:
-    cells = [cell for row in record["rows"] for cell in row["cells"].values()]
-    if args.task and any(cell["gaps"] for cell in cells):
-        return "the same command without --task, once all tasks are done"
-    return f"cat {args.work / f'{args.name}-{args.data_set}' / 'table.md'}"
 
 
 def listing() -> str:

@@ -193,7 +193,7 @@ def check_begun(args: StudyArgs, config: TrainConfig) -> dict[str, Any]:
             where=path,
             fix="give the same settings, or choose another --work",
         )
-    return {name: value or before.get(name) for name, value in now.items()}
+    return {name: before.get(name) if value is None else value for name, value in now.items()}
 
 
 def begin(args: StudyArgs, config: TrainConfig) -> None:

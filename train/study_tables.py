@@ -63,10 +63,10 @@ def _value(cell: Cell, seed: int, results: Results, state: Callable[[Step], Stat
 def to_markdown(record: dict[str, Any]) -> str:
     """The table with a header, the reasons of its gaps below."""
     lines, notes = _lines(record)
-    header, *rows = lines
-    rule = ["---", *["--:"] * (len(header) - 1)]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
-    return "\n\n".join([table, *notes]) + "\n"
+    header, *rows = ["|".join(f" {cell} " if cell else " " for cell in line) for line in lines]
+    rule = "|".join(["---", *["--:"] * (len(lines[0]) - 1)])
+    table = "\n".join(f"|{line}|" for line in (header, rule, *rows))
+    return "\n\n".join([table, *notes])
 
 
 def to_text(record: dict[str, Any]) -> str:

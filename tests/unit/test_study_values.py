@@ -213,3 +213,31 @@ def test_committees_of_other_models_have_other_files():
             made_of = (cell.members, cell.best)
             assert found.setdefault(made.committee(cell).done, made_of) == made_of
     assert len(found) == 8
+
+
+def test_other_clips_and_labels_are_scored_by_the_commands_for_them():
+    variant = ORIGINAL
+    with pytest.raises(Lacking, match="there is no --esc50-index"):
+        commands().elsewhere(variant, 0, "esc50")
+    made = commands(ontology=Path("o.json"), esc50_index=("esc",))
+    train, predict, score = made.elsewhere(variant, 0, "esc50").with_all_before()
+    assert (train.module, predict.module, score.module) == (
+        "train.main", "eval.predict", "eval.score",
+    )  # fmt: skip
+    folder = "w/runs/recipe/seed-0"
+    assert predict.words == (
+        folder,
+        "--index=esc",
+        "--other-classes",
+        f"--output={folder}/esc50.npz",
+    )
+    assert score.words == (
+        f"{folder}/esc50.npz", "--index=esc", "--mapping=esc50", f"--output={folder}/esc50",
+    )  # fmt: skip
+    score = made.elsewhere(variant, 0, "labels-both-25")
+    assert score.words == (
+        f"{folder}/last.npz", "--index=eval", "--labels=w/labels/eval-both-25",
+        f"--output={folder}/last-labels-both-25",
+    )  # fmt: skip
+    _, overlay = score.after
+    assert "--index=eval" in overlay.words and "--threshold=25" in overlay.words
