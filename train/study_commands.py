@@ -89,14 +89,14 @@ class Commands:
         paper = PAPER_SETS[args.data_set]
         decays = [epoch for epoch in config.optimizer.decay_after_epochs if epoch < config.epochs]
         if args.average_from:
-            first = args.average_from
-        elif config.epochs == RECIPES[paper.recipe][1].epochs:
+            return min(args.average_from, config.epochs), config.epochs
+        if config.epochs == RECIPES[paper.recipe][1].epochs:
             first = paper.averaged_from
         elif len(decays) > 1:
             first = decays[1] + 1
         else:
             first = config.epochs - config.epochs // 3
-        return min(first, config.epochs), config.epochs
+        return max(min(first, config.epochs - 1), 1), config.epochs  # one epoch is no mean
 
     def notes(self, variant: Variant) -> tuple[str, ...]:
         """What the variant has not, for want of an option."""

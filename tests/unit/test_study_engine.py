@@ -1,6 +1,7 @@
 """How a study goes through its commands: once each, in shares, past what fails; real processes."""
 
 import json
+import shutil
 import signal
 import sys
 import threading
@@ -14,7 +15,7 @@ from label_overlays import named_index
 from eval.run_log import EpochRecord
 from psla_wds.array_tasks import parse_task
 from psla_wds.checkpoint import Checkpoint, epoch_path, save_checkpoint
-from psla_wds.config import to_json
+from psla_wds.config import read_json, to_json
 from psla_wds.errors import ConfigError
 from psla_wds.labels import ClassList
 from train.paper_tables import Cell, Reached, Row, Study
@@ -23,7 +24,7 @@ from train.study_commands import Best, Commands, Lacking, Step
 from train.study_costs import clips_of_an_epoch, costs
 from train.study_engine import Engine, check_runs, start_process
 from train.study_results import Results, best_models
-from train.study_settings import StudyArgs
+from train.study_settings import StudyArgs, begin, check_begun
 from train.study_tables import gather, to_markdown, to_text
 from train.variants import NO_MIXUP, Variant
 
@@ -179,8 +180,8 @@ def table_of(study: tuple[Commands, Results, Engine]) -> dict:
 def test_a_table_has_the_mean_of_the_last_five_epochs_over_seeds_and_names_its_gaps(study):
     commands, _, _ = study
     masked = Variant().but(NO_MIXUP)
-    for seed in (0, 1):
-        write_run(commands.config(masked, seed), [0.9, *[0.1 + 0.1 * seed] * 5])
+    write_run(commands.config(masked, 0), [0.9, *[0.1] * 5])
+    write_run(commands.config(masked, 1), [0.9, 0.1, 0.1, 0.2, 0.3, 0.3])
     write_run(
         commands.config(Variant(), 0), [0.5] * 6, tail='{"event": "epo'
     )  # cut: the rest counts
@@ -217,10 +218,13 @@ def test_runs_that_failed_were_cut_or_never_evaluated_are_gaps_and_no_numbers(
         "python\nerror: no room\n  fix: x"
     )
     gaps = [row["cells"]["mAP"]["gaps"] for row in table_of(study)["rows"]]
+    assert not engine.state(step).done
+    killed = write_run(commands.config(Variant(), 1), [0.1] * 5)  # between checkpoint and record
+    shutil.copy(epoch_path(killed, 5), epoch_path(killed, 6))
+    assert engine.state(commands.train(Variant(), 1)).text == "5 of 6 epochs"
     assert "this is no log record" in gaps[0]["0"] and "log.jsonl, line 1" in gaps[0]["0"]
     assert "1 epochs were not evaluated" in gaps[0]["1"]
     assert "failed: no room" in gaps[1]["0"] and gaps[1]["1"] == "runs/recipe/seed-1: not run"
-    assert not engine.state(step).done
 
 
 def test_a_run_with_other_settings_or_classes_is_refused(study):
@@ -263,3 +267,24 @@ def test_a_row_whose_part_is_missing_here_is_a_gap(study):
     same = Cell(variant=Variant(), unlike=Variant().but())
     with pytest.raises(Lacking, match=r"nothing differs .*random initial weights"):
         results.steps(same, 0)
+
+
+def test_a_folder_keeps_to_the_settings_that_its_numbers_depend_on(tmp_path: Path):
+    args = StudyArgs(name="sampling", work=tmp_path / "work")
+    base = replace(DEMO, index=("train",), eval_index=("eval",))
+    begin(args, base)
+    begin(args, base)
+    begin(replace(args, ontology=Path("o.json"), seeds=3), replace(base, log_every_steps=1))
+    begin(args, base)  # the ontology need not be given each time
+    for other, config, message in (
+        (args, replace(base, seed=1), "seed was 0, now 1"),
+        (replace(args, average_from=2), base, "average_from was None, now 2"),
+        (replace(args, ontology=Path("p.json")), base, "ontology was o.json, now p.json"),
+        (replace(args, set="full"), base, "set was balanced, now full"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            begin(other, config)
+    assert read_json(TrainConfig, tmp_path / "work" / "base.json") == base
+    (tmp_path / "work" / "study.json").write_text("[")
+    with pytest.raises(ConfigError, match="this cannot be read"):
+        check_begun(args, base)

@@ -167,6 +167,8 @@ def commands(**options: object) -> Commands:
         (FSD50K, {"name": "fsd50k"}, 21),
         (DEMO, {}, 5),  # after the second decay
         (replace(DEMO, epochs=3), {}, 2),  # there is no second one
+        (replace(DEMO, epochs=5), {}, 4),  # after the second decay is the last
+        (replace(DEMO, epochs=1), {}, 1),
         (AUDIOSET_FULL, {"set": "full", "average_from": 11}, 11),
     ],
 )
@@ -213,6 +215,9 @@ def test_committees_of_other_models_have_other_files():
             made_of = (cell.members, cell.best)
             assert found.setdefault(made.committee(cell).done, made_of) == made_of
     assert len(found) == 8
+    labels = next(r for r in STUDIES["committees"].tables["balanced"] if r.name == "labels")
+    with pytest.raises(Lacking, match="several of its models are the same here: recipe"):
+        commands().committee(labels.cells[0])
 
 
 def test_other_clips_and_labels_are_scored_by_the_commands_for_them():
