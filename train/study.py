@@ -20,6 +20,7 @@ import tyro
 from psla_wds import cli
 from psla_wds.array_tasks import parse_task
 from psla_wds.config import to_json
+from psla_wds.disk import disk_errors
 from psla_wds.errors import PslaError
 from psla_wds.files import atomic_open
 from psla_wds.index_files import open_indexes
@@ -54,8 +55,9 @@ def main(start: Callable[[Sequence[str]], tuple[int, str]] = start_process) -> N
     results = Results(commands, args.seeds)
     engine = Engine(args.work, commands.processes, start)
     steps = all_steps(rows, results)
-    check_runs(steps, commands.index.classes)
-    _tell_plan(args, commands, engine, steps)
+    eval_index = open_indexes(base.eval_index)
+    check_runs(steps, commands.index, eval_index)
+    _tell_plan(args, commands, engine, steps, len(eval_index))
     if args.dry_run:
         print("\n".join(engine.text(step) for step in steps if not engine.state(step).done))
         print(f"wrote nothing to {args.work}; next: the same command without --dry-run")
@@ -96,9 +98,10 @@ def all_steps(rows: Sequence[Row], results: Results) -> list[Step]:
     return list(found.values())
 
 
-def _tell_plan(args: StudyArgs, commands: Commands, engine: Engine, steps: list[Step]) -> None:
+def _tell_plan(
+    args: StudyArgs, commands: Commands, engine: Engine, steps: list[Step], num_evaluated: int
+) -> None:
     found = costs(steps, engine, commands, args)
-    num_evaluated = len(open_indexes(commands.base.eval_index))
     others = sum(1 for step in steps if not step.config and not engine.state(step).done)
     print(costs_to_text(found, commands, num_evaluated, others), file=sys.stderr)
 
@@ -131,15 +134,16 @@ def _about(args: StudyArgs, commands: Commands) -> dict[str, Any]:
 
 def write(record: dict[str, Any], folder: Path) -> Path:
     """The table as a record, as text and in Markdown."""
-    folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "table.json": json.dumps(record, indent=1, ensure_ascii=False) + "\n",
         "table.txt": to_text(record),
         "table.md": to_markdown(record) + "\n",
     }
-    for name, text in texts.items():
-        with atomic_open(folder / name, "w", shared=True) as file:
-            file.write(text)
+    with disk_errors(folder, "write the table"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            with atomic_open(folder / name, "w", shared=True) as file:
+                file.write(text)
     return folder
 
 

@@ -106,6 +106,14 @@ class Commands:
         }
         return tuple(note for note, holds in wanted.items() if holds)
 
+    def why_same(self, variant: Variant, other: Variant) -> str:
+        """Of two variants that come to the same here: what makes no difference."""
+        if variant.labels != other.labels:
+            return ORIGINAL_LABELS
+        if (NO_PRETRAINING in variant.changes) != (NO_PRETRAINING in other.changes):
+            return RANDOM_WEIGHTS
+        return "the recipe does not have this part"
+
     def name(self, variant: Variant) -> str:
         """Of the variant's folder; of what it does, so that no run is done twice."""
         return (variant if self._args.ontology else variant.enhanced(None)).name(self.base)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.run_log import read_run
-from psla_wds.config import read_json
 from psla_wds.errors import PslaError
 from train.recipes import TrainConfig
+from train.run_dir import CONFIG, read_config
 from train.study_commands import Commands, Step
 from train.study_engine import Engine, begun
 from train.study_settings import StudyArgs
@@ -63,9 +63,9 @@ def _epochs_done(config: TrainConfig) -> int:
 def _measured(work: Path) -> dict[str, float]:
     """Clips a second by network, of the runs that are there, of whatever study."""
     rates: dict[str, float] = {}
-    for path in sorted(work.glob("runs/*/seed-*/config.json")):
+    for path in sorted(work.glob(f"runs/*/seed-*/{CONFIG}")):
         try:
-            config, epochs = read_json(TrainConfig, path), read_run(path.parent).epochs
+            config, epochs = read_config(path), read_run(path.parent).epochs
         except PslaError:
             continue
         if epochs:

@@ -14,13 +14,14 @@ from types import FrameType
 from eval.run_log import read_run
 from psla_wds.array_tasks import ArrayTask
 from psla_wds.checkpoint import load_checkpoint
-from psla_wds.config import read_json, to_json
+from psla_wds.config import to_json
+from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError, PslaError
 from psla_wds.files import atomic_open
-from psla_wds.labels import ClassList
+from psla_wds.shard_index import ShardIndex
 from train.loop import EXIT_STATUS_OF_SIGNAL
 from train.recipes import TrainConfig
-from train.run_dir import MAY_CHANGE
+from train.run_dir import CONFIG, MAY_CHANGE, read_config, read_made_with
 from train.study_commands import Best, Step
 from train.study_results import best_models
 
@@ -103,9 +104,10 @@ class Engine:
         if status == 0 and step.done.exists():
             failure.unlink(missing_ok=True)
             return True
-        failure.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_open(failure, "w") as file:
-            file.write(f"{self.text(step)}\nexit status {status}\n{last_words}")
+        with disk_errors(failure, "write why a command failed"):
+            failure.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_open(failure, "w") as file:
+                file.write(f"{self.text(step)}\nexit status {status}\n{last_words}")
         logger.error("%s failed; %s has its last words", step.name, failure)
         return False
 
@@ -129,27 +131,41 @@ def _first_error(failure: Path) -> str:
 
 
 def begun(config: TrainConfig) -> bool:
-    return (config.run_dir / "config.json").exists()
+    return (config.run_dir / CONFIG).exists()
 
 
-def check_runs(steps: Iterable[Step], classes: ClassList) -> None:
-    """Raise if a run that is there is not what the study would train."""
+def check_runs(steps: Iterable[Step], index: ShardIndex, eval_index: ShardIndex) -> None:
+    """Raise if a run that is there is not what the study would train, on these clips."""
     may_change = set(MAY_CHANGE) - FIXED
     for step in steps:
         if step.config is None or not begun(step.config):
             continue
-        path = step.config.run_dir / "config.json"
-        found, wanted = to_json(read_json(TrainConfig, path)), to_json(step.config)
+        path = step.config.run_dir / CONFIG
+        found, wanted = to_json(read_config(path)), to_json(step.config)
         changed = [n for n in wanted if n not in may_change and found[n] != wanted[n]]
         differences = [f"{n} was {found[n]}, and would be {wanted[n]}" for n in changed]
-        if step.done.exists() and load_checkpoint(step.done).classes.mids != classes.mids:
+        if step.done.exists() and load_checkpoint(step.done).classes.mids != index.classes.mids:
             differences.append("its classes are not those of the shards")
+        differences += _other_clips(step.config, index, eval_index)
         if differences:
             raise ConfigError(
                 f"this run is another than the study's: {'; '.join(differences)[:600]}",
                 where=path,
                 fix="give the settings it was made with, or choose another --work",
             )
+
+
+def _other_clips(config: TrainConfig, index: ShardIndex, eval_index: ShardIndex) -> list[str]:
+    """What a run says it was made with, where it says so: shards may have been built anew since."""
+    wanted = {"eval_index_fingerprint": eval_index.fingerprint}
+    if config.labels is None and config.subset is None:  # these have fingerprints of their own
+        wanted["index_fingerprint"] = index.fingerprint
+    made_with = read_made_with(config.run_dir / CONFIG)
+    return [
+        f"the shards of {name.removesuffix('_fingerprint')} were others"
+        for name, fingerprint in wanted.items()
+        if made_with.get(name, fingerprint) != fingerprint
+    ]
 
 
 def start_process(command: Sequence[str]) -> tuple[int, str]:

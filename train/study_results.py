@@ -69,8 +69,8 @@ class Results:
         """A part that the recipe has not cannot be taken away, nor what lacks here be added."""
         commands = self._commands
         if cell.unlike and commands.name(variant) == commands.name(cell.unlike):
-            notes = commands.notes(variant) or ("the recipe does not have this part",)
-            raise Lacking(f"nothing differs from the row compared with ({'; '.join(notes)})")
+            why = commands.why_same(variant, cell.unlike)
+            raise Lacking(f"nothing differs from the row compared with: {why}")
 
     def notes(self, cell: Cell) -> tuple[str, ...]:
         """What the runs of a cell have not here that the paper's had."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, UseAppendAction, arg
 
 from psla_wds.config import to_json
+from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError
 from psla_wds.files import atomic_open
 from psla_wds.initial_weights import IMAGENET, RANDOM, published_address
@@ -199,17 +200,11 @@ def check_begun(args: StudyArgs, config: TrainConfig) -> dict[str, Any]:
 def begin(args: StudyArgs, config: TrainConfig) -> None:
     """Write down what the runs of the folder are changes of, unless it has runs of another base."""
     record = check_begun(args, config)
-    try:
+    with disk_errors(args.work, "write the study's folder"):
         args.work.mkdir(parents=True, exist_ok=True)
         for path, content in ((args.work / RECORD, record), (base_path(args), to_json(config))):
             with atomic_open(path, "w", shared=True) as file:
                 file.write(json.dumps(content, indent=1) + "\n")
-    except OSError as error:
-        raise ConfigError(
-            f"the study's folder cannot be written: {error.strerror}",
-            where=args.work,
-            fix="choose another --work",
-        ) from None
 
 
 def _settled(args: StudyArgs, config: TrainConfig) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from train.study_engine import Engine, check_runs, start_process
 from train.study_results import Results, best_models
 from train.study_settings import StudyArgs, begin, check_begun
 from train.study_tables import gather, to_markdown, to_text
-from train.variants import NO_MIXUP, Variant
+from train.variants import MEAN, NO_MIXUP, NO_PRETRAINING, Variant, mixup_rate
 
 CLASSES = ClassList(("/a", "/b"), ("a", "b"))
 
@@ -227,17 +227,28 @@ def test_runs_that_failed_were_cut_or_never_evaluated_are_gaps_and_no_numbers(
     assert "failed: no room" in gaps[1]["0"] and gaps[1]["1"] == "runs/recipe/seed-1: not run"
 
 
-def test_a_run_with_other_settings_or_classes_is_refused(study):
+def test_a_run_with_other_settings_classes_or_clips_is_refused(study):
     commands, _, _ = study
-    masked = Variant().but(NO_MIXUP)
+    index, masked = commands.index, Variant().but(NO_MIXUP)
     steps = [commands.train(masked, 0), commands.train(masked, 1)]
-    write_run(commands.config(masked, 0), [0.1] * 6)
-    check_runs(steps, CLASSES)
+    path = write_run(commands.config(masked, 0), [0.1] * 6) / "config.json"
+    check_runs(steps, index, index)
+    turned = replace(index, classes=ClassList(("/b", "/a"), ("b", "a")))
     with pytest.raises(ConfigError, match="its classes are not those of the shards"):
-        check_runs(steps, ClassList(("/b", "/a"), ("b", "a")))
+        check_runs(steps, turned, index)
+    content, known = json.loads(path.read_text()), {"eval_index_fingerprint": index.fingerprint}
+    for made_with, message in (
+        (known | {"index_fingerprint": "x"}, "the shards of index were others$"),
+        (known | {"eval_index_fingerprint": "x"}, "the shards of eval_index were others$"),
+    ):
+        path.write_text(json.dumps(content | {"made_with": made_with}))
+        with pytest.raises(ConfigError, match=message.replace("$", "\n")):
+            check_runs(steps, index, index)
+    path.write_text(json.dumps(content | {"made_with": known}))
+    check_runs(steps, index, index)
     write_run(replace(commands.config(masked, 1), epochs=7, eval_index=("x",)), [0.1])
     with pytest.raises(ConfigError, match=r"eval_index was \['x'\].*epochs was 7, and would be 6"):
-        check_runs(steps, CLASSES)
+        check_runs(steps, index, index)
 
 
 def test_the_cost_counts_the_epochs_left_at_the_speed_of_runs_that_are_there(study):
@@ -262,11 +273,22 @@ def test_the_best_models_of_a_committee_are_chosen_by_their_scores(tmp_path: Pat
     assert best_models(Best(2, tuple(models))) == [str(tmp_path / f"{n}.npz") for n in "bc"]
 
 
-def test_a_row_whose_part_is_missing_here_is_a_gap(study):
+@pytest.mark.parametrize(
+    ("variant", "why"),
+    [
+        (Variant().but(NO_PRETRAINING), "random initial weights"),
+        (Variant(labels=MEAN), "labels as annotated"),
+        (Variant().but(mixup_rate(0.25)), "the recipe does not have this part"),
+    ],
+)
+def test_a_row_whose_part_is_missing_here_is_a_gap(study, variant: Variant, why: str):
     _, results, _ = study
-    same = Cell(variant=Variant(), unlike=Variant().but())
-    with pytest.raises(Lacking, match=r"nothing differs .*random initial weights"):
-        results.steps(same, 0)
+    for cell in (
+        Cell(variant=variant, unlike=Variant()),
+        Cell(variant=Variant(), unlike=variant),
+    ):
+        with pytest.raises(Lacking, match=f"nothing differs from the row compared with: {why}"):
+            results.steps(cell, 0)
 
 
 def test_a_folder_keeps_to_the_settings_that_its_numbers_depend_on(tmp_path: Path):
