@@ -34,7 +34,7 @@ class Args:
     """A run's folder (its last epoch is taken), a checkpoint, an average, a folder by eval.export,
     or a checkpoint of the paper's authors (.pth; needs --class-labels)."""
     recordings: Positional[tuple[str, ...]]
-    """Files and folders of audio, or - for WAV from stdin."""
+    """Files and folders of audio, or - for WAV or AU from stdin."""
     format: Format = "text"
     """text, for people; json, an object a line; csv, a row a tag; audacity, a track of labels."""
     output: Path | None = None

@@ -2,6 +2,7 @@
 they are packed, in memory that does not grow with their length.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ BLOCK_SAMPLES = 2**16
 are resampled."""
 MAX_CHANNELS = 1024
 """libsndfile's limit; an array with more has its axes the other way round."""
+TRAILER_BYTES = 2**20
+"""Notes and tags that may follow the sound in a pipe."""
 
 
 def decode(source: Path | int, sample_rate_hz: int) -> Iterator[Block]:
@@ -43,6 +46,8 @@ def decode(source: Path | int, sample_rate_hz: int) -> Iterator[Block]:
             # What comes out of a pipe can have a header that does not know its length.
             if not _is_piped(source) and file.tell() < file.frames:
                 raise RuntimeError(f"{file.tell()} of {file.frames} samples are there")
+        if isinstance(source, int):
+            _check_end(source)
     except (RuntimeError, OSError) as error:
         raise AudioError(
             f"the audio cannot be read: {reason_of(error)}",
@@ -125,6 +130,15 @@ def _resampled(
     for block in mono:
         yield stream.resample_chunk(block)
     yield stream.resample_chunk(np.empty(0, np.float32), last=True)
+
+
+def _check_end(pipe: int) -> None:
+    """Raise if sound follows what a header claims: WAV has no number for more than 4 GiB."""
+    num_bytes = 0
+    while part := os.read(pipe, 2**16):
+        num_bytes += len(part)
+        if num_bytes > TRAILER_BYTES:
+            raise RuntimeError("more follows than its header says; AU has no such limit")
 
 
 def _decoded(file: soundfile.SoundFile) -> Iterator[Float32[np.ndarray, "samples channels"]]:

@@ -21,7 +21,7 @@ from jaxtyping import Float32, Float64
 
 from psla_wds.checkpoint import Checkpoint
 from psla_wds.ensembles import check_members, load_members
-from psla_wds.errors import CheckpointError
+from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.events import Event, EventConfig, EventFinder
 from psla_wds.labels import ClassList
 from psla_wds.recordings import Block, blocks_of
@@ -90,7 +90,13 @@ class Tagger:
     ) -> None:
         """`Tagger.load` says what the arguments are; `members` share classes and features."""
         check_members(members, where="members")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if batch_size < 1:
+            raise ConfigError(
+                f"batch_size={batch_size} is no batch",
+                where="batch_size",
+                fix="set it to 1 or more",
+            )
+        self.device = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.classes = members[0].classes
         self.features = members[0].features
         model = WaveformModel(members)
@@ -220,3 +226,16 @@ class Tagger:
             frame_s=self.layout.cell_s,
             frame_scores=np.concatenate([window.frame_scores for window in windows]),
         )
+
+
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device {name} cannot be used: {str(error).splitlines()[0]}",
+            where="device",
+            fix="set it to cpu, or leave it out",
+        ) from None
+    return device

@@ -103,6 +103,19 @@ def test_a_wav_comes_out_of_a_pipe(stereo, subtype: str, length: str, tmp_path: 
         np.testing.assert_array_equal(whole(decode(pipe, RATE_HZ)), expected)
 
 
+def test_what_follows_the_sound_in_a_pipe_is_a_trailer_or_an_error(stereo, tmp_path: Path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, stereo, 44_100)
+    expected = load_clip(path, sample_rate_hz=RATE_HZ)
+    with piped(path.read_bytes() + bytes(10_000)) as pipe:
+        np.testing.assert_array_equal(whole(decode(pipe, RATE_HZ)), expected)
+    with piped(path.read_bytes() + bytes(2**21)) as pipe:
+        with pytest.raises(AudioError, match="more follows than its header says"):
+            whole(decode(pipe, RATE_HZ))
+        while os.read(pipe, 2**16):  # so that the thread that feeds it ends
+            pass
+
+
 def test_a_pipe_with_something_else_is_refused():
     with piped(b"no audio" * 100) as pipe, pytest.raises(AudioError, match="stdin"):
         whole(decode(pipe, RATE_HZ))

@@ -223,6 +223,12 @@ def test_shorter_windows_are_padded_as_training_pads_clips(checkpoint: Checkpoin
     np.testing.assert_allclose(tags.window_scores[0], by_definition(checkpoint, piece), atol=1e-5)
 
 
+@pytest.mark.parametrize("settings", [{"device": "cuda:99"}, {"device": "gpu"}, {"batch_size": 0}])
+def test_settings_that_cannot_be_followed_are_one_error(checkpoint: Checkpoint, settings: dict):
+    with pytest.raises(ConfigError, match=r"device|batch_size"):
+        Tagger([checkpoint], **settings)
+
+
 def test_events_of_tags_end_with_the_recording(tagger: Tagger):
     tags = tagger(sweep(3.05), RATE_HZ)
     config = EventConfig(threshold=float(tags.frame_scores.min()) / 2)
