@@ -9,7 +9,7 @@ from psla_wds.errors import ConfigError
 from psla_wds.events import Event, EventConfig, EventFinder
 
 HIGH, LOW, NONE = 0.9, 0.3, 0.0
-SCORES = {"#": HIGH, "-": LOW, ".": NONE}
+SCORES = {"#": HIGH, "+": 0.7, "-": LOW, ".": NONE}
 
 
 def find(text: str, config: EventConfig, *, pieces: int = 1000, cell_s: float = 1.0) -> list[Event]:
@@ -49,9 +49,10 @@ def test_events_of_a_row_of_scores(text: str, settings: dict, expected: list):
     assert spans(text, **settings) == expected
 
 
-def test_an_event_has_the_highest_of_its_scores():
-    (event,) = find(".-#.#-", EventConfig(threshold=0.5, low_threshold=0.2, max_gap_s=1.0))
-    assert (event.start_s, event.end_s, event.label) == (1.0, 6.0, 0)
+@pytest.mark.parametrize("text", [".-#.+-", ".-+.#-", ".-+#.-"])
+def test_an_event_has_the_highest_of_its_scores(text: str):
+    event, *_ = find(text, EventConfig(threshold=0.5, low_threshold=0.2, max_gap_s=1.0))
+    assert event.start_s == 1.0 and event.label == 0
     assert event.score == pytest.approx(HIGH)
 
 
