@@ -1,5 +1,7 @@
 """Pairs of classes that a model takes for one another, and pairs whose scores go together."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -65,3 +67,10 @@ def test_scores_that_go_together_are_told_with_what_their_labels_do(scores: Scor
 def test_classes_without_a_clip_have_no_correlation_of_labels(scores: Scores):
     pairs = [pair for pair in companions(scores, 10) if "Silence" in pair.names]
     assert len(pairs) == 4 and all(np.isnan(pair.of_labels) for pair in pairs)
+
+
+def test_a_class_of_constant_scores_goes_with_none(scores: Scores):
+    values = scores.scores.copy()
+    values[:, 4] = 0.1
+    found = companions(replace(scores, scores=values), 10)
+    assert len(found) == 6 and not any("Silence" in pair.names for pair in found)
