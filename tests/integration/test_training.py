@@ -146,7 +146,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
 def records(run_dir: Path) -> list[dict]:
     """What the log has, but for the speed."""
     found = [json.loads(line) for line in (run_dir / "log.jsonl").open()]
-    speed = ("clips_per_s", "duration_s")
+    speed = ("clips_per_s", "duration_s", "storage_wait")
     return [
         {n: v for n, v in record.items() if n not in speed and "data_wait" not in n}
         for record in found
