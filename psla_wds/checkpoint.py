@@ -7,6 +7,7 @@ stranger cannot run code.
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 CHECKPOINTS = "checkpoints"
+FIX = "copy it again, or use another checkpoint"
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,20 @@ def load_checkpoint(path: Path, *, classes: ClassList | None = None) -> Checkpoi
         classes: those of the shards or of a list, for a checkpoint of the paper's authors, which
             names none.
     """
-    fix = "copy it again, or use another checkpoint"
-    content = load_tensors(path, fix=fix)
+    return read_checkpoint(load_tensors(path, fix=FIX), path, classes=classes)
+
+
+def holds_tagger(content: dict[str, Any]) -> bool:
+    """Whether the table in a file is a trained tagger's, and not ImageNet's weights."""
+    return "weights" in content or is_official(content)
+
+
+def read_checkpoint(
+    content: dict[str, Any], path: Path, *, classes: ClassList | None
+) -> Checkpoint:
+    """What `load_checkpoint` gives, from the table in the file."""
     if is_official(content):
-        return _official_checkpoint(check_tensors(content, path, fix=fix), path, classes)
+        return _official_checkpoint(check_tensors(content, path, fix=FIX), path, classes)
     try:
         if content["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format {content['format_version']}, not {FORMAT_VERSION}")

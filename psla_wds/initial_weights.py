@@ -1,4 +1,4 @@
-"""What a tagger starts from: ImageNet's weights as their libraries publish them, or a tagger's."""
+"""ImageNet's weights, as their libraries publish them, for the trunk of a tagger."""
 
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from psla_wds.backbones import TIMM, timm
 from psla_wds.errors import CheckpointError, ConfigError
-from psla_wds.heads import count_classes
-from psla_wds.official import is_official, tagger_weights
 from psla_wds.tensor_files import check_tensors, difference, load_tensors
 
 IMAGENET = "imagenet"
@@ -34,23 +32,27 @@ class Published:
 
 
 def load_initial_weights(model: nn.Module, backbone: str, source: str) -> None:
-    """Fill a tagger with weights from `source`, as `ModelConfig.initial_weights` describes it.
+    """Fill a trunk with ImageNet's weights: downloaded, or from the file `source`.
 
-    ImageNet's leave the head as it is, and the stem: so does the official code, which makes the
-    stem anew instead of adding up its three colours. A tagger's weights fill all of it.
+    They leave the head as it is, and the stem: so does the official code, which makes the stem anew
+    instead of adding up its three colours.
     """
     published = _published(backbone)
     if source == IMAGENET:
         where: object = published.source
-        given = _trunk_weights(_download(backbone, published), published)
+        tensors = _download(backbone, published)
     else:
         where = Path(source)
-        given = _read(where, published)
-    expected = model.state_dict()
-    if count_classes(given) is None:
-        random = ("head.", *(f"trunk.{name}." for name in published.stem))
-        expected = {n: t for n, t in expected.items() if not n.startswith(random)}
-    _check(given, expected, backbone, where, published)
+        tensors = _read_table(where, published)
+    unused = tuple(f"{name}." for name in (*published.stem, *published.classifier))
+    given = {f"trunk.{n}": t for n, t in tensors.items() if not n.startswith(unused)}
+    random = ("head.", *(f"trunk.{name}." for name in published.stem))
+    expected = {n: t for n, t in model.state_dict().items() if not n.startswith(random)}
+    differs = difference(given, expected)
+    if differs:
+        raise CheckpointError(
+            f"these are not weights of {backbone}: {differs}", where=where, fix=published.fix
+        )
     model.load_state_dict(given, strict=False)
 
 
@@ -96,44 +98,6 @@ def _download(backbone: str, published: Published) -> dict[str, Tensor]:
     return _read_table(path, published)
 
 
-def _read(path: Path, published: Published) -> dict[str, Tensor]:
-    """The weights in a local file, by the names of a tagger."""
-    content = _read_table(path, published)
-    if is_official(content):
-        return tagger_weights(content)
-    if any(name.startswith("trunk.") for name in content):
-        return content
-    return _trunk_weights(content, published)
-
-
 def _read_table(path: Path, published: Published) -> dict[str, Tensor]:
     content = load_tensors(path, fix=f"delete it if its download was cut short; {published.fix}")
-    tensors = content.get("weights", content)  # of our own checkpoints
-    return check_tensors(tensors, path, fix=published.fix)
-
-
-def _trunk_weights(tensors: dict[str, Tensor], published: Published) -> dict[str, Tensor]:
-    unused = tuple(f"{name}." for name in (*published.stem, *published.classifier))
-    return {f"trunk.{n}": t for n, t in tensors.items() if not n.startswith(unused)}
-
-
-def _check(
-    given: dict[str, Tensor],
-    expected: dict[str, Tensor],
-    backbone: str,
-    where: object,
-    published: Published,
-) -> None:
-    found, wanted = count_classes(given), count_classes(expected)
-    if found != wanted:
-        raise CheckpointError(
-            f"this checkpoint has {found} classes, the shards have {wanted}",
-            where=where,
-            fix="use shards with its classes, or other --model.initial-weights",
-        )
-    differs = difference(given, expected)
-    if differs:
-        what = "this tagger" if found else backbone
-        raise CheckpointError(
-            f"these are not weights of {what}: {differs}", where=where, fix=published.fix
-        )
+    return check_tensors(content, path, fix=published.fix)

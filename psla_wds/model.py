@@ -40,9 +40,13 @@ class ModelConfig:
     """Weight of a batch in BatchNorm's running statistics, which evaluation uses. None: the
     network's own (EfficientNet 0.01, torchvision's 0.1). Runs of a few hundred steps want 0.1."""
     initial_weights: str = IMAGENET
-    """imagenet (downloaded once, into the cache of torch's hub or of timm), none (random), or the
-    path of a local file: ImageNet weights as their library publishes them, a checkpoint of a
-    tagger with the same classes, ours or one that the paper's authors published."""
+    """imagenet (downloaded once, into the cache of torch's hub or of timm), none (random), or a
+    local path: a file of ImageNet weights as their library publishes them; or a trained tagger (a
+    run's folder, a checkpoint, an average, or a checkpoint of the paper's authors), whose trunk is
+    kept, and whose head as well if its classes are those of the shards."""
+    initial_sha256: str | None = None
+    """Of the file that `initial_weights` names, which must have it. A run writes it to its
+    config.json, so that what is made again from there starts from the same weights."""
 
     def __post_init__(self) -> None:
         check_backbone(self.backbone)
@@ -123,7 +127,8 @@ def _without_mels(
 
 
 def build_model(config: ModelConfig, num_classes: int) -> AudioTagger:
-    """The tagger as training starts with it."""
+    """The tagger with random weights, or with ImageNet's in its trunk; `fine_tuning.first_tagger`
+    starts from a trained one as well."""
     model = AudioTagger(config, num_classes)
     if config.initial_weights != RANDOM:
         load_initial_weights(model, config.backbone, config.initial_weights)

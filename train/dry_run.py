@@ -90,5 +90,7 @@ def _rates(config: TrainConfig, steps_per_epoch: int) -> str:
         if at_end != last:
             told.append(f"{at_end} at the end of epoch {epoch}")
         last = at_end
+    if config.optimizer.trunk_factor != 1:
+        told[0] += f" ({config.optimizer.trunk_factor:g} of it for the trunk)"
     cut = [*told[:MOST_RATES], "...", told[-1]] if len(told) > MOST_RATES + 1 else told
     return "; ".join(cut)

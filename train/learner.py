@@ -18,6 +18,7 @@ from train.optimizer import (
     build_optimizer,
     learning_rate,
     load_optimizer,
+    set_learning_rate,
     step_unless,
 )
 from train.recipes import Compile, TrainConfig
@@ -38,6 +39,10 @@ class Learner:
         self._config, self._world = config, world
         normalise_over(config.batch_norm, config.batch_norm_group, model.trunk)
         self.model = model.to(world.device, memory_format=torch.channels_last)
+        if (
+            config.optimizer.trunk_factor == 0
+        ):  # known before ranks count whose gradients they share
+            self.model.trunk.requires_grad_(False)
         self._parallel = _data_parallel(_compiled(self.model, config.compile), world)
         self._average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.optimizer = build_optimizer(self.model, config.optimizer)
@@ -66,8 +71,7 @@ class Learner:
     def _step(self, batches: Iterator[Batch], moment: Moment) -> torch.Tensor:
         _seed_step(self._config.seed, moment.step, self._world.rank)
         self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self._config.optimizer, moment)
+        set_learning_rate(self.optimizer, learning_rate(self._config.optimizer, moment))
         self.optimizer.zero_grad(set_to_none=True)
         statistics = self._statistics.read()
         passes = self._config.accumulate

@@ -27,8 +27,10 @@ from psla_wds.config import to_json
 from psla_wds.distributed import World, join_world
 from psla_wds.environment import environment, sources_digest
 from psla_wds.errors import ConfigError, PslaError
+from psla_wds.fine_tuning import Start, first_tagger
 from psla_wds.index_files import open_indexes
-from psla_wds.model import AudioTagger, build_model
+from psla_wds.initial_weights import RANDOM
+from psla_wds.model import build_model
 from psla_wds.overlay import apply_overlay
 from psla_wds.reader import ReaderConfig
 from psla_wds.shard_index import ShardIndex
@@ -49,13 +51,15 @@ def train(config: TrainConfig) -> None:
     """Train, or go on training, on the processes of torchrun or on this one."""
     with join_world() as world, RunDir(config.run_dir) as run_dir:
         world.agree(_code(), "code")
+        config = world.together(partial(run_dir.recorded, config))
         _agree_on_settings(config, world)
         index, eval_index, state = world.together(lambda: _prepare(config, world))
         world.agree(index.fingerprint, "shards")
         world.agree(str(state["step"] if state else 0), "steps to go on from")
         torch.manual_seed(config.seed)
-        model = world.together(lambda: _model(config, index, world))
-        learner = Learner(config, world, model)
+        start = world.together(lambda: _start(config, index, world, is_begun=state is not None))
+        config = replace(config, model=replace(config.model, initial_sha256=start.sha256))
+        learner = Learner(config, world, start.tagger)
         trainer = Trainer(config, world, learner, index, eval_index)
         if state:
             world.together(lambda: trainer.load_state(state))
@@ -140,10 +144,15 @@ def _prepare(
     return index, eval_index, state
 
 
-def _model(config: TrainConfig, index: ShardIndex, world: World) -> AudioTagger:
-    """The initial model; other ranks get rank 0's weights, and need no ImageNet file."""
-    model = config.model if world.is_main else replace(config.model, initial_weights="none")
-    return build_model(model, len(index.classes))
+def _start(config: TrainConfig, index: ShardIndex, world: World, *, is_begun: bool) -> Start:
+    """The initial model. Other ranks get rank 0's weights, and a run that was begun its state's:
+    these read no file."""
+    if is_begun or not world.is_main:
+        model = replace(config.model, initial_weights=RANDOM)
+        return Start(build_model(model, len(index.classes)), config.model.initial_sha256)
+    return first_tagger(
+        config.model, index.classes, config.features, other_features=config.other_features
+    )
 
 
 def _room(learner: Learner, epochs: int) -> int:

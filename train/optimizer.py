@@ -25,6 +25,9 @@ class OptimizerConfig:
     adamw: it shrinks the weights themselves (Loshchilov and Hutter 2019, algorithm 2)."""
     learning_rate: float = 1e-4
     """After warm-up and before decay."""
+    trunk_factor: float = 1.0
+    """Of the trunk's learning rate; the head has the rate itself. Below 1 for a trunk that is
+    trained already; with 0 its weights stay as they are (BatchNorm's statistics do not)."""
     betas: tuple[float, float] = (0.95, 0.999)
     """Decay of Adam's running means of the gradient and of its square."""
     weight_decay: float = 5e-7
@@ -46,6 +49,7 @@ class OptimizerConfig:
         epochs_rise = all(a < b for a, b in pairwise((0, *epochs)))
         rules = (
             (0 < self.learning_rate < math.inf, "learning_rate", "to a number above 0"),
+            (0 <= self.trunk_factor <= 1, "trunk_factor", "to a number from 0 to 1"),
             (all(0 <= beta < 1 for beta in self.betas), "betas", "to two numbers in [0, 1)"),
             (0 <= self.weight_decay < math.inf, "weight_decay", "to a number of at least 0"),
             (self.warmup_steps >= 0, "warmup_steps", "to at least 0"),
@@ -75,8 +79,14 @@ class Moment:
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """The optimizer of all parameters, in one fused kernel, which can skip a step on its own."""
+    groups = [{"params": list(model.parameters()), "factor": 1.0}]
+    if config.trunk_factor != 1:
+        groups = [
+            {"params": list(model.trunk.parameters()), "factor": config.trunk_factor},
+            {"params": list(model.head.parameters()), "factor": 1.0},
+        ]
     return ALGORITHMS[config.algorithm](
-        model.parameters(),
+        groups,
         lr=config.learning_rate,
         betas=config.betas,
         weight_decay=config.weight_decay,
@@ -101,6 +111,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
             wanted = {"step": (), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}
             if means and shapes != wanted:
                 raise ValueError(f"the optimizer has {shapes} for a weight of {weight.shape}")
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its share of the learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
 
 
 def step_unless(skip: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:

@@ -57,6 +57,15 @@ class RunDir:
         if self._lock is not None:
             os.close(self._lock)
 
+    def recorded(self, config: TrainConfig) -> TrainConfig:
+        """The configuration with what the run found out when it began: the SHA-256 of its initial
+        weights."""
+        path = self.folder / "config.json"
+        if not config.resume or not path.exists() or config.model.initial_sha256 is not None:
+            return config
+        sha256 = read_json(TrainConfig, path).model.initial_sha256
+        return replace(config, model=replace(config.model, initial_sha256=sha256))
+
     def find_state(self, config: TrainConfig) -> dict[str, Any] | None:
         """The state to go on from; None for a run that begins. Nothing is written."""
         begun = (self.folder / CONFIG).exists()

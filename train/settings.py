@@ -6,6 +6,7 @@ from functools import reduce
 from typing import Any
 
 from psla_wds.errors import ConfigError
+from psla_wds.initial_weights import IMAGENET, RANDOM
 from train.recipes import TrainConfig
 
 
@@ -18,10 +19,16 @@ class ReadWith:
     holds: Callable[[Any], bool]
 
 
+def _is_path(source: str) -> bool:
+    return source not in (IMAGENET, RANDOM)
+
+
 RULES = (
     ReadWith("distill_weight", "distill", lambda folder: folder is not None),
     ReadWith("subset_seed", "subset", lambda subset: subset is not None),
     ReadWith("batch_norm_group", "batch_norm", lambda over: over == "groups"),
+    ReadWith("other_features", "model.initial_weights", _is_path),
+    ReadWith("model.initial_sha256", "model.initial_weights", _is_path),
     ReadWith("augment.mixup_alpha", "augment.mixup_rate", lambda rate: rate > 0),
     ReadWith("optimizer.warmup", "optimizer.warmup_steps", lambda steps: steps > 0),
     ReadWith("optimizer.decay_after_epochs", "optimizer.decay", lambda decay: decay == "steps"),

@@ -74,11 +74,6 @@ def test_other_classes_are_one_error(shards: Path, tmp_path: Path):
         "eval.predict", str(path), f"--index={shards}", "--output=p.npz", check=False, cwd=tmp_path
     )
     assert_user_error(done, "has 527 classes", f"the class list has {NUM_CLASSES}")
-    done = run_command(
-        "train.main", "demo", f"--index={shards}", f"--run-dir={tmp_path / 'run'}",
-        f"--model.initial-weights={path}", check=False,
-    )  # fmt: skip
-    assert_user_error(done, "has 527 classes", f"the shards have {NUM_CLASSES}")
 
 
 def test_another_sample_rate_is_one_error(published: Path, corpus: Path, tmp_path: Path):

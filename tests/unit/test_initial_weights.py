@@ -12,10 +12,7 @@ import torchvision
 from efficientnet_pytorch import EfficientNet
 
 import psla_wds.initial_weights
-from psla_wds.checkpoint import Checkpoint, save_checkpoint
 from psla_wds.errors import CheckpointError, ConfigError
-from psla_wds.features import FeatureConfig
-from psla_wds.labels import ClassList
 from psla_wds.model import AudioTagger, ModelConfig, build_model
 
 needs_timm = pytest.mark.skipif(
@@ -254,16 +251,3 @@ def test_weights_that_timm_cannot_get_are_an_error_with_their_address(monkeypatc
     with pytest.raises(ConfigError, match="cannot be downloaded") as caught:
         build_model(ModelConfig(backbone="timm/resnet18.a1_in1k"), 5)
     assert "where: https://huggingface.co/timm/resnet18.a1_in1k" in str(caught.value)
-
-
-def test_a_checkpoint_of_a_run_is_what_another_starts_from(tmp_path):
-    config = ModelConfig(backbone="efficientnet-b0", initial_weights="none")
-    weights = build_model(config, 2).state_dict()
-    classes = ClassList(("/m/a", "/m/b"), ("A", "B"))
-    path = tmp_path / "epoch-003.pt"
-    save_checkpoint(Checkpoint(weights, config, FeatureConfig(), classes, epoch=3), path)
-    again = replace(config, initial_weights=str(path))
-    loaded = build_model(again, 2).state_dict()
-    assert all(torch.equal(tensor, loaded[name]) for name, tensor in weights.items())
-    with pytest.raises(CheckpointError, match="has 2 classes, the shards have 3"):
-        build_model(again, 3)

@@ -130,6 +130,16 @@ def test_an_average_changes_nothing_of_the_training():
     assert learner().evaluated is not learner(ema_decay=0.9).evaluated
 
 
+def test_a_trunk_without_a_rate_is_neither_differentiated_nor_changed():
+    student = learner(optimizer=replace(DEMO.optimizer, trunk_factor=0.0))
+    trunk, head = (list(part.parameters()) for part in (student.model.trunk, student.model.head))
+    before = [parameter.detach().clone() for parameter in (*trunk, *head)]
+    losses(student, batches(2), first_step=100)
+    same = [torch.equal(b, p) for b, p in zip(before, (*trunk, *head), strict=True)]
+    assert same == [True] * len(trunk) + [False] * len(head)
+    assert all(parameter.grad is None for parameter in trunk)
+
+
 def test_a_teacher_changes_the_loss_by_its_weight_and_nothing_else():
     one = batches(1)[0]
     soft = torch.rand(one.targets.shape, generator=torch.Generator().manual_seed(2))

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psla_wds.errors import ConfigError
-from train.optimizer import Moment, OptimizerConfig, build_optimizer
+from train.optimizer import Moment, OptimizerConfig, build_optimizer, set_learning_rate
 from train.optimizer import learning_rate as rate_at
 
 BALANCED = OptimizerConfig(learning_rate=1e-3, decay_after_epochs=(35, 40, 45, 50, 55))
@@ -119,9 +119,23 @@ def test_adam_couples_weight_decay_to_the_gradient_and_has_the_papers_betas():
     assert group["params"] == list(layer.parameters())
 
 
+def test_the_trunk_has_its_share_of_the_rate_and_the_head_the_rate_itself():
+    model = torch.nn.ModuleDict({"trunk": torch.nn.Linear(2, 2), "head": torch.nn.Linear(2, 1)})
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    optimizer = build_optimizer(model, OptimizerConfig(trunk_factor=0.25))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    set_learning_rate(optimizer, 0.1)
+    optimizer.step()
+    moved = [(b - p).abs().mean().item() for b, p in zip(before, model.parameters(), strict=True)]
+    assert moved == pytest.approx([0.025, 0.025, 0.1, 0.1], rel=1e-4)  # Adam's first step: the rate
+
+
 @pytest.mark.parametrize(
     ("setting", "flag"),
     [
+        ({"trunk_factor": -0.1}, "--optimizer.trunk-factor"),
+        ({"trunk_factor": 1.5}, "--optimizer.trunk-factor"),
         ({"learning_rate": 0.0}, "--optimizer.learning-rate"),
         ({"learning_rate": float("nan")}, "--optimizer.learning-rate"),
         ({"betas": (0.95, 1.0)}, "--optimizer.betas"),

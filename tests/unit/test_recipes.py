@@ -68,6 +68,14 @@ def test_esc50_is_fsd50ks_with_clips_of_5_s_each_once_an_epoch():
     assert (esc50.model, esc50.optimizer) == (fsd50k.model, fsd50k.optimizer)
 
 
+def test_a_fine_tuned_trunk_learns_slower_than_its_new_head():
+    tuned, paper = RECIPES["fine-tune"][1], RECIPES["audioset-full"][1]
+    assert tuned.model.initial_weights == str(paper.run_dir)
+    assert replace(tuned.model, initial_weights="imagenet") == paper.model
+    optimizer = tuned.optimizer
+    assert optimizer.learning_rate * optimizer.trunk_factor == paper.optimizer.learning_rate
+
+
 def test_compat_is_the_official_warm_up_and_stands_in_the_configuration():
     config = parse(["audioset-full", "--compat", "psla"])
     assert config.optimizer.warmup == "stepped"
@@ -80,6 +88,8 @@ def test_compat_is_the_official_warm_up_and_stands_in_the_configuration():
     [
         (["--subset-seed=3"], "subset_seed", "subset"),
         (["--batch-norm-group=25"], "batch_norm_group", "batch_norm"),
+        (["--other-features"], "other_features", "model.initial_weights"),
+        (["--model.initial-sha256=0"], "model.initial_sha256", "model.initial_weights"),
         (
             ["--augment.mixup-rate=0", "--augment.mixup-alpha=1"],
             "augment.mixup_alpha",
