@@ -6,8 +6,11 @@
 # make demo DATA=FOLDER                               the same job on your clips, a folder per class
 # make demo DATA=CLIPS.csv CLASS_LABELS=CLASSES.csv   or listed in a manifest
 # make TARGET PYTHON=python3                          use an environment that is there; install nothing
+# make TARGET CUDA=12                                 for NVIDIA drivers before 580
 
 BASE_PYTHON ?= python3
+CUDA ?= 13
+PINS := constraints$(if $(filter 12,$(CUDA)),-cuda12).txt
 ifeq ($(origin PYTHON),command line)
 ENVIRONMENT :=
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
@@ -18,12 +21,12 @@ endif
 
 .PHONY: help demo test test-all lint gpu-check clean
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -9
 
-.venv/installed: setup.cfg pyproject.toml constraints.txt
-	$(BASE_PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "psla-wds needs Python 3.11 or 3.12: make BASE_PYTHON=python3.12")'
+.venv/installed: setup.cfg pyproject.toml $(PINS)
+	$(BASE_PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "psla-wds needs Python 3.11, 3.12 or 3.13: make BASE_PYTHON=python3.12")'
 	$(BASE_PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	.venv/bin/python -m pip install --quiet -c $(PINS) -e '.[cuda$(CUDA),dev]'
 	touch $@
 
 lint: $(ENVIRONMENT)

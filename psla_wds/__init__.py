@@ -6,6 +6,8 @@ DALI are loaded by the first use that needs them.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from psla_wds.augment import AugmentConfig, Draws
     from psla_wds.batches import LoaderConfig, evaluation_batches, training_batches

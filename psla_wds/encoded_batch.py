@@ -42,3 +42,11 @@ class EncodedBatch:
         """What to multiply the clip and its partner with: shares of the mix times gains."""
         shares = np.stack([self.lam, 1 - self.lam], axis=1)
         return shares if self.gains is None else shares * self.gains
+
+
+class UndecodableBatchError(RuntimeError):
+    """DALI failed on batch `iteration`, as a rule on a damaged clip; it does not say on which."""
+
+    def __init__(self, iteration: int) -> None:
+        super().__init__(f"batch {iteration} could not be decoded")
+        self.iteration = iteration

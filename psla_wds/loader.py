@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -9,16 +10,18 @@ from jaxtyping import Float32, Int64
 
 from psla_wds.audio import decode_pcm
 from psla_wds.augment import Draws
-from psla_wds.encoded_batch import NULL_WAV, EncodedBatch
+from psla_wds.encoded_batch import NULL_WAV, EncodedBatch, UndecodableBatchError
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.features import FeatureConfig
-from psla_wds.pipeline import FrontEnd, UndecodableBatchError
 from psla_wds.read_ahead import ReadAhead, mixed_targets, rows_read
 from psla_wds.reader import DamagedClipError, ReaderConfig, open_reader, undecodable_clip
 from psla_wds.schedule import Schedule
 from psla_wds.shard_index import ShardIndex
 from psla_wds.soft_labels import SoftLabels
 from psla_wds.tuning import verdict
+
+if TYPE_CHECKING:
+    from psla_wds.pipeline import FrontEnd
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Loader:
         config: ReaderConfig,
         device: torch.device,
     ) -> None:
+        check_dali()
         _check_sample_rate(index, features)
         self._index, self._device = index, device
         self._features, self._config, self._clips_per_pass = features, config, clips_per_pass
@@ -55,7 +59,8 @@ class Loader:
         self._ahead = ReadAhead(self._reader, index, schedule, config)
         self._draws: dict[int, Draws] = {}  # of iterations that are in the pipeline
         self._iteration = 0
-        self._front_end: FrontEnd | None = self._open_front_end()
+        self._front_end: FrontEnd | None = None
+        self._open_front_end()
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -112,10 +117,12 @@ class Loader:
             return targets
         return targets.pin_memory().to(self._device, non_blocking=True)
 
-    def _open_front_end(self) -> FrontEnd:
-        """The pipeline from the current iteration on."""
+    def _open_front_end(self) -> None:
+        """Begin the pipeline, from the current iteration on."""
+        from psla_wds.pipeline import FrontEnd
+
         first = self._iteration
-        return FrontEnd(
+        self._front_end = FrontEnd(
             lambda iteration: self._encoded_batch(first + iteration),
             self._features,
             batch_size=self._clips_per_pass,
@@ -157,7 +164,7 @@ class Loader:
                 # DALI goes on with the batch after the bad one; a new pipeline begins with the bad
                 # one, so that no batch is lost and the order stays.
                 self._draws.clear()
-                self._front_end = self._open_front_end()
+                self._open_front_end()
 
     def _find_undecodable(self, draws: Draws) -> DamagedClipError | None:
         """DALI does not say which clip it failed on."""
@@ -168,6 +175,18 @@ class Loader:
             except RuntimeError as reason:
                 return undecodable_clip(self._index, int(row), reason)
         return None
+
+
+def check_dali() -> None:
+    """Raise unless DALI is installed, which comes with one of two extras, and can be imported."""
+    try:
+        import psla_wds.pipeline  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"NVIDIA DALI, which makes the batches, cannot be imported: {error}",
+            where="the Python environment",
+            fix="python -m pip install 'psla-wds[cuda13]', or [cuda12] for drivers before 580",
+        ) from None
 
 
 def _check_sample_rate(index: ShardIndex, features: FeatureConfig) -> None:

@@ -15,19 +15,11 @@ from nvidia.dali import math as dali_math
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.types import Constant, DALIDataType
 
-from psla_wds.encoded_batch import EncodedBatch
+from psla_wds.encoded_batch import EncodedBatch, UndecodableBatchError
 from psla_wds.errors import ConfigError
 from psla_wds.features import PREEMPHASIS, SMALLEST_ENERGY, FeatureConfig, hann_window, mel_matrix
 
 PREFETCH_BATCHES = 2  # that DALI works on at a time, the one it returns next included
-
-
-class UndecodableBatchError(RuntimeError):
-    """DALI failed on batch `iteration`, as a rule on a damaged clip; it does not say on which."""
-
-    def __init__(self, iteration: int) -> None:
-        super().__init__(f"batch {iteration} could not be decoded")
-        self.iteration = iteration
 
 
 class FrontEnd:

@@ -30,6 +30,7 @@ from psla_wds.errors import ConfigError, PslaError
 from psla_wds.fine_tuning import Start, first_tagger
 from psla_wds.index_files import open_indexes
 from psla_wds.initial_weights import RANDOM
+from psla_wds.loader import check_dali
 from psla_wds.model import build_model
 from psla_wds.overlay import apply_overlay
 from psla_wds.reader import ReaderConfig
@@ -110,6 +111,7 @@ def _prepare(
     """Find every mistake that can be found before the ranks depend on one another."""
     if not config.index:
         raise ConfigError("there is nothing to train on", where="index", fix="set --index SHARDS")
+    check_dali()
     layout = layout_of(config, world)
     check_batch_norm(
         config.batch_norm,

@@ -1,6 +1,7 @@
 """Batches through the whole loader: their order, and what happens to damaged clips."""
 
 import shutil
+import sys
 import threading
 import time
 import zlib
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from psla_wds.augment import AugmentConfig
-from psla_wds.errors import ShardError
+from psla_wds.errors import ConfigError, ShardError
 from psla_wds.features import FeatureConfig
 from psla_wds.index_files import read_index
 from psla_wds.loader import Batch, Loader
@@ -236,6 +237,13 @@ def test_an_evaluation_replaces_no_clip_whatever_is_allowed(copied: ShardIndex):
     )
     with loader, pytest.raises(DamagedClipError):
         batches_of(loader, 5)
+
+
+def test_without_dali_the_error_names_the_extras(index: ShardIndex, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psla_wds.pipeline", None)  # its import fails
+    with pytest.raises(ConfigError, match="NVIDIA DALI") as caught:
+        open_loader(index)
+    assert "'psla-wds[cuda13]', or [cuda12]" in str(caught.value)
 
 
 def test_closing_ends_the_threads_of_the_reader(index: ShardIndex):
