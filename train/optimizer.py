@@ -1,5 +1,6 @@
 """The optimizer and the learning rate of every step; the defaults are the paper's."""
 
+import logging
 import math
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,6 +10,8 @@ import torch
 from torch import nn
 
 from psla_wds.errors import ConfigError
+
+logger = logging.getLogger("train")
 
 OFFICIAL_WARMUP_INTERVAL = 50
 """Steps between two changes of the rate in the official code's warm-up."""
@@ -127,6 +130,17 @@ def step_unless(skip: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
     if all(group["fused"] for group in optimizer.param_groups):
         optimizer.found_inf = skip.float()  # type: ignore[attr-defined]  # as torch's GradScaler
     optimizer.step()
+
+
+def warn_of_short_run(config: OptimizerConfig, total_steps: int) -> None:
+    """Log a warning where a run ends before its learning rate has risen."""
+    if config.warmup_steps >= total_steps:
+        logger.warning(
+            "the run has %d steps, and warms up for %d: it never has the whole learning rate; set "
+            "--optimizer.warmup-steps to a tenth of its steps, say",
+            total_steps,
+            config.warmup_steps,
+        )
 
 
 def learning_rate(config: OptimizerConfig, moment: Moment) -> float:

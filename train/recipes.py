@@ -171,15 +171,15 @@ AUDIOSET_STUDENT = replace(
 )
 
 # Ours: a trained tagger goes on with other clips and classes. The head is new, and learns ten times
-# as fast as the trunk, which is not to forget; a small set gives no 1,000 steps to warm up in.
+# as fast as the trunk, which is not to forget; a small set has few steps to warm up in.
 FINE_TUNE = replace(
     AUDIOSET_FULL,
     run_dir=Path("runs/fine-tune"),
     epochs=20,
-    batch_size=24,
+    batch_size=16,
     model=ModelConfig(initial_weights="runs/audioset-full"),
     optimizer=OptimizerConfig(
-        learning_rate=1e-3, trunk_factor=0.1, warmup_steps=100, decay="cosine"
+        learning_rate=1e-3, trunk_factor=0.1, warmup_steps=20, decay="cosine"
     ),
 )
 

@@ -4,7 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psla_wds.errors import ConfigError
-from train.optimizer import Moment, OptimizerConfig, build_optimizer, set_learning_rate
+from train.optimizer import (
+    Moment,
+    OptimizerConfig,
+    build_optimizer,
+    set_learning_rate,
+    warn_of_short_run,
+)
 from train.optimizer import learning_rate as rate_at
 
 BALANCED = OptimizerConfig(learning_rate=1e-3, decay_after_epochs=(35, 40, 45, 50, 55))
@@ -73,6 +79,12 @@ def test_a_stepped_warm_up_is_that_of_the_official_code():
             rate = step / 1000 * 1e-4
         expected.append(rate)
     assert [learning_rate(config, step=step) for step in range(1200)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("steps", "warned"), [(100, True), (101, False)])
+def test_a_run_that_ends_in_its_warm_up_is_told(steps: int, warned: bool, caplog):
+    warn_of_short_run(OptimizerConfig(warmup_steps=100), steps)
+    assert ("the run has 100 steps, and warms up for 100" in caplog.text) == warned
 
 
 def test_cosine_decay_goes_from_the_full_rate_after_warm_up_to_none_at_the_end():
