@@ -68,9 +68,10 @@ def first_tagger(
     checkpoint = read_checkpoint(content, path, classes=_classes_of(content, classes, where=path))
     if not other_features:
         _check_features(checkpoint.features, features, where=path)
+    keeps_head = checkpoint.classes.mids == classes.mids
     tagger = AudioTagger(config, len(classes))
-    _fill(tagger, config, checkpoint, keeps_head=checkpoint.classes == classes, where=path)
-    _say(checkpoint, classes, path, sha256)
+    _fill(tagger, config, checkpoint, keeps_head=keeps_head, where=path)
+    _say(checkpoint, classes, path, sha256, keeps_head=keeps_head)
     return Start(tagger, sha256)
 
 
@@ -151,11 +152,12 @@ def _trunk(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in weights.items() if name.startswith("trunk.")}
 
 
-def _say(checkpoint: Checkpoint, classes: ClassList, path: Path, sha256: str) -> None:
-    if checkpoint.classes == classes:
-        head = f"trunk and head, of the same {len(classes)} classes"
+def _say(
+    checkpoint: Checkpoint, classes: ClassList, path: Path, sha256: str, *, keeps_head: bool
+) -> None:
+    if keeps_head:
+        kept = f"trunk and head, of the same {len(classes)} classes"
     else:
-        head = (
-            f"trunk; a new head for {len(classes)} classes, in place of {len(checkpoint.classes)}"
-        )
-    logger.info("starting from %s (SHA-256 %s): its %s", path, sha256[:12], head)
+        old = len(checkpoint.classes)
+        kept = f"trunk; a new head for {len(classes)} classes, in place of {old}"
+    logger.info("starting from %s (SHA-256 %s): its %s", path, sha256[:12], kept)

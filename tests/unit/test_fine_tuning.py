@@ -67,6 +67,8 @@ def test_the_trunk_is_kept_and_the_head_is_new_for_other_classes(run_dir, traine
 
 def test_the_head_is_kept_for_the_same_classes_alone(run_dir, trained):
     assert same(start(run_dir, CLASSES).tagger, trained)
+    renamed = ClassList(CLASSES.mids, ("Bark", "Meow", "Moo"))
+    assert same(start(run_dir, renamed).tagger, trained)
     reordered = ClassList(("/m/b", "/m/a", "/m/c"), ("B", "A", "C"))
     tagger = start(run_dir, reordered).tagger
     assert same(tagger.trunk, trained.trunk) and not same(tagger.head, trained.head)
