@@ -6,27 +6,29 @@
 # make demo DATA=FOLDER                               the same job on your clips, a folder per class
 # make demo DATA=CLIPS.csv CLASS_LABELS=CLASSES.csv   or listed in a manifest
 # make TARGET PYTHON=python3                          use an environment that is there; install nothing
-# make TARGET CUDA=12                                 for NVIDIA drivers before 580
+# make TARGET CUDA=12                                 for NVIDIA drivers before 580; in .venv-cuda12
 
 BASE_PYTHON ?= python3
 CUDA ?= 13
-PINS := constraints$(if $(filter 12,$(CUDA)),-cuda12).txt
+SUFFIX := $(if $(filter 12,$(CUDA)),-cuda12)
+VENV := .venv$(SUFFIX)
+PINS := constraints$(SUFFIX).txt
 ifeq ($(origin PYTHON),command line)
 ENVIRONMENT :=
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 else
-PYTHON := .venv/bin/python
-ENVIRONMENT := .venv/installed
+PYTHON := $(VENV)/bin/python
+ENVIRONMENT := $(VENV)/installed
 endif
 
 .PHONY: help demo test test-all lint gpu-check clean
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -9
 
-.venv/installed: setup.cfg pyproject.toml $(PINS)
+$(VENV)/installed: setup.cfg pyproject.toml $(PINS)
 	$(BASE_PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "psla-wds needs Python 3.11, 3.12 or 3.13: make BASE_PYTHON=python3.12")'
-	$(BASE_PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet -c $(PINS) -e '.[cuda$(CUDA),dev]'
+	$(BASE_PYTHON) -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet -c $(PINS) -e '.[cuda$(CUDA),dev]'
 	touch $@
 
 lint: $(ENVIRONMENT)

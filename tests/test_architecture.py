@@ -68,6 +68,13 @@ def test_only_the_pipeline_imports_dali():
     assert "pipeline.py" in users
 
 
+def test_nothing_but_making_batches_needs_dali():
+    """What docs/install.md says works without an extra: no module imports the pipeline at once."""
+    for path in (p for p in sources() if p.parts[len(ROOT.parts)] != "benchmarks"):
+        top_level = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ImportFrom)]
+        assert "psla_wds.pipeline" not in {node.module for node in top_level}, path
+
+
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
 def test_shards_index_and_plans_need_no_torch(module: str):
     seen, waiting = set(), [f"psla_wds.{module}"]

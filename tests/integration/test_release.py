@@ -163,7 +163,7 @@ def test_commands_of_the_wheel_run_from_any_folder(
 @pytest.mark.slow
 def test_the_versions_for_cuda_12_fit_together(built: Path):
     (wheel,) = built.glob("*.whl")
-    asked = ["-c", "constraints-cuda12.txt", f"{wheel}[cuda12]"]
+    asked = ["-c", "constraints-cuda12.txt", f"{wheel}[cuda12,dev]"]
     chosen = pip("install", "--dry-run", "--ignore-installed", *asked).splitlines()[-1]
     assert "nvidia-dali-cuda120-" in chosen and "-cu12-" in chosen
     assert "cuda130" not in chosen and "-cu13-" not in chosen
