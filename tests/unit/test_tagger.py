@@ -75,7 +75,6 @@ def test_windows_of_a_long_recording_are_cut_on_the_grid_of_frames(tagger, check
     assert (np.diff(tags.window_scores, axis=0) != 0).all()
 
 
-@pytest.mark.slow
 def test_frame_scores_of_windows_that_overlap_are_averaged(checkpoint: Checkpoint):
     waveform = sweep(3.0)
     merged = Tagger([checkpoint], device="cpu")(waveform, RATE_HZ)
