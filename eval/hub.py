@@ -10,6 +10,7 @@ def huggingface_hub() -> ModuleType:
     """The package, which cards and uploads need."""
     try:
         import huggingface_hub
+        import huggingface_hub.utils  # which the package does not always import by itself
     except ImportError:
         raise ConfigError(
             "model cards and uploads need the package huggingface_hub",

@@ -17,12 +17,12 @@ from psla_wds.checkpoint import (
 )
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.features import FeatureConfig
+from psla_wds.files import sha256_of
 from psla_wds.heads import count_classes
 from psla_wds.initial_weights import IMAGENET, RANDOM
 from psla_wds.labels import ClassList
 from psla_wds.model import AudioTagger, ModelConfig, build_model
 from psla_wds.official import is_official, tagger_weights
-from psla_wds.shards import sha256_of
 from psla_wds.tensor_files import check_tensors, difference, load_tensors
 
 logger = logging.getLogger(__name__)

@@ -11,13 +11,16 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHAN
 FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:\A|(?<=\n\n))(?:    [^\n]*\n)+")
 INLINE = re.compile(r"`((?:python|torchrun|make|pip|dask|git) [^`]*)`")
-MENTION = re.compile(r"python -m \w+\.\w+|torchrun( -m train\.main| train/main\.py| --[\w-]+)?")
+MENTION = re.compile(
+    r"python -m (\w+\.\w+|train\.study \w+)|torchrun( -m train\.main| train/main\.py| --[\w-]+)?"
+)
 """A command that a sentence names, without its arguments."""
 SHELL = ("bash", "sh", "shell", "console")
 NO_COMMANDS = re.compile(
-    r"(psla_wds/ +the library|shard-0+\.tar +clips|config\.json +every setting|my_clips/)"
+    r"psla_wds/ +the library|shard-0+\.tar +clips|config\.json +every setting|my_clips/|"
+    r"model\.safetensors +the weights|recordings/street\.flac|session = |scores, frame_scores = "
 )
-"""First lines of the blocks that show folders, and no commands."""
+"""First lines of the blocks that show folders, output or Python, and no commands."""
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,18 @@ from collections.abc import Callable
 from configparser import ConfigParser
 
 import pytest
+import tyro
 from documents import PAGES, ROOT, Command, commands_of, inline_commands_of
 
 from psla_wds import cli
 from psla_wds.errors import PslaError
 from train.main import parse
+from train.study_settings import StudyArgs, base_config
 
 REST = {
     "python -m sharding.build audioset ...": "--segments S.csv --audio-root A --class-labels C.csv "
     "--output O",
+    "python -m train.study NAME ...": "--index S --eval-index S --work W",
     "python -m sharding.build ...": "folder FOLDER --output O",
     "torchrun --nproc-per-node 8 train/main.py ...": "demo",
 }
@@ -52,6 +55,8 @@ def module(words: list[str]) -> None:
     if name == "build":  # PyPA's, in its own environment
         assert not arguments
         return None
+    if name == "train.study":
+        return study(arguments)
     if name == "train.main":
         parse(arguments)
         return None
@@ -61,12 +66,19 @@ def module(words: list[str]) -> None:
     return None
 
 
+def study(arguments: list[str]) -> None:
+    """python -m train.study NAME, with settings of a training run"""
+    args, settings = tyro.cli(StudyArgs, args=arguments, prog="study", return_unknown_args=True)
+    if args.name != "list":
+        base_config(args, settings)
+
+
 def torchrun(words: list[str]) -> None:
     """torchrun LAUNCHER'S OPTIONS train/main.py RECIPE SETTINGS"""
     from torch.distributed.run import get_args_parser
 
     launch = get_args_parser().parse_args(words[1:])
-    assert launch.training_script == ("train.main" if launch.module else "train/main.py")
+    assert launch.training_script.endswith("train.main" if launch.module else "train/main.py")
     parse(launch.training_script_args)
 
 
@@ -105,12 +117,19 @@ def dask(words: list[str]) -> None:
 
 def srun(words: list[str]) -> None:
     """srun --ntasks N COMMAND"""
-    assert words[1] == "--ntasks"
-    check(words[3:])
+    check(words[3:] if words[1] == "--ntasks" else words[1:])
 
 
 def clone(words: list[str]) -> None:
     assert words[1] == "clone" and words[2].startswith("https://")
+
+
+def source(words: list[str]) -> None:
+    """A program that gives audio, piped into a command."""
+
+
+def script(words: list[str]) -> None:
+    """What only a job's script has: a shell's own words, and Slurm's."""
 
 
 def activate(words: list[str]) -> None:
@@ -126,13 +145,21 @@ RULES: dict[str, Callable[[list[str]], None]] = {
     "srun": srun,
     "git": clone,
     "source": activate,
+    **dict.fromkeys(("ffmpeg", "arecord"), source),
+    **dict.fromkeys(("if", "fi", "exit", "export", "scontrol"), script),
 }
 """What makes sure of a command, by its first word."""
 
 
 def check(words: list[str]) -> None:
+    if re.match(r"(head|status)=", words[0]):  # of a job's script
+        return None
+    if "|" in words and words[0] not in ("if", "fi"):
+        place = words.index("|")
+        check(words[:place])
+        return check(words[place + 1 :])
     assert words[0] in RULES, f"no rule in tests/test_documents.py for {' '.join(words)}"
-    RULES[words[0]](words)
+    return RULES[words[0]](words)
 
 
 def complete(command: Command) -> list[str]:
@@ -141,7 +168,8 @@ def complete(command: Command) -> list[str]:
     for start, rest in REST.items():
         if text.startswith(start):
             text = text.replace("...", rest, 1)
-    text = text.replace("{}", "0").replace("RECIPE", "demo")
+    text = re.sub(r" \[[^]]*\]", "", text)
+    text = text.replace("{}", "0").replace("RECIPE", "demo").replace("study NAME", "study ablation")
     return Command(command.page, text).words
 
 

@@ -21,7 +21,7 @@ from psla_wds.shard_index import ShardIndex
 from train.bad_steps import BadSteps, clips_as_json
 from train.learner import Learner
 from train.measures import Means, Measures
-from train.optimizer import Moment, learning_rate, warn_of_short_run
+from train.optimizer import Moment, learning_rate
 from train.recipes import TrainConfig
 from train.records import RunLog
 from train.run_dir import RunDir
@@ -66,8 +66,6 @@ class Trainer:
         config, world = self._config, self._world
         data = open_training_data(config, world, self._index, first_step=self._step)
         self._total_steps = config.epochs * data.schedule.steps_per_epoch
-        if world.is_main:
-            warn_of_short_run(config.optimizer, self._total_steps)
         with data.loader as loader, self._states:
             batches = DataTimer(loader)
             for epoch in range(self._epochs_done + 1, config.epochs + 1):

@@ -60,10 +60,10 @@ class RunDir:
     def recorded(self, config: TrainConfig) -> TrainConfig:
         """The configuration with what the run found out when it began: the SHA-256 of its initial
         weights."""
-        path = self.folder / "config.json"
+        path = self.folder / CONFIG
         if not config.resume or not path.exists() or config.model.initial_sha256 is not None:
             return config
-        sha256 = read_json(TrainConfig, path).model.initial_sha256
+        sha256 = read_config(path).model.initial_sha256
         return replace(config, model=replace(config.model, initial_sha256=sha256))
 
     def find_state(self, config: TrainConfig) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from psla_wds.distributed import World
 from psla_wds.loader import Loader
 from psla_wds.schedule import BatchLayout, Plans, TrainingSchedule
 from psla_wds.shard_index import ShardIndex
+from train.optimizer import warn_of_short_run
 from train.recipes import TrainConfig
 
 
@@ -51,6 +52,8 @@ def open_training_data(
         log_mel_shape=(config.features.num_frames, config.features.num_mels),
         first_step=first_step,
     )
+    if world.is_main:
+        warn_of_short_run(config.optimizer, config.epochs * schedule.steps_per_epoch)
     loader = Loader(
         index,
         schedule,
