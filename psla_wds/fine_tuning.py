@@ -22,6 +22,7 @@ from psla_wds.heads import count_classes
 from psla_wds.initial_weights import IMAGENET, RANDOM
 from psla_wds.labels import ClassList
 from psla_wds.model import AudioTagger, ModelConfig, build_model
+from psla_wds.model_folder import is_model_folder, read_model, read_model_config
 from psla_wds.official import is_official, tagger_weights
 from psla_wds.tensor_files import check_tensors, difference, load_tensors
 
@@ -51,21 +52,16 @@ def first_tagger(
     """
     if config.initial_weights in (IMAGENET, RANDOM):
         return Start(build_model(config, len(classes)))
-    path = Path(config.initial_weights)
-    if path.is_dir():  # of a run
-        path = find_checkpoint(path)
-    content = load_tensors(path, fix="set --model.initial-weights to another file, or to imagenet")
-    sha256 = sha256_of(path)
+    path, sha256, checkpoint = _read(Path(config.initial_weights), classes)
     if config.initial_sha256 not in (None, sha256):
         raise CheckpointError(
             f"the initial weights have the SHA-256 {sha256}, and not {config.initial_sha256}",
             where=path,
             fix="use the file that the run was begun with, or set --model.initial-sha256 None",
         )
-    if not holds_tagger(content):
+    if checkpoint is None:
         _refuse_in_vain(other_features, where=path)
         return Start(build_model(config, len(classes)), sha256)
-    checkpoint = read_checkpoint(content, path, classes=_classes_of(content, classes, where=path))
     if not other_features:
         _check_features(checkpoint.features, features, where=path)
     keeps_head = checkpoint.classes.mids == classes.mids
@@ -73,6 +69,27 @@ def first_tagger(
     _fill(tagger, config, checkpoint, keeps_head=keeps_head, where=path)
     _say(checkpoint, classes, path, sha256, keeps_head=keeps_head)
     return Start(tagger, sha256)
+
+
+def _read(path: Path, classes: ClassList) -> tuple[Path, str, Checkpoint | None]:
+    """The file that a path stands for, its SHA-256, and its tagger; None of ImageNet's weights."""
+    if is_model_folder(path):
+        members, described = read_model(path), read_model_config(path).members
+        if len(members) > 1:
+            raise ConfigError(
+                f"an ensemble of {len(members)} models is no start for one",
+                where=path,
+                fix="set --model.initial-weights to one of the runs that it is made of",
+            )
+        return path / described[0].file, described[0].sha256, members[0]
+    if path.is_dir():  # of a run
+        path = find_checkpoint(path)
+    content = load_tensors(path, fix="set --model.initial-weights to another file, or to imagenet")
+    checkpoint = None
+    if holds_tagger(content):
+        known = _classes_of(content, classes, where=path)
+        checkpoint = read_checkpoint(content, path, classes=known)
+    return path, sha256_of(path), checkpoint
 
 
 def _classes_of(content: dict[str, Any], classes: ClassList, *, where: Path) -> ClassList:

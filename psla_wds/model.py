@@ -42,8 +42,8 @@ class ModelConfig:
     initial_weights: str = IMAGENET
     """imagenet (downloaded once, into the cache of torch's hub or of timm), none (random), or a
     local path: a file of ImageNet weights as their library publishes them; or a trained tagger (a
-    run's folder, a checkpoint, an average, or a checkpoint of the paper's authors), whose trunk is
-    kept, and whose head as well if its classes are those of the shards."""
+    run's folder, a checkpoint, an average, a folder by eval.export, or a checkpoint of the paper's
+    authors), whose trunk is kept, and whose head as well if its classes are those of the shards."""
     initial_sha256: str | None = None
     """Of the file that `initial_weights` names, which must have it. A run writes it to its
     config.json, so that what is made again from there starts from the same weights."""

@@ -73,3 +73,5 @@ def test_a_newcomer_gets_from_files_to_a_report(tmp_path: Path):
     assert (tmp_path / "runs" / "mine" / "report.html").stat().st_size > 5000
     config = json.loads((tmp_path / "runs" / "mine" / "config.json").read_text())
     assert config["model"]["initial_sha256"]
+    tagged = (tmp_path / "tags.csv").read_text()
+    assert all(f"{clip}.wav" in tagged for clip in range(CLIPS_PER_CLASS)) and ",rain," in tagged

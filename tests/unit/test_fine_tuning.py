@@ -16,6 +16,7 @@ from psla_wds.features import FeatureConfig
 from psla_wds.fine_tuning import Start, first_tagger
 from psla_wds.labels import ClassList
 from psla_wds.model import AudioTagger, ModelConfig
+from psla_wds.model_folder import Provenance, write_model
 
 NETWORK = ModelConfig(
     backbone="efficientnet-b0", head="single-head-attention", initial_weights="none"
@@ -48,6 +49,26 @@ def start(
     torch.manual_seed(0)
     config = replace(NETWORK, **{"initial_weights": str(path)} | model)
     return first_tagger(config, classes, features, other_features=False)
+
+
+def exported(folder: Path, members: int, trained: AudioTagger) -> Path:
+    folder.mkdir()
+    checkpoint = Checkpoint(trained.state_dict(), NETWORK, FEATURES, CLASSES, epoch=2)
+    write_model(folder, [checkpoint] * members, [Provenance()] * members, metrics=None)
+    return folder
+
+
+def test_an_exported_model_is_a_start_as_its_checkpoint_is(run_dir, trained, tmp_path):
+    folder = exported(tmp_path / "model", 1, trained)
+    begun = start(folder, CLASSES)
+    assert same(begun.tagger, start(run_dir, CLASSES).tagger) and same(begun.tagger, trained)
+    weights = folder / "model.safetensors"
+    assert begun.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+    with pytest.raises(ConfigError, match="an ensemble of 2 models is no start for one"):
+        start(exported(tmp_path / "two", 2, trained), CLASSES)
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(CheckpointError, match="not those that config"):
+        start(folder, CLASSES)
 
 
 def same(some: torch.nn.Module, other: torch.nn.Module) -> bool:
