@@ -107,9 +107,7 @@ def _ways(member: Checkpoint, args: Args, folder: Path) -> dict[str, Callable[[]
     for size in dict.fromkeys((1, args.batch_size)):
         for name, run in runs.items():
             ways[f"{name}, batches of {size}"] = timed(partial(_run, run, waveforms, size))
-    tagger = Tagger(
-        [member], windows=WindowConfig(overlap=0.0), batch_size=args.batch_size, device="cpu"
-    )
+    tagger = Tagger([member], windows=WindowConfig(overlap=0.0), device="cpu")
     path = folder / "recording.flac"
     _write_stereo(path, args.windows * features.max_clip_samples / features.sample_rate_hz)
     ways["eval.tag, a FLAC file at 44.1 kHz"] = timed(partial(_tag_file, tagger, path))

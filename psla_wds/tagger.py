@@ -28,6 +28,9 @@ from psla_wds.recordings import Block, blocks_of
 from psla_wds.waveform_model import WaveformModel
 from psla_wds.windows import CellMerger, Window, WindowConfig, cut, window_layout
 
+BATCH_SIZES = {"cuda": 8}
+"""Elsewhere one window at a time: on two CPU cores four at once are half as fast (bench_tag)."""
+
 
 @dataclass(frozen=True, eq=False)
 class WindowTags:
@@ -85,12 +88,12 @@ class Tagger:
         members: Sequence[Checkpoint],
         *,
         windows: WindowConfig | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         device: str | torch.device | None = None,
     ) -> None:
         """`Tagger.load` says what the arguments are; `members` share classes and features."""
         check_members(members, where="members")
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ConfigError(
                 f"batch_size={batch_size} is no batch",
                 where="batch_size",
@@ -107,7 +110,7 @@ class Tagger:
             num_columns=model.num_columns,
         )
         self._model = model.to(self.device)
-        self._batch_size = batch_size
+        self._batch_size = batch_size or BATCH_SIZES.get(self.device.type, 1)
 
     @classmethod
     def load(
@@ -116,7 +119,7 @@ class Tagger:
         *,
         classes: ClassList | None = None,
         windows: WindowConfig | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         device: str | torch.device | None = None,
     ) -> "Tagger":
         """The model in a run's folder (its last epoch), a checkpoint, an average, an exported
@@ -125,7 +128,7 @@ class Tagger:
         Args:
             classes: for the last of these, which name none (`psla_wds.labels.read_class_list`).
             windows: how long recordings are cut; `WindowConfig()` unless given.
-            batch_size: windows of a forward pass.
+            batch_size: windows of a forward pass; 8 on a GPU and 1 on a CPU unless given.
             device: where it runs; on the GPU if there is one, unless given.
 
         Raises `CheckpointError` if there is no model, or a damaged one.

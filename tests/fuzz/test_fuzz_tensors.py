@@ -18,14 +18,15 @@ from properties import Trap, accepted, fuzz, tiers
 from eval.run_log import read_run
 from eval.scores import LAYOUT, Scores
 from psla_wds.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from psla_wds.config import read_json, to_json
+from psla_wds.config import to_json
 from psla_wds.errors import CheckpointError, ScoreError
 from psla_wds.features import FeatureConfig
 from psla_wds.labels import ClassList
 from psla_wds.model import ModelConfig
 from train.measures import Means
 from train.recipes import DEMO, TrainConfig
-from train.run_dir import RunDir
+from train.run_dir import RunDir, read_config, read_made_with
+from train.run_dir import _tell_changes as tell_changes
 from train.states import check_types
 
 CLASSES = ClassList(("/t/0", "/t/1"), ("low", "high"))
@@ -127,7 +128,7 @@ def same_tensors(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor])
 def test_a_changed_state_is_refused_or_taken(tmp_path: Path, num_cases: int):
     config = replace(DEMO, run_dir=tmp_path / "run", resume=True)
     run_dir = RunDir(config.run_dir)
-    run_dir.begin(config)
+    run_dir.begin(config, {})
     run_dir.states.save(STATE)
     path = config.run_dir / "state.pt"
     archive, content = path.read_bytes(), torch.load(path, weights_only=True)
@@ -193,11 +194,14 @@ def test_a_changed_configuration_is_refused_or_makes_a_run(tmp_path: Path, num_c
 
     def changed(text: bytes) -> None:
         path.write_bytes(text)
-        config = accepted(lambda: read_json(TrainConfig, path))
+        config = accepted(lambda: read_config(path))
         if config:
             assert isinstance(config, TrainConfig) and to_json(config)
+            tell_changes(read_made_with(path), made_with, path)
 
-    fuzz(num_cases, changed_json(json.dumps(to_json(DEMO)).encode()), changed)
+    made_with = {"sources": "abc", "versions": {"torch": "2.11"}, "processes": 2, "gpu": None}
+    content = to_json(DEMO) | {"made_with": made_with}
+    fuzz(num_cases, changed_json(json.dumps(content).encode()), changed)
 
 
 @tiers(40, 2000)

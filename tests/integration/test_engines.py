@@ -19,7 +19,7 @@ import pytest
 from conftest import assert_user_error, manifest_arguments, run_command, write_corpus
 
 from psla_wds.array_tasks import parse_task
-from psla_wds.errors import ConfigError, ShardError
+from psla_wds.errors import ConfigError, PslaError
 from psla_wds.files import atomic_open
 from psla_wds.index_files import read_index
 from sharding.index import make_index
@@ -187,7 +187,7 @@ def test_a_disk_that_fills_up_while_a_shard_is_synced_leaves_nothing(tmp_path: P
 
     task = ShardTask(0, tmp_path, (), (), PackConfig(output=tmp_path).encoding)
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ShardError, match="No space left on device"):
+    with pytest.raises(PslaError, match="No space left on device"):
         pack_shard(task, lambda packed: None)
     assert not list(tmp_path.iterdir())
 

@@ -107,7 +107,7 @@ def test_only_a_run_whose_rate_does_not_depend_on_its_length_changes_it(
             DEMO, run_dir=tmp_path / decay, optimizer=replace(DEMO.optimizer, decay=decay)
         )
         with RunDir(run.run_dir) as folder:
-            folder.begin(run)
+            folder.begin(run, {})
         resumed = replace(run, resume=True)
         assert RunDir(run.run_dir).find_state(resumed) is None
         longer = replace(resumed, epochs=epochs)
