@@ -16,8 +16,9 @@ from conftest import run, run_command
 from documents import PAGES, Command, commands_of, inline_commands_of
 
 NOT_RUN = {
+    r" RECIPE": "it is the form of commands that README.md has in full",
     r"^make ": "make plans it for the parser's test; test_demo.py runs the demo",
-    r"^(pip|python -m pip|python -m build|git|source) ": "it downloads, or changes the environment",
+    r"^(pip|python -m (pip|build)|git|source)\b": "it downloads, or changes the environment",
     r"^(dask|srun) |s3://|--nnodes|/shared/|--nproc-per-node 8 train/main.py \.": "it needs a "
     "cluster or a store: test_engines.py, test_s3_builds.py and test_nodes.py do it on one machine",
     r"sharding\.build (fsd50k|esc50|psla-json|hdf5|tars) ": "test_data_sets.py builds it from a "
