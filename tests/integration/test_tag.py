@@ -123,6 +123,10 @@ def test_labels_for_audacity_are_a_file_for_each_recording(tag, audio: Path, tmp
     lines = (tmp_path / "more" / "short.wav.txt").read_text().splitlines()
     assert lines[1].split("\t") == ["0.000000", "0.500000", "middle, or so"]
     assert (tmp_path / "broken.wav.txt").read_text() == ""
+    _, out, _ = tag(audio / "long.flac", "--format=json", *EAGER)
+    kinds = [json.loads(line)["kind"] for line in out.splitlines()]
+    events = (tmp_path / "long.flac.txt").read_text().splitlines()
+    assert len(events) == kinds.count("event") < len(kinds) - 1  # there are windows as well
 
 
 def test_labels_on_stdout_are_of_one_recording(tag, audio: Path):

@@ -51,6 +51,17 @@ def exported(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return output
 
 
+def test_files_in_a_runs_folder_are_of_that_run(run_folder: Path, tmp_path: Path):
+    alone = tmp_path / "alone.pt"
+    save_checkpoint(tiny_checkpoint(), alone)
+    for number, (model, fingerprint) in enumerate(
+        ((run_folder / "average.pt", "f1e2"), (epoch_path(run_folder, 3), "f1e2"), (alone, None))
+    ):
+        export(Args(models=(model,), output=tmp_path / str(number)))
+        (member,) = read_model_config(tmp_path / str(number)).members
+        assert member.provenance.index_fingerprint == fingerprint
+
+
 def test_the_card_is_one_that_the_hub_understands(exported: Path):
     card = ModelCard.load(exported / "README.md")
     data = card.data
