@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from psla_wds.environment import commit, version
+from psla_wds.environment import environment, version
 
 RESULTS = Path(__file__).parent / "results"
 PEERS = ("webdataset", "mosaicml-streaming", "litdata")
@@ -110,15 +110,10 @@ def write(content: object, output: Path) -> None:
 
 def machine() -> dict[str, Any]:
     """What the numbers depend on."""
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    return {
+    return environment() | {
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
-        "gpu": gpu,
-        "cuda": torch.version.cuda if gpu else None,
-        "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
-        "commit": commit(),
         "date": time.strftime("%Y-%m-%d"),
     }
 

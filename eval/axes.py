@@ -46,7 +46,7 @@ class Axis:
         return (value - low) / (high - low)
 
     def can_show(self, value: Number) -> bool:
-        return bool(math.isfinite(value) and (value > 0 or not self.log))  # of a NumPy number too
+        return math.isfinite(value) and (value > 0 or not self.log)
 
 
 def linear_axis(

@@ -31,8 +31,8 @@ def count_draws(data: TrainingSet) -> DrawCounts:
     for rows, partners in data.epochs():
         times += np.bincount(rows, minlength=num_clips)
         seen[rows] = seen[partners] = True
-        unseen.append(1 - np.count_nonzero(times) / num_clips)
-        with_partners.append(1 - np.count_nonzero(seen) / num_clips)
+        unseen.append(1 - int(np.count_nonzero(times)) / num_clips)
+        with_partners.append(1 - int(np.count_nonzero(seen)) / num_clips)
     index = data.index
     by_label = np.repeat(times, np.diff(index.label_starts))
     # Sums of integers below 2**53 are exact in the float64 of bincount's weights.

@@ -18,8 +18,9 @@ from eval.model_card import CardSettings, card_text
 from eval.provenance import headline_metrics, provenance_of
 from psla_wds import cli
 from psla_wds.checkpoint import Checkpoint
+from psla_wds.disk import disk_errors
 from psla_wds.ensembles import check_members, load_members
-from psla_wds.errors import ConfigError, PslaError
+from psla_wds.errors import ConfigError
 from psla_wds.files import atomic_folder
 from psla_wds.labels import ClassList, read_class_list
 from psla_wds.model_folder import Provenance, is_model_folder, read_model_config, write_model
@@ -78,27 +79,23 @@ def export(args: Args) -> list[str]:
             where=args.output,
             fix="choose another --output, or delete it",
         )
-    try:
-        with atomic_folder(args.output) as folder:
-            config = write_model(folder, members, provenances, metrics=metrics)
-            model = WaveformModel(members)
-            if args.onnx or args.pt2:
-                _add_portable(args, model, config.classes, folder)
-            settings = CardSettings(
-                title=args.title or args.push or args.output.resolve().name,
-                repository=args.push,
-                license=args.license,
-                evaluated_on=args.evaluated_on,
-                files=tuple(sorted(path.name for path in folder.iterdir())),
-            )
-            card = card_text(config, settings, stride_frames=model.stride_frames)
-            (folder / "README.md").write_text(card, encoding="utf-8")
-    except OSError as error:
-        raise PslaError(
-            f"the model cannot be written: {error.strerror}",
-            where=args.output,
-            fix="--output names a place that can be written",
-        ) from None
+    told = disk_errors(
+        args.output, "write the model", then="run it again, or choose another --output"
+    )
+    with told, atomic_folder(args.output) as folder:
+        config = write_model(folder, members, provenances, metrics=metrics)
+        model = WaveformModel(members)
+        if args.onnx or args.pt2:
+            _add_portable(args, model, config.classes, folder)
+        settings = CardSettings(
+            title=args.title or args.push or args.output.resolve().name,
+            repository=args.push,
+            license=args.license,
+            evaluated_on=args.evaluated_on,
+            files=tuple(sorted(path.name for path in folder.iterdir())),
+        )
+        card = card_text(config, settings, stride_frames=model.stride_frames)
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return sorted(path.name for path in args.output.iterdir())
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def version(distribution: str) -> str | None:
         return None
 
 
+@cache
 def sources_digest() -> str:
     """Of the files that compute a run, whether they come from a checkout or a wheel."""
     sources = [path for package in COMPUTES for path in (ROOT / package).rglob("*.py")]

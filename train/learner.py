@@ -39,10 +39,8 @@ class Learner:
         self._config, self._world = config, world
         normalise_over(config.batch_norm, config.batch_norm_group, model.trunk)
         self.model = model.to(world.device, memory_format=torch.channels_last)
-        if (
-            config.optimizer.trunk_factor == 0
-        ):  # known before ranks count whose gradients they share
-            self.model.trunk.requires_grad_(False)
+        # Before ranks count whose gradients they share.
+        self.model.trunk.requires_grad_(config.optimizer.trunk_factor != 0)
         self._parallel = _data_parallel(_compiled(self.model, config.compile), world)
         self._average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.optimizer = build_optimizer(self.model, config.optimizer)

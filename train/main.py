@@ -71,8 +71,8 @@ def train(config: TrainConfig) -> None:
             dry_run = partial(try_out, config, world, index, eval_index, learner, first_step)
             _say_what_would_be_done(world.together(dry_run), config, world)
             return
-        made_with = _made_with(world, index, eval_index)
-        world.together(lambda: run_dir.begin(config, made_with) if world.is_main else None)
+        begin = partial(_begin, run_dir, config, world, index, eval_index)
+        world.together(begin if world.is_main else lambda: None)
         with RunLog(config, state, enabled=world.is_main) as log:
             trainer.train(log)
         if world.is_main:
@@ -84,14 +84,21 @@ def _code() -> str:
     return f"torch {torch.__version__}, numpy {np.__version__}, sources {sources_digest()}"
 
 
-def _made_with(world: World, index: ShardIndex, eval_index: ShardIndex | None) -> dict[str, Any]:
-    """What the run depends on beside its settings."""
-    return environment() | {
+def _begin(
+    run_dir: RunDir,
+    config: TrainConfig,
+    world: World,
+    index: ShardIndex,
+    eval_index: ShardIndex | None,
+) -> None:
+    """Make the run's folder, with what the run depends on beside its settings."""
+    made_with = environment() | {
         "processes": world.size,
         "clips": len(index),
         "index_fingerprint": index.fingerprint,
         "eval_index_fingerprint": eval_index.fingerprint if eval_index else None,
     }
+    run_dir.begin(config, made_with)
 
 
 def _agree_on_settings(config: TrainConfig, world: World) -> None:
