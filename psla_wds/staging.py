@@ -25,8 +25,8 @@ logger = logging.getLogger("stage")
 
 COPY_BYTES = 8 * 2**20
 """Read at a time."""
-FREE_SHARE, FREE_BYTES = 0.05, 2**30
-"""Of a disk is left free, whichever is more."""
+FREE_BYTES = 2**30
+"""Left free. No share of the disk: 5 % of a large one is room for many shards."""
 POLL_S = 2.0
 """Between looks at shards that other processes are copying."""
 CLOSE_WAIT_S = 5.0
@@ -156,8 +156,8 @@ def _address(folder: Location) -> str:
 
 def _check_room(folder: Path, size: int) -> None:
     disk = shutil.disk_usage(folder)
-    if disk.free - size < max(FREE_SHARE * disk.total, FREE_BYTES):
-        raise OSError(f"the disk has {disk.free / 2**30:.1f} GiB left, and some of it stays free")
+    if disk.free - size < FREE_BYTES:
+        raise OSError(f"the disk has {disk.free / 2**30:.1f} GiB left, and 1 GiB stays free")
 
 
 @contextmanager

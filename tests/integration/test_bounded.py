@@ -135,12 +135,20 @@ def ranks(marker: str) -> list[int]:
     return [pid for pid, path in commands.items() if b"\0--nproc" not in path.read_bytes()]
 
 
+def shared_memory_of(pids: list[int]) -> set[Path]:
+    """Files in /dev/shm that processes have mapped or open, and not deleted yet."""
+    mapped = "".join(Path(f"/proc/{pid}/maps").read_text() for pid in pids).splitlines()
+    names = [line.split(maxsplit=5)[-1] for line in mapped if "/dev/shm/" in line]
+    links = [link for pid in pids for link in Path(f"/proc/{pid}/fd").iterdir()]
+    names += [os.readlink(link) for link in links if os.path.lexists(link)]
+    return {Path(name) for name in names if name.startswith("/dev/shm/") and name[-1] != ")"}
+
+
 @pytest.mark.parametrize("victim", ["rank 0", "rank 1", "torchrun"])
 def test_whoever_is_killed_no_process_and_no_file_is_left(
     shards: Path, tmp_path: Path, victim: str
 ):
     run_dir, marker = tmp_path / "run", f"MARKER={tmp_path}"
-    shared_memory = set(os.listdir("/dev/shm"))
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     words += [str(MAIN), "demo", f"--index={shards}:train", f"--run-dir={run_dir}"]
     words += ["--batch-size=6", "--log-every-steps=1", "--features.num-frames=64"]
@@ -157,6 +165,7 @@ def test_whoever_is_killed_no_process_and_no_file_is_left(
         time.sleep(0.05)
     by_rank = sorted(ranks(marker))
     assert len(by_rank) == 2
+    shared_memory = shared_memory_of([agent.pid, *by_rank])
     pid = agent.pid if victim == "torchrun" else by_rank[int(victim[-1])]
     os.kill(pid, signal.SIGKILL)
     agent.wait(timeout=120)
@@ -166,8 +175,5 @@ def test_whoever_is_killed_no_process_and_no_file_is_left(
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert not left
-    left_files = set(os.listdir("/dev/shm")) - shared_memory
-    while left_files & set(os.listdir("/dev/shm")) and time.monotonic() < deadline:
-        time.sleep(0.05)  # those of other programs come and go
-    assert not left_files & set(os.listdir("/dev/shm"))
+    assert not [path for path in shared_memory if path.exists()]
     assert not list(run_dir.rglob("*.tmp"))
