@@ -4,6 +4,7 @@ A clip is two members, `KEY.flac` (or another codec) and `KEY.json`. The sidecar
 is what publishes a shard: without it the tar does not count. Format: docs/format.md.
 """
 
+import hashlib
 import json
 import re
 import tarfile
@@ -13,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from isal.isal_zlib import crc32
 
 from psla_wds.errors import DAMAGE, ShardError
-from psla_wds.files import atomic_open, sha256_of
+from psla_wds.files import atomic_open
 from psla_wds.folders import entries, read_file
 from psla_wds.locations import Location
 
@@ -152,16 +153,27 @@ def write_tar(tar: Location, clips: Iterable[PackedClip]) -> WrittenTar:
 
     columns = ClipColumns()
     with atomic_open(tar, shared=True) as file:
+        hashed = _HashedFile(file)
         # webdataset would write its own owner and the current time, and refuse long names.
         settings = {"user": "", "group": "", "mtime": 0, "format": "PAX_FORMAT"}
-        with webdataset.TarWriter(file, encoder=False, **settings) as writer:
+        with webdataset.TarWriter(hashed, encoder=False, **settings) as writer:
             for clip in clips:
                 _write_clip(writer, clip)
                 columns.add(clip)
         file.flush()
-        written = Path(file.name)
-        columns.offset.extend(_audio_offsets(written))
-        return WrittenTar(columns, written.stat().st_size, sha256_of(written))
+        columns.offset.extend(_audio_offsets(Path(file.name)))
+        return WrittenTar(columns, file.tell(), hashed.sha256.hexdigest())
+
+
+class _HashedFile:
+    """A file that knows the SHA-256 of what is written to it, with no need to read it again."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, content: bytes) -> None:
+        self.sha256.update(content)
+        self._file.write(content)
 
 
 def _write_clip(writer: Any, clip: PackedClip) -> None:

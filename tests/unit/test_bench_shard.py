@@ -19,6 +19,12 @@ def test_ratios_are_of_workers_to_the_loop_to_one_another_and_to_programs():
     }
 
 
+def test_what_starting_takes_is_taken_off_both():
+    rates = {"plain loop": 100 / 12, "1 worker": 100 / 11, "2 workers": 1.0}
+    found = bench_shard.once_started(rates, {"plain loop": 2.0, "psla-wds": 1.0}, 100)
+    assert found == {"1 worker / plain loop, once started": pytest.approx(1.0)}
+
+
 def test_columns_of_text_and_of_numbers_are_told_apart_in_a_table():
     table = markdown(["", "order"], ["clips/s"], [["a", "", "1"], ["b", "any", "2"]])
     assert table.splitlines() == [
@@ -30,8 +36,8 @@ def test_columns_of_text_and_of_numbers_are_told_apart_in_a_table():
 def test_packing_is_measured_and_its_ways_give_the_same_clips(tmp_path: Path):
     content = bench_shard.measure(bench_shard.Args(clips=6, repeats=1), tmp_path)
     assert [r["name"] for r in content["results"]][1:3] == list(RATES)[1:]
-    assert content["startup_s"] > 0.3 and min(content["stages_ms"].values()) > 0
-    assert "starting takes" in bench_shard.explained(content)
+    assert min(content["starts_s"].values()) > 0.3 and min(content["stages_ms"].values()) > 0
+    assert "starting takes: plain loop" in bench_shard.explained(content)
     assert "| decode |" in FORMS["bench_shard"](content)
 
 
