@@ -1,7 +1,9 @@
-"""Weights & Biases as one more place for a run's numbers; nothing of it can stop a run."""
+"""Weights & Biases as one more place for a run's numbers; nothing of it can stop or hold a run."""
 
 import logging
 from pathlib import Path
+from queue import Full, Queue
+from threading import Thread
 from types import ModuleType
 from typing import Any
 
@@ -10,42 +12,66 @@ logger = logging.getLogger("train")
 ID_FILE = "wandb-id.txt"
 """In the run's folder: a run that is resumed goes on in the same place."""
 LOGIN_TIMEOUT_S = 60
+MOST_WAITING = 1000
+"""Records that wait to be sent; more are not kept."""
+CLOSE_WAIT_S = 60.0
+"""Longest wait at the end for what was not sent yet."""
 
 
 class WandbSink:
-    """The numbers of a run at W&B; after its first failure, which is a warning, nowhere."""
+    """The numbers of a run at W&B; after its first failure, which is a warning, nowhere.
+
+    A thread of its own makes all calls, since any of them may wait for a network that is gone.
+    """
 
     def __init__(self, project: str, folder: Path, config: dict[str, Any]) -> None:
-        self._run: Any = None
-        try:
-            self._run = _begin(project, folder, config)
-        except Exception as error:  # of any kind: it is somebody else's code
-            self._give_up("begin", error)
+        self._records: Queue[tuple[dict[str, float], int] | None] = Queue(MOST_WAITING)
+        self._has_given_up = False
+        self._thread = Thread(
+            target=self._send_all, args=(project, folder, config), name="wandb", daemon=True
+        )
+        self._thread.start()
 
     def write(self, values: dict[str, float], *, step: int) -> None:
-        if self._run is None:
-            return
-        try:
-            self._run.log(values, step=step)
-        except Exception as error:
-            self._give_up("log", error)
+        self._put((values, step))
 
     def close(self) -> None:
         """Send what was not sent yet."""
-        if self._run is None:
+        self._put(None)
+        if self._has_given_up:
+            return
+        self._thread.join(CLOSE_WAIT_S)
+        if self._thread.is_alive():
+            self._give_up("take the last numbers", f"no answer within {CLOSE_WAIT_S:g} s")
+
+    def _put(self, record: tuple[dict[str, float], int] | None) -> None:
+        if self._has_given_up:
             return
         try:
-            self._run.finish()
-        except Exception as error:
-            self._give_up("finish", error)
+            self._records.put_nowait(record)
+        except Full:
+            self._give_up("log", f"no answer for {MOST_WAITING} records")
 
-    def _give_up(self, what: str, error: Exception) -> None:
-        self._run = None
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        logger.warning(
-            "W&B could not %s, so it gets no more numbers; log.jsonl has them all (%s)",
-            *(what, reason),
-        )
+    def _send_all(self, project: str, folder: Path, config: dict[str, Any]) -> None:
+        calling = "begin"
+        try:
+            run = _begin(project, folder, config)
+            calling = "log"
+            while record := self._records.get():
+                values, step = record
+                run.log(values, step=step)
+            calling = "finish"
+            run.finish()
+        except Exception as error:  # of any kind: it is somebody else's code
+            self._give_up(calling, f"{type(error).__name__}: {error}".splitlines()[0])
+
+    def _give_up(self, what: str, reason: str) -> None:
+        if not self._has_given_up:
+            logger.warning(
+                "W&B could not %s, so it gets no more numbers; log.jsonl has them all (%s)",
+                *(what, reason),
+            )
+        self._has_given_up = True
 
 
 def _begin(project: str, folder: Path, config: dict[str, Any]) -> Any:

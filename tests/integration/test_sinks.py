@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from test_training import arguments
 LOGGED = ("loss", "learning_rate", "data_wait", "clips_per_s", "gradient_norm")
 
 FAKE = """
-import json, os
+import json, os, time
 
 FAILS = os.environ.get("FAILS")
 if FAILS == "import":
@@ -30,6 +31,8 @@ class Run:
         self.lines.write(json.dumps({"init": given}) + "\\n")
 
     def log(self, values, step):
+        if FAILS == "hang" and step >= 3:
+            time.sleep(600)
         if FAILS == "log" and step >= 3:
             raise ConnectionError("no network\\nand much more")
         self.lines.write(json.dumps({"step": step, **values}) + "\\n")
@@ -39,6 +42,8 @@ class Run:
         self.lines.close()
 
 def init(**given):
+    if FAILS == "hang at once":
+        time.sleep(600)
     if FAILS == "init":
         raise ValueError("api_key not configured")
     return Run(given)
@@ -114,3 +119,20 @@ def test_whatever_fails_there_is_one_warning_and_the_log_is_whole(tmp_path: Path
         assert len((tmp_path / "runs" / fails / "log.jsonl").read_text().splitlines()) == 6
     steps = [line["step"] for line in told(tmp_path) if "step" in line]
     assert steps == [1, 2, 1, 2, 3, 4, 5, 6]
+
+
+PROGRAM_THAT_HANGS = PROGRAM.replace('("import", "init", "log", "")', '("hang", "hang at once")')
+WITHOUT_PATIENCE = "import train.wandb_sink as w; w.CLOSE_WAIT_S, w.MOST_WAITING = 0.5, {most}\n"
+
+
+@pytest.mark.parametrize(("most", "reason"), [(1000, "within 0.5 s"), (1, "for 1 records")])
+def test_a_call_that_never_returns_holds_no_run(tmp_path: Path, most: int, reason: str):
+    program = WITHOUT_PATIENCE.format(most=most) + PROGRAM_THAT_HANGS
+    started = time.monotonic()
+    done = run_with_fake(tmp_path, ["-c", program, str(tmp_path / "runs")])
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 60
+    said = dict(part.split("\n", 1) for part in done.stderr.split("== ")[1:])
+    for fails in ("hang", "hang at once"):
+        assert said[fails].count("W&B") == 1 and reason in said[fails]
+        assert len((tmp_path / "runs" / fails / "log.jsonl").read_text().splitlines()) == 6
