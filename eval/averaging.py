@@ -11,11 +11,13 @@ from eval.average import RunningAverage, find_epochs
 from eval.axes import linear_axis
 from eval.charts import Chart, Figure, Series
 from eval.metrics import evaluate
+from eval.origins import Origin
 from eval.predict import Predictor, gather_scores
 from eval.scores import Scores
 from psla_wds.checkpoint import Checkpoint, check_classes, epoch_checkpoints, load_checkpoint
 from psla_wds.distributed import World
 from psla_wds.errors import CheckpointError
+from psla_wds.files import sha256_of
 from psla_wds.progress import progress_bar
 from psla_wds.reader import ReaderConfig
 from psla_wds.shard_index import ShardIndex
@@ -26,6 +28,8 @@ class Start:
     """What begins at an epoch; mAP of each."""
 
     epoch: int
+    sha256: str
+    """Of its checkpoint."""
     checkpoint: float
     """Of the epoch alone."""
     weight_average: float
@@ -70,7 +74,8 @@ def _starts(run: Path, evaluation: Evaluation, folder: Path) -> Iterator[Start]:
     steps = progress_bar(epochs[::-1], desc="epochs", unit="epoch")
     for count, (epoch, path) in enumerate(steps, 1):
         checkpoint = average.add(path)
-        alone = evaluation.scores(checkpoint)
+        origin = Origin(sha256_of(path), epoch)
+        alone = replace(evaluation.scores(checkpoint), origins=(origin,))
         alone.save(folder / f"epoch-{epoch:03d}.npz")
         averaged = alone
         if count > 1:
@@ -78,7 +83,7 @@ def _starts(run: Path, evaluation: Evaluation, folder: Path) -> Iterator[Start]:
         total = total + alone.scores
         mean = (total / count).astype(np.float32)
         maps = [evaluate(s, alone.targets).mAP for s in (alone.scores, averaged.scores, mean)]
-        yield Start(epoch, *maps)
+        yield Start(epoch, origin.sha256, *maps)
 
 
 def epochs_of(run: Path) -> list[tuple[int, Path]]:

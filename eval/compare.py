@@ -65,6 +65,7 @@ def _model_json(model: Model) -> dict[str, Any]:
     means = {f"{name}_common": getattr(model.metrics, name) for name in MEANS}
     record = {"clips": model.clips, "mAP": model.mAP_of_all, **means}
     described = {"name": model.candidate.name, "scores": str(model.candidate.scores)}
+    described |= {"weights": str(model.scored)} if model.scored else {}
     intervals = model.intervals and {
         name: without_nan(asdict(getattr(model.intervals, name))) for name in MEANS
     }

@@ -1,6 +1,5 @@
 """What models reach on the clips that all of them scored, and how sure the differences are."""
 
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from eval.bootstrap import (
 from eval.correlations import Correlation, correlate
 from eval.ensemble import aligned
 from eval.metrics import Metrics, evaluate
+from eval.origins import Scored, check_current, predict_again, scored_of_run
 from eval.run_log import Run, read_run
 from eval.run_settings import differing_settings
 from eval.scores import Scores
@@ -44,6 +44,8 @@ class Model:
     """A candidate's results; on the common clips but for `clips` and `mAP_of_all`."""
 
     candidate: Candidate
+    scored: Scored | None
+    """Which weights of the run; None for a score file alone."""
     clips: int
     """That it scored."""
     mAP_of_all: float  # noqa: N815 (the field's name)
@@ -101,14 +103,15 @@ def compare(paths: Sequence[Path], *, resamples: int = 0) -> Comparison:
         raise ScoreError("there is nothing to compare", where=where, fix="name two runs or more")
     candidates = find_candidates(paths)
     all_scores = [Scores.load(candidate.scores) for candidate in candidates]
+    scored = [_scored(*pair) for pair in zip(candidates, all_scores, strict=True)]
     common = _on_common_clips(all_scores, candidates)
     metrics = [_evaluate(scores) for scores in common]
     resampled = _resampled(common, candidates, resamples)
     runs = [candidate.run for candidate in candidates if candidate.run]
     models = [
-        Model(candidate, len(scores), _evaluate(scores).mAP, found, again and again.intervals())
-        for candidate, scores, found, again in zip(
-            candidates, all_scores, metrics, resampled, strict=True
+        Model(candidate, of, len(scores), _evaluate(scores).mAP, found, again and again.intervals())
+        for candidate, of, scores, found, again in zip(
+            candidates, scored, all_scores, metrics, resampled, strict=True
         )
     ]
     changes = [
@@ -144,10 +147,19 @@ def _find(path: Path) -> Candidate:
         raise ScoreError(
             f"the run has no {SCORES_OF_A_RUN}",
             where=path,
-            fix=f"python -m eval.predict {shlex.quote(str(path))} --index SHARDS "
-            f"--output {shlex.quote(str(scores))}",
+            fix=predict_again(path, scores),
         )
     return Candidate(path.resolve().name, scores, run)
+
+
+def _scored(candidate: Candidate, scores: Scores) -> Scored | None:
+    """Which weights of its run; an error if the run has others by now."""
+    if candidate.run is None:
+        return None
+    folder = candidate.run.folder
+    found = scored_of_run(scores.origins, folder, where=candidate.scores)
+    check_current(found, folder, where=candidate.scores)
+    return found
 
 
 def _on_common_clips(all_scores: Sequence[Scores], candidates: Sequence[Candidate]) -> list[Scores]:

@@ -86,6 +86,7 @@ def run(args: Args) -> dict[str, Any]:
     teacher = Teacher(scores.scores, scores.rows_of(clip_ids, where=args.scores))
     done = enhance(index, teacher, pairs, args.threshold)
     report = _settings(args) | enhancement_report(done)
+    report["origins"] = [str(origin) for origin in scores.origins]
     if truth:
         report["truth"] = against_truth(done, truth)
     with atomic_folder(args.output) as folder:

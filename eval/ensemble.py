@@ -9,6 +9,7 @@ and best mAP, and the ensemble's. With --top-k it makes a teacher of them, for t
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -54,13 +55,15 @@ def ensemble(paths: Sequence[Path]) -> Committee:
     """The mean score of every clip and class over score files, in the order of the first file."""
     check_several(paths)
     first = Scores.load(paths[0])
-    total, model_maps = np.zeros(first.scores.shape), []
+    total, model_maps, origins = np.zeros(first.scores.shape), [], []
     for path in progress_bar(paths, desc="models", unit="model"):
         scores = aligned(Scores.load(path), first, where=path)
         total += scores.scores
+        origins.append(scores.origins)
         model_maps.append(evaluate(scores.scores, scores.targets).mAP)
     mean = (total / len(paths)).astype(np.float32)
-    return Committee(replace(first, scores=mean), tuple(model_maps))
+    known = tuple(chain(*origins)) if all(origins) else ()
+    return Committee(replace(first, scores=mean, origins=known), tuple(model_maps))
 
 
 def check_several(paths: Sequence[Path]) -> None:

@@ -27,13 +27,14 @@ from eval.comparison import SCORES_OF_A_RUN
 from eval.data_audit import find_training_set
 from eval.draw_counts import plan_figures
 from eval.metrics import evaluate
+from eval.origins import check_current, scored_of_run
 from eval.run_charts import seeds_figure, training_figures
 from eval.run_log import Run, read_run
 from eval.run_settings import differing_settings, is_learned_from
 from eval.scores import Scores
 from psla_wds import cli
 from psla_wds.distributed import join_world
-from psla_wds.errors import ConfigError
+from psla_wds.errors import ConfigError, ScoreError
 from psla_wds.files import atomic_folder
 from psla_wds.index_files import open_indexes
 from psla_wds.reader import ReaderConfig
@@ -110,7 +111,7 @@ def data_figures(run: Run, train_index: tuple[str, ...]) -> list[Figure]:
 
 
 def score_figures(run: Run) -> list[Figure]:
-    """What its scores show; nothing where it has none."""
+    """What its scores show; nothing where it has none, or those of other weights."""
     path = run.folder / SCORES_OF_A_RUN
     if not path.exists():
         logger.warning(
@@ -118,6 +119,11 @@ def score_figures(run: Run) -> list[Figure]:
         )
         return []
     scores = Scores.load(path)
+    try:
+        check_current(scored_of_run(scores.origins, run.folder, where=path), run.folder, where=path)
+    except ScoreError as error:
+        logger.warning("no class-ap: %s", error)
+        return []
     return [class_ap_figure(class_results(scores, evaluate(scores.scores, scores.targets)))]
 
 

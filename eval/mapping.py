@@ -76,7 +76,8 @@ def map_scores(scores: Scores, index: ShardIndex, mapping: Mapping, several: Sev
             where=mapping.path,
             fix="use the mapping of this data set",
         )
-    return Scores(
+    return replace(
+        scores,
         clip_ids=tuple(clip_ids[row] for row in kept),
         scores=_mapped(scores.scores[rows[kept]], sources, several),
         targets=carried[kept],

@@ -8,9 +8,9 @@ machines write it through a file system that they share. With --top-k it is what
 for its students.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from tyro.conf import Positional, UseAppendAction, arg
 
+from eval.origins import Origin
 from eval.score_folder import ROWS_AT_ONCE, ScoreFolder, check_top_k
 from eval.scores import Scores, targets_of
 from psla_wds import cli
@@ -31,6 +32,7 @@ from psla_wds.checkpoint import (
 from psla_wds.distributed import World, join_world
 from psla_wds.errors import ConfigError
 from psla_wds.features import FeatureConfig
+from psla_wds.files import sha256_of
 from psla_wds.index_files import open_indexes
 from psla_wds.labels import ClassList
 from psla_wds.loader import Loader
@@ -110,7 +112,13 @@ class Predictor:
                 bar.update(min(len(batch.rows) * world.size, len(index) - bar.n))
 
     def to_folder(
-        self, index: ShardIndex, world: World, output: Path, *, top_k: int | None = None
+        self,
+        index: ShardIndex,
+        world: World,
+        output: Path,
+        *,
+        top_k: int | None = None,
+        origins: Sequence[Origin] = (),
     ) -> None:
         """Write the scores as a folder: each rank its rows, into files that all have mapped."""
         folder = ScoreFolder(output, self.classes, top_k=top_k)
@@ -126,7 +134,7 @@ class Predictor:
             for first in range(0, len(index), ROWS_AT_ONCE):
                 rows = np.arange(first, min(first + ROWS_AT_ONCE, len(index)))
                 targets[rows] = targets_of(index, rows, self.classes)
-        folder.finish()
+        folder.finish(origins)
 
 
 def predict(
@@ -174,11 +182,12 @@ def _autocast(device: torch.device) -> torch.autocast | nullcontext[None]:
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
-def _prepare(args: Args) -> tuple[Checkpoint, ShardIndex]:
+def _prepare(args: Args) -> tuple[Checkpoint, Origin, ShardIndex]:
     index = open_indexes(args.index)
     if not len(index):
         raise ConfigError("there is no clip to score", where=args.index, fix="check --index")
-    checkpoint = load_checkpoint(find_checkpoint(args.model), classes=index.classes)
+    path = find_checkpoint(args.model)
+    checkpoint = load_checkpoint(path, classes=index.classes)
     if not args.other_classes:
         check_classes(checkpoint.classes, index.classes, where=args.model)
     if args.top_k is not None and args.top_k > len(checkpoint.classes):
@@ -191,7 +200,7 @@ def _prepare(args: Args) -> tuple[Checkpoint, ShardIndex]:
     if args.labels:
         index = apply_overlay(index, args.labels)
     index.check_shards()
-    return checkpoint, index
+    return checkpoint, Origin(sha256_of(path), checkpoint.epoch), index
 
 
 def _what_was_written(args: Args, num_clips: int, num_classes: int) -> str:
@@ -210,7 +219,7 @@ def _what_was_written(args: Args, num_clips: int, num_classes: int) -> str:
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m eval.predict")
     with join_world() as world:
-        checkpoint, index = world.together(lambda: _prepare(args))
+        checkpoint, origin, index = world.together(lambda: _prepare(args))
         model = checkpoint.build().to(world.device)
         predictor = Predictor(
             model, checkpoint.classes, checkpoint.features, args.batch_size, args.reader
@@ -218,9 +227,9 @@ def main() -> None:
         if args.output.suffix == ".npz":
             scores = gather_scores(predictor, index, world)
             if scores:
-                scores.save(args.output)
+                replace(scores, origins=(origin,)).save(args.output)
         else:
-            predictor.to_folder(index, world, args.output, top_k=args.top_k)
+            predictor.to_folder(index, world, args.output, top_k=args.top_k, origins=(origin,))
         if world.is_main:
             print(_what_was_written(args, len(index), len(checkpoint.classes)))
 

@@ -14,10 +14,12 @@ from eval.confusions import Companions, Confusion
 from eval.correlations import Correlation
 from eval.data_audit import DataAudit
 from eval.metrics import Metrics
+from eval.origins import Origin, Scored, predict_again
 from eval.page import decimal, render_page
 from eval.run_charts import data_verdict, training_figures
 from eval.run_log import Run
 from eval.run_settings import flatten
+from psla_wds.checkpoint import find_checkpoint
 
 NUM_EXTREMES = 10
 
@@ -34,6 +36,10 @@ class Report:
     accuracy: float | None
     classes: tuple[ClassResult, ...]
     run: Run | None
+    origins: tuple[Origin, ...] = ()
+    """The checkpoints that gave the scores, as far as the score file says."""
+    scored: Scored | None = None
+    """Which weights of the run they are."""
     intervals: Intervals | None = None
     """Of the metrics; resampling takes its time, and is done when it is asked for."""
     correlations: dict[str, Correlation] = field(default_factory=dict)
@@ -138,6 +144,21 @@ def commands(report: Report) -> list[str]:
     )
     return [
         f"torchrun train/main.py {config} --run-dir NEW_RUN",
-        f"python -m eval.predict {folder} --index SHARDS --output {scores}",
+        *_predictions(report.run.folder, report.scored, report.scores_path),
         f"{score} --run {folder}",
     ]
+
+
+def _predictions(run: Path, scored: Scored | None, scores: Path) -> list[str]:
+    """What makes the scores of a run's weights."""
+    files = scored.files if scored else ()
+    if len(files) > 1:
+        each = f"python -m eval.predict {shlex.quote(str(run))}/checkpoints/EPOCH.pt --index SHARDS"
+        output = f"--output {shlex.quote(str(scores))}"
+        return [f"{each} --output EPOCH.npz", f"python -m eval.ensemble EPOCH.npz ... {output}"]
+    if not files or files[0] == find_checkpoint(run):
+        return [predict_again(run, scores)]
+    average = f"python -m eval.average {shlex.quote(str(run))} --epochs FIRST LAST --output "
+    is_average = files[0].parent == run
+    made = [average + shlex.quote(str(files[0]))] if is_average else []
+    return [*made, predict_again(files[0], scores)]

@@ -24,6 +24,7 @@ from eval.data_audit import DataAudit, audit, find_training_set
 from eval.draw_counts import plan_figures
 from eval.mapping import Mapping, Several, map_scores, read_mapping, with_targets
 from eval.metrics import Metrics, accuracy, evaluate
+from eval.origins import Scored, scored_of_run
 from eval.page import decimal, without_nan
 from eval.report import Report, best_and_worst, render
 from eval.run_log import Run, read_run
@@ -115,11 +116,13 @@ def _report(args: Args, scores: Scores, run: Run | None, left_out: tuple[str, ..
     return Report(
         scores_path=args.scores,
         sha256=sha256_of(args.scores),
+        origins=scores.origins,
         output=args.output,
         metrics=metrics,
         accuracy=accuracy(scores.scores, scores.targets),
         classes=class_results(scores, metrics),
         run=run,
+        scored=_scored(args, scores, run),
         intervals=_intervals(args, scores),
         correlations=_correlations(args, scores, metrics),
         left_out=left_out,
@@ -128,6 +131,14 @@ def _report(args: Args, scores: Scores, run: Run | None, left_out: tuple[str, ..
         audit=found,
         plan_figures=figures,
     )
+
+
+def _scored(args: Args, scores: Scores, run: Run | None) -> Scored | None:
+    """Which weights of the run; those of an epoch before its last are told."""
+    found = scored_of_run(scores.origins, run.folder, where=args.scores) if run else None
+    if found and not found.is_current:
+        logger.warning("%s: these are scores of %s", args.scores, found)
+    return found
 
 
 def _data(
@@ -187,6 +198,8 @@ def to_json(report: Report) -> str:
         "classes": metrics.num_classes,
         "classes_scored": metrics.num_classes_scored,
     }
+    if report.origins:
+        record["origins"] = [str(origin) for origin in report.origins]
     if report.accuracy is not None:
         record["accuracy"] = report.accuracy
     if report.left_out:

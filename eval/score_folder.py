@@ -3,12 +3,13 @@
 import json
 import mmap
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from eval.origins import Origin
 from psla_wds.clip_ids import ClipIds
 from psla_wds.columns import check_ragged, map_column
 from psla_wds.errors import ConfigError, ScoreError
@@ -86,14 +87,19 @@ class ScoreFolder:
         for array in self._mapped.values():
             array.flush()
 
-    def finish(self) -> None:
-        """Say what the arrays are of, and give the folder its name: from here on it is whole."""
+    def finish(self, origins: Sequence[Origin] = ()) -> None:
+        """Say what the arrays are of, and give the folder its name: from here on it is whole.
+
+        Args:
+            origins: the checkpoints that gave the scores.
+        """
         self.flush()
         mids, names = self._classes.mids, self._classes.names
         if self._top_k:
             write_meta(self._temporary, mids, names)
         else:
             meta = {"format_version": FORMAT_VERSION, "mids": mids, "names": names}
+            meta |= {"origins": [str(origin) for origin in origins]}
             text = json.dumps(meta, ensure_ascii=False, indent=1)
             (self._temporary / META).write_text(text + "\n", encoding="utf-8")
         publish_folder(self._temporary, self.folder)
@@ -135,5 +141,6 @@ def read_score_folder(folder: Path) -> dict[str, np.ndarray]:
             fix="write it again: python -m eval.predict",
         ) from None
     clip_ids = ClipIds(starts, values)
-    texts = {"clip_ids": list(clip_ids), "mids": meta["mids"], "names": meta["names"]}
+    texts = {name: meta[name] for name in ("mids", "names")} | {"clip_ids": list(clip_ids)}
+    texts |= {"origins": meta.get("origins", [])}
     return arrays | {name: np.array(values, np.str_) for name, values in texts.items()}

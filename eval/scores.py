@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
+from eval.origins import Origin, read_origins
 from eval.score_folder import read_score_folder, row_blocks
 from psla_wds.errors import ScoreError
 from psla_wds.files import atomic_open
@@ -27,6 +28,8 @@ LAYOUT = {
     "mids": (np.str_, ("classes",)),
     "names": (np.str_, ("classes",)),
 }
+ORIGINS = "origins"
+"""Which weights gave the scores; files of older versions lack it."""
 
 MOST_DEFLATED = 1032
 """Times that zip's compression can shrink bytes, at most."""
@@ -46,6 +49,8 @@ class Scores:
     """Unique."""
     names: tuple[str, ...]
     """Display names, in the order of `mids`."""
+    origins: tuple[Origin, ...] = ()
+    """The checkpoints that gave the scores; none where that is not known."""
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -56,6 +61,7 @@ class Scores:
             name: np.asarray(getattr(self, name), dtype) for name, (dtype, _) in LAYOUT.items()
         }
         _check(arrays, path)
+        arrays[ORIGINS] = np.array([str(origin) for origin in self.origins], np.str_)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_open(path) as file:
@@ -99,7 +105,8 @@ class Scores:
         arrays = _read_arrays(path)
         _check(arrays, path)
         texts = {name: tuple(arrays[name].tolist()) for name in ("clip_ids", "mids", "names")}
-        return cls(scores=arrays["scores"], targets=arrays["targets"], **texts)
+        origins = _origins(arrays.get(ORIGINS), path)
+        return cls(scores=arrays["scores"], targets=arrays["targets"], origins=origins, **texts)
 
 
 def targets_of(
@@ -122,7 +129,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             return read_score_folder(path)
         _check_sizes(path)
         with np.load(path, allow_pickle=False) as file:
-            return {name: np.asarray(file[name]) for name in LAYOUT}
+            names = [*LAYOUT, *({ORIGINS} & set(file.files))]
+            return {name: np.asarray(file[name]) for name in names}
     except ScoreError:
         raise
     except KeyError as error:
@@ -138,6 +146,17 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     raise ScoreError(
         f"the score file cannot be used: {reason}", where=path, fix=_predict_again(path)
     )
+
+
+def _origins(written: np.ndarray | None, path: Path) -> tuple[Origin, ...]:
+    if written is None:
+        return ()
+    try:
+        return read_origins(written.tolist())
+    except (TypeError, ValueError) as error:
+        raise ScoreError(
+            f"the score file cannot be used: {error}", where=path, fix=_predict_again(path)
+        ) from None
 
 
 def _check_sizes(path: Path) -> None:

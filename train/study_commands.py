@@ -58,6 +58,9 @@ class Step:
     """The run that it belongs to, for tasks of an array; None: to several."""
     config: TrainConfig | None = None
     """Of a training."""
+    weights: tuple[Path, ...] = ()
+    """Checkpoints that `done` is of, if it has a mark of them; of an average over epochs or models,
+    one or all of these."""
 
     def with_all_before(self) -> Iterator["Step"]:
         """The steps that it needs, then itself; some may come twice."""
@@ -182,7 +185,7 @@ class Commands:
         train, folder = self.train(variant, seed), self.folder(variant, seed)
         words = (str(folder), *_indexes(self.test_index))
         step = self._then(train, FIGURES, "eval.figures", *words)
-        return replace(step, done=step.done / "averaging.json")
+        return replace(step, done=step.done / "averaging.json", weights=(train.done,))
 
     def scored(self, predicted: Step, *words: str, name: str | None = None) -> Step:
         """The metrics of a score file, in a folder of its name."""
@@ -226,7 +229,7 @@ class Commands:
                  f"--type={labels.type}", f"--threshold={labels.threshold}",
                  "--allow-empty-classes", f"--output={folder}")  # fmt: skip
         return Step(self._name(folder), "eval.enhance", words, folder / "report.json", (scores,),
-                    scores.run)  # fmt: skip
+                    scores.run, weights=scores.weights)  # fmt: skip
 
     def _teacher(self, clips: str, index: tuple[str, ...]) -> Step:
         """The teacher's scores, which may be more than memory holds."""
@@ -234,8 +237,10 @@ class Commands:
         own = None if self._args.teacher else self.train(Variant(), 0)
         model = self._args.teacher or self.folder(Variant(), 0)
         words = (str(model), *_indexes(index), f"--output={folder}")
+        weights = own.done if own else model
         return Step(self._name(folder), "eval.predict", words, folder / "scores.json",
-                    (own,) if own else (), own.run if own else "labels")  # fmt: skip
+                    (own,) if own else (), own.run if own else "labels",
+                    weights=(weights,))  # fmt: skip
 
     def committee(self, cell: Cell) -> Step:
         """The metrics of the mean scores of several models."""
@@ -245,8 +250,9 @@ class Commands:
             files = (Best(cell.best, models),)
         name = f"best-{cell.best}-of-" if cell.best else ""
         output = self._args.work / "committees" / f"{name}{self._committee_name(cell.members)}.npz"
+        weights = tuple(path for model in models for path in model.weights)
         step = Step(self._name(output.with_suffix("")), "eval.ensemble",
-                    (*files, f"--output={output}"), output, models)  # fmt: skip
+                    (*files, f"--output={output}"), output, models, weights=weights)  # fmt: skip
         return self.scored(step)
 
     def models(self, cell: Cell) -> tuple[Step, ...]:
@@ -268,7 +274,9 @@ class Commands:
         assert before.run is not None
         folder = self._args.work / before.run
         where = words or _indexes(self.test_index)
-        return self._then(before, f"{name}.npz", "eval.predict", str(model or folder), *where)
+        words = (str(model or folder), *where)
+        step = self._then(before, f"{name}.npz", "eval.predict", *words)
+        return replace(step, weights=(before.done,))
 
     def _then(self, before: Step, file: str, module: str, *words: str) -> Step:
         """A step of the same run, whose output is a file of its folder."""

@@ -23,6 +23,7 @@ from train.loop import EXIT_STATUS_OF_SIGNAL
 from train.recipes import TrainConfig
 from train.run_dir import CONFIG, MAY_CHANGE, read_config, read_made_with
 from train.study_commands import Best, Step
+from train.study_marks import why_stale
 from train.study_results import best_models
 
 logger = logging.getLogger("study")
@@ -58,7 +59,8 @@ class Engine:
         failure = self._failure(step)
         if step.config is None:
             if step.done.exists():
-                return State(True, "done")
+                stale = why_stale(step)
+                return State(stale is None, stale or "done")
             return State(False, _first_error(failure) if failure.is_file() else "not run")
         try:
             epochs = read_run(step.config.run_dir).epochs if begun(step.config) else ()
@@ -79,6 +81,9 @@ class Engine:
         missing = [step for step in steps if not self.state(step).done]
         failed = 0
         for number, step in enumerate(missing, 1):
+            if step.config is None and step.done.exists():
+                logger.warning("%s is left as it is: %s", step.name, self.state(step).text)
+                continue
             waits = [before.name for before in step.after if not self.state(before).done]
             if waits:
                 logger.info("%s is left out: %s is not done", step.name, waits[0])

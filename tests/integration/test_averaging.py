@@ -12,9 +12,11 @@ from conftest import assert_user_error, run_command
 
 from eval.average import average_weights, with_estimated_statistics
 from eval.metrics import evaluate
+from eval.origins import Origin
 from eval.scores import Scores
 from psla_wds.batches import LoaderConfig, evaluation_batches
 from psla_wds.checkpoint import epoch_checkpoints, epoch_path, load_checkpoint
+from psla_wds.files import sha256_of
 from psla_wds.index_files import open_indexes
 from psla_wds.reader import ReaderConfig
 
@@ -86,6 +88,7 @@ def test_curves_hold_every_start_and_agree_with_the_averages_made_alone(
     run_command("eval.average", str(trained), "--epochs", "1", "3", f"--output={average}")
     run_command("eval.predict", str(average), f"--index={shards}:eval", f"--output={scores}")
     alone = Scores.load(scores)
+    assert alone.origins == (Origin(sha256_of(average), 3),)
     expected = evaluate(alone.scores, alone.targets).mAP
     assert starts[0]["weight_average"] == pytest.approx(expected, abs=1e-3)
     svg = ElementTree.parse(curves / "averaging.svg").getroot()
@@ -95,6 +98,7 @@ def test_curves_hold_every_start_and_agree_with_the_averages_made_alone(
 def test_the_epochs_scores_make_an_ensemble(curves: Path, tmp_path: Path):
     parts = sorted(curves.glob("epoch-*.npz"))
     assert len(parts) == EPOCHS
+    assert [Scores.load(part).origins[0].epoch for part in parts] == [1, 2, 3]
     output = tmp_path / "e.npz"
     done = run_command("eval.ensemble", *map(str, parts), f"--output={output}")
     starts = json.loads((curves / "averaging.json").read_text())
@@ -129,4 +133,6 @@ def test_scores_by_two_processes_fill_one_folder(trained: Path, shards: Path, tm
     np.testing.assert_allclose(folder.scores, file.scores, atol=1e-5)
     np.testing.assert_array_equal(folder.targets, file.targets)
     assert replace(folder, scores=file.scores, targets=file.targets).clip_ids == file.clip_ids
+    last = epoch_checkpoints(trained)[EPOCHS]
+    assert folder.origins == file.origins == (Origin(sha256_of(last), EPOCHS),)
     assert not list(tmp_path.glob("*.tmp"))

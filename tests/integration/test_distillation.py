@@ -70,7 +70,7 @@ def config_of(shards: Path, run_dir: Path, **changes: object):
 def test_the_command_keeps_the_scores_of_the_model(trained: Path, teacher: Path, shards: Path):
     index = open_indexes([f"{shards}:train"])
     args = Args(trained, (f"{shards}:train",), teacher)
-    checkpoint, _ = _prepare(args)
+    checkpoint, _, _ = _prepare(args)
     predictor = Predictor(
         checkpoint.build(), checkpoint.classes, checkpoint.features, 32, CONFIG.reader
     )
