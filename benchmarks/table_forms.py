@@ -245,11 +245,28 @@ def tagging(content: dict[str, Any]) -> str:
     return f"{table}\n\n{content['title']}. {_conditions(content)}"
 
 
+def coverages(content: dict[str, Any]) -> str:
+    """How often intervals cover the truth: a column a kind of interval."""
+    kinds = list(dict.fromkeys(r["kind"] for r in content["results"]))
+    rows = []
+    for (design, name), results in groupby(
+        content["results"], lambda r: (r["design"], r["measure"])
+    ):
+        found = {r["kind"]: f"{r['coverage']:.1%}" for r in results}
+        rows.append([design, name, *(found.get(kind, "") for kind in kinds)])
+    conditions = content["conditions"]
+    return markdown(["evaluation sets", "of"], kinds, rows) + (
+        f"\n\n{content['title']}: of {conditions['sets']:,} sets a design, with "
+        f"{conditions['resamples']:,} resamples; simulated. Commit {content['machine']['commit']}."
+    )
+
+
 FORMS: dict[str, Callable[[dict[str, Any]], str]] = {
     "ablation_esc50": to_markdown,
     "ablation_synthetic": to_markdown,
     "demo": demo_scores,
     "bench_features": stages,
+    "bench_intervals": coverages,
     "bench_order": orders,
     "bench_shard": packing,
     "bench_shard_scale_build": many,

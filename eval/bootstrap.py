@@ -1,8 +1,13 @@
-"""Confidence intervals of the metrics by the bootstrap over clips (Efron 1979, percentiles).
+"""Confidence intervals of the metrics by the bootstrap over clips (Efron 1979).
 
 A resample is a weight for every clip: how often it was drawn. The clips stay sorted, and only the
 places of a class's positives among them count, so that a resample costs one sum over the clips.
 Models that scored the same clips get the same resamples: their differences are paired.
+
+Only the resamples' deviation is used, and not where they lie: a positive that is drawn twice ranks
+above more clips, so they have a higher average precision than the clips themselves. What is a share
+of 1 has its interval on the logit scale (Boyd, Eng and Page 2013), differences on their own.
+benchmarks/bench_intervals.py has how often each kind of interval covers the truth.
 """
 
 from dataclasses import dataclass
@@ -10,16 +15,18 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64, UInt8
 from scipy.sparse import csr_array
+from scipy.special import expit, logit
 
-from eval.metrics import d_prime, mean_of_defined
+from eval.metrics import Metrics, d_prime, evaluate, mean_of_defined
 from psla_wds.progress import progress_bar
 
-CONFIDENCE = 0.95
+DEVIATIONS = 1.959964
+"""Half the width of a normal distribution's middle 95 %."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The middle 95 % of what resamples gave."""
+    """A 95 % interval; NaN where it is not defined."""
 
     low: float
     high: float
@@ -34,15 +41,6 @@ class Intervals:
     d_prime: Bounds
     average_precision: Float64[np.ndarray, "2 classes"]
     """Low and high of each class."""
-
-
-def lies_outside(value: float, interval: Bounds) -> bool:
-    """Whether a value is not in its own interval.
-
-    It happens where classes have few positives: one that is drawn twice ranks above more clips, so
-    resamples have a higher average precision than the clips themselves.
-    """
-    return value < interval.low or value > interval.high
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,16 @@ class Resampled:
         )
         return {"mAP": maps, "mAUC": aucs, "d_prime": np.array([d_prime(auc) for auc in aucs])}
 
-    def intervals(self) -> Intervals:
-        means = {name: bounds(values) for name, values in self.means().items()}
-        return Intervals(**means, average_precision=class_bounds(self.average_precision))
+    def intervals(self, metrics: Metrics) -> Intervals:
+        """Around the metrics of the clips themselves."""
+        means = self.means()
+        auc = share_bounds(metrics.mAUC, means["mAUC"])
+        return Intervals(
+            mAP=share_bounds(metrics.mAP, means["mAP"]),
+            mAUC=auc,
+            d_prime=Bounds(d_prime(auc.low), d_prime(auc.high)),
+            average_precision=share_ends(metrics.average_precision, self.average_precision),
+        )
 
 
 def bootstrap(
@@ -74,7 +79,7 @@ def bootstrap(
 ) -> Intervals:
     """Intervals over so many resamples of the clips, drawn with replacement."""
     weights = resampled_weights(len(scores), resamples, seed=seed)
-    return resampled_metrics(scores, targets, weights).intervals()
+    return resampled_metrics(scores, targets, weights).intervals(evaluate(scores, targets))
 
 
 def resampled_weights(
@@ -145,21 +150,38 @@ def _sums_before(
     return np.cumsum(between @ weights, axis=0, dtype=np.float64)
 
 
-def bounds(values: Float64[np.ndarray, " resamples"]) -> Bounds:
-    low, high = _ends(values)
-    return Bounds(float(low), float(high))
+def share_bounds(value: float, resampled: Float64[np.ndarray, " resamples"]) -> Bounds:
+    """Of a number from 0 to 1."""
+    low, high = share_ends(np.array([value]), resampled[None])[:, 0].tolist()
+    return Bounds(low, high)
 
 
-def class_bounds(
-    values: Float64[np.ndarray, "classes resamples"],
-) -> Float64[np.ndarray, "2 classes"]:
-    """Low and high of each class."""
-    return np.array([_ends(row) for row in values]).T
+def difference_bounds(value: float, resampled: Float64[np.ndarray, " resamples"]) -> Bounds:
+    low, high = difference_ends(np.array([value]), resampled[None])[:, 0].tolist()
+    return Bounds(low, high)
 
 
-def _ends(values: Float64[np.ndarray, " resamples"]) -> Float64[np.ndarray, " 2"]:
-    defined = values[~np.isnan(values)]
-    if not len(defined):
-        return np.full(2, np.nan)
-    ends = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    return np.quantile(defined, ends, method="inverted_cdf")  # d' may be infinite: no means of two
+def share_ends(
+    values: Float64[np.ndarray, " rows"], resampled: Float64[np.ndarray, "rows resamples"]
+) -> Float64[np.ndarray, "2 rows"]:
+    """Low and high of numbers from 0 to 1; 0 and 1 themselves are what all resamples have."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        reach = DEVIATIONS * _deviations(resampled) / (values * (1 - values))  # by logit's slope
+    ends = expit(logit(values) + np.multiply.outer([-1, 1], reach))
+    return np.where((values == 0) | (values == 1), values, ends)
+
+
+def difference_ends(
+    values: Float64[np.ndarray, " rows"], resampled: Float64[np.ndarray, "rows resamples"]
+) -> Float64[np.ndarray, "2 rows"]:
+    """Low and high of differences."""
+    return values + np.multiply.outer([-1, 1], DEVIATIONS * _deviations(resampled))
+
+
+def _deviations(
+    resampled: Float64[np.ndarray, "rows resamples"],
+) -> Float64[np.ndarray, " rows"]:
+    """Standard deviation over the resamples that have a value; NaN where some are infinite."""
+    defined = [row[~np.isnan(row)] for row in resampled]
+    with np.errstate(invalid="ignore"):
+        return np.array([np.std(row, ddof=1) if len(row) > 1 else np.nan for row in defined])

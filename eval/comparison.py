@@ -12,8 +12,8 @@ from eval.bootstrap import (
     Bounds,
     Intervals,
     Resampled,
-    bounds,
-    class_bounds,
+    difference_bounds,
+    difference_ends,
     resampled_metrics,
     resampled_weights,
 )
@@ -109,7 +109,14 @@ def compare(paths: Sequence[Path], *, resamples: int = 0) -> Comparison:
     resampled = _resampled(common, candidates, resamples)
     runs = [candidate.run for candidate in candidates if candidate.run]
     models = [
-        Model(candidate, of, len(scores), _evaluate(scores).mAP, found, again and again.intervals())
+        Model(
+            candidate,
+            of,
+            len(scores),
+            _evaluate(scores).mAP,
+            found,
+            again and again.intervals(found),
+        )
         for candidate, of, scores, found, again in zip(
             candidates, scored, all_scores, metrics, resampled, strict=True
         )
@@ -215,7 +222,10 @@ def _change(
     found, of_classes = {}, np.full((2, len(class_ap)), np.nan)
     if first_again and again:
         before, after = first_again.means(), again.means()
-        found = {name: bounds(after[name] - before[name]) for name in MEANS}
-        of_classes = class_bounds(again.average_precision - first_again.average_precision)
+        with np.errstate(invalid="ignore"):  # d' is infinite where all pairs are ranked rightly
+            differences = {name: after[name] - before[name] for name in MEANS}
+        found = {name: difference_bounds(means[name], differences[name]) for name in MEANS}
+        resampled = again.average_precision - first_again.average_precision
+        of_classes = difference_ends(class_ap, resampled)
     correlation = correlate(first.average_precision, other.average_precision)
     return Change(means, found, class_ap, of_classes, correlation)

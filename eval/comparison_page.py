@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.bootstrap import lies_outside
 from eval.charts import Figure
 from eval.class_charts import changes_figure
 from eval.comparison import MEANS, Change, Comparison, Model
@@ -79,16 +78,8 @@ def render(found: Comparison, arguments: Sequence[str]) -> str:
         settings=learned,
         other_settings={n: v for n, v in found.settings.items() if n not in learned},
         classes=_classes(found),
-        is_biased=any(_is_biased(model) for model in found.models),
         command=f"python -m eval.compare {shlex.join(arguments)} --page COMPARISON.html",
     )
-
-
-def _is_biased(model: Model) -> bool:
-    means = model.intervals and [
-        (getattr(model.metrics, name), getattr(model.intervals, name)) for name in MEANS
-    ]
-    return any(lies_outside(value, interval) for value, interval in means or ())
 
 
 def _line(model: Model, change: Change | None) -> Line:

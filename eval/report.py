@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eval.bootstrap import Intervals, lies_outside
+from eval.bootstrap import Intervals
 from eval.charts import Figure
 from eval.class_charts import ClassResult, class_ap_figure, positives_figure
 from eval.confusions import Companions, Confusion
@@ -88,7 +88,6 @@ def render(report: Report) -> str:
         settings=flatten(run.config) if run else [],
         commands=commands(report),
         bounds=_bounds_of(report),
-        is_biased=report.intervals is not None and lies_outside(metrics.mAP, report.intervals.mAP),
         class_bounds=_bounds_of_classes(report),
         without_positives=[c.name for c in report.classes if not c.positives],
     )

@@ -5,14 +5,14 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from eval.bootstrap import (
-    Bounds,
     bootstrap,
-    lies_outside,
+    difference_bounds,
     resampled_metrics,
     resampled_weights,
+    share_ends,
     weighted_metrics,
 )
-from eval.metrics import evaluate
+from eval.metrics import d_prime, evaluate
 
 
 @pytest.mark.parametrize("values", [2, 10, 10_000], ids=lambda n: f"{n} different scores")
@@ -82,7 +82,43 @@ def test_models_in_the_same_resamples_differ_by_less_than_each_alone():
     assert (other.means()["mAP"] - first.means()["mAP"]).std() < alone / 3
 
 
-def test_a_mean_outside_its_interval_is_noticed():
-    assert lies_outside(0.2, Bounds(0.25, 0.5)) and lies_outside(0.6, Bounds(0.25, 0.5))
-    assert not lies_outside(0.3, Bounds(0.25, 0.5))
-    assert not lies_outside(0.2, Bounds(float("nan"), float("nan")))
+def rare(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and targets of 80 clips, and 10 classes of which each is carried by 8 of them."""
+    rng = np.random.default_rng(seed)
+    targets = (rng.permutation(80)[:, None] % 10 == np.arange(10)).astype(np.uint8)
+    return rng.standard_normal((80, 10)) + 1.5 * targets, targets
+
+
+def test_intervals_of_rare_classes_cover_the_mean_of_evaluation_sets_of_their_size():
+    """Resamples have a higher mAP than the clips: their own middle 95 % would cover it 75 times."""
+    truth = np.mean([evaluate(*rare(seed)).mAP for seed in range(1000, 1400)])
+    found = [bootstrap(*rare(seed), resamples=40).mAP for seed in range(100)]
+    assert 90 <= sum(interval.low <= truth <= interval.high for interval in found) <= 99
+
+
+def test_an_interval_of_a_share_stays_between_0_and_1():
+    resampled = np.array(
+        [[0.9, 1.0, 0.98], [1.0, 1.0, 1.0], [np.nan, np.nan, 0.5], [0.4, 0.5, 0.6]]
+    )
+    low, high = share_ends(np.array([0.98, 1.0, 0.5, 0.5]), resampled)
+    assert 0 < low[0] < 0.98 < high[0] < 1 and high[0] - 0.98 < 0.98 - low[0]
+    assert low[1] == high[1] == 1  # a perfect ranking is perfect in all resamples
+    assert np.isnan([low[2], high[2]]).all()  # of one resample there is no deviation
+    assert low[3] == pytest.approx(1 - high[3]) and 0.36 < high[3] - low[3] < 0.392
+
+
+def test_an_interval_of_a_difference_is_around_it_and_undefined_where_some_are_infinite():
+    found = difference_bounds(0.3, np.array([0.5, 0.6, 0.7, np.nan]))
+    assert found.low == pytest.approx(0.3 - 0.196, abs=1e-5)
+    assert found.high == pytest.approx(0.3 + 0.196, abs=1e-5)
+    found = difference_bounds(0.3, np.array([0.5, np.inf, 0.7]))
+    assert np.isnan([found.low, found.high]).all()
+
+
+def test_d_prime_has_the_interval_of_the_mean_area():
+    rng = np.random.default_rng(0)
+    targets = (rng.random((100, 3)) < 0.3).astype(np.uint8)
+    found = bootstrap(rng.random((100, 3)) + 0.2 * targets, targets, resamples=50)
+    ends = [d_prime(found.mAUC.low), d_prime(found.mAUC.high)]
+    assert [found.d_prime.low, found.d_prime.high] == ends
+    assert ends[0] < ends[1]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from run_folders import epoch_line, not_evaluated, step_line, write_run
 
-from eval.bootstrap import Bounds
 from eval.compare import Args, to_json, to_text, write
 from eval.comparison import compare
 from eval.comparison_page import render
@@ -87,11 +86,7 @@ def test_intervals_of_changes_are_paired(tmp_path: Path):
     text = to_text(found)
     assert text.count("which may be chance") == 3 and text.count("95 %: ") == 6
     page = render(found, [])
-    assert page.count("may be chance") == 3 and "outside its own interval" not in page
-    shifted = replace(found.models[0].intervals, mAP=Bounds(0.99, 1.0))
-    first = replace(found.models[0], intervals=shifted)
-    biased = replace(found, models=(first, *found.models[1:]))
-    assert "outside its own interval" in render(biased, [])
+    assert page.count("may be chance") == 3
 
 
 @pytest.fixture
