@@ -25,7 +25,8 @@ def gather(
         {"name": row.name, "cells": {c.column: _gather_cell(c, results, state) for c in row.cells}}
         for row in rows
     ]
-    columns = dict.fromkeys(cell.column for row in rows for cell in row.cells)
+    fullest_first = sorted(rows, key=lambda row: -len(row.cells))  # in the paper's order
+    columns = dict.fromkeys(cell.column for row in fullest_first for cell in row.cells)
     return {"title": study.title, "columns": list(columns), "rows": table}
 
 

@@ -1,5 +1,6 @@
 """The paper's studies at toy size: as a user starts one, and all of them to their tables."""
 
+import csv
 import importlib
 import json
 import shutil
@@ -13,9 +14,11 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from conftest import assert_user_error, run_command
+from conftest import assert_user_error, manifest_arguments, run_command, write_corpus
+from data_sets import write_sound, write_table
 from label_overlays import write_ontology
 
+from eval.mapping import read_mapping
 from psla_wds import cli
 from psla_wds.errors import ConfigError, PslaError
 from train.studies import STUDIES
@@ -199,3 +202,93 @@ def test_an_epoch_chosen_on_other_clips_is_scored_on_the_test_clips(
     assert rows["PSLA"]["ours"] == curves[0]["score_ensemble"]
     with pytest.raises(ConfigError, match="test_index was"):
         study("fsd50k", options(shards, tmp_path, "fsd50k", "--epochs=2"))
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Shards of AudioSet's classes, as far as the mappings name them, ESC-50's and FSD50K's."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    mappings = {name: read_mapping(name) for name in ("esc50", "fsd50k")}
+    mids = sorted({mid for m in mappings.values() for found in m.mids.values() for mid in found})
+    train = write_corpus(folder / "corpus", num_clips=48)
+    with (train / "classes.csv").open("a") as file:
+        csv.writer(file).writerows([number, mid, mid] for number, mid in enumerate(mids, 4))
+    built = {"audioset": folder / "audioset"}
+    run_command("sharding.build", "manifest", *manifest_arguments(train, built["audioset"]))
+    for name, write in (("esc50", write_all_of_esc50), ("fsd50k", write_all_of_fsd50k)):
+        names = [*mappings[name].mids, *mappings[name].left_out]
+        write(folder / name, names)
+        built[name] = folder / f"{name}-shards"
+        run_command("sharding.build", name, str(folder / name), f"--output={built[name]}")
+    children = {"/t/3": ["/t/0", "/t/1", "/t/2"], "/root": ["/t/3", *mids]}
+    return built | {"ontology": write_ontology(folder / "ontology.json", children, set())}
+
+
+def write_all_of_esc50(folder: Path, names: list[str]) -> None:
+    """A clip of each of its 50 classes."""
+    rows = [[f"1-{k}-A-{k}.wav", k % 5 + 1, k, name] for k, name in enumerate(names)]
+    for k, row in enumerate(rows):
+        write_sound(folder / "audio" / str(row[0]), k, 44_100)
+    write_table(folder / "meta" / "esc50.csv", [["filename", "fold", "target", "category"], *rows])
+
+
+def write_all_of_fsd50k(folder: Path, names: list[str]) -> None:
+    """A clip of each of its 200 classes, to evaluate on, and one to train on."""
+    lists = folder / "FSD50K.ground_truth"
+    write_table(lists / "vocabulary.csv", [[k, name, f"/f/{k}"] for k, name in enumerate(names)])
+    clips = [[k, names[k], f"/f/{k}"] for k in range(len(names))]
+    write_table(lists / "eval.csv", [["fname", "labels", "mids"], *clips])
+    header = ["fname", "labels", "mids", "split"]
+    write_table(lists / "dev.csv", [header, [999, names[0], "/f/0", "train"]])
+    write_sound(folder / "FSD50K.dev_audio" / "999.wav", 0, 44_100)
+    for k in range(len(names)):
+        write_sound(folder / "FSD50K.eval_audio" / f"{k}.wav", k, 44_100)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("data_set", ["balanced", "full"])
+def test_models_are_scored_on_esc50_and_fsd50k(study, elsewhere, data_set: str, tmp_path: Path):
+    others = [f"--esc50-index={elsewhere['esc50']}", f"--fsd50k-index={elsewhere['fsd50k']}:eval"]
+    ontology = f"--ontology={elsewhere['ontology']}"
+    words = options(elsewhere["audioset"], tmp_path, data_set, *others, ontology)
+    rows = study("elsewhere", words)["rows"]
+    assert len(rows) == 5
+    for row in rows:
+        assert all(cell["ours"] is not None for cell in row["cells"].values()), row
+    folder = tmp_path / "runs" / "recipe" / "seed-0"
+    assert list(rows[1]["cells"])[:2] == ["labels added", "ESC-50"]
+    for name, cell, classes in (("esc50", "ESC-50", 40), ("fsd50k", "FSD50K", 192)):
+        found = json.loads((folder / name / "metrics.json").read_text())
+        assert found["classes_scored"] == found["clips"] == classes  # one clip each
+        assert rows[0]["cells"][cell]["ours"] == found["mAP"]
+    assert not (tmp_path / "failed").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_study_by_two_processes_is_stopped_and_goes_on(shards: Path, tmp_path: Path):
+    words = ["averaging", *options(shards, tmp_path, "full", "--epochs=6", "--processes=2")]
+    words += ["--state-every-steps=1"]
+    run_dir = tmp_path / "runs" / "recipe" / "seed-0"
+    log = run_dir / "log.jsonl"
+    command = [sys.executable, "-m", "train.study", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as stopped:
+        while not log.exists() or '"epoch", ' not in log.read_text():
+            assert stopped.poll() is None
+            time.sleep(0.1)
+        stopped.send_signal(signal.SIGTERM)
+        said = stopped.communicate()[1].decode()
+    assert stopped.returncode == 128 + signal.SIGTERM, said[-3000:]
+    assert (run_dir / "state.pt").exists() and not (tmp_path / "averaging-full").exists()
+    assert not (tmp_path / "failed").exists()  # nothing failed
+    done = run_command("train.study", *words)
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [e["epoch"] for e in events if e["event"] == "epoch"] == list(range(1, 7))
+    made_with = json.loads((run_dir / "config.json").read_text())["made_with"]
+    assert made_with["processes"] == 2
+    assert "torch.distributed.run --standalone --nproc-per-node=2 -m eval.predict" in done.stderr
+    rows = json.loads((tmp_path / "averaging-full" / "table.json").read_text())["rows"]
+    assert all(row["cells"]["mAP"]["ours"] is not None for row in rows)
+    alone = run_command("train.study", *words, "--processes=1", "--dry-run")
+    assert "0 of 1 runs to train" in alone.stderr  # processes change no number
