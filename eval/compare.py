@@ -21,7 +21,8 @@ from eval.comparison import MEANS, Change, Comparison, Model, compare
 from eval.comparison_page import render
 from eval.page import decimal, signed_decimal, without_nan
 from psla_wds import cli
-from psla_wds.errors import ConfigError, ScoreError
+from psla_wds.disk import disk_errors
+from psla_wds.errors import ConfigError
 from psla_wds.files import atomic_open
 
 NUM_EXTREMES = 5
@@ -167,16 +168,10 @@ def write(found: Comparison, args: Args) -> Sequence[Path]:
     if args.page:
         texts[args.page] = render(found, [str(path) for path in args.runs])
     for path, text in texts.items():
-        try:
+        with disk_errors(path, "write the comparison", then="run the command again"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_open(path, "w") as file:
                 file.write(text)
-        except OSError as error:
-            raise ScoreError(
-                f"the comparison cannot be written: {error.strerror}",
-                where=path,
-                fix="choose a path that can be written",
-            ) from None
     return list(texts)
 
 

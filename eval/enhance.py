@@ -19,6 +19,7 @@ from eval.enhancement import Teacher, Threshold, enhance
 from eval.label_rows import read_label_rows, write_label_rows
 from eval.scores import Scores
 from psla_wds import cli
+from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError, LabelError
 from psla_wds.files import atomic_folder
 from psla_wds.index_files import open_indexes
@@ -89,7 +90,8 @@ def run(args: Args) -> dict[str, Any]:
     report["origins"] = [str(origin) for origin in scores.origins]
     if truth:
         report["truth"] = against_truth(done, truth)
-    with atomic_folder(args.output) as folder:
+    told = disk_errors(args.output, "write the labels", then="run the command again")
+    with told, atomic_folder(args.output) as folder:
         write_overlay(folder, index, done.after)
         (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         (folder / "report.txt").write_text(to_text(report))

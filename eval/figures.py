@@ -5,7 +5,8 @@
 
 learning-curve: mean and spread over the runs (PSLA figure 9). loss, learning-rate and data-wait, of
 the first run, as in its report; class-counts, class-draws and unseen, by the plans of its epochs
-(figures 4 to 6), where its training shards are found; class-ap, where it has scores.npz (figure 7).
+(figures 4 to 6), where its training shards are found, and not with --no-plans; class-ap, where it
+has scores.npz (figure 7).
 With --index every epoch is scored, then the mean weights, and the mean scores, of each epoch to the
 last: averaging (figure 8), with averaging.json and the scores of each epoch, for eval.ensemble.
 figures.json has the numbers of all. PNG files need: pip install 'psla-wds[report]'.
@@ -33,6 +34,7 @@ from eval.run_log import Run, read_run
 from eval.run_settings import differing_settings, is_learned_from
 from eval.scores import Scores
 from psla_wds import cli
+from psla_wds.disk import disk_errors
 from psla_wds.distributed import join_world
 from psla_wds.errors import ConfigError, ScoreError
 from psla_wds.files import atomic_folder
@@ -54,6 +56,8 @@ class Args:
     """Shards to evaluate every epoch of the first run on, for the averages."""
     train_index: Shards = ()
     """The first run's training shards, if they are no longer where it had them."""
+    plans: bool = True
+    """Draw what the plans of its epochs show: about a second an epoch of two million clips."""
     batch_size: int = 32
     reader: ReaderConfig = field(default_factory=ReaderConfig)
 
@@ -155,9 +159,11 @@ def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m eval.figures")
     runs = _logged_runs(args)
     figures = log_figures(runs) if runs else []
-    with atomic_folder(args.output) as folder:
+    told = disk_errors(args.output, "write the figures", then="run the command again")
+    with told, atomic_folder(args.output) as folder:
         for run in runs[:1]:
-            figures += data_figures(run, args.train_index) + score_figures(run)
+            figures += data_figures(run, args.train_index) if args.plans else []
+            figures += score_figures(run)
         averaged, words = averages(args, folder)
         figures += averaged
         if not figures:

@@ -24,6 +24,7 @@ from eval.run_log import read_run
 from eval.run_settings import open_training_set
 from psla_wds import cli
 from psla_wds.augment import NO_PARTNER, AugmentConfig, Draws, plain_draws
+from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError
 from psla_wds.features import FeatureConfig
 from psla_wds.index_files import open_indexes
@@ -176,8 +177,9 @@ def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m eval.gallery")
     source = open_source(args)
     shown = exhibits(source, args.clips)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_drawing(gallery(shown, source.features), args.output)
+    with disk_errors(args.output, "write the gallery", then="run the command again"):
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        write_drawing(gallery(shown, source.features), args.output)
     reason = why_no_png()
     png = f"; {reason}" if reason else f" and {args.output.with_suffix('.png')}"
     print(f"wrote {len(shown)} clips of step {args.step} to {args.output}{png}")

@@ -30,6 +30,7 @@ from eval.report import Report, best_and_worst, render
 from eval.run_log import Run, read_run
 from eval.scores import Scores
 from psla_wds import cli
+from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError, ScoreError
 from psla_wds.files import atomic_open, sha256_of
 from psla_wds.index_files import open_indexes
@@ -259,17 +260,11 @@ def to_text(report: Report) -> str:
 
 
 def _write(folder: Path, texts: dict[str, str]) -> None:
-    try:
+    with disk_errors(folder, "write the results", then="run the command again"):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             with atomic_open(folder / name, "w") as file:
                 file.write(text)
-    except OSError as error:
-        raise ScoreError(
-            f"the results cannot be written: {error.strerror}",
-            where=folder,
-            fix="--output names a folder that can be written",
-        ) from None
 
 
 if __name__ == "__main__":

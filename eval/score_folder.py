@@ -12,6 +12,7 @@ from jaxtyping import Float32, Int64
 from eval.origins import Origin
 from psla_wds.clip_ids import ClipIds
 from psla_wds.columns import check_ragged, map_column
+from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError, ScoreError
 from psla_wds.files import publish_folder
 from psla_wds.labels import ClassList
@@ -55,16 +56,17 @@ class ScoreFolder:
             raise ScoreError(
                 "something is there already", where=self.folder, fix="choose another --output"
             )
-        shutil.rmtree(self._temporary, ignore_errors=True)
-        self._temporary.mkdir(parents=True)
-        np.save(self._temporary / "id_starts.npy", clip_ids.starts)
-        np.save(self._temporary / "id_bytes.npy", clip_ids.values)
         kinds = {"scores": np.float32, "targets": np.uint8}
         if self._top_k:
             kinds = {"scores": np.float16, "classes": np.uint16}
         shape = (len(clip_ids), self._top_k or len(self._classes))
-        for name, dtype in kinds.items():
-            np.lib.format.open_memmap(self._temporary / f"{name}.npy", "w+", dtype, shape)
+        with disk_errors(self.folder, "write the scores", then="run the command again"):
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary.mkdir(parents=True)
+            np.save(self._temporary / "id_starts.npy", clip_ids.starts)
+            np.save(self._temporary / "id_bytes.npy", clip_ids.values)
+            for name, dtype in kinds.items():
+                np.lib.format.open_memmap(self._temporary / f"{name}.npy", "w+", dtype, shape)
 
     def open(self, name: str) -> np.ndarray:
         """An array of the folder, mapped for writing."""

@@ -16,6 +16,7 @@ from jaxtyping import Float32, Int64, UInt8
 
 from eval.origins import Origin, read_origins
 from eval.score_folder import read_score_folder, row_blocks
+from psla_wds.disk import disk_errors
 from psla_wds.errors import ScoreError
 from psla_wds.files import atomic_open
 from psla_wds.labels import ClassList
@@ -62,16 +63,10 @@ class Scores:
         }
         _check(arrays, path)
         arrays[ORIGINS] = np.array([str(origin) for origin in self.origins], np.str_)
-        try:
+        with disk_errors(path, "write the score file", then="run the command again"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_open(path) as file:
                 np.savez(file, **arrays)
-        except OSError as error:
-            raise ScoreError(
-                f"the score file cannot be written: {error.strerror}",
-                where=path,
-                fix="choose another --output, or make room there",
-            ) from None
 
     def rows_of(self, clip_ids: Sequence[str], *, where: object) -> Int64[np.ndarray, " clips"]:
         """The row of each of these clips; `ScoreError` unless they are the clips scored, once."""

@@ -11,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 from psla_wds.config import to_json
 from psla_wds.disk import disk_errors
 from psla_wds.files import atomic_open
+from train.bad_steps import FILE as BAD_BATCHES
 from train.recipes import TrainConfig
 from train.wandb_sink import WandbSink
 
@@ -22,7 +23,8 @@ class RunLog:
 
     Args:
         state: what the run goes on from. The records of what was done after it, and will be done
-            again, are dropped, so that the log is that of a run which was never interrupted.
+            again, are dropped, those of bad steps as well, so that the log is that of a run which
+            was never interrupted.
     """
 
     def __init__(self, config: TrainConfig, state: dict[str, Any] | None, *, enabled: bool) -> None:
@@ -32,7 +34,8 @@ class RunLog:
         self._wandb: WandbSink | None = None
         if enabled:
             with self._told_as_error():
-                _drop_what_is_done_again(folder / LOG, state)
+                for path in (folder / LOG, folder / BAD_BATCHES):
+                    _drop_what_is_done_again(path, state)
                 self._file = (folder / LOG).open("a", encoding="utf-8")
                 next_step = state["step"] + 1 if state else 0
                 self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=next_step)
@@ -94,8 +97,8 @@ def _is_known(line: bytes, state: dict[str, Any]) -> bool:
     """Whether a state was saved after a record was written; so is what is no record of ours."""
     try:
         record = json.loads(line)
-        event, step = record["event"], int(record["step"])
-    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        event, step = record.get("event"), int(record["step"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return True
     if event == "epoch":
         return bool(record.get("epoch", 0) <= state["epochs_done"])

@@ -183,7 +183,7 @@ class Commands:
     def figures(self, variant: Variant, seed: int) -> Step:
         """Scores of every epoch, and of the means from each epoch to the last."""
         train, folder = self.train(variant, seed), self.folder(variant, seed)
-        words = (str(folder), *_indexes(self.test_index))
+        words = (str(folder), *_indexes(self.test_index), "--no-plans")  # no table has them
         step = self._then(train, FIGURES, "eval.figures", *words)
         return replace(step, done=step.done / "averaging.json", weights=(train.done,))
 

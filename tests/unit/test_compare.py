@@ -16,7 +16,7 @@ from eval.correlations import correlate, read_quality
 from eval.metrics import evaluate
 from eval.run_charts import runs_figures
 from eval.scores import Scores
-from psla_wds.errors import ScoreError
+from psla_wds.errors import PslaError, ScoreError
 
 
 def model(seed: int, clips: range) -> Scores:
@@ -143,7 +143,7 @@ def test_a_comparison_is_written_as_json_and_as_a_page(runs: tuple[Path, Path], 
     assert written["resamples"] == 20 and "low" in written["changes"][0]["mAP"]
     assert args.page.read_text(encoding="utf-8").startswith("<!doctype html>")
     (tmp_path / "file").touch()
-    with pytest.raises(ScoreError, match="cannot be written"):
+    with pytest.raises(PslaError, match="cannot write the comparison: File exists"):
         write(compare(runs), replace(args, output=tmp_path / "file" / "c.json"))
 
 

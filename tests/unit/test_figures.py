@@ -14,11 +14,11 @@ from eval import chart_files
 from eval.axes import linear_axis
 from eval.charts import Chart, Dots, Figure, Label, Point, Series
 from eval.class_charts import changes_figure, class_counts_figure
-from eval.figures import Args, check_seeds, log_figures, score_figures
+from eval.figures import Args, check_seeds, log_figures, main, score_figures
 from eval.run_charts import data_verdict, seeds_figure
 from eval.run_log import Run, read_run
 from eval.svg import draw
-from psla_wds.errors import ConfigError
+from psla_wds.errors import ConfigError, PslaError
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -157,3 +157,17 @@ def test_figures_need_a_run_and_a_new_folder(tmp_path: Path):
         Args((), tmp_path / "new")
     with pytest.raises(ConfigError, match="something is there already"):
         Args((tmp_path,), tmp_path)
+
+
+def test_plans_are_left_out_on_request_and_a_bad_place_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    run = write_run(tmp_path / "run", [step_line(50), epoch_line(1)], epochs=1)
+    words = ["figures", str(run), "--no-plans"]
+    monkeypatch.setattr("sys.argv", [*words, f"--output={tmp_path / 'figures'}"])
+    main()
+    assert (tmp_path / "figures" / "loss.svg").exists()
+    assert "data" not in [record.name for record in caplog.records]  # which looks for the shards
+    monkeypatch.setattr("sys.argv", [*words, f"--output={run / 'log.jsonl' / 'figures'}"])
+    with pytest.raises(PslaError, match="cannot write the figures: Not a directory"):
+        main()

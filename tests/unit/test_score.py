@@ -18,7 +18,7 @@ from eval.report import Report, render
 from eval.run_log import read_run
 from eval.score import Args, score
 from eval.scores import Scores
-from psla_wds.errors import ConfigError, ScoreError
+from psla_wds.errors import ConfigError, PslaError, ScoreError
 
 EVIL = "<script>alert('&')</script>"
 
@@ -141,6 +141,12 @@ def test_the_report_holds_every_class_once(scores: Scores, score_path: Path):
     expected = list(zip(scores.mids, scores.names, strict=True))
     assert sorted((row[1], row[0]) for row in rows) == expected
     assert rows[-1] == ["Silence", "/m/3", "0", "\N{EN DASH}", "\N{EN DASH}"]
+
+
+def test_results_that_cannot_be_written_are_told(score_path: Path, tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(PslaError, match=r"cannot write the results: [^$]*run the command again"):
+        score(Args(score_path, tmp_path / "file" / "folder"))
 
 
 def test_clips_without_any_label_are_told_and_nothing_is_written(scores: Scores, tmp_path: Path):

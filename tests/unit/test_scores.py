@@ -9,7 +9,7 @@ import pytest
 from eval import score_folder
 from eval.scores import Scores
 from psla_wds.clip_ids import ClipIds
-from psla_wds.errors import ScoreError
+from psla_wds.errors import PslaError, ScoreError
 from psla_wds.labels import ClassList
 
 
@@ -73,6 +73,14 @@ def test_a_folder_holds_the_same_as_a_file_and_is_mapped(scores: Scores, folder:
         assert [len(block) for _, block in blocks] == [7, 7, 7, 7, 7, 5]
         np.testing.assert_array_equal(np.concatenate([b for _, b in blocks]), expected[order])
     assert [path.name for path in folder.parent.iterdir()] == ["folder"]
+
+
+def test_a_place_that_cannot_be_written_is_told(scores: Scores, score_path: Path):
+    writer = score_folder.ScoreFolder(score_path / "folder", ClassList(scores.mids, scores.names))
+    with pytest.raises(PslaError, match="cannot write the scores: Not a directory"):
+        writer.begin(ClipIds.of(scores.clip_ids))
+    with pytest.raises(PslaError, match="cannot write the score file: File exists"):
+        scores.save(score_path / "scores.npz")
 
 
 def test_a_folder_is_not_written_over_another(scores: Scores, folder: Path):
