@@ -163,13 +163,18 @@ def coverage(design: Design, args: Args) -> list[dict[str, Any]]:
         for name, kind in ((n, k) for n in truth for k in KINDS):
             if name.startswith("change") and kind == "deviation, logit":
                 continue
-            low, high = KINDS[kind](values[name], again[name])
-            within = (low <= truth[name]) & (truth[name] <= high)
-            covered[name, kind].append(np.where(np.isnan(low), np.nan, within))
+            ends = KINDS[kind](values[name], again[name])
+            covered[name, kind].append(covers(ends, truth[name]))
     return [
         {"design": design.name, "measure": name, "kind": kind, "coverage": float(np.nanmean(found))}
         for (name, kind), found in covered.items()
     ]
+
+
+def covers(ends: Ends, truth: Values) -> Values:
+    """1 where an interval holds the truth, 0 where it does not, NaN where there is none."""
+    low, high = ends
+    return np.where(np.isnan(low), np.nan, (low <= truth) & (truth <= high))
 
 
 def _resampled(scores: Scores, targets: Targets, weights: Any) -> Resampled:

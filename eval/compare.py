@@ -149,6 +149,8 @@ def _settings_text(found: Comparison) -> list[str]:
     lines = ["", f"settings that differ ({', '.join(name for name, _ in found.runs)}):"]
     lines += [f"  {name:<32}{' | '.join(values)}" for name, values in found.settings.items()]
     for name, run in found.runs:
+        if run.cut:
+            lines.append(f"{name}: the log ends in the middle of a line, which is left out")
         if not run.is_done:
             lines.append(f"{name} is not done: epoch {run.progress()}")
         if not run.evaluated:

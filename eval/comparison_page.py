@@ -49,6 +49,7 @@ class Course:
     clips_per_s: float
     data_wait: float
     verdict: str
+    log_is_cut: bool
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _course(name: str, run: Run) -> Course:
     rates = [record.clips_per_s for record in run.epochs] or [math.nan]
     waits = [record.data_wait for record in run.epochs] or [math.nan]
     medians = [float(np.median(values)) for values in (rates, waits)]
-    return Course(name, run.progress(), hours, *medians, data_verdict(run))
+    return Course(name, run.progress(), hours, *medians, data_verdict(run), run.cut)
 
 
 def _shift(model: Model, change: Change, found: Comparison) -> Shift:
@@ -144,12 +145,10 @@ def _classes(found: Comparison) -> list[dict[str, object]]:
             "mid": found.mids[k],
             "positives": int(positives[k]),
             "AP": [float(model.metrics.average_precision[k]) for model in found.models],
-            "changes": [(float(change.class_AP[k]), _ends(change, k)) for change in found.changes],
+            "changes": [
+                (float(change.class_AP[k]), *change.class_bounds[:, k].tolist())
+                for change in found.changes
+            ],
         }
         for k in np.argsort(-largest, kind="stable").tolist()
     ]
-
-
-def _ends(change: Change, k: int) -> str:
-    low, high = change.class_bounds[:, k].tolist()
-    return "" if math.isnan(low) else f"95 %: {signed_decimal(low, 4)} to {signed_decimal(high, 4)}"

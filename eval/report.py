@@ -97,8 +97,11 @@ def _bounds_of(report: Report) -> dict[str, str]:
     """The 95 % interval of each mean, in words; empty where there was no resampling."""
     if report.intervals is None:
         return {}
-    found = {name: getattr(report.intervals, name) for name in ("mAP", "mAUC", "d_prime")}
-    return {name: f"95 %: {decimal(b.low, 4)} to {decimal(b.high, 4)}" for name, b in found.items()}
+    found = {}
+    for name, digits in (("mAP", 4), ("mAUC", 4), ("d_prime", 3)):
+        ends = getattr(report.intervals, name)
+        found[name] = f"95 %: {decimal(ends.low, digits)} to {decimal(ends.high, digits)}"
+    return found
 
 
 def _bounds_of_classes(report: Report) -> dict[str, str]:
@@ -106,8 +109,9 @@ def _bounds_of_classes(report: Report) -> dict[str, str]:
         return {}
     ends = report.intervals.average_precision.T.tolist()
     return {
-        result.mid: f"95 %: {decimal(low, 4)} to {decimal(high, 4)}"
+        result.mid: f"{decimal(low, 3)}\N{EN DASH}{decimal(high, 3)}"
         for result, (low, high) in zip(report.classes, ends, strict=True)
+        if not math.isnan(low)
     }
 
 

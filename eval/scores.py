@@ -86,10 +86,13 @@ class Scores:
     def check_classes(self, mids: tuple[str, ...], *, where: object) -> None:
         """Raise unless the columns are these classes, in their order."""
         if self.mids != mids:
-            same = "the same classes in another order"
-            other = f"other classes ({len(self.mids)} where {len(mids)} are expected)"
+            unlike = sorted(set(self.mids) ^ set(mids))
+            other = (
+                f"other classes ({len(self.mids)} where {len(mids)} are expected): "
+                f"{len(unlike)} are on one side only, such as {', '.join(unlike[:3])}"
+            )
             raise ScoreError(
-                f"the scores have {same if set(self.mids) == set(mids) else other}",
+                f"the scores have {other if unlike else 'the same classes in another order'}",
                 where=where,
                 fix="use models and shards of one class list",
             )

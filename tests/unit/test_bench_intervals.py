@@ -20,6 +20,12 @@ def test_kinds_of_intervals_are_what_their_names_say():
     assert low[0] < 0.001 and 0.5 < high[0] < 0.7  # the value is low among its resamples
 
 
+def test_an_interval_covers_what_lies_within_it():
+    ends = np.array([[0.1, 0.1, 0.3, np.nan], [0.2, 0.2, 0.4, np.nan]])
+    found = bench_intervals.covers(ends, np.array([0.15, 0.25, 0.25, 0.25]))
+    np.testing.assert_array_equal(found, [1, 0, 0, np.nan])
+
+
 def test_sets_are_as_they_were_designed():
     targets, (first, other) = draw(TINY[0], np.random.default_rng(0))
     assert targets.sum(axis=0).tolist() == [20, 20] and (targets.sum(axis=1) == 1).all()

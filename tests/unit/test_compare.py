@@ -61,7 +61,7 @@ def test_models_without_a_common_clip_or_with_other_labels_are_refused(tmp_path:
     for name, problem in (
         ("b", "no clip is in all"),
         ("c", "targets of 40 clips"),
-        ("d", "other classes"),
+        ("d", r"other classes \(6 where 6 .*12 are on one side only, such as /m/0, /m/1, /m/2"),
     ):
         with pytest.raises(ScoreError, match=problem):
             compare([tmp_path / "a.npz", tmp_path / f"{name}.npz"])
@@ -87,6 +87,13 @@ def test_intervals_of_changes_are_paired(tmp_path: Path):
     assert text.count("which may be chance") == 3 and text.count("95 %: ") == 6
     page = render(found, [])
     assert page.count("may be chance") == 3
+    assert page.count('number rose"') == 6 and page.count('number fell"') == 0
+    assert page.count("0.000 to 0.000</span>") == 6  # of the model that is the same
+    ends = better.class_bounds.copy()
+    ends[:, 0], ends[:, 1] = (-0.1, 0.2), (-0.2, -0.1)
+    unclear = replace(found, changes=(same, replace(better, class_bounds=ends)))
+    page = render(unclear, [])
+    assert page.count('number rose"') == 4 and page.count('number fell"') == 1
 
 
 @pytest.fixture
@@ -112,7 +119,9 @@ def test_runs_are_compared_with_their_settings_and_how_far_they_came(runs: tuple
         line.split() for line in text.splitlines()
     ]
     assert "second is not done: epoch 1 of 2" in text and "first is not done" not in text
+    assert "second: the log ends in the middle of a line, which is left out" in text
     page = render(found, ["first", "a b"])
+    assert page.count("the log ends in the middle of a line") == 1
     learned = page.split("Settings that differ")[1].split("Where things are")[0]
     assert "optimizer.learning_rate" in learned and "reader.threads" not in learned
     assert "1 of 2" in page and "eval.compare first &#39;a b&#39;" in page
