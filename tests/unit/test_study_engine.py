@@ -310,3 +310,16 @@ def test_a_folder_keeps_to_the_settings_that_its_numbers_depend_on(tmp_path: Pat
     (tmp_path / "work" / "study.json").write_text("[")
     with pytest.raises(ConfigError, match="this cannot be read"):
         check_begun(args, base)
+
+
+def test_columns_stand_in_the_order_of_the_fullest_row(study):
+    _, results, engine = study
+    rows = (
+        Row("short", (Cell(column="mAP", paper=Reached(0.3)),)),
+        Row("full", tuple(Cell(column=c, paper=Reached(0.1)) for c in ("labels added", "mAP"))),
+    )
+    record = gather(Study("t", {}), rows, results, engine.state)
+    assert record["columns"] == ["labels added", "mAP"]
+    assert to_markdown(record).startswith(
+        "| | labels added, paper | labels added, ours | mAP, paper"
+    )
