@@ -30,7 +30,7 @@ class Report:
 
     scores_path: Path
     sha256: str
-    """Of the score file."""
+    """Of the score file; of a folder, of its scores.npy."""
     output: Path
     metrics: Metrics
     accuracy: float | None

@@ -47,7 +47,7 @@ Shards = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,
 @dataclass(frozen=True)
 class Args:
     scores: Positional[Path]
-    """Score file (.npz), from eval.predict or eval.ensemble."""
+    """Score file (.npz) or folder, from eval.predict or eval.ensemble."""
     output: Path
     """Folder for metrics.json and report.html; made if it is not there."""
     run: Path | None = None
@@ -116,7 +116,7 @@ def _report(args: Args, scores: Scores, run: Run | None, left_out: tuple[str, ..
     found, figures = _data(args, scores, run)
     return Report(
         scores_path=args.scores,
-        sha256=sha256_of(args.scores),
+        sha256=sha256_of(args.scores / "scores.npy" if args.scores.is_dir() else args.scores),
         origins=scores.origins,
         output=args.output,
         metrics=metrics,

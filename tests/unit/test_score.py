@@ -17,8 +17,11 @@ from eval.metrics import evaluate
 from eval.report import Report, render
 from eval.run_log import read_run
 from eval.score import Args, score
+from eval.score_folder import ScoreFolder
 from eval.scores import Scores
+from psla_wds.clip_ids import ClipIds
 from psla_wds.errors import ConfigError, PslaError, ScoreError
+from psla_wds.labels import ClassList
 
 EVIL = "<script>alert('&')</script>"
 
@@ -141,6 +144,22 @@ def test_the_report_holds_every_class_once(scores: Scores, score_path: Path):
     expected = list(zip(scores.mids, scores.names, strict=True))
     assert sorted((row[1], row[0]) for row in rows) == expected
     assert rows[-1] == ["Silence", "/m/3", "0", "\N{EN DASH}", "\N{EN DASH}"]
+
+
+def test_a_folder_of_scores_is_scored_as_a_file_is(
+    scores: Scores, score_path: Path, tmp_path: Path
+):
+    folder = ScoreFolder(tmp_path / "folder", ClassList(scores.mids, scores.names))
+    folder.begin(ClipIds.of(scores.clip_ids))
+    for name in ("scores", "targets"):
+        folder.open(name)[:] = getattr(scores, name)
+    folder.finish()
+    for path in (score_path, tmp_path / "folder"):
+        score(Args(path, tmp_path / f"of-{path.name}"))
+    file, of_folder = (
+        (tmp_path / f"of-{name}" / "metrics.json").read_text() for name in ("scores.npz", "folder")
+    )
+    assert file == of_folder
 
 
 def test_results_that_cannot_be_written_are_told(score_path: Path, tmp_path: Path):
