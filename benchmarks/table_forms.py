@@ -266,7 +266,7 @@ FORMS: dict[str, Callable[[dict[str, Any]], str]] = {
     "ablation_synthetic": to_markdown,
     "demo": demo_scores,
     "bench_features": stages,
-    "bench_intervals": coverages,
+    "interval_coverage": coverages,
     "bench_order": orders,
     "bench_shard": packing,
     "bench_shard_scale_build": many,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks import bench_intervals
-from benchmarks.bench_intervals import Args, Design, basic, bias_corrected, draw, percentile
+from benchmarks import interval_coverage
+from benchmarks.interval_coverage import Args, Design, basic, bias_corrected, draw, percentile
 from benchmarks.table_forms import coverages
 from psla_wds.errors import ConfigError
 
@@ -22,7 +22,7 @@ def test_kinds_of_intervals_are_what_their_names_say():
 
 def test_an_interval_covers_what_lies_within_it():
     ends = np.array([[0.1, 0.1, 0.3, np.nan], [0.2, 0.2, 0.4, np.nan]])
-    found = bench_intervals.covers(ends, np.array([0.15, 0.25, 0.25, 0.25]))
+    found = interval_coverage.covers(ends, np.array([0.15, 0.25, 0.25, 0.25]))
     np.testing.assert_array_equal(found, [1, 0, 0, np.nan])
 
 
@@ -35,8 +35,8 @@ def test_sets_are_as_they_were_designed():
 
 
 def test_the_record_has_a_line_a_design_measure_and_kind(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(bench_intervals, "DESIGNS", TINY)
-    content = bench_intervals.measure(Args(sets=20, resamples=20, truth_sets=100))
+    monkeypatch.setattr(interval_coverage, "DESIGNS", TINY)
+    content = interval_coverage.measure(Args(sets=20, resamples=20, truth_sets=100))
     assert len(content["results"]) == 2 * (3 * 5 + 3 * 4)
     covered = {(r["design"], r["measure"], r["kind"]): r["coverage"] for r in content["results"]}
     assert all(0 <= share <= 1 for share in covered.values())

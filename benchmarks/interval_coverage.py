@@ -1,6 +1,6 @@
 """How often the 95 % intervals of the metrics cover the truth, for kinds of bootstrap intervals.
 
-    python -m benchmarks.bench_intervals
+    python -m benchmarks.interval_coverage
 
 Evaluation sets are drawn from a model of scores: a clip's score of a class is normal, higher by the
 class's own distance if the clip carries it, and clips differ in how high they score in all. The
@@ -47,7 +47,7 @@ class Args:
     resamples: int = 200
     truth_sets: int = 2000
     """Sets whose mean is the truth."""
-    output: Path = RESULTS / "bench_intervals.json"
+    output: Path = RESULTS / "interval_coverage.json"
 
     def __post_init__(self) -> None:
         if min(self.sets, self.resamples, self.truth_sets) < 2:
@@ -203,7 +203,7 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m benchmarks.bench_intervals")
+    args = cli.parse(Args, __doc__, prog="python -m benchmarks.interval_coverage")
     content = measure(args)
     for r in content["results"]:
         print(f"{r['design'][:48]:<50}{r['measure']:<20}{r['kind']:<18}{r['coverage']:>7.1%}")
