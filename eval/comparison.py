@@ -20,9 +20,9 @@ from eval.bootstrap import (
 from eval.correlations import Correlation, correlate
 from eval.ensemble import aligned
 from eval.metrics import Metrics, evaluate
-from eval.origins import Scored, check_current, predict_again, scored_of_run
 from eval.run_log import Run, read_run
 from eval.run_settings import differing_settings
+from eval.scored_runs import Scored, check_current, predict_again, scored_of_run
 from eval.scores import Scores
 from psla_wds.errors import ScoreError
 

@@ -28,10 +28,10 @@ from eval.comparison import SCORES_OF_A_RUN
 from eval.data_audit import find_training_set
 from eval.draw_counts import plan_figures
 from eval.metrics import evaluate
-from eval.origins import check_current, scored_of_run
 from eval.run_charts import seeds_figure, training_figures
 from eval.run_log import Run, read_run
 from eval.run_settings import differing_settings, is_learned_from
+from eval.scored_runs import check_current, scored_of_run
 from eval.scores import Scores
 from psla_wds import cli
 from psla_wds.disk import disk_errors

@@ -14,11 +14,12 @@ from eval.confusions import Companions, Confusion
 from eval.correlations import Correlation
 from eval.data_audit import DataAudit
 from eval.metrics import Metrics
-from eval.origins import Origin, Scored, predict_again
+from eval.origins import Origin
 from eval.page import decimal, render_page
 from eval.run_charts import data_verdict, training_figures
 from eval.run_log import Run
 from eval.run_settings import flatten
+from eval.scored_runs import Scored, predict_again
 from psla_wds.checkpoint import find_checkpoint
 
 NUM_EXTREMES = 10

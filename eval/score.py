@@ -24,10 +24,10 @@ from eval.data_audit import DataAudit, audit, find_training_set
 from eval.draw_counts import plan_figures
 from eval.mapping import Mapping, Several, map_scores, read_mapping, with_targets
 from eval.metrics import Metrics, accuracy, evaluate
-from eval.origins import Scored, scored_of_run
 from eval.page import decimal, without_nan
 from eval.report import Report, best_and_worst, render
 from eval.run_log import Run, read_run
+from eval.scored_runs import Scored, scored_of_run
 from eval.scores import Scores
 from psla_wds import cli
 from psla_wds.disk import disk_errors

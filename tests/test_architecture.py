@@ -75,9 +75,11 @@ def test_nothing_but_making_batches_needs_dali():
         assert "psla_wds.pipeline" not in {node.module for node in top_level}, path
 
 
-@pytest.mark.parametrize("module", WITHOUT_TORCH)
-def test_shards_index_and_plans_need_no_torch(module: str):
-    seen, waiting = set(), [f"psla_wds.{module}"]
+@pytest.mark.parametrize(
+    "module", [*(f"psla_wds.{name}" for name in WITHOUT_TORCH), "eval.scores", "eval.ensemble"]
+)
+def test_shards_index_plans_and_scores_need_no_torch(module: str):
+    seen, waiting = set(), [module]
     while waiting:
         name = waiting.pop()
         seen.add(name)
@@ -88,7 +90,7 @@ def test_shards_index_and_plans_need_no_torch(module: str):
             if isinstance(n, ast.Import | ast.ImportFrom)
         }
         assert not {m.split(".")[0] for m in top_level} & {"torch", "torchaudio", "webdataset"}
-        waiting += [m for m in top_level if m.startswith("psla_wds.") and m not in seen]
+        waiting += [m for m in top_level if m.startswith(("psla_wds.", "eval.")) and m not in seen]
 
 
 def uses_of_wall_clocks(text: str) -> list[str]:

@@ -15,10 +15,11 @@ from eval.comparison import compare
 from eval.comparison_page import render
 from eval.ensemble import ensemble
 from eval.figures import score_figures
-from eval.origins import Origin, scored_of_run
+from eval.origins import Origin
 from eval.run_log import read_run
 from eval.score import Args, score
 from eval.score_folder import ScoreFolder
+from eval.scored_runs import scored_of_run
 from eval.scores import Scores
 from psla_wds.checkpoint import epoch_path
 from psla_wds.clip_ids import ClipIds
