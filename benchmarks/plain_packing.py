@@ -3,9 +3,9 @@
 python -m benchmarks.plain_packing CLIPS.csv OUTPUT
 """
 
+import argparse
 import csv
 import io
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,5 +36,12 @@ def pack(clips: Path, output: Path) -> None:
             writer.write({"__key__": path.stem, "flac": buffer.getvalue(), "json": label})
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks.plain_packing", description=__doc__)
+    parser.add_argument("clips", type=Path, help="CSV with a column path, from its own folder on")
+    parser.add_argument("output", type=Path, help="folder to make")
+    pack(**vars(parser.parse_args()))
+
+
 if __name__ == "__main__":
-    pack(*map(Path, sys.argv[1:]))
+    main()
