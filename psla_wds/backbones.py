@@ -5,7 +5,9 @@ keep the names that their library publishes them under.
 """
 
 import difflib
+import re
 from collections import OrderedDict
+from itertools import groupby
 from types import ModuleType
 
 import torch
@@ -20,6 +22,9 @@ BACKBONES = (*EFFICIENTNETS, "resnet-50", "mobilenet-v2")
 TIMM = "timm/"
 
 PROBED_FRAMES = (256, 512)
+
+BLOCK = re.compile(r"^(?:_blocks|layer\d|features)\.\d+")
+"""How names in a block begin, in networks of efficientnet_pytorch and torchvision."""
 
 
 def check_backbone(name: str) -> None:
@@ -78,6 +83,24 @@ def build_trunk(
         for norm in norms:
             norm.momentum = batch_norm_momentum
     return trunk, channels
+
+
+def trunk_layers(trunk: nn.Module) -> list[list[nn.Parameter]]:
+    """The weights of a trunk layer by layer, from its input on: the stem, each block, and what
+    follows the blocks. Those of timm's networks are timm's own; it knows them of nearly all."""
+    matcher = getattr(trunk, "group_matcher", None)
+    if matcher is not None:
+        blocks = matcher(coarse=False)
+        return [*timm().models.group_parameters(trunk, blocks, return_values=True).values()]
+    by_block = groupby(trunk.named_parameters(), key=lambda named: BLOCK.findall(named[0]))
+    layers = [[weight for _, weight in layer] for _, layer in by_block]
+    if len(layers) == 1:
+        raise ConfigError(
+            "the layers of this network are not known",
+            where="optimizer",
+            fix="leave --optimizer.layer-decay out, or choose another --model.backbone",
+        )
+    return layers
 
 
 def _efficientnet(name: str, drop_connect_rate: float | None) -> tuple[nn.Module, int]:

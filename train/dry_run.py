@@ -3,6 +3,8 @@
 import time
 from dataclasses import replace
 
+import torch
+
 from psla_wds.distributed import World
 from psla_wds.shard_index import ShardIndex
 from train.learner import Learner
@@ -67,7 +69,7 @@ def _what_is_done(
         f"{config.accumulate} passes; BatchNorm over {_batch_norm(config)}",
         "steps": f"{steps:,} an epoch of {config.batch_size} clips; {config.epochs} epochs: "
         f"{config.epochs * steps:,} steps{begun}",
-        "learning rate": _rates(config, steps),
+        "learning rate": _rates(config, steps, trunk=_of_trunk(learner.optimizer)),
         "disk": f"{weights / 1e6:.0f} MB a checkpoint, {state / 1e6:.0f} MB a state",
     }
 
@@ -77,20 +79,26 @@ def _batch_norm(config: TrainConfig) -> str:
     return named.get(config.batch_norm, f"groups of {config.batch_norm_group}")
 
 
-def _rates(config: TrainConfig, steps_per_epoch: int) -> str:
+def _of_trunk(optimizer: torch.optim.Optimizer) -> str:
+    """The trunk's share of the learning rate, if it is not all of it."""
+    factors = [group["factor"] for group in optimizer.param_groups[:-1]]
+    if len(factors) > 1:
+        return f" ({min(factors):.2g} to {max(factors):.2g} of it for the trunk's layers)"
+    return f" ({factors[0]:g} of it for the trunk)" if factors else ""
+
+
+def _rates(config: TrainConfig, steps_per_epoch: int, *, trunk: str) -> str:
     """The rate of the first step, and of each epoch's last step where it is another."""
     total = config.epochs * steps_per_epoch
 
     def rate(step: int, epoch: int) -> str:
         return f"{learning_rate(config.optimizer, Moment(step, epoch, total)):.3g}"
 
-    told, last = [f"{rate(0, 1)} in step 1"], ""
+    told, last = [f"{rate(0, 1)} in step 1{trunk}"], ""
     for epoch in range(1, config.epochs + 1):
         at_end = rate(epoch * steps_per_epoch - 1, epoch)
         if at_end != last:
             told.append(f"{at_end} at the end of epoch {epoch}")
         last = at_end
-    if config.optimizer.trunk_factor != 1:
-        told[0] += f" ({config.optimizer.trunk_factor:g} of it for the trunk)"
     cut = [*told[:MOST_RATES], "...", told[-1]] if len(told) > MOST_RATES + 1 else told
     return "; ".join(cut)

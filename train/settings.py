@@ -30,6 +30,7 @@ RULES = (
     ReadWith("other_features", "model.initial_weights", _is_path),
     ReadWith("model.initial_sha256", "model.initial_weights", _is_path),
     ReadWith("augment.mixup_alpha", "augment.mixup_rate", lambda rate: rate > 0),
+    ReadWith("optimizer.layer_decay", "optimizer.trunk_factor", lambda factor: factor > 0),
     ReadWith("optimizer.warmup", "optimizer.warmup_steps", lambda steps: steps > 0),
     ReadWith("optimizer.decay_after_epochs", "optimizer.decay", lambda decay: decay == "steps"),
     ReadWith("optimizer.decay_factor", "optimizer.decay", lambda decay: decay == "steps"),

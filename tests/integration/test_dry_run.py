@@ -30,7 +30,8 @@ def test_a_dry_run_tells_what_would_be_done_and_writes_nothing(
 ):
     before = everything_below(shards)
     stage = f"--stage={tmp_path}/stage"
-    words = arguments(shards, tmp_path / "run", "--dry-run", stage, "--optimizer.warmup-steps=3")
+    rates = ["--optimizer.warmup-steps=3", "--optimizer.layer-decay=0.9"]
+    words = arguments(shards, tmp_path / "run", "--dry-run", stage, *rates)
     train(parse(words))
     output = capsys.readouterr().out
     lines = told(output)
@@ -43,7 +44,9 @@ def test_a_dry_run_tells_what_would_be_done_and_writes_nothing(
         == "1 on cpu, 6 clips each in 1 passes; BatchNorm over each process's share"
     )
     assert lines["steps"] == "6 an epoch of 6 clips; 2 epochs: 12 steps"
-    assert lines["learning rate"] == "0.000333 in step 1; 0.001 at the end of epoch 1"
+    assert lines["learning rate"] == (
+        "0.000333 in step 1 (0.15 to 0.9 of it for the trunk's layers); 0.001 at the end of epoch 1"
+    )
     assert lines["first batch"].startswith("6 x 64 x 128 (clips, frames, mels), read")
     assert output.splitlines()[-1].startswith("wrote nothing")
     assert everything_below(shards) == before and not list(tmp_path.iterdir())

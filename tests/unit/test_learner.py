@@ -97,10 +97,12 @@ def test_passes_of_a_step_add_up_to_the_gradient_of_their_mean():
         torch.testing.assert_close(summed, whole, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("algorithm", ["adam", "adamw"])
-def test_a_run_with_an_average_goes_on_exactly_where_it_was_taken(algorithm: str):
+@pytest.mark.parametrize(
+    "settings", [{}, {"algorithm": "adamw"}, {"layer_decay": 0.8, "trunk_factor": 0.5}], ids=str
+)
+def test_a_run_with_an_average_goes_on_exactly_where_it_was_taken(settings: dict[str, Any]):
     some = batches(6)
-    optimizer = replace(DEMO.optimizer, algorithm=algorithm)
+    optimizer = replace(DEMO.optimizer, **settings)
     whole = learner(ema_decay=0.9, optimizer=optimizer)
     expected = losses(whole, some)
     first, second = (learner(ema_decay=0.9, optimizer=optimizer) for _ in range(2))

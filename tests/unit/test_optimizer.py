@@ -1,9 +1,12 @@
+import importlib.util
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from psla_wds.errors import ConfigError
+from psla_wds.model import AudioTagger, ModelConfig
 from train.optimizer import (
     Moment,
     OptimizerConfig,
@@ -12,6 +15,10 @@ from train.optimizer import (
     warn_of_short_run,
 )
 from train.optimizer import learning_rate as rate_at
+
+needs_timm = pytest.mark.skipif(
+    importlib.util.find_spec("timm") is None, reason="the package timm is not installed"
+)
 
 BALANCED = OptimizerConfig(learning_rate=1e-3, decay_after_epochs=(35, 40, 45, 50, 55))
 FULL = OptimizerConfig()
@@ -135,6 +142,7 @@ def test_the_trunk_has_its_share_of_the_rate_and_the_head_the_rate_itself():
     model = torch.nn.ModuleDict({"trunk": torch.nn.Linear(2, 2), "head": torch.nn.Linear(2, 1)})
     before = [parameter.detach().clone() for parameter in model.parameters()]
     optimizer = build_optimizer(model, OptimizerConfig(trunk_factor=0.25))
+    assert len(optimizer.param_groups) == 2  # as in the states of runs so far
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     set_learning_rate(optimizer, 0.1)
@@ -143,11 +151,59 @@ def test_the_trunk_has_its_share_of_the_rate_and_the_head_the_rate_itself():
     assert moved == pytest.approx([0.025, 0.025, 0.1, 0.1], rel=1e-4)  # Adam's first step: the rate
 
 
+def groups(decay: float, backbone: str, **settings: object) -> list[dict]:
+    config = ModelConfig(backbone=backbone, head="linear", initial_weights="none")
+    model = AudioTagger(config, 3)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    optimizer = build_optimizer(model, OptimizerConfig(layer_decay=decay, **settings))
+    set_learning_rate(optimizer, 2.0)
+    found = [g | {"params": [names[id(p)] for p in g["params"]]} for g in optimizer.param_groups]
+    every = [name for group in found for name in group["params"]]
+    assert sorted(every) == sorted(names.values())  # each once
+    return found
+
+
+@pytest.mark.parametrize(
+    ("backbone", "layers", "some"),
+    [
+        ("efficientnet-b0", 18, {0: "_conv_stem _bn0", 3: "_blocks.2", 17: "_conv_head _bn1"}),
+        ("resnet-50", 17, {0: "conv1 bn1", 3: "layer1.2", 4: "layer2.0", 16: "layer4.2"}),
+        ("mobilenet-v2", 19, {0: "features.0", 1: "features.1", 18: "features.18"}),
+        pytest.param(
+            *("timm/convnext_atto", 14, {0: "stem", 1: "stages.0.blocks.0", 13: "head.norm"}),
+            marks=needs_timm,
+        ),
+    ],
+)
+def test_the_rate_falls_from_layer_to_layer_towards_the_input(backbone, layers, some):
+    *trunk, head = groups(0.5, backbone)
+    assert [group["lr"] for group in trunk] == [2.0 * 0.5**depth for depth in range(layers, 0, -1)]
+    assert (head["lr"], head["params"]) == (2.0, ["head.classifier.weight", "head.classifier.bias"])
+    for number, prefixes in some.items():
+        starts = tuple(f"trunk.{prefix}." for prefix in prefixes.split())
+        names = trunk[number]["params"]
+        assert all(name.startswith(starts) for name in names), (number, names)
+        assert all(any(name.startswith(start) for name in names) for start in starts)
+
+
+def test_the_last_layer_of_a_trunk_has_its_factor_once_decayed():
+    *_, last, head = groups(0.5, "mobilenet-v2", trunk_factor=0.1)
+    assert (last["lr"], head["lr"]) == (pytest.approx(2.0 * 0.1 * 0.5), 2.0)
+
+
+def test_a_network_whose_layers_nobody_knows_has_no_decay_from_layer_to_layer():
+    model = torch.nn.ModuleDict({"trunk": torch.nn.Linear(2, 2), "head": torch.nn.Linear(2, 1)})
+    with pytest.raises(ConfigError, match="layers of this network are not known"):
+        build_optimizer(model, OptimizerConfig(layer_decay=0.9))
+
+
 @pytest.mark.parametrize(
     ("setting", "flag"),
     [
         ({"trunk_factor": -0.1}, "--optimizer.trunk-factor"),
         ({"trunk_factor": 1.5}, "--optimizer.trunk-factor"),
+        ({"layer_decay": 0.0}, "--optimizer.layer-decay"),
+        ({"layer_decay": 1.1}, "--optimizer.layer-decay"),
         ({"learning_rate": 0.0}, "--optimizer.learning-rate"),
         ({"learning_rate": float("nan")}, "--optimizer.learning-rate"),
         ({"betas": (0.95, 1.0)}, "--optimizer.betas"),

@@ -96,6 +96,11 @@ def test_compat_is_the_official_warm_up_and_stands_in_the_configuration():
             "augment.mixup_rate",
         ),
         (
+            ["--optimizer.trunk-factor=0", "--optimizer.layer-decay=0.9"],
+            "optimizer.layer_decay",
+            "optimizer.trunk_factor",
+        ),
+        (
             ["--optimizer.warmup-steps=0", "--optimizer.warmup=stepped"],
             "optimizer.warmup",
             "optimizer.warmup_steps",
