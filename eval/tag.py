@@ -70,6 +70,8 @@ def find_sources(names: tuple[str, ...]) -> list[Source]:
     for name in names:
         path = Path(name)
         if name == STDIN:
+            if sys.stdin is None:
+                raise ConfigError("stdin is closed", where=STDIN, fix="pipe a recording into it")
             sources.append(Source(name, sys.stdin.fileno(), Path("stdin")))
         elif path.is_dir():
             found = sorted(file for file in path.rglob("*") if _is_audio(file))
@@ -87,7 +89,8 @@ def find_sources(names: tuple[str, ...]) -> list[Source]:
 
 def _is_audio(path: Path) -> bool:
     hidden = path.name.startswith(".")
-    return not hidden and path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()
+    # A link to nowhere is one that cannot be read, and told.
+    return not hidden and path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir()
 
 
 def main() -> None:

@@ -129,7 +129,7 @@ def _as_labels(result: Result) -> str:
     """Lines of Audacity's label tracks: start, end, text, between tabs."""
     if result.kind != "event":
         return ""
-    name = result.tags[0].name.replace("\t", " ")
+    name = " ".join(result.tags[0].name.split())
     return f"{result.start_s:.6f}\t{result.end_s:.6f}\t{name}\n"
 
 

@@ -3,6 +3,7 @@ they are packed, in memory that does not grow with their length.
 """
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,28 +28,38 @@ MAX_CHANNELS = 1024
 """libsndfile's limit; an array with more has its axes the other way round."""
 TRAILER_BYTES = 2**20
 """Notes and tags that may follow the sound in a pipe."""
+UNKNOWN_BYTES = 2**31 - 2**16
+"""Programs that write WAV into a pipe have its header claim that or more: they cannot know."""
+SLACK_BYTES = 4096
+"""Headers that claim a little too much are common, and nothing is missing."""
 
 
 def decode(source: Path | int, sample_rate_hz: int) -> Iterator[Block]:
     """A file of audio at another rate; ffmpeg decodes what libsndfile does not read.
 
     Args:
-        source: a file, or the descriptor of a pipe that a WAV or AU file comes out of, whose
-            header need not know its length.
+        source: a file, or the descriptor or name of a pipe that a WAV or AU file comes out of,
+            whose header need not know its length.
 
     Raises `AudioError` where the audio is damaged, which can be after many blocks; a file that
     ends before its header says so is.
     """
     where = source if isinstance(source, Path) else "stdin"
     try:
-        with _opened(source) as file:
-            yield from resample(_decoded(file), file.samplerate, sample_rate_hz, where=where)
-            # What comes out of a pipe can have a header that does not know its length.
-            if not _is_piped(source) and file.tell() < file.frames:
-                raise RuntimeError(f"{file.tell()} of {file.frames} samples are there")
-        if isinstance(source, int):
-            _check_end(source)
-    except (RuntimeError, OSError) as error:
+        with _opened(source) as (file, pipe):
+            blocks = _Blocks(file)
+            yield from resample(blocks, file.samplerate, sample_rate_hz, where=where)
+            if blocks.num_read < _expected_frames(file, source, pipe):
+                raise RuntimeError("it ends before its header says so")
+            if pipe is not None:
+                _check_end(pipe)
+    except OSError as error:
+        raise AudioError(
+            f"the recording cannot be opened: {error.strerror}",
+            where=where,
+            fix="check its name, and that you may read it",
+        ) from None
+    except RuntimeError as error:
         raise AudioError(
             f"the audio cannot be read: {reason_of(error)}",
             where=where,
@@ -58,7 +69,7 @@ def decode(source: Path | int, sample_rate_hz: int) -> Iterator[Block]:
 
 def length_s(path: Path) -> float | None:
     """Seconds that a file says it has; None where only decoding tells, or it cannot be read."""
-    if path.suffix.lower() in ffmpeg.SUFFIXES:
+    if path.suffix.lower() in ffmpeg.SUFFIXES or not path.is_file():
         return None
     try:
         header = soundfile.info(str(path))
@@ -141,10 +152,42 @@ def _check_end(pipe: int) -> None:
             raise RuntimeError("more follows than its header says; AU has no such limit")
 
 
-def _decoded(file: soundfile.SoundFile) -> Iterator[Float32[np.ndarray, "samples channels"]]:
-    block_samples = _block_samples(file.samplerate, file.channels)
-    while len(block := file.read(block_samples, dtype="float32", always_2d=True)):
-        yield block
+class _Blocks:
+    """What a file holds, piece by piece, and counted: some codecs cannot tell where they are."""
+
+    def __init__(self, file: soundfile.SoundFile) -> None:
+        self._file = file
+        self.num_read = 0
+        """Samples of a channel."""
+
+    def __iter__(self) -> Iterator[Float32[np.ndarray, "samples channels"]]:
+        block_samples = _block_samples(self._file.samplerate, self._file.channels)
+        while len(block := self._file.read(block_samples, dtype="float32", always_2d=True)):
+            self.num_read += len(block)
+            yield block
+
+
+def _expected_frames(file: soundfile.SoundFile, source: Path | int, pipe: int | None) -> int:
+    """Samples of a channel that a header claims, if it knows."""
+    if pipe is not None:  # a sample has 8 bytes at most
+        return file.frames if file.frames * file.channels < UNKNOWN_BYTES // 8 else 0
+    assert isinstance(source, Path)
+    is_cut = _claimed_bytes(source) > source.stat().st_size + SLACK_BYTES
+    return file.frames + is_cut  # libsndfile counts what is there of a WAV file
+
+
+def _claimed_bytes(path: Path) -> int:
+    """Where the sound of a WAV file ends by its header; 0 if that does not know, of others too."""
+    with path.open("rb") as file:
+        if file.read(4) != b"RIFF":
+            return 0
+        file.seek(12)
+        while len(chunk := file.read(8)) == 8:
+            size = int.from_bytes(chunk[4:], "little")
+            if chunk[:4] == b"data":
+                return file.tell() + size if size < UNKNOWN_BYTES else 0
+            file.seek(size + size % 2, os.SEEK_CUR)
+    return 0
 
 
 def _blocks_of(
@@ -175,15 +218,15 @@ def _block_samples(sample_rate_hz: int | float, num_channels: int) -> int:
     return max(1, min(int(sample_rate_hz), BLOCK_SAMPLES // num_channels))
 
 
-def _is_piped(source: Path | int) -> bool:
-    return isinstance(source, int) or source.suffix.lower() in ffmpeg.SUFFIXES
-
-
 @contextmanager
-def _opened(source: Path | int) -> Iterator[soundfile.SoundFile]:
+def _opened(source: Path | int) -> Iterator[tuple[soundfile.SoundFile, int | None]]:
+    """The recording, and the pipe that it comes out of, if it does."""
     if isinstance(source, int):
         with soundfile.SoundFile(source, closefd=False) as file:
-            yield file
+            is_file = stat.S_ISREG(os.fstat(source).st_mode)
+            if file.format == "MP3" and not is_file:  # libsndfile gives noise, then an error
+                raise RuntimeError("MP3 cannot be read from a pipe; WAV can: ffmpeg -i - -f wav -")
+            yield file, source
     elif source.suffix.lower() in ffmpeg.SUFFIXES and source.is_file():
         if ffmpeg.version() is None:
             raise RuntimeError(f"{source.suffix} files need ffmpeg, which is not on PATH")
@@ -191,8 +234,12 @@ def _opened(source: Path | int) -> Iterator[soundfile.SoundFile]:
             ffmpeg.decoding(source) as pipe,
             soundfile.SoundFile(pipe, closefd=False) as file,
         ):
-            yield file
+            yield file, pipe
     else:
-        source.open("rb").close()  # libsndfile says nothing about why it cannot
+        with source.open("rb") as opened:  # which says why it cannot be, as libsndfile does not
+            if not source.is_file():
+                with _opened(opened.fileno()) as piped:
+                    yield piped
+                return
         with soundfile.SoundFile(source) as file:
-            yield file
+            yield file, None

@@ -19,6 +19,8 @@ from reference.official_model import OfficialEfficientNet, publish
 from tiny_models import CLASSES, RATE_HZ, sweep, tiny_checkpoint
 
 from eval.tag import main
+from eval.tag_formats import RENDER
+from eval.tag_results import Result, Tag
 from psla_wds import LoaderConfig, cli, evaluation_batches, open_indexes
 from psla_wds.checkpoint import epoch_path, save_checkpoint
 from psla_wds.labels import write_class_list
@@ -153,6 +155,33 @@ def test_mistakes_are_one_error(tag, arguments: list[str], message: str, tmp_pat
     arguments = [str(tmp_path) if word == "EMPTY" else word for word in arguments]
     status, out, err = tag(*arguments)
     assert status == 2 and message in err and out == ""
+
+
+def test_what_a_folder_holds_under_a_name_of_audio_is_read_or_told(
+    tag, audio: Path, tmp_path: Path
+):
+    (tmp_path / "a folder.wav").mkdir()
+    (tmp_path / "gone.wav").symlink_to("nowhere.wav")
+    (tmp_path / '-x, "ä" 音.wav').symlink_to(audio / "more" / "short.wav")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    status, out, err = tag(tmp_path, "--format=csv")
+    names = {row["recording"] for row in csv.DictReader(io.StringIO(out))}
+    assert status == 2 and names == {str(tmp_path / '-x, "ä" 音.wav')}
+    assert "1 of 2 recordings" in err
+    assert f"cannot be opened: No such file or directory\n  where: {tmp_path}/gone.wav" in err
+
+
+def test_without_stdin_there_is_nothing_to_read_from_it(tag, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it where a shell closed it: <&-
+    status, _, err = tag("-")
+    assert status == 2 and "stdin is closed" in err
+
+
+def test_a_name_of_several_lines_is_one_label():
+    tag = Tag("/m/1", "a\tname\nof two", 0.5)
+    assert RENDER["audacity"](Result("event", "a.wav", 0.0, 1.5, (tag,))) == (
+        "0.000000\t1.500000\ta name of two\n"
+    )
 
 
 def test_an_output_that_cannot_be_written_is_one_error(tag, audio: Path, tmp_path: Path):
