@@ -71,7 +71,7 @@ class Args:
 def export(args: Args) -> list[str]:
     """Write the folder; the names of its files."""
     members, provenances = _members(args)
-    check_members(members, where=" ".join(map(str, args.models)))
+    check_members(members, where=" ".join(map(str, args.models)) or "arguments")
     metrics = headline_metrics(args.metrics) if args.metrics else None
     if args.output.exists():
         raise ConfigError(
@@ -119,8 +119,6 @@ def _members(args: Args) -> tuple[list[Checkpoint], list[Provenance]]:
             provenances += [member.provenance for member in read_model_config(path).members]
         else:
             provenances += [provenance_of(path)] * len(found)
-    if not members:
-        raise ConfigError("there is no model to export", where="arguments", fix="name a run")
     return members, provenances
 
 

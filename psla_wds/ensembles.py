@@ -20,6 +20,8 @@ def load_members(path: Path, *, classes: ClassList | None = None) -> tuple[Check
 
 def check_members(members: Sequence[Checkpoint], *, where: object) -> None:
     """Raise `CheckpointError` unless the scores of these models can be averaged."""
+    if not members:
+        raise CheckpointError("there is no model", where=where, fix="give one or more")
     for number, member in enumerate(members):
         for what in ("classes", "features"):
             if getattr(member, what) != getattr(members[0], what):

@@ -97,7 +97,8 @@ def blocks_of(waveform: np.ndarray, sample_rate_hz: int | float, *, to_hz: int) 
         raise AudioError(
             f"an array of shape {waveform.shape} is no waveform",
             where=where,
-            fix="give (samples,), or (samples, channels), as soundfile.read does",
+            fix="give (samples,), or (samples, channels), as soundfile.read does; torchaudio's "
+            "have channels first: transpose them",
         )
     return resample(_blocks_of(waveform, sample_rate_hz), sample_rate_hz, to_hz, where=where)
 

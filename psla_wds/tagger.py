@@ -140,8 +140,8 @@ class Tagger:
         """What the model hears in a recording.
 
         Args:
-            waveform: samples, or (samples, channels), whose mean is taken: an array or a tensor on
-                the CPU, of floats in [-1, 1] or of integers at full scale. Of any length.
+            waveform: samples, or (samples, channels), whose mean is taken: an array or a tensor,
+                of floats in [-1, 1] or of integers at full scale. Of any length.
             sample_rate_hz: any; it is resampled to the model's.
 
         Raises `AudioError` if there is no sample, or one is NaN or infinite. Silence is no error.
@@ -151,7 +151,7 @@ class Tagger:
     def many(self, waveforms: Iterable[Any], sample_rate_hz: int | float) -> Iterator[Tags]:
         """The same for several recordings, whose windows share batches; in their order."""
         rate_hz = self.features.sample_rate_hz
-        recordings = (blocks_of(np.asarray(w), sample_rate_hz, to_hz=rate_hz) for w in waveforms)
+        recordings = (blocks_of(_as_array(w), sample_rate_hz, to_hz=rate_hz) for w in waveforms)
         windows: list[WindowTags] = []
         for window in self.stream(recordings):
             windows.append(window)
@@ -229,6 +229,14 @@ class Tagger:
             frame_s=self.layout.cell_s,
             frame_scores=np.concatenate([window.frame_scores for window in windows]),
         )
+
+
+def _as_array(waveform: Any) -> np.ndarray:
+    if isinstance(waveform, torch.Tensor):
+        waveform = waveform.detach().cpu()
+        if waveform.dtype == torch.bfloat16:  # which NumPy has not
+            waveform = waveform.float()
+    return np.asarray(waveform)
 
 
 def _device(name: str | torch.device) -> torch.device:

@@ -128,6 +128,21 @@ def test_tensors_integers_and_doubles_are_taken(tagger: Tagger):
         np.testing.assert_array_equal(tagger(same, RATE_HZ).scores, expected)
 
 
+def test_tensors_of_training_are_taken(tagger: Tagger):
+    """They may have a gradient, or half a float's bits."""
+    waveform = torch.from_numpy(sweep(1.0))
+    expected = tagger(waveform, RATE_HZ).scores
+    found = tagger(waveform.clone().requires_grad_(), RATE_HZ).scores
+    np.testing.assert_array_equal(found, expected)
+    halved = tagger(waveform.bfloat16(), RATE_HZ).scores
+    np.testing.assert_array_equal(halved, tagger(waveform.bfloat16().float(), RATE_HZ).scores)
+
+
+def test_no_model_is_no_ensemble():
+    with pytest.raises(CheckpointError, match="there is no model"):
+        Tagger([])
+
+
 def test_recordings_that_share_batches_are_kept_apart(tagger: Tagger):
     waveforms = [sweep(length, seed=i) for i, length in enumerate([0.3, 3.1, 0.01, 1.6])]
     together = list(tagger.many(waveforms, RATE_HZ))
