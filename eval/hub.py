@@ -25,8 +25,7 @@ def check_name(repository: str) -> None:
     validation = huggingface_hub().utils
     try:
         validation.validate_repo_id(repository)
-        owner, _, name = repository.partition("/")
-        if not owner or not name:
+        if "/" not in repository:
             raise ValueError("it has no owner")
     except ValueError as error:
         raise ConfigError(
@@ -68,6 +67,7 @@ def push(
         raise PslaError(
             f"the upload failed: {reason}",
             where=repository,
-            fix=f"log in with `hf auth login`, then: hf upload {repository} {folder}",
+            fix="with the network there, and logged in by `hf auth login`: "
+            f"hf upload {repository} {folder}{' --private' if private else ''}",
         ) from None
     return str(url)

@@ -24,9 +24,12 @@ class Hub(BaseHTTPRequestHandler):
             return self._answer({"error": "Invalid credentials"}, status=401)
         if self.path == "/api/repos/create":
             request = json.loads(body)
-            self.server.visibility = request.get("visibility")
             name = f"{request.get('organization')}/{request['name']}"
-            return self._answer({"url": f"{self.server.url}/{name}", "id": name, "name": name})
+            answer = {"url": f"{self.server.url}/{name}", "id": name, "name": name}
+            if self.server.created:
+                return self._answer(answer | {"error": "You already created it"}, status=409)
+            self.server.created, self.server.visibility = True, request.get("visibility")
+            return self._answer(answer)
         if self.path == "/api/validate-yaml":
             return self._answer({"errors": [], "warnings": []})
         if "/preupload/" in self.path:
@@ -67,6 +70,7 @@ class HubServer(ThreadingHTTPServer):
         self.token = token
         self.files: dict[str, bytes] = {}
         self.asked: list[str] = []
+        self.created = False
         self.visibility: str | None = None
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 

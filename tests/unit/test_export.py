@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from tiny_models import tiny_checkpoint
 
 from eval import hub
-from eval.export import Args, export
+from eval.export import Args, export, main
 from psla_wds.checkpoint import epoch_path, save_checkpoint
 from psla_wds.errors import CheckpointError, ConfigError, PslaError, ScoreError
 from psla_wds.model_folder import read_model_config
@@ -147,6 +147,7 @@ def test_metrics_that_are_none_are_refused(run_folder: Path, content: str, tmp_p
         {"push": "a/b/c"},
         {"push": "owner/na me"},
         {"push": "/name"},
+        {"push": "owner/"},
     ],
     ids=str,
 )
@@ -175,9 +176,38 @@ def test_a_folder_is_uploaded_file_by_file(exported: Path):
         assert server.files[path.name] == path.read_bytes()
 
 
+def test_a_repository_that_is_there_is_uploaded_to_again(exported: Path):
+    with hub_server("good") as server:
+        for _ in range(2):
+            hub.push(exported, "owner/tags", private=False, endpoint=server.url, token="good")
+    assert server.visibility is None  # the account's own choice
+    assert sum("/commit/" in path for path in server.asked) == 2
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_the_command_uploads_what_it_wrote(private: bool, tmp_path: Path, monkeypatch, capsys):
+    pushed = []
+
+    def push(folder: Path, repository: str, *, private: bool) -> str:
+        pushed.append((folder, repository, private))
+        return "https://hub/owner/tags"
+
+    monkeypatch.setattr("eval.export.export", lambda _: ["README.md"])
+    monkeypatch.setattr("eval.hub.push", push)
+    words = ["run", f"--output={tmp_path}/m", "--push=owner/tags", *["--private"][: int(private)]]
+    monkeypatch.setattr("sys.argv", ["eval.export", *words])
+    main()
+    assert pushed == [(tmp_path / "m", "owner/tags", private)]
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == f"uploaded {tmp_path}/m to https://hub/owner/tags"
+    monkeypatch.setattr("sys.argv", ["eval.export", *words[:2]])
+    main()
+    assert len(pushed) == 1
+
+
 def test_a_hub_that_refuses_or_is_gone_is_one_error(exported: Path):
     with hub_server("good") as server, pytest.raises(PslaError, match=r"upload failed: .*401"):
         hub.push(exported, "owner/tags", private=False, endpoint=server.url, token="bad")
-    with pytest.raises(PslaError, match="upload failed"):
-        hub.push(exported, "owner/tags", private=False, endpoint=server.url, token="good")
+    with pytest.raises(PslaError, match=r"upload failed: (.|\n)*hf upload .* --private"):
+        hub.push(exported, "owner/tags", private=True, endpoint=server.url, token="good")
     assert server.files == {}
