@@ -67,6 +67,8 @@ def test_commands_in_the_documents_exist():
     text = "".join(path.read_text() for path in documents(ROOT))
     named = set(re.findall(r"python -m ((?:sharding|train|eval|benchmarks)\.\w+)", text))
     assert named and named <= set(commands())
+    ours = {name for name in commands() if not name.startswith("benchmarks.")}
+    assert ours - named == {"train.main"} and "torchrun train/main.py" in text
 
 
 def test_the_tree_in_the_readme_names_every_module_of_the_library():

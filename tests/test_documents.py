@@ -26,7 +26,7 @@ REST = {
 """What `...` stands for, by what is before it."""
 ERRORS = (
     "PslaError", "ConfigError", "ManifestError", "LabelError", "ShardError", "StaleIndexError",
-    "CheckpointError", "ScoreError", "DamagedClipError",
+    "CheckpointError", "ScoreError", "DamagedClipError", "AudioError",
 )  # fmt: skip
 
 
