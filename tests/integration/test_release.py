@@ -37,6 +37,19 @@ def test_the_citation_has_what_the_format_asks_for():
     assert paper["doi"] == "10.1109/TASLP.2021.3120633" and "2102.01243" in paper["url"]
 
 
+def test_what_is_pushed_is_tested_on_every_python_that_setup_cfg_names():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    setup = (ROOT / "setup.cfg").read_text()
+    named = re.findall(r"Python :: (3\.\d+)", setup)
+    assert job["strategy"]["matrix"]["python"] == named == ["3.11", "3.12", "3.13"]
+    assert f"python_requires = >={named[0]}\n" in setup
+    *_, python, tests = job["steps"]
+    assert python["with"]["python-version"] == "${{ matrix.python }}"
+    assert tests["run"].startswith("make test ")
+    assert workflow[True].keys() == {"push", "pull_request"}  # YAML 1.1 takes `on` for true
+
+
 def pins(name: str) -> dict[str, str]:
     lines = (ROOT / name).read_text().splitlines()
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
