@@ -71,6 +71,8 @@ class EventFinder:
 
     def __init__(self, config: EventConfig, cell_s: float) -> None:
         self._config = config
+        # As scores are: 0.7 in float32 is less than 0.7.
+        self._low, self._high = float(np.float32(config.low)), float(np.float32(config.threshold))
         self._cell_s = cell_s
         self._max_gap = int(config.max_gap_s / cell_s + 1e-6)
         self._cell = 0
@@ -83,7 +85,7 @@ class EventFinder:
         """The events that are known to have ended by now."""
         events = []
         for scores in frame_scores:
-            above = np.flatnonzero(scores >= self._config.low)
+            above = np.flatnonzero(scores >= self._low)
             events += self._step(dict(zip(above.tolist(), scores[above].tolist(), strict=True)))
         return events
 
@@ -107,7 +109,7 @@ class EventFinder:
     def _close(self, label: int) -> None:
         """End a run. One before it, close enough, is still there: `_settled` left it for this."""
         run = self._open.pop(label)
-        if run.score < self._config.threshold:
+        if run.score < self._high:
             return
         before = self._found.get(label)
         if before:

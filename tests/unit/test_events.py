@@ -56,6 +56,19 @@ def test_an_event_has_the_highest_of_its_scores(text: str):
     assert event.score == pytest.approx(HIGH)
 
 
+def test_a_score_that_is_a_threshold_reaches_it():
+    config = EventConfig(threshold=SCORES["+"], low_threshold=SCORES["-"])
+    (event,) = find(".-+-.", config)
+    assert (event.start_s, event.end_s) == (1, 4)
+
+
+def test_an_event_that_reaches_the_last_frame_ends_with_the_recording():
+    finder = EventFinder(EventConfig(), 1.0)
+    finder.add(np.array([[HIGH], [HIGH]], np.float32))
+    (event,) = finder.finish(1.7)
+    assert (event.start_s, event.end_s) == (0, 1.7)
+
+
 def test_classes_do_not_meet():
     finder = EventFinder(EventConfig(max_gap_s=10.0), 0.5)
     scores = np.array([[0.9, 0.0], [0.0, 0.9]], np.float32)
