@@ -4,11 +4,12 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from psla_wds.errors import ConfigError
 
-T = TypeVar("T")
+Work = TypeVar("Work", bound=Sequence[Any])
+"""Of which a slice is of the same kind."""
 
 SLURM_VARIABLES = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
 
@@ -23,9 +24,9 @@ class ArrayTask:
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
 
-    def of(self, work: Sequence[T]) -> Sequence[T]:
+    def of(self, work: Work) -> Work:
         """Every `count`th."""
-        return work[self.number :: self.count]
+        return work[self.number :: self.count]  # type: ignore[return-value]
 
 
 def parse_task(text: str) -> ArrayTask:

@@ -69,13 +69,9 @@ def resolve_labels(labels: Iterable[str], classes: ClassList, where: str) -> tup
     return tuple(sorted(found))
 
 
-def checked(clips: Iterable[Clip]) -> list[Clip]:
-    """The clips as a list, once ids are known to be unique and short enough, and times real."""
-    return list(_checked(clips))
-
-
-def _checked(clips: Iterable[Clip]) -> Iterator[Clip]:
-    sources: dict[str, str] = {}
+def checked(clips: Iterable[Clip]) -> Iterator[Clip]:
+    """The clips, each once its id is known to be short enough, its text UTF-8 and its times real;
+    `ManifestError` at the first that is not so."""
     for clip in clips:
         try:
             f"{clip.clip_id}{clip.split}{clip.path}".encode()
@@ -92,17 +88,10 @@ def _checked(clips: Iterable[Clip]) -> Iterator[Clip]:
                 where=clip.source,
                 fix="give the clip a shorter clip_id",
             )
-        if clip.clip_id in sources:
-            raise ManifestError(
-                f"clip id {clip.clip_id!r} appears twice",
-                where=f"{sources[clip.clip_id]} and {clip.source}",
-                fix="give each clip a clip_id of its own",
-            )
         if not 0 <= clip.start_s < clip.end_s:
             raise ManifestError(
                 f"the clip runs from {clip.start_s} s to {clip.end_s} s",
                 where=clip.source,
                 fix="start_s must be at least 0 and less than end_s",
             )
-        sources[clip.clip_id] = clip.source
         yield clip

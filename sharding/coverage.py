@@ -6,7 +6,7 @@ A data set shrinks: videos are deleted, downloads fail. Results on other clips a
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from psla_wds.disk import disk_errors
@@ -22,7 +22,7 @@ logger = logging.getLogger("sharding.build")
 
 
 def coverage(
-    clips: Sequence[Clip], rejected: Iterable[dict[str, str]], classes: ClassList
+    clips: Iterable[Clip], rejected: Iterable[dict[str, str]], classes: ClassList
 ) -> dict[str, Any]:
     """Clips listed, missing (there is no file) and otherwise refused."""
     reasons = {clip["clip_id"]: clip["reason"] for clip in rejected}

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from ctypes import c_int64
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
@@ -70,13 +71,14 @@ def run_local(tasks: Sequence[ShardTask], workers: int) -> Iterator[Update]:
     context = multiprocessing.get_context("spawn")
     counter = ClipCounter(context)
     pool = ProcessPool(workers, initializer=_start_worker, initargs=[counter], context=context)
-    waiting = [(task, 1) for task in reversed(tasks)]
+    waiting: Iterator[tuple[ShardTask, int]] = ((task, 1) for task in tasks)
     running: dict[Future[Any], tuple[ShardTask, int]] = {}
     try:
-        while waiting or running:
-            while waiting and len(running) < 2 * workers:
-                task, number_of_try = waiting.pop()
+        while True:
+            for task, number_of_try in islice(waiting, 2 * workers - len(running)):
                 running[pool.submit(_work, None, task)] = (task, number_of_try)
+            if not running:
+                return
             done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             results = []
             for future in done:
@@ -84,7 +86,7 @@ def run_local(tasks: Sequence[ShardTask], workers: int) -> Iterator[Update]:
                 if isinstance(future.exception(), ProcessExpired):
                     if number_of_try == MAX_TRIES:
                         raise worker_died(task)
-                    waiting.append((task, number_of_try + 1))
+                    waiting = chain([(task, number_of_try + 1)], waiting)
                 else:
                     results.append(future.result())
             yield Update(counter.packed.value, counter.rejected.value, results)

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from psla_wds.audio import ClipRefusedError
@@ -76,13 +76,13 @@ def forecast(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> s
     size_bytes = len(clips) * share * sample.clip_bytes
     num_shards = -(-len(clips) // settled_layout(clips, classes, config).clips_per_shard)
     hours = len(clips) * sample.elapsed_s / sample.num_clips / config.workers / 3600
-    counts = sorted(Counter(clip.split or "(none)" for clip in clips).items())
-    splits = ", ".join(f"{name} {n:,}" for name, n in counts)
+    counts, used = _counted(clips)
+    splits = ", ".join(f"{name} {n:,}" for name, n in sorted(counts.items()))
     refused = ", ".join(f"{n} {reason}" for reason, n in sample.refused.most_common()) or "none"
     return "\n".join(
         [
             f"clips    {len(clips):,} ({splits})",
-            f"classes  {len(classes):,}, {_num_used(clips):,} of them with clips",
+            f"classes  {len(classes):,}, {len(used):,} of them with clips",
             f"shards   {num_shards:,}",
             f"size     about {size_bytes / 1e9:,.3g} GB",
             f"time     about {hours:,.2g} h with {config.workers} workers",
@@ -91,5 +91,11 @@ def forecast(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> s
     )
 
 
-def _num_used(clips: Sequence[Clip]) -> int:
-    return len({label for clip in clips for label in clip.labels})
+def _counted(clips: Iterable[Clip]) -> tuple[Counter[str], set[int]]:
+    """Clips of each split, and the classes that have any."""
+    counts: Counter[str] = Counter()
+    used: set[int] = set()
+    for clip in clips:
+        counts[clip.split or "(none)"] += 1
+        used.update(clip.labels)
+    return counts, used

@@ -22,9 +22,9 @@ from sharding.dask_engine import run_dask, scheduler_address
 from sharding.duplicates import find_duplicates, read_duplicates, write_duplicates
 from sharding.engines import Update, run_local
 from sharding.forecast import settled_layout
-from sharding.pack import ShardResult, ShardTask
+from sharding.pack import ShardResult
 from sharding.pack_config import PackConfig
-from sharding.plan import open_output, plan_shards, sweep
+from sharding.plan import ShardTasks, open_output, plan_shards, sweep
 from sharding.rejects import REJECTED, check_rejected, write_rejected
 from sharding.shares import forget_reports, report_task
 
@@ -51,7 +51,7 @@ def pack_all(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> O
     recovered = packed_since(config.output, len(tasks))
     duplicates = read_duplicates(config.output) if config.refuse_duplicates else {}
     while True:
-        results = run([_without(task, duplicates) for task in tasks], config)
+        results = run(replace(tasks, duplicates=duplicates), config)
         rejected = [clip for clip in _refused(results) if clip["clip_id"] not in recovered]
         index = publish(clips, rejected, classes, config)
         found = find_duplicates(index)
@@ -78,7 +78,7 @@ def pack_share(
     )
 
 
-def _begin(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> list[ShardTask]:
+def _begin(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> ShardTasks:
     """The shards of a build, once its folder stands and is found to be of the same build."""
     layout = settled_layout(clips, classes, config)
     tasks = plan_shards(clips, classes, config.output, layout.clips_per_shard, config.encoding)
@@ -88,12 +88,6 @@ def _begin(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> lis
 
 def _refused(results: Sequence[ShardResult]) -> list[dict[str, str]]:
     return [clip for result in results for clip in result.rejected]
-
-
-def _without(task: ShardTask, duplicates: dict[str, str]) -> ShardTask:
-    ids = {clip.clip_id for clip in task.clips}
-    own = {clip_id: first for clip_id, first in duplicates.items() if clip_id in ids}
-    return replace(task, duplicates=own)
 
 
 def packed_since(folder: Location, first_shard: int) -> dict[str, int]:
@@ -112,11 +106,11 @@ def numbered_from(folder: Location, first_shard: int) -> dict[int, Location]:
     return {number: tar for number, tar in sorted(tars.items()) if number >= first_shard}
 
 
-def run(tasks: Sequence[ShardTask], config: PackConfig) -> list[ShardResult]:
+def run(tasks: ShardTasks, config: PackConfig) -> list[ShardResult]:
     """Make the shards, with a progress bar of clips; in the order of the tasks."""
     results: list[ShardResult] = []
     already_done = 0
-    with progress_bar(desc="packing", total=sum(len(task.clips) for task in tasks)) as bar:
+    with progress_bar(desc="packing", total=tasks.num_clips) as bar:
         for update in _updates(tasks, config):
             done = update.results
             results += done
@@ -127,7 +121,7 @@ def run(tasks: Sequence[ShardTask], config: PackConfig) -> list[ShardResult]:
     return sorted(results, key=lambda result: result.number)
 
 
-def _updates(tasks: Sequence[ShardTask], config: PackConfig) -> Iterator[Update]:
+def _updates(tasks: ShardTasks, config: PackConfig) -> Iterator[Update]:
     if config.engine == "local":
         return run_local(tasks, config.workers)
     file = config.scheduler_file

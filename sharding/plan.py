@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError, ShardError
@@ -16,6 +16,7 @@ from psla_wds.labels import ClassList, write_class_list
 from psla_wds.locations import Location
 from psla_wds.manifest import Clip
 from psla_wds.shards import SHARD_NAME, sidecar_path
+from sharding.clip_table import ClipTable
 from sharding.pack import Encoding, ShardTask
 
 PLAN_FILE = "build.json"
@@ -33,11 +34,57 @@ class Layout:
     refuse_duplicates: bool
 
 
-def in_order(clips: Iterable[Clip], layout: Layout) -> list[Clip]:
+@dataclass(frozen=True, kw_only=True)
+class ShardTasks(Sequence[ShardTask]):
+    """The tasks of a build, or a slice of them; each is made when it is asked for, since all of
+    them hold all clips."""
+
+    clips: Sequence[Clip]
+    """Of the whole build, in order."""
+    clips_per_shard: int
+    places: range
+    """Of the tasks among those of the whole build."""
+    folder: Location
+    mids: tuple[str, ...]
+    encoding: Encoding
+    first_number: int = 0
+    """Of the shard of the first clips."""
+    duplicates: dict[str, str] = field(default_factory=dict)
+    """Clips of any shard to refuse, and the clip that each has the audio of."""
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, key: int) -> ShardTask: ...
+    @overload
+    def __getitem__(self, key: slice) -> "ShardTasks": ...
+    def __getitem__(self, key: int | slice) -> "ShardTask | ShardTasks":
+        place = self.places[key]
+        if isinstance(place, range):
+            return replace(self, places=place)
+        clips = tuple(self.clips[self._rows(place)])
+        ids = {clip.clip_id for clip in clips} if self.duplicates else {}
+        own = {clip_id: first for clip_id, first in self.duplicates.items() if clip_id in ids}
+        number = self.first_number + place
+        return ShardTask(number, self.folder, clips, self.mids, self.encoding, own)
+
+    def _rows(self, place: int) -> slice:
+        return slice(place * self.clips_per_shard, (place + 1) * self.clips_per_shard)
+
+    @property
+    def num_clips(self) -> int:
+        rows = range(len(self.clips))
+        return sum(len(rows[self._rows(place)]) for place in self.places)
+
+
+def in_order(clips: Iterable[Clip], layout: Layout) -> ClipTable:
     """The clips with their splits, in an order that is random, yet follows from each id and the
     seed: any number of the first, as any shard, is a fair sample of the data set."""
-    ordered = sorted(clips, key=lambda clip: _random_number("order", layout.seed, clip.clip_id))
-    return [_with_split(clip, layout) for clip in ordered]
+    return ClipTable(
+        (_random_number("order", layout.seed, clip.clip_id), _with_split(clip, layout))
+        for clip in clips
+    )
 
 
 def plan_shards(
@@ -46,14 +93,16 @@ def plan_shards(
     folder: Location,
     clips_per_shard: int,
     encoding: Encoding,
-) -> list[ShardTask]:
+) -> ShardTasks:
     """Deal ordered clips to shards."""
-    return [
-        ShardTask(
-            number, folder, tuple(clips[start : start + clips_per_shard]), classes.mids, encoding
-        )
-        for number, start in enumerate(range(0, len(clips), clips_per_shard))
-    ]
+    return ShardTasks(
+        clips=clips,
+        clips_per_shard=clips_per_shard,
+        places=range(-(-len(clips) // clips_per_shard)),
+        folder=folder,
+        mids=classes.mids,
+        encoding=encoding,
+    )
 
 
 def _random_number(purpose: str, seed: int, clip_id: str) -> int:
@@ -69,9 +118,7 @@ def _with_split(clip: Clip, layout: Layout) -> Clip:
     return replace(clip, split="eval" if is_eval else "train")
 
 
-def open_output(
-    folder: Location, tasks: list[ShardTask], classes: ClassList, layout: Layout
-) -> None:
+def open_output(folder: Location, tasks: ShardTasks, classes: ClassList, layout: Layout) -> None:
     """Make the output folder, or go on in one where the same build was begun.
 
     Several tasks may do so at once, and each may be killed: all write the same files.
@@ -79,9 +126,9 @@ def open_output(
     plan = {
         "fingerprint": _fingerprint(tasks, classes, layout),
         "num_shards": len(tasks),
-        "num_clips": sum(len(task.clips) for task in tasks),
+        "num_clips": tasks.num_clips,
         "layout": asdict(layout),
-        "encoding": asdict(tasks[0].encoding),
+        "encoding": asdict(tasks.encoding),
     }
     names = entries(folder)
     begun = read_plan(folder)
@@ -165,7 +212,7 @@ def require_same(
         )
 
 
-def _fingerprint(tasks: list[ShardTask], classes: ClassList, layout: Layout) -> str:
+def _fingerprint(tasks: ShardTasks, classes: ClassList, layout: Layout) -> str:
     names = json.dumps([classes.mids, classes.names, layout.refuse_duplicates])
     parts = [names, *(task.fingerprint() for task in tasks)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

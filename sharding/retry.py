@@ -39,7 +39,7 @@ def retry_rejected(clips: Sequence[Clip], classes: ClassList, config: PackConfig
     _delete_unfinished(folder, plan["num_shards"], set(packed.values()))
     per_shard = int(plan["layout"]["clips_per_shard"])
     tasks = plan_shards(usable, classes, folder, per_shard, config.encoding)
-    results = run([replace(task, number=first + task.number) for task in tasks], config)
+    results = run(replace(tasks, first_number=first), config)
     again = [clip for result in results for clip in result.rejected]
     index = publish(clips, [*refused.values(), *again], classes, config)
     return Outcome(index, [*refused.values(), *again])

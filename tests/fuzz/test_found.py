@@ -90,7 +90,7 @@ def test_text_that_utf_8_cannot_hold_is_refused_in_a_manifest(name: str):
     texts = {"clip_id": "a", "split": "", name: "\ud800"}
     clip = Clip(path=Path("a"), labels=(0,), source="x", **texts)
     with pytest.raises(ManifestError, match="UTF-8"):
-        checked([clip])
+        list(checked([clip]))
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def changed_text(draw: st.DrawFn, text: bytes) -> bytes:
 
 
 def sound(classes: ClassList, clips: Iterable[Clip]) -> int:
-    for clip in (found := checked(clips)):
+    for clip in (found := list(checked(clips))):
         assert key_of(clip.clip_id) and 0 <= clip.start_s < clip.end_s
         assert all(0 <= label < len(classes) for label in clip.labels)  # none: refused when packed
         with pytest.raises(ClipRefusedError):

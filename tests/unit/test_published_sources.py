@@ -104,7 +104,7 @@ def test_psla_json_finds_the_files_of_another_machine_by_name(tmp_path: Path):
     source = PslaJsonSource(
         file=file, class_labels=write_classes(tmp_path), audio_root=tmp_path / "wavs", split="train"
     )
-    clips = checked(source.read()[1])
+    clips = list(checked(source.read()[1]))
     assert [(c.clip_id, c.labels) for c in clips[:2]] == [("0", (0,)), ("1", (0, 1))]
     assert all(clip.path.is_file() and clip.split == "train" for clip in clips)
 
@@ -147,7 +147,7 @@ def test_a_wrong_psla_json_is_refused_with_its_entry(tmp_path: Path, content: st
 
 def hdf5_clips(folder: Path, *files: Path):
     source = Hdf5Source(files=files, class_labels=write_classes(folder), split="train")
-    return checked(source.read()[1])
+    return list(checked(source.read()[1]))
 
 
 def loudest_hz(waveform: np.ndarray, rate_hz: int = 16_000) -> float:
@@ -245,7 +245,8 @@ def test_tars_are_read_by_byte_range_and_bad_clips_stay_to_be_refused(tmp_path: 
         "d.txt": b"Bark",
     }
     folder = write_members(tmp_path / "tars" / "x.tar", members)
-    clips = checked(TarsSource(folder=folder, class_labels=write_classes(tmp_path)).read()[1])
+    source = TarsSource(folder=folder, class_labels=write_classes(tmp_path))
+    clips = list(checked(source.read()[1]))
     found = [(c.clip_id, c.labels, c.split, c.refusal and c.refusal[0]) for c in clips]
     assert found == [
         ("first", (0,), "val", None),

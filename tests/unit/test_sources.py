@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 def clips_of(folder: Path, name: str, content: str) -> list[Clip]:
     (folder / name).write_text(content)
     source = ManifestSource(file=folder / name, class_labels=folder / "classes.csv")
-    return checked(source.read()[1])
+    return list(checked(source.read()[1]))
 
 
 def test_jsonl_and_csv_give_the_same_clips(folder: Path):
@@ -76,7 +76,6 @@ def test_a_label_given_twice_counts_once(folder: Path):
     ("name", "content", "message"),
     [
         ("m.csv", "path,labels\n1.wav,Dgo\n", "label 'Dgo' .*\n.*line 2\n.*did you mean 'Dog'"),
-        ("m.csv", "path,labels\n1.wav,Dog\n1.wav,Car\n", "'1.wav' appears twice\n.*line 2 and "),
         ("m.csv", "path,labels\n1.wav,Rain, heavy\n", "too many or too few values\n.*line 2"),
         ("m.csv", "file,labels\n1.wav,Dog\n", "name the columns path and labels"),
         ("m.csv", "path,labels,start_s\n1.wav,Dog,x\n", "start_s or end_s: .*\n.*line 2"),
