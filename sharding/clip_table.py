@@ -1,19 +1,12 @@
-"""Checked clips in their order, in a database on disk: millions of them without as many objects.
+"""Checked clips in their order, on disk: millions of them without as many objects."""
 
-SQLite keeps it in a temporary file without a name, which is gone when the process ends, however it
-ends: in the folder that TMPDIR names, else in /var/tmp. What fits into its cache is never written.
-"""
-
-import os
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, overload
-from weakref import finalize
 
 from psla_wds.errors import ManifestError, PslaError
 from psla_wds.locations import parse_location
 from psla_wds.manifest import ByteRange, Clip, Row
+from sharding.scratch import scratch_database, scratch_errors, to_bytes, to_text
 
 COLUMNS = "clip_id, path, labels, split, source, start_s, end_s, may_be_cut, part, reason, detail"
 """Without types, so that SQLite keeps floats as they are, -0.0 and infinity too."""
@@ -35,11 +28,8 @@ class ClipTable(Sequence[Clip]):
 
     def __init__(self, placed: Iterable[tuple[int, Clip]]) -> None:
         """Place, from 0 to below 2**64, and clip; `ManifestError` if two have one id."""
-        with _told():
-            self._database = sqlite3.connect("")
-            finalize(self, self._database.close)
-            self._database.execute("PRAGMA temp_store = FILE")
-            self._database.execute("PRAGMA journal_mode = OFF")  # nothing is ever taken back
+        with scratch_errors():
+            self._database = scratch_database(self)
             try:
                 self._collect(placed)
             except PslaError:
@@ -65,7 +55,7 @@ class ClipTable(Sequence[Clip]):
             clip_id, *sources = duplicate
             raise ManifestError(
                 f"clip id {clip_id!r} appears twice",
-                where=" and ".join(map(_text, sources)),
+                where=" and ".join(map(to_text, sources)),
                 fix="give each clip a clip_id of its own",
             )
         return length
@@ -74,7 +64,7 @@ class ClipTable(Sequence[Clip]):
         return self._length
 
     def __iter__(self) -> Iterator[Clip]:
-        with _told():
+        with scratch_errors():
             yield from map(_clip, self._database.execute(READ))
 
     @overload
@@ -88,7 +78,7 @@ class ClipTable(Sequence[Clip]):
         if rows.step != 1:
             return tuple(self[row] for row in rows)
         bounds = (rows.start + 1, rows.stop)  # SQLite counts from 1
-        with _told():
+        with scratch_errors():
             found = self._database.execute(f"{READ} WHERE rowid BETWEEN ? AND ?", bounds)
             return tuple(map(_clip, found))
 
@@ -102,13 +92,13 @@ def _columns(clip: Clip) -> tuple[Any, ...]:
         str(clip.path),
         _joined(clip.labels),
         clip.split,
-        _bytes(clip.source),
+        to_bytes(clip.source),
         clip.start_s,
         clip.end_s,
         clip.may_be_cut,
         numbers and _joined(numbers),
         reason,
-        _bytes(detail),
+        to_bytes(detail),
     )
 
 
@@ -119,12 +109,12 @@ def _clip(row: tuple[Any, ...]) -> Clip:
         parse_location(path),
         _numbers(labels),
         split,
-        _text(source),
+        to_text(source),
         start_s,
         end_s,
         bool(may_be_cut),
         None if part is None else _part(*_numbers(part)),
-        None if reason is None else (reason, _text(detail)),
+        None if reason is None else (reason, to_text(detail)),
     )
 
 
@@ -138,25 +128,3 @@ def _joined(numbers: Iterable[int]) -> str:
 
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split()))
-
-
-def _bytes(text: str) -> bytes:
-    """Of a message: it may name a file whose name is not UTF-8, which text in SQLite must be."""
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _text(content: bytes) -> str:
-    return content.decode("utf-8", "surrogatepass")
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Tell of a disk that is full as of something that the user can end."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise PslaError(
-            f"cannot keep the list of clips on disk: {error}",
-            where=os.environ.get("TMPDIR", "/var/tmp"),
-            fix="make room there, or set TMPDIR to a folder that has room",
-        ) from None

@@ -56,9 +56,10 @@ def open_hdf5(path: Path) -> Iterator[Any]:
         yield file
 
 
-def names_of(file: Any) -> list[str]:
-    """Of the rows; empty where the packer found no audio and left the row out."""
-    return [bytes(name).rstrip(b"\0").decode(errors="replace") for name in file["audio_name"][:]]
+def names_of(file: Any, rows: slice) -> list[str]:
+    """Of these rows; empty where the packer found no audio and left the row out."""
+    names = file["audio_name"][rows]
+    return [bytes(name).rstrip(b"\0").decode(errors="replace") for name in names]
 
 
 def targets_of(file: Any, rows: slice, num_classes: int) -> Bool[np.ndarray, "rows classes"]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
-from pathlib import PurePosixPath
+from posixpath import basename, splitext
 
 from psla_wds.audio import AUDIO_SUFFIXES
 from psla_wds.cli import LocationArg
@@ -12,6 +12,7 @@ from psla_wds.errors import ManifestError
 from psla_wds.labels import ClassList, read_class_list
 from psla_wds.locations import Location, member
 from psla_wds.manifest import Clip, resolve_labels
+from sharding.scratch import scratch_database, scratch_errors, to_bytes, to_text
 from sharding.sources.rows import csv_values, seconds
 from sharding.sources.source import files_below, require, require_folder
 
@@ -43,15 +44,11 @@ class AudioSetSource:
 
     def _clips(self, classes: ClassList) -> Iterator[Clip]:
         require_folder(self.audio_root, "set --audio-root")
-        files = _audio_files(self.audio_root)
+        files = _AudioFiles(self.audio_root)
         name = self.segments.stem
         split = name.removesuffix("_segments") if name.endswith("_segments") else ""
         for where, (youtube_id, start_s, end_s, mids) in _segments(self.segments):
-            found = [
-                (path, is_cut)
-                for name, is_cut in file_names(youtube_id, start_s, end_s)
-                for path in files.get(name, ())
-            ]
+            found = files.find(dict(file_names(youtube_id, start_s, end_s)))
             if len(found) > 1:
                 raise _several(youtube_id, [path for path, _ in found])
             path, is_cut = (
@@ -83,13 +80,29 @@ def file_names(youtube_id: str, start_s: float, end_s: float) -> Iterator[tuple[
         yield f"{prefix}{youtube_id}{suffix}", bool(suffix)
 
 
-def _audio_files(folder: Location) -> dict[str, list[Location]]:
-    """Audio by name without suffix; downloaders leave much else beside it."""
-    files: dict[str, list[Location]] = {}
-    for name, path in files_below(folder):
-        if PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES:
-            files.setdefault(PurePosixPath(name).stem, []).append(path)
-    return files
+class _AudioFiles:
+    """The audio in a folder, on disk by name without suffix; downloaders leave much else there."""
+
+    def __init__(self, folder: Location) -> None:
+        self._folder = folder
+        with scratch_errors():
+            self._database = scratch_database(self)
+            self._database.execute("CREATE TABLE files (stem, name)")
+            self._database.executemany("INSERT INTO files VALUES (?, ?)", self._rows())
+            self._database.execute("CREATE INDEX stems ON files (stem, name)")
+
+    def _rows(self) -> Iterator[tuple[bytes, bytes]]:
+        for name in files_below(self._folder):
+            stem, suffix = splitext(basename(name))
+            if suffix.lower() in AUDIO_SUFFIXES:
+                yield to_bytes(stem), to_bytes(name)
+
+    def find(self, stems: dict[str, bool]) -> list[tuple[Location, bool]]:
+        """Files that have one of these names, with what is said of it."""
+        wanted = f"SELECT stem, name FROM files WHERE stem IN ({', '.join('?' * len(stems))})"
+        with scratch_errors():
+            found = self._database.execute(wanted, [*map(to_bytes, stems)]).fetchall()
+        return [(self._folder / to_text(name), stems[to_text(stem)]) for stem, name in found]
 
 
 def _several(youtube_id: str, paths: list[Location]) -> ManifestError:

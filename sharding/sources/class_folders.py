@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from operator import itemgetter
 
 from tyro.conf import Positional
 
@@ -36,7 +35,8 @@ class FolderSource:
     def _clips(self, folders: list[Location], classes: ClassList) -> Iterator[Clip]:
         for folder in folders:
             labels = resolve_labels([folder.name], classes, str(folder))
-            for name, path in sorted(files_below(folder), key=itemgetter(0)):
+            for name in files_below(folder):
+                path = folder / name
                 yield Clip(
                     clip_id=f"{folder.name}/{name}",
                     path=path,

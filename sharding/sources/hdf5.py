@@ -66,8 +66,7 @@ class Hdf5Source:
 
 
 def _rows(file: Any, path: Path, num_classes: int) -> Iterator[tuple[str, np.ndarray]]:
-    names = names_of(file)
-    for start in range(0, len(names), ROWS_AT_ONCE):
+    for start in range(0, len(file["audio_name"]), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         try:
             targets = targets_of(file, rows, num_classes)
@@ -77,4 +76,4 @@ def _rows(file: Any, path: Path, num_classes: int) -> Iterator[tuple[str, np.nda
                 where=path,
                 fix="name the class list that the file was made with",
             ) from None
-        yield from zip(names[rows], targets, strict=True)
+        yield from zip(names_of(file, rows), targets, strict=True)

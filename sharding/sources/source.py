@@ -36,26 +36,27 @@ def named(root: Location, name: str) -> Location:
     return Path(name) if name.startswith("/") else member(root, name)
 
 
-def files_below(folder: Location) -> Iterator[tuple[str, Location]]:
-    """Every file that is not hidden, and its name from `folder` on, in no order.
+def files_below(folder: Location) -> Iterator[str]:
+    """The name, from `folder` on, of every file that is not hidden, in no order.
 
     `ManifestError` if a folder cannot be read.
     """
-    if not isinstance(folder, Path):
-        for name in names_below(folder):
-            if name.rpartition("/")[2][0] != ".":
-                yield name, folder / name
-        return
-    for parent, _, names in os.walk(folder, onerror=_refuse, followlinks=True):
-        for name in names:
-            path = Path(parent, name)
-            if name[0] != "." and path.is_file():
-                yield path.relative_to(folder).as_posix(), path
+    names = _names_on_disk(folder, "") if isinstance(folder, Path) else names_below(folder)
+    return (name for name in names if name.rpartition("/")[2][0] != ".")
 
 
-def _refuse(error: OSError) -> None:
-    raise ManifestError(
-        f"the folder cannot be read: {error.strerror}",
-        where=error.filename,
-        fix="give read access, or move it out of the data set",
-    ) from None
+def _names_on_disk(folder: Path | str, prefix: str) -> Iterator[str]:
+    """One after another: `os.walk` lists a folder, which may hold millions, before it goes on."""
+    try:
+        with os.scandir(folder) as found:
+            for entry in found:
+                if entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path):
+                    yield prefix + entry.name
+                elif os.path.isdir(entry.path):
+                    yield from _names_on_disk(entry.path, f"{prefix}{entry.name}/")
+    except OSError as error:
+        raise ManifestError(
+            f"the folder cannot be read: {error.strerror}",
+            where=folder,
+            fix="give read access, or move it out of the data set",
+        ) from None

@@ -155,6 +155,17 @@ def test_two_files_for_one_id_are_refused_by_name(folder: Path):
         audioset_clips(folder, "a/Y--PJHxphWEs.wav", "b/--PJHxphWEs_30.000.flac")
 
 
+def test_links_are_followed_and_what_else_lies_in_the_folder_is_let_be(folder: Path):
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "Y--PJHxphWEs.wav").touch()
+    (folder / "audio").mkdir()
+    links = {"to": folder / "elsewhere", "nowhere.wav": folder / "none", "--PJHxphWEs.ogg": "self"}
+    for name, target in (links | {"self": "--PJHxphWEs.ogg"}).items():
+        (folder / "audio" / name).symlink_to(target)
+    first, _ = audioset_clips(folder, "B\udce4r.wav", ".--PJHxphWEs.wav", "--PJHxphWEs")
+    assert first.path == folder / "audio" / "to" / "Y--PJHxphWEs.wav"
+
+
 def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch):
     def scandir(path: str):
         if "locked" in str(path):
@@ -185,7 +196,7 @@ def test_a_folder_per_class_makes_its_own_class_list(tmp_path: Path):
         (tmp_path / name).touch()
     classes, clips = FolderSource(folder=tmp_path).read()
     assert classes.names == ("cat", "dog")
-    assert [(c.clip_id, c.labels) for c in clips] == [
+    assert sorted((c.clip_id, c.labels) for c in clips) == [
         ("cat/sub/1.wav", (0,)),
         ("dog/1.wav", (1,)),
         ("dog/2.wav", (1,)),

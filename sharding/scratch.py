@@ -1,0 +1,45 @@
+"""Databases for what a data set has millions of, on disk for as long as the process lasts.
+
+SQLite keeps each in a temporary file without a name, in the folder that TMPDIR names, else in
+/var/tmp; it is gone when the process ends, however it ends. What fits into SQLite's cache, of 2 MB,
+is never written.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from weakref import finalize
+
+from psla_wds.errors import PslaError
+
+
+def scratch_database(owner: object) -> sqlite3.Connection:
+    """A new database, closed when its owner is gone."""
+    database = sqlite3.connect("")
+    finalize(owner, database.close)
+    database.execute("PRAGMA temp_store = FILE")
+    database.execute("PRAGMA journal_mode = OFF")  # nothing is ever taken back
+    return database
+
+
+@contextmanager
+def scratch_errors() -> Iterator[None]:
+    """Tell of a disk that is full as of something that the user can end."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise PslaError(
+            f"cannot keep the list of clips on disk: {error}",
+            where=os.environ.get("TMPDIR", "/var/tmp"),
+            fix="make room there, or set TMPDIR to a folder that has room",
+        ) from None
+
+
+def to_bytes(text: str) -> bytes:
+    """Of a text that may name a file whose name is not UTF-8, which text in SQLite must be."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def to_text(content: bytes) -> str:
+    return content.decode("utf-8", "surrogatepass")
