@@ -56,7 +56,7 @@ def _finished_sidecars(shards: Location, tars: list[Location]) -> Iterator[Sidec
 
 
 class _Table:
-    """The columns of all shards, put together shard by shard."""
+    """The columns of all shards, put together shard by shard, in temporary files without names."""
 
     def __init__(self, classes: ClassList) -> None:
         self.classes = classes
@@ -68,12 +68,13 @@ class _Table:
         self._position = {mid: i for i, mid in enumerate(classes.mids)}
         self._splits: dict[str, int] = {}
         """In the order in which they turn up."""
-        self._parts: list[dict[str, np.ndarray]] = []
+        self._files = {n: tempfile.TemporaryFile() for n in COLUMN_DTYPES}  # noqa: SIM115, kept open
 
     def add(self, sidecar: Sidecar) -> None:
         rate_hz = sidecar.sample_rate_hz
         self._rates[rate_hz] = self._rates.get(rate_hz, False) or bool(sidecar.clips.clip_id)
-        self._parts.append(self._shard_columns(sidecar))
+        for name, column in self._shard_columns(sidecar).items():
+            self._files[name].write(column.data)
         self.shards.append({"name": sidecar.shard, "size_bytes": sidecar.size_bytes})
         self.sha256.append(sidecar.sha256)
         self.num_clips += len(sidecar.clips.clip_id)
@@ -85,7 +86,7 @@ class _Table:
         names = ("offset", "size", "crc32", "num_samples")
         columns = {name: np.array(getattr(clips, name), COLUMN_DTYPES[name]) for name in names}
         return columns | {
-            "shard": np.full(len(ids), len(self._parts), np.uint32),
+            "shard": np.full(len(ids), len(self.shards), np.uint32),
             "split": np.array([splits.setdefault(s, len(splits)) for s in clips.split], np.int64),
             "label_starts": np.array([len(mids) for mids in clips.mids], np.int64),
             "label_values": np.array(self._labels(sidecar), np.uint16),
@@ -109,7 +110,9 @@ class _Table:
         """Name and column, one at a time."""
         ranks = np.argsort(np.argsort(list(self._splits)))
         for name, dtype in COLUMN_DTYPES.items():
-            column = np.concatenate([part.pop(name) for part in self._parts])
+            self._files[name].seek(0)
+            counted = name == "split" or name in LENGTHS_PLUS_ONE
+            column = np.fromfile(self._files[name], np.int64 if counted else dtype)
             if name in LENGTHS_PLUS_ONE:
                 column = np.concatenate([[0], np.cumsum(column)])
             yield name, (ranks[column] if name == "split" else column).astype(dtype, copy=False)

@@ -22,13 +22,11 @@ from psla_wds.shards import ClipColumns, PackedClip, read_sidecars, tars_in
 DUPLICATES = "duplicates.json"
 
 
-def find_duplicates(index: ShardIndex) -> dict[str, str]:
-    """Ids of the clips whose audio an earlier one has, and the id of the first such."""
-    return {
-        index.clip_id(row): index.clip_id(first)
-        for rows in _alike(index)
-        for row, first in _same_bytes(index, rows)
-    }
+def find_duplicates(index: ShardIndex) -> Iterator[tuple[str, str]]:
+    """Id of each clip whose audio an earlier one has, and the id of the first such."""
+    for rows in _alike(index):
+        for row, first in _same_bytes(index, rows):
+            yield index.clip_id(row), index.clip_id(first)
 
 
 def _alike(index: ShardIndex) -> Iterator[list[int]]:

@@ -55,10 +55,11 @@ def pack_all(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> O
         rejected = [clip for clip in _refused(results) if clip["clip_id"] not in recovered]
         index = publish(clips, rejected, classes, config)
         found = find_duplicates(index)
-        if not found or not config.refuse_duplicates:
+        to_refuse = dict(found) if config.refuse_duplicates else {}
+        if not to_refuse:
             _warn_of_doubtful(sum(result.num_silent for result in results), found)
             return Outcome(index, rejected)
-        duplicates |= found
+        duplicates |= to_refuse
         write_duplicates(config.output, duplicates)
         remove_folder(config.output / INDEX_FOLDER)  # it describes none of the shards to come
 
@@ -151,15 +152,14 @@ def publish(
     return index
 
 
-def _warn_of_doubtful(num_silent: int, duplicates: dict[str, str]) -> None:
+def _warn_of_doubtful(num_silent: int, duplicates: Iterator[tuple[str, str]]) -> None:
     if num_silent:
         logger.warning("%d clips are nearly silent; --refuse-silent leaves them out", num_silent)
-    if duplicates:
-        one, other = next(iter(duplicates.items()))
+    for one, other in duplicates:
         logger.warning(
             "%d clips have the audio of another, such as %s that of %s; "
             "--refuse-duplicates leaves them out",
-            len(duplicates),
+            1 + sum(1 for _ in duplicates),
             one,
             other,
         )

@@ -71,7 +71,7 @@ def audit(index: ShardIndex, *, num_clips: int, seed: int) -> dict[str, Any]:
         spectrum = Spectrum.of(waveform, rate_hz)
         bandwidths.append(spectrum.bandwidth_hz())
         rates[spectrum.likely_rate_hz()] += 1
-    duplicates = find_duplicates(index)
+    duplicates = dict(find_duplicates(index))
     return {
         "clips": len(index),
         "sample": len(rows),
