@@ -157,7 +157,7 @@ def test_two_files_for_one_id_are_refused_by_name(folder: Path):
 
 def test_links_are_followed_and_what_else_lies_in_the_folder_is_let_be(folder: Path):
     (folder / "elsewhere").mkdir()
-    (folder / "elsewhere" / "Y--PJHxphWEs.wav").touch()
+    (folder / "elsewhere" / "Y--PJHxphWEs.wav").symlink_to(folder / "classes.csv")
     (folder / "audio").mkdir()
     links = {"to": folder / "elsewhere", "nowhere.wav": folder / "none", "--PJHxphWEs.ogg": "self"}
     for name, target in (links | {"self": "--PJHxphWEs.ogg"}).items():
