@@ -16,6 +16,7 @@ from jaxtyping import Float32, Int16
 
 from psla_wds import ffmpeg
 from psla_wds.ogg import with_fixed_serial
+from psla_wds.wav_header import is_cut_short
 
 Codec = Literal["flac", "opus", "vorbis", "wav"]
 
@@ -94,8 +95,10 @@ def load_clip(
             length_s = file.frames / file.samplerate
             if may_be_cut and _is_cut(length_s, start_s, end_s):
                 start_s, end_s = 0.0, math.inf
-            waveform = _read_range(file, start_s, min(end_s, start_s + max_s))
+            waveform, is_all = _read_range(file, start_s, min(end_s, start_s + max_s))
             source_rate_hz = file.samplerate
+        if is_all and _is_cut_short(source):
+            raise ClipRefusedError("truncated", "the file ends before its header says so")
     except (RuntimeError, OSError) as error:
         raise ClipRefusedError("unreadable", reason_of(error)) from None
     return as_mono(waveform, source_rate_hz, sample_rate_hz)
@@ -196,9 +199,17 @@ def _is_cut(length_s: float, start_s: float, end_s: float) -> bool:
     )
 
 
+def _is_cut_short(source: Path | io.BytesIO) -> bool:
+    if isinstance(source, io.BytesIO):
+        return is_cut_short(source)
+    with source.open("rb") as file:
+        return is_cut_short(file)
+
+
 def _read_range(
     file: soundfile.SoundFile, start_s: float, end_s: float
-) -> Float32[np.ndarray, "samples channels"]:
+) -> tuple[Float32[np.ndarray, "samples channels"], bool]:
+    """The excerpt, and whether it reaches to the end of the file."""
     start = round(start_s * file.samplerate)
     stop = file.frames if math.isinf(end_s) else min(round(end_s * file.samplerate), file.frames)
     if stop <= start:
@@ -208,8 +219,9 @@ def _read_range(
         )
     if stop - start > MAX_CLIP_S * min(file.samplerate, MAX_RATE_HZ):
         raise ClipRefusedError("too-long", f"longer than {MAX_CLIP_S:g} s; set start_s and end_s")
-    file.seek(start)
+    if start:  # some codecs cannot seek
+        file.seek(start)
     waveform = file.read(stop - start, dtype="float32", always_2d=True)
     if len(waveform) < stop - start:
         raise ClipRefusedError("truncated", f"{len(waveform)} of {stop - start} samples are there")
-    return waveform
+    return waveform, stop == file.frames

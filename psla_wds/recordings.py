@@ -17,6 +17,7 @@ from jaxtyping import Float, Float32, Shaped
 from psla_wds import ffmpeg
 from psla_wds.audio import mix_channels, reason_of
 from psla_wds.errors import AudioError
+from psla_wds.wav_header import UNKNOWN_BYTES, is_cut_short
 
 Block: TypeAlias = Float32[np.ndarray, " samples"]
 """A stretch of a recording: one channel, in [-1, 1]."""
@@ -28,10 +29,6 @@ MAX_CHANNELS = 1024
 """libsndfile's limit; an array with more has its axes the other way round."""
 TRAILER_BYTES = 2**20
 """Notes and tags that may follow the sound in a pipe."""
-UNKNOWN_BYTES = 2**31 - 2**16
-"""Programs that write WAV into a pipe have its header claim that or more: they cannot know."""
-SLACK_BYTES = 4096
-"""Headers that claim a little too much are common, and nothing is missing."""
 
 
 def decode(source: Path | int, sample_rate_hz: int) -> Iterator[Block]:
@@ -173,22 +170,8 @@ def _expected_frames(file: soundfile.SoundFile, source: Path | int, pipe: int | 
     if pipe is not None:  # a sample has 8 bytes at most
         return file.frames if file.frames * file.channels < UNKNOWN_BYTES // 8 else 0
     assert isinstance(source, Path)
-    is_cut = _claimed_bytes(source) > source.stat().st_size + SLACK_BYTES
-    return file.frames + is_cut  # libsndfile counts what is there of a WAV file
-
-
-def _claimed_bytes(path: Path) -> int:
-    """Where the sound of a WAV file ends by its header; 0 if that does not know, of others too."""
-    with path.open("rb") as file:
-        if file.read(4) != b"RIFF":
-            return 0
-        file.seek(12)
-        while len(chunk := file.read(8)) == 8:
-            size = int.from_bytes(chunk[4:], "little")
-            if chunk[:4] == b"data":
-                return file.tell() + size if size < UNKNOWN_BYTES else 0
-            file.seek(size + size % 2, os.SEEK_CUR)
-    return 0
+    with source.open("rb") as opened:
+        return file.frames + is_cut_short(opened)  # libsndfile counts what is there
 
 
 def _blocks_of(

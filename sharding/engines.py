@@ -6,6 +6,7 @@ An engine decides who makes a shard and when, and never what is in it.
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from ctypes import c_int64
@@ -18,6 +19,8 @@ from pebble import ProcessExpired, ProcessPool
 from psla_wds.errors import ShardError
 from sharding.pack import ShardResult, ShardTask, pack_shard
 
+START_WAIT_S = 5.0
+"""Longest wait for workers that are still starting when the work is done."""
 MAX_TRIES = 3
 """A worker that dies, for want of memory say, takes only its shard with it, to be tried again."""
 
@@ -34,14 +37,26 @@ class Update:
 
 
 class ClipCounter:
-    """Clips that the workers have packed and refused so far."""
+    """Clips that the workers have packed and refused so far, and workers that have started."""
 
     def __init__(self, context: multiprocessing.context.BaseContext) -> None:
+        self.started = context.Value(c_int64, 0)
         self.packed = context.Value(c_int64, 0)
         self.rejected = context.Value(c_int64, 0)
 
     def __call__(self, packed: bool) -> None:
-        counter = self.packed if packed else self.rejected
+        self._count(self.packed if packed else self.rejected)
+
+    def start(self) -> None:
+        self._count(self.started)
+
+    def wait_for_start(self, workers: int) -> None:
+        end = time.monotonic() + START_WAIT_S
+        while self.started.value < workers and time.monotonic() < end:
+            time.sleep(0.02)
+
+    @staticmethod
+    def _count(counter: Any) -> None:
         with counter.get_lock():
             counter.value += 1
 
@@ -55,6 +70,7 @@ def _start_worker(counter: ClipCounter) -> None:
     # webdataset writes tars without torch, but loads it if it can: 1.5 s of every worker.
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     _counter = counter
+    counter.start()
 
 
 def _work(task: ShardTask) -> ShardResult:
@@ -70,6 +86,7 @@ def run_local(tasks: Sequence[ShardTask], workers: int) -> Iterator[Update]:
     """Do the tasks on processes of this machine; yields a few times a second."""
     context = multiprocessing.get_context("spawn")
     counter = ClipCounter(context)
+    workers = min(workers, len(tasks))
     pool = ProcessPool(workers, initializer=_start_worker, initargs=[counter], context=context)
     waiting: Iterator[tuple[ShardTask, int]] = ((task, 1) for task in tasks)
     running: dict[Future[Any], tuple[ShardTask, int]] = {}
@@ -91,6 +108,8 @@ def run_local(tasks: Sequence[ShardTask], workers: int) -> Iterator[Update]:
                     results.append(future.result())
             yield Update(counter.packed.value, counter.rejected.value, results)
     finally:
+        # pebble takes away what workers need to start before it stops them, and they complain.
+        counter.wait_for_start(workers)
         pool.stop()
         pool.join()
 

@@ -64,8 +64,8 @@ class ShardTasks(Sequence[ShardTask]):
         if isinstance(place, range):
             return replace(self, places=place)
         clips = tuple(self.clips[self._rows(place)])
-        ids = {clip.clip_id for clip in clips} if self.duplicates else {}
-        own = {clip_id: first for clip_id, first in self.duplicates.items() if clip_id in ids}
+        ids = (clip.clip_id for clip in clips)
+        own = {clip_id: self.duplicates[clip_id] for clip_id in ids if clip_id in self.duplicates}
         number = self.first_number + place
         return ShardTask(number, self.folder, clips, self.mids, self.encoding, own)
 

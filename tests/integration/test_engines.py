@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from psla_wds.array_tasks import parse_task
 from psla_wds.errors import ConfigError, PslaError
 from psla_wds.files import atomic_open
 from psla_wds.index_files import read_index
+from sharding import engines
 from sharding.index import make_index
 from sharding.pack import ShardTask, pack_shard
 from sharding.pack_config import PackConfig
@@ -64,6 +66,30 @@ def wait_for(condition, seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.005)
+
+
+class WatchedPool(engines.ProcessPool):
+    """Looks how many workers have started when it is stopped."""
+
+    started: int
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._counter = settings["initargs"][0]
+
+    def stop(self) -> None:
+        WatchedPool.started = self._counter.started.value
+        super().stop()
+
+
+def test_workers_are_not_stopped_before_they_have_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(engines, "ProcessPool", WatchedPool)
+    encoding = PackConfig(output=tmp_path).encoding
+    tasks = [ShardTask(number, tmp_path, (), ("/t/0",), encoding) for number in range(3)]
+    assert sum(len(update.results) for update in engines.run_local(tasks, workers=8)) == 3
+    assert WatchedPool.started == 3  # one a shard at most
 
 
 def finished(output: Path) -> int:

@@ -176,6 +176,46 @@ def test_a_file_that_cannot_be_used_is_refused_with_a_reason(
     assert caught.value.reason == reason
 
 
+def wav_file(length_s: float, **settings: str) -> bytes:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).normal(0, 0.1, round(length_s * RATE_HZ))
+    soundfile.write(buffer, noise, RATE_HZ, format="WAV", **settings)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_of_a_wav_file_that_was_cut_short_only_what_is_whole_is_taken(
+    tmp_path: Path, in_memory: bool
+):
+    content = wav_file(2.0)[: 44 + 3 * RATE_HZ]  # 1.5 s of it
+    path = tmp_path / "clip.wav"
+    path.write_bytes(content)
+
+    def length(**excerpt: float) -> int:
+        source = io.BytesIO(content) if in_memory else path
+        return len(load_clip(source, sample_rate_hz=RATE_HZ, **excerpt))
+
+    with pytest.raises(ClipRefusedError, match="ends before its header says so") as caught:
+        length()
+    assert caught.value.reason == "truncated"
+    assert length(start_s=0.2, end_s=1.2) == RATE_HZ
+    with pytest.raises(ClipRefusedError, match="ends before"):
+        length(start_s=1.0, end_s=2.0)
+
+
+def test_a_wav_file_whose_header_does_not_know_its_length_is_taken(tmp_path: Path):
+    content = bytearray(wav_file(1.0))
+    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"  # as ffmpeg writes into a pipe
+    (tmp_path / "clip.wav").write_bytes(content)
+    assert len(load_clip(tmp_path / "clip.wav", sample_rate_hz=RATE_HZ)) == RATE_HZ
+
+
+def test_a_codec_that_cannot_seek_is_read_from_its_start(tmp_path: Path):
+    (tmp_path / "clip.wav").write_bytes(wav_file(1.0, subtype="GSM610"))
+    length = len(load_clip(tmp_path / "clip.wav", sample_rate_hz=RATE_HZ))
+    assert length == pytest.approx(RATE_HZ, abs=320)
+
+
 def test_what_is_told_of_bytes_that_are_no_audio_is_the_same_each_time():
     with pytest.raises(ClipRefusedError) as refused:
         load_clip(io.BytesIO(b"no audio at all"), sample_rate_hz=RATE_HZ)
