@@ -13,7 +13,13 @@ from train.study_results import Results
 
 SHARES = ("labels added", "gain of those", "of the others", "of all classes")
 """Columns that are shares of a whole."""
+COUNTS = (*SHARES, "classes impacted")
+"""Columns that tell of the labels, and not of what a model reaches."""
 PAPER, OURS = "paper", "ours"
+CHANGES = (
+    "In brackets: the change from the first row between runs of one seed, which differ in nothing "
+    "else; mean and deviation of the seeds."
+)
 
 
 def gather(
@@ -90,22 +96,41 @@ def _lines(record: dict[str, Any]) -> tuple[list[list[str]], list[str]]:
     for column in record["columns"]:
         header += [f"{column}, {side}" if several else side for side in (PAPER, OURS)]
     rows = []
+    first = record["rows"][0]["cells"]
+    has_changes = False
     for row in record["rows"]:
         line = [row["name"]]
         for column in record["columns"]:
             cell = row["cells"].get(column)
-            line += ["", ""] if cell is None else _words(column, cell, reasons)
+            change = cell and _change(column, cell, first.get(column))
+            has_changes |= bool(change)
+            line += ["", ""] if cell is None else _words(column, cell, change, reasons)
         rows.append(line)
     notes = [f"({number}) {reason}" for reason, number in reasons.items()]
+    notes += [CHANGES] if has_changes else []
     return [header, *rows], [*notes, *record.get("notes", [])]
 
 
-def _words(column: str, cell: dict[str, Any], reasons: dict[str, int]) -> list[str]:
+def _change(column: str, cell: dict[str, Any], first: dict[str, Any] | None) -> str | None:
+    """From the first row's cell, by pairs of runs; None unless there are two pairs or more."""
+    if column in COUNTS or first is None or cell is first:
+        return None
+    ours, theirs = cell["seeds"], first["seeds"]
+    changes = [ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]
+    if len(changes) < 2:
+        return None
+    return f"({statistics.mean(changes):+.4f} ± {statistics.stdev(changes):.4f})"
+
+
+def _words(
+    column: str, cell: dict[str, Any], change: str | None, reasons: dict[str, int]
+) -> list[str]:
     marks = [
         f"({reasons.setdefault(reason, len(reasons) + 1)})"
         for reason in dict.fromkeys([*cell["gaps"].values(), *cell["notes"]])
     ]
     ours = _number(column, cell["ours"], cell["deviation"])
+    ours = f"{ours} {change}" if change else ours
     if cell["ours"] is not None and cell["gaps"]:
         marks.insert(0, f"of {len(cell['seeds'])} seeds")
     paper = _number(column, cell["paper"], cell["paper_deviation"])

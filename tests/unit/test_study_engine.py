@@ -323,3 +323,20 @@ def test_columns_stand_in_the_order_of_the_fullest_row(study):
     assert to_markdown(record).startswith(
         "| | labels added, paper | labels added, ours | mAP, paper"
     )
+
+
+def test_rows_are_compared_with_the_first_by_pairs_of_runs_of_one_seed():
+    def cell(values: dict[str, float]) -> dict:
+        filled = {"paper": None, "paper_deviation": None, "gaps": {}, "notes": []}
+        mean = sum(values.values()) / len(values)
+        return filled | {"ours": mean, "deviation": None, "seeds": values}
+
+    def record(other: dict[str, float], column: str = "mAP") -> dict:
+        rows = [("first", cell({"0": 0.4, "1": 0.2, "2": 0.3})), ("other", cell(other))]
+        rows = [{"name": name, "cells": {column: c}} for name, c in rows]
+        return {"title": "t", "columns": [column], "rows": rows}
+
+    found = to_text(record({"2": 0.32, "1": 0.24}))  # of three pairs one is missing
+    assert "0.2800 (+0.0300 ± 0.0141)" in found and "between runs of one seed" in found
+    for one_pair in (record({"0": 0.5}), record({"0": 0.5, "1": 0.5}, "labels added")):
+        assert "between runs of one seed" not in to_text(one_pair) and "±" not in to_text(one_pair)
