@@ -135,7 +135,8 @@ def _report(args: Args, scores: Scores, run: Run | None, left_out: tuple[str, ..
 
 
 def _scored(args: Args, scores: Scores, run: Run | None) -> Scored | None:
-    """Which weights of the run; those of an epoch before its last are told."""
+    """Which weights of the run; those that are not its last are told. An average may lie
+    elsewhere, and score and run are both named by hand."""
     found = scored_of_run(scores.origins, run.folder, where=args.scores) if run else None
     if found and not found.is_current:
         logger.warning("%s: these are scores of %s", args.scores, found)

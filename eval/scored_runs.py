@@ -24,13 +24,17 @@ class Scored:
     """The last that went in."""
     last_epoch: int
     """Of the run."""
+    is_foreign: bool = False
+    """The run's folder has not got all of these weights."""
 
     @property
     def is_current(self) -> bool:
         """Whether the run has not gone on since, as far as can be told."""
-        return self.epoch == self.last_epoch
+        return self.epoch == self.last_epoch and not self.is_foreign
 
     def __str__(self) -> str:
+        if self.is_foreign:
+            return "weights that the run's folder does not have"
         if not self.files:
             return "weights that are not known"
         what = f"{len(self.files)} checkpoints" if len(self.files) > 1 else self.files[0].name
@@ -39,7 +43,7 @@ class Scored:
 
 
 def scored_of_run(origins: Sequence[Origin], run: Path, *, where: Path) -> Scored:
-    """The run's checkpoints that gave the scores at `where`; `ScoreError` if it has not got them.
+    """The run's checkpoints that gave the scores at `where`, as far as its folder has them.
 
     Score files of older versions do not say, and a run may have been copied without its
     checkpoints: then nothing can be told, which is a warning.
@@ -51,18 +55,19 @@ def scored_of_run(origins: Sequence[Origin], run: Path, *, where: Path) -> Score
         return Scored((), last_epoch, last_epoch)
     files = [_find(origin, run, last_epoch) for origin in origins]
     found = tuple(path for path in files if path)
-    if len(found) < len(files):
+    epoch = max(origin.epoch for origin in origins)
+    return Scored(found, epoch, last_epoch, is_foreign=len(found) < len(files))
+
+
+def check_current(scored: Scored, run: Path, *, where: Path) -> None:
+    """Raise if the scores in a run's folder are not of its weights, or it went on since."""
+    if scored.is_foreign:
         raise ScoreError(
             "the scores are of weights that the run does not have: it was trained or averaged anew "
             "since, or they are another model's",
             where=f"{where}, {run}",
-            fix=predict_again(run, where),
+            fix=f"{predict_again(run, where)}; or give the score file in place of the run",
         )
-    return Scored(found, max(origin.epoch for origin in origins), last_epoch)
-
-
-def check_current(scored: Scored, run: Path, *, where: Path) -> None:
-    """Raise if the run went on since it was scored."""
     if not scored.is_current:
         raise ScoreError(
             f"the scores are those of {scored}",

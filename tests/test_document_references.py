@@ -43,10 +43,15 @@ CLASSES = classes()
 
 
 def is_flag(name: str) -> bool:
-    """Whether a class has such a field, and, of `a.b`, a field `a` of a class that has `b`."""
+    """Whether a class has such a field, and, of `a.b`, a field `a` of a class that has `b`; with
+    `no-` before its name a field is turned off."""
     *group, field = name.replace("-", "_").split(".")
     types = {annotation for _, fields in CLASSES for f, annotation in fields.items() if f in group}
-    return any(field in fields and (not group or n in types) for n, fields in CLASSES)
+    turned_on = field.removeprefix("no_")
+    return any(
+        (field in fields or fields.get(turned_on) == "bool") and (not group or n in types)
+        for n, fields in CLASSES
+    )
 
 
 def flags_in_code(text: str) -> list[str]:

@@ -21,13 +21,13 @@ from eval.scores import LAYOUT, Scores
 from psla_wds.checkpoint import load_checkpoint, save_checkpoint
 from psla_wds.config import read_json
 from psla_wds.errors import CheckpointError, ConfigError, ManifestError, ScoreError, ShardError
+from psla_wds.files import sha256_of
 from psla_wds.index_files import read_index
 from psla_wds.manifest import Clip, checked
 from psla_wds.merge import merge_sidecars
 from psla_wds.shards import (
     PackedClip,
     read_sidecar,
-    sha256_of,
     sidecar_path,
     write_sidecar,
     write_tar,

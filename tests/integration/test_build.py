@@ -290,9 +290,9 @@ def test_interrupting_by_keyboard_leaves_no_traceback(tmp_path: Path):
     corpus = write_corpus(tmp_path / "corpus", num_clips=240)
     output = tmp_path / "shards"
     command = [sys.executable, "-m", "sharding.build", "manifest"]
-    process = subprocess.Popen(
-        [*command, *manifest_arguments(corpus, output)], stderr=subprocess.PIPE, text=True
-    )
+    command += manifest_arguments(corpus, output)
+    command += ["--workers=1", "--clips-per-shard=2"]  # 120 shards, which take their time
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not list(output.glob("*.sidecar.json")):
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
