@@ -97,7 +97,7 @@ def load_clip(
                 start_s, end_s = 0.0, math.inf
             waveform, is_all = _read_range(file, start_s, min(end_s, start_s + max_s))
             source_rate_hz = file.samplerate
-        if is_all and _is_cut_short(source):
+        if is_all and is_cut_short(source):
             raise ClipRefusedError("truncated", "the file ends before its header says so")
     except (RuntimeError, OSError) as error:
         raise ClipRefusedError("unreadable", reason_of(error)) from None
@@ -197,13 +197,6 @@ def _is_cut(length_s: float, start_s: float, end_s: float) -> bool:
         f"{length_s:g} s is neither the excerpt ({end_s - start_s:g} s) "
         f"nor the recording, which has at least {end_s:g} s",
     )
-
-
-def _is_cut_short(source: Path | io.BytesIO) -> bool:
-    if isinstance(source, io.BytesIO):
-        return is_cut_short(source)
-    with source.open("rb") as file:
-        return is_cut_short(file)
 
 
 def _read_range(

@@ -170,8 +170,7 @@ def _expected_frames(file: soundfile.SoundFile, source: Path | int, pipe: int | 
     if pipe is not None:  # a sample has 8 bytes at most
         return file.frames if file.frames * file.channels < UNKNOWN_BYTES // 8 else 0
     assert isinstance(source, Path)
-    with source.open("rb") as opened:
-        return file.frames + is_cut_short(opened)  # libsndfile counts what is there
+    return file.frames + is_cut_short(source)  # libsndfile counts what is there
 
 
 def _blocks_of(

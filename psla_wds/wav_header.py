@@ -2,6 +2,8 @@
 
 import io
 import os
+from contextlib import nullcontext
+from pathlib import Path
 
 UNKNOWN_BYTES = 2**31 - 2**16
 """Programs that write WAV into a pipe have its header claim that or more: they cannot know."""
@@ -9,10 +11,10 @@ SLACK_BYTES = 4096
 """Headers that claim a little too much are common, and nothing is missing."""
 
 
-def is_cut_short(file: io.BufferedIOBase) -> bool:
+def is_cut_short(source: Path | io.BytesIO) -> bool:
     """Whether a file ends before its header says so; False of what is no WAV file."""
-    claimed = _claimed_bytes(file)
-    return claimed > file.seek(0, os.SEEK_END) + SLACK_BYTES
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+        return _claimed_bytes(file) > file.seek(0, os.SEEK_END) + SLACK_BYTES
 
 
 def _claimed_bytes(file: io.BufferedIOBase) -> int:
