@@ -30,9 +30,9 @@ import soxr
 from tqdm import tqdm
 
 from benchmarks.harness import RESULTS, compare, record, show, timed, write
-from benchmarks.plain_packing import PER_SHARD, RATE_HZ, to_pcm
+from benchmarks.plain_packing import PER_SHARD, RATE_HZ
 from psla_wds import cli
-from psla_wds.audio import as_mono, decode_pcm, level_dbfs
+from psla_wds.audio import as_mono, decode_pcm, level_dbfs, to_pcm
 from psla_wds.errors import PslaError
 from psla_wds.shards import PackedClip, key_of, write_tar
 
@@ -214,8 +214,8 @@ def measure(args: Args, folder: Path) -> dict[str, Any]:
     results = compare(rates, warmup=0, repeats=args.repeats)
     check_outputs(corpus, programs)
     starts_s = {
-        "plain loop": _median_s(partial(plain_loop, corpus, "one.csv")),
-        "psla-wds": _median_s(partial(engine, corpus, 1, "one.csv")),
+        "plain loop": _median_s(partial(plain_loop, corpus, "one.csv"), args.clips),
+        "psla-wds": _median_s(partial(engine, corpus, 1, "one.csv"), args.clips),
     }
     rates_found = {result.name: result.clips_per_s for result in results}
     content = record(
@@ -252,14 +252,10 @@ def once_started(
     return {"1 worker / plain loop, once started": ratio}
 
 
-def _median_s(way: Callable[[], int]) -> float:
-    """Of packing one clip: what starting takes."""
-    took_s = []
-    for _ in range(3):
-        started = time.perf_counter()
-        way()
-        took_s.append(time.perf_counter() - started)
-    return statistics.median(took_s)
+def _median_s(way: Callable[[], int], num_clips: int) -> float:
+    """Of a way whose clips count as so many."""
+    rate = timed(way)
+    return statistics.median(num_clips / rate() for _ in range(3))
 
 
 def explained(content: dict[str, Any]) -> str:

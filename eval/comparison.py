@@ -22,7 +22,7 @@ from eval.ensemble import aligned
 from eval.metrics import Metrics, evaluate
 from eval.run_log import Run, read_run
 from eval.run_settings import differing_settings
-from eval.scored_runs import Scored, check_current, predict_again, scored_of_run
+from eval.scored_runs import Scored, current_scored, predict_again
 from eval.scores import Scores
 from psla_wds.errors import ScoreError
 
@@ -163,10 +163,7 @@ def _scored(candidate: Candidate, scores: Scores) -> Scored | None:
     """Which weights of its run; an error if the run has others by now."""
     if candidate.run is None:
         return None
-    folder = candidate.run.folder
-    found = scored_of_run(scores.origins, folder, where=candidate.scores)
-    check_current(found, folder, where=candidate.scores)
-    return found
+    return current_scored(scores.origins, candidate.run.folder, where=candidate.scores)
 
 
 def _on_common_clips(all_scores: Sequence[Scores], candidates: Sequence[Candidate]) -> list[Scores]:

@@ -31,7 +31,7 @@ from eval.metrics import evaluate
 from eval.run_charts import seeds_figure, training_figures
 from eval.run_log import Run, read_run
 from eval.run_settings import differing_settings, is_learned_from
-from eval.scored_runs import check_current, scored_of_run
+from eval.scored_runs import current_scored
 from eval.scores import Scores
 from psla_wds import cli
 from psla_wds.disk import disk_errors
@@ -124,7 +124,7 @@ def score_figures(run: Run) -> list[Figure]:
         return []
     scores = Scores.load(path)
     try:
-        check_current(scored_of_run(scores.origins, run.folder, where=path), run.folder, where=path)
+        current_scored(scores.origins, run.folder, where=path)
     except ScoreError as error:
         logger.warning("no class-ap: %s", error)
         return []

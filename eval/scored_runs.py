@@ -59,8 +59,10 @@ def scored_of_run(origins: Sequence[Origin], run: Path, *, where: Path) -> Score
     return Scored(found, epoch, last_epoch, is_foreign=len(found) < len(files))
 
 
-def check_current(scored: Scored, run: Path, *, where: Path) -> None:
-    """Raise if the scores in a run's folder are not of its weights, or it went on since."""
+def current_scored(origins: Sequence[Origin], run: Path, *, where: Path) -> Scored:
+    """The same of scores that stand for the run; `ScoreError` if they are not of its weights, or it
+    went on since."""
+    scored = scored_of_run(origins, run, where=where)
     if scored.is_foreign:
         raise ScoreError(
             "the scores are of weights that the run does not have: it was trained or averaged anew "
@@ -75,6 +77,7 @@ def check_current(scored: Scored, run: Path, *, where: Path) -> None:
             fix=f"{predict_again(run, where)} (of an average, make it anew first); or give the "
             "score file in place of the run",
         )
+    return scored
 
 
 def predict_again(model: Path, scores: Path) -> str:
