@@ -35,7 +35,7 @@ from benchmarks.stage_ways import (
 )
 from benchmarks.ways import Timing, steady_rate
 from psla_wds import cli
-from sharding.engines import num_cores
+from sharding.packing.engines import num_cores
 
 COMPARED_BATCHES = 4
 CPU = torch.device("cpu")

@@ -26,17 +26,17 @@ from benchmarks.paper_way import LooseFiles, Recipe, check_same, clip_features, 
 from benchmarks.peers import Work, peer_ways
 from benchmarks.ways import Timing, Way, check_same_clips, measure_level
 from psla_wds import cli
-from psla_wds.audio import decode_pcm
-from psla_wds.augment import AugmentConfig
-from psla_wds.encoded_batch import NULL_WAV, EncodedBatch
-from psla_wds.features import FeatureConfig, normalise
-from psla_wds.loader import Loader
-from psla_wds.pipeline import FrontEnd
-from psla_wds.reader import Reader, ReaderConfig
-from psla_wds.sampler import SamplerConfig, clip_weights
-from psla_wds.schedule import BatchLayout, Plans, TrainingSchedule
-from psla_wds.shard_index import ShardIndex
-from sharding.engines import num_cores
+from psla_wds.audio.decode import decode_pcm
+from psla_wds.features.dali import FrontEnd
+from psla_wds.features.encoded_batch import NULL_WAV, EncodedBatch
+from psla_wds.features.log_mel import FeatureConfig, normalise
+from psla_wds.loading.loader import Loader
+from psla_wds.reading.reader import Reader, ReaderConfig
+from psla_wds.sampling.augment import AugmentConfig
+from psla_wds.sampling.plan import SamplerConfig, clip_weights
+from psla_wds.sampling.schedule import BatchLayout, Plans, TrainingSchedule
+from psla_wds.shards.index import ShardIndex
+from sharding.packing.engines import num_cores
 
 FEATURES = FeatureConfig()
 AUGMENT = AugmentConfig()

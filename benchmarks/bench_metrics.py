@@ -19,9 +19,9 @@ from jaxtyping import Float32, Float64, UInt8
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from benchmarks.harness import RESULTS, compare, record, show, timed, write
-from eval.metrics import evaluate
 from psla_wds import cli
 from psla_wds.errors import PslaError
+from psla_wds.evaluation.metrics import evaluate
 
 TOLERANCE = 1e-12
 Scores = Float32[np.ndarray, "clips classes"]

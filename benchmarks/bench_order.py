@@ -37,7 +37,7 @@ from benchmarks.order_models import (
     whole_shards,
 )
 from psla_wds import cli
-from psla_wds.sampler import SamplerConfig, plan_epoch
+from psla_wds.sampling.plan import SamplerConfig, plan_epoch
 
 CLIP_BYTES = 180_000
 """Of ten seconds in FLAC, on average; sizes differ by a third each way."""

@@ -19,9 +19,9 @@ from jaxtyping import Int64, UInt16
 
 from benchmarks.harness import RESULTS, compare, record, show, timed, write
 from psla_wds import cli
-from psla_wds.labels import ClassList
-from psla_wds.sampler import SamplerConfig, Sampling, plan_epoch
-from psla_wds.shard_index import ShardIndex
+from psla_wds.labels.class_list import ClassList
+from psla_wds.sampling.plan import SamplerConfig, Sampling, plan_epoch
+from psla_wds.shards.index import ShardIndex
 
 COUNTS_COLUMN = "full_train_2M_panns"
 

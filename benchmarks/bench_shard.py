@@ -32,9 +32,9 @@ from tqdm import tqdm
 from benchmarks.harness import RESULTS, compare, record, show, timed, write
 from benchmarks.plain_packing import PER_SHARD, RATE_HZ
 from psla_wds import cli
-from psla_wds.audio import as_mono, decode_pcm, level_dbfs, to_pcm
+from psla_wds.audio.decode import as_mono, decode_pcm, level_dbfs, to_pcm
 from psla_wds.errors import PslaError
-from psla_wds.shards import PackedClip, key_of, write_tar
+from psla_wds.shards.tar import PackedClip, key_of, write_tar
 
 SOURCE_RATE_HZ, CLIP_S = 44_100, 10
 PER_FILE_SHARE = 30

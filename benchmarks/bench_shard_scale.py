@@ -24,9 +24,9 @@ from tyro.conf import Positional
 from benchmarks.harness import RESULTS, Result, record, show, write
 from benchmarks.shard_jobs import Cost
 from psla_wds import cli
-from psla_wds.index_files import CLASS_LABELS
-from psla_wds.labels import ClassList, write_class_list
-from psla_wds.shards import SHARD_NAME, ClipColumns, Sidecar
+from psla_wds.labels.class_list import ClassList, write_class_list
+from psla_wds.shards.index_files import CLASS_LABELS
+from psla_wds.shards.tar import SHARD_NAME, ClipColumns, Sidecar
 
 CLIP_S, FILE_S, RATE_HZ = 0.02, 60, 16_000
 NUM_CLASSES, PER_SHARD = 527, 1000

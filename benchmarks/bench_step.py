@@ -30,8 +30,8 @@ from benchmarks.step_ways import (
 )
 from benchmarks.table_forms import steps as steps_table
 from psla_wds import cli
-from psla_wds.features import FeatureConfig
-from psla_wds.model import ModelConfig
+from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.models.audio_tagger import ModelConfig
 from train.recipes import AUDIOSET_FULL, RECIPES, TrainConfig
 
 RESIDENT, LOADER, PAPER = "data on the device: the limit", "psla-wds loader", "paper's way"

@@ -20,18 +20,18 @@ import soundfile
 import torch
 
 from benchmarks.harness import RESULTS, compare, record, show, timed, write
-from eval.portable import write_onnx, write_pt2
+from eval.exporting.portable import write_onnx, write_pt2
 from psla_wds import cli
-from psla_wds.checkpoint import Checkpoint
+from psla_wds.audio.recordings import decode
 from psla_wds.errors import PslaError
-from psla_wds.features import FeatureConfig
-from psla_wds.heads import Head
-from psla_wds.labels import ClassList
-from psla_wds.model import AudioTagger, ModelConfig
-from psla_wds.recordings import decode
-from psla_wds.tagger import Tagger
-from psla_wds.waveform_model import WaveformModel
-from psla_wds.windows import WindowConfig
+from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.labels.class_list import ClassList
+from psla_wds.models.audio_tagger import AudioTagger, ModelConfig
+from psla_wds.models.checkpoint import Checkpoint
+from psla_wds.models.heads import Head
+from psla_wds.tagging.tagger import Tagger
+from psla_wds.tagging.waveform_model import WaveformModel
+from psla_wds.tagging.windows import WindowConfig
 
 NETWORKS: dict[str, tuple[str, Head]] = {
     "mobilenet-v2, linear": ("mobilenet-v2", "linear"),

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from psla_wds.audio import encode_clip, load_clip
-from psla_wds.index_files import open_indexes
-from psla_wds.shard_index import ShardIndex
+from psla_wds.audio.decode import encode_clip, load_clip
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import open_indexes
 from sharding.build import PackConfig, build
 from sharding.sources import AudioSetSource
 from sharding.synthesize import Args, synthesize

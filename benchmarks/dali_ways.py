@@ -12,10 +12,10 @@ from nvidia.dali.types import DALIDataType
 
 from benchmarks.our_ways import OUR_ORDER, open_ahead
 from benchmarks.ways import Batch, Setting, Way
-from psla_wds.labels import ClassList
-from psla_wds.read_ahead import ReadBatch
-from psla_wds.shard_index import ShardIndex
-from sharding.engines import num_cores
+from psla_wds.labels.class_list import ClassList
+from psla_wds.reading.read_ahead import ReadBatch
+from psla_wds.shards.index import ShardIndex
+from sharding.packing.engines import num_cores
 
 DEPTHS = (2, 4)
 SETTINGS: tuple[Setting, ...] = tuple(

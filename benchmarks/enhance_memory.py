@@ -19,11 +19,11 @@ import numpy as np
 
 from benchmarks.bench_plan import label_index
 from benchmarks.harness import RESULTS, machine, write
-from eval.score_folder import ROWS_AT_ONCE, ScoreFolder
 from psla_wds import cli
-from psla_wds.index_files import COLUMN_DTYPES, INDEX_FOLDER
-from psla_wds.shard_index import ShardIndex
-from psla_wds.shards import FORMAT_VERSION
+from psla_wds.evaluation.score_folder import ROWS_AT_ONCE, ScoreFolder
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import COLUMN_DTYPES, INDEX_FOLDER
+from psla_wds.shards.tar import FORMAT_VERSION
 
 LABELS_PER_CLIP = 2
 COMMAND = """

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bench_plan import label_index
-from psla_wds.index_files import CLASS_LABELS, INDEX_FOLDER
-from psla_wds.labels import read_class_list
-from psla_wds.merge import write_index
-from psla_wds.shard_index import ShardIndex
-from psla_wds.shards import ClipColumns, Sidecar, read_sidecar
+from psla_wds.labels.class_list import read_class_list
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import CLASS_LABELS, INDEX_FOLDER
+from psla_wds.shards.merge import write_index
+from psla_wds.shards.tar import ClipColumns, Sidecar, read_sidecar
 
 PROBE = """
 import json, sys, time

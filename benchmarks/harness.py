@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from psla_wds.environment import environment, version
+from psla_wds.runtime.environment import environment, version
 
 RESULTS = Path(__file__).parent / "results"
 PEERS = ("webdataset", "mosaicml-streaming", "litdata")

@@ -20,16 +20,16 @@ from jaxtyping import Float64, UInt8
 from scipy.stats import norm
 
 from benchmarks.harness import RESULTS, machine, write
-from eval.bootstrap import (
+from psla_wds import cli
+from psla_wds.errors import ConfigError
+from psla_wds.evaluation.bootstrap import (
     Resampled,
     difference_ends,
     resampled_weights,
     share_ends,
     weighted_metrics,
 )
-from eval.metrics import Metrics, evaluate
-from psla_wds import cli
-from psla_wds.errors import ConfigError
+from psla_wds.evaluation.metrics import Metrics, evaluate
 from psla_wds.progress import progress_bar
 
 Values = Float64[np.ndarray, " rows"]

@@ -12,14 +12,14 @@ from functools import partial
 import numpy as np
 
 from benchmarks.ways import Batch, Way
-from psla_wds.augment import AugmentConfig
-from psla_wds.read_ahead import ReadAhead
-from psla_wds.reader import Reader, ReaderConfig
-from psla_wds.sampler import SamplerConfig, plan_epoch
-from psla_wds.schedule import BatchLayout, Plans, TrainingSchedule
-from psla_wds.shard_index import ShardIndex
-from psla_wds.waveform_batches import WaveformConfig, training_waveforms
-from sharding.engines import num_cores
+from psla_wds.loading.waveforms import WaveformConfig, training_waveforms
+from psla_wds.reading.read_ahead import ReadAhead
+from psla_wds.reading.reader import Reader, ReaderConfig
+from psla_wds.sampling.augment import AugmentConfig
+from psla_wds.sampling.plan import SamplerConfig, plan_epoch
+from psla_wds.sampling.schedule import BatchLayout, Plans, TrainingSchedule
+from psla_wds.shards.index import ShardIndex
+from sharding.packing.engines import num_cores
 
 PLAIN = AugmentConfig(mixup_rate=0.0, freq_mask=0, time_mask=0)
 """One clip is read a draw, as by those that are compared."""

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRando
 
 from benchmarks.paper_way import NEVER_ENDS
 from benchmarks.ways import Batch, Setting, Way
-from psla_wds.sampler import clip_weights
-from psla_wds.shard_index import ShardIndex
+from psla_wds.sampling.plan import clip_weights
+from psla_wds.shards.index import ShardIndex
 
 logger = logging.getLogger("peers")
 

@@ -23,7 +23,7 @@ from benchmarks.corpus import make_corpus
 from benchmarks.first_batch import probe, tiled_index, tiled_labels
 from benchmarks.harness import RESULTS, machine, timed, write
 from psla_wds import cli
-from psla_wds.shard_index import ShardIndex
+from psla_wds.shards.index import ShardIndex
 
 FAR_STEP = 500_000
 GPUS_PER_NODE = 8

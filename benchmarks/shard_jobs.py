@@ -18,10 +18,10 @@ from typing import Literal
 from tyro.conf import Positional
 
 from psla_wds import cli
-from psla_wds.index_files import read_index
-from psla_wds.merge import merge_sidecars
+from psla_wds.shards.index_files import read_index
+from psla_wds.shards.merge import merge_sidecars
 from sharding.build import build
-from sharding.pack_config import PackConfig
+from sharding.packing.config import PackConfig
 from sharding.sources import ManifestSource
 
 LOOK_EVERY_S = 0.05

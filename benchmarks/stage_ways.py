@@ -15,9 +15,9 @@ from nvidia.dali import Pipeline
 
 from benchmarks.harness import synchronize
 from benchmarks.paper_way import clip_features
-from psla_wds.encoded_batch import NULL_WAV, EncodedBatch
-from psla_wds.features import FeatureConfig, LogMel, fit, normalise
-from psla_wds.pipeline import PREFETCH_BATCHES, Feed, FrontEnd, graph_stages
+from psla_wds.features.dali import PREFETCH_BATCHES, Feed, FrontEnd, graph_stages
+from psla_wds.features.encoded_batch import NULL_WAV, EncodedBatch
+from psla_wds.features.log_mel import FeatureConfig, LogMel, fit, normalise
 
 FEATURES = FeatureConfig()
 COPIED_BYTES = 2**28

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from benchmarks.harness import synchronize
 from benchmarks.paper_way import LooseFiles, Recipe, data_loader
 from benchmarks.ways import WARMUP_BATCHES
-from psla_wds.batches import LoaderConfig, training_batches
-from psla_wds.distributed import World
-from psla_wds.loader import Batch
-from psla_wds.model import build_model
+from psla_wds.loading.batches import LoaderConfig, training_batches
+from psla_wds.loading.loader import Batch
+from psla_wds.models.audio_tagger import build_model
 from psla_wds.progress import DataTimer, Interval
-from psla_wds.sampler import clip_weights
-from psla_wds.shard_index import ShardIndex
-from sharding.engines import num_cores
+from psla_wds.runtime.distributed import World
+from psla_wds.sampling.plan import clip_weights
+from psla_wds.shards.index import ShardIndex
+from sharding.packing.engines import num_cores
 from train.learner import Learner
 from train.optimizer import Moment
 from train.recipes import TrainConfig

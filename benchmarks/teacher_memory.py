@@ -18,16 +18,16 @@ import numpy as np
 
 from benchmarks.enhance_memory import many_clips, write_index
 from benchmarks.harness import RESULTS, machine, write
-from eval.score_folder import ROWS_AT_ONCE, ScoreFolder
 from psla_wds import cli
-from psla_wds.shard_index import ShardIndex
+from psla_wds.evaluation.score_folder import ROWS_AT_ONCE, ScoreFolder
+from psla_wds.shards.index import ShardIndex
 
 PROBE = """
 import json, re, sys, time
 from pathlib import Path
 import numpy as np
-from psla_wds.index_files import read_index
-from psla_wds.teacher import apply_teacher
+from psla_wds.shards.index_files import read_index
+from psla_wds.shards.teacher import apply_teacher
 def mib(kind):
     return int(re.findall(kind + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[0]) / 1024
 index = read_index(Path(sys.argv[1]))

@@ -14,19 +14,19 @@ from torch.optim.swa_utils import update_bn
 from tyro.conf import Positional, UseAppendAction, arg
 
 from psla_wds import cli
-from psla_wds.batches import LoaderConfig, evaluation_batches
-from psla_wds.checkpoint import (
+from psla_wds.errors import CheckpointError, ConfigError
+from psla_wds.loading.batches import LoaderConfig, evaluation_batches
+from psla_wds.models.checkpoint import (
     Checkpoint,
     check_classes,
     epoch_checkpoints,
     load_checkpoint,
     save_checkpoint,
 )
-from psla_wds.errors import CheckpointError, ConfigError
-from psla_wds.index_files import open_indexes
 from psla_wds.progress import progress_bar
-from psla_wds.reader import ReaderConfig
-from psla_wds.shard_index import ShardIndex
+from psla_wds.reading.reader import ReaderConfig
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import open_indexes
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,17 @@ import numpy as np
 from eval.average import RunningAverage, find_epochs
 from eval.axes import linear_axis
 from eval.charts import Chart, Figure, Series
-from eval.metrics import evaluate
-from eval.origins import Origin
-from eval.predict import Predictor, gather_scores
-from eval.scores import Scores
-from psla_wds.checkpoint import Checkpoint, check_classes, epoch_checkpoints, load_checkpoint
-from psla_wds.distributed import World
 from psla_wds.errors import CheckpointError
-from psla_wds.files import sha256_of
+from psla_wds.evaluation.metrics import evaluate
+from psla_wds.evaluation.origins import Origin
+from psla_wds.evaluation.predict import Predictor, gather_scores
+from psla_wds.evaluation.scores import Scores
+from psla_wds.io.files import sha256_of
+from psla_wds.models.checkpoint import Checkpoint, check_classes, epoch_checkpoints, load_checkpoint
 from psla_wds.progress import progress_bar
-from psla_wds.reader import ReaderConfig
-from psla_wds.shard_index import ShardIndex
+from psla_wds.reading.reader import ReaderConfig
+from psla_wds.runtime.distributed import World
+from psla_wds.shards.index import ShardIndex
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import numpy as np
 
 from eval.axes import Number, linear_axis, log_axis, percent, signed
 from eval.charts import Band, Chart, Dots, Figure, Label, Mark, Point, Series
-from eval.metrics import Metrics
-from eval.scores import Scores
+from psla_wds.evaluation.metrics import Metrics
+from psla_wds.evaluation.scores import Scores
 
 NUM_NAMED = 8
 """Classes that are named in a chart; the table has all of them."""

@@ -21,9 +21,9 @@ from eval.comparison import MEANS, Change, Comparison, Model, compare
 from eval.comparison_page import render
 from eval.page import decimal, signed_decimal, without_nan
 from psla_wds import cli
-from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError
-from psla_wds.files import atomic_open
+from psla_wds.io.disk import disk_errors
+from psla_wds.io.files import atomic_open
 
 NUM_EXTREMES = 5
 

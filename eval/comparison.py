@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from eval.bootstrap import (
+from eval.correlations import Correlation, correlate
+from eval.ensemble import aligned
+from eval.run_settings import differing_settings
+from eval.scored_runs import Scored, current_scored, predict_again
+from psla_wds.errors import ScoreError
+from psla_wds.evaluation.bootstrap import (
     Bounds,
     Intervals,
     Resampled,
@@ -17,14 +22,9 @@ from eval.bootstrap import (
     resampled_metrics,
     resampled_weights,
 )
-from eval.correlations import Correlation, correlate
-from eval.ensemble import aligned
-from eval.metrics import Metrics, evaluate
-from eval.run_log import Run, read_run
-from eval.run_settings import differing_settings
-from eval.scored_runs import Scored, current_scored, predict_again
-from eval.scores import Scores
-from psla_wds.errors import ScoreError
+from psla_wds.evaluation.metrics import Metrics, evaluate
+from psla_wds.evaluation.scores import Scores
+from train.run.log import Run, read_run
 
 MEANS = ("mAP", "mAUC", "d_prime")
 SCORES_OF_A_RUN = "scores.npz"

@@ -13,8 +13,8 @@ from eval.comparison import MEANS, Change, Comparison, Model
 from eval.page import decimal, render_page, signed_decimal
 from eval.report import Ranked
 from eval.run_charts import data_verdict, runs_figures
-from eval.run_log import Run
 from eval.run_settings import is_learned_from
+from train.run.log import Run
 
 NUM_EXTREMES = 10
 

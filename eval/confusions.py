@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from eval.scores import Scores
+from psla_wds.evaluation.scores import Scores
 
 CLIPS_AT_ONCE = 4096
 FEWEST_POSITIVES = 5

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from eval.run_log import Run
 from eval.run_settings import TrainingSet, open_training_set, read_settings
-from eval.scores import Scores
-from psla_wds.clip_ids import NOT_THERE, ClipIds
 from psla_wds.errors import PslaError
-from psla_wds.locations import is_url, split_spec
-from psla_wds.shard_index import ShardIndex
+from psla_wds.evaluation.scores import Scores
+from psla_wds.io.locations import is_url, split_spec
+from psla_wds.shards.clip_ids import NOT_THERE, ClipIds
+from psla_wds.shards.index import ShardIndex
+from train.run.log import Run
 
 NUM_FEWEST = 10
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from eval.enhancement import Enhancement
-from psla_wds.shard_index import ShardIndex
+from psla_wds.evaluation.enhancement import Enhancement
+from psla_wds.shards.index import ShardIndex
 
 NUM_SHOWN = 15
 

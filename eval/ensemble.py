@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from tyro.conf import Positional
 
-from eval.joint_teacher import joint_teacher
-from eval.metrics import evaluate
 from eval.page import decimal
-from eval.score_folder import check_top_k
-from eval.scores import Scores
 from psla_wds import cli
 from psla_wds.errors import ScoreError
+from psla_wds.evaluation.joint_teacher import joint_teacher
+from psla_wds.evaluation.metrics import evaluate
+from psla_wds.evaluation.score_folder import check_top_k
+from psla_wds.evaluation.scores import Scores
 from psla_wds.progress import progress_bar
 
 

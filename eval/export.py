@@ -13,18 +13,18 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from eval import hub
-from eval.model_card import CardSettings, card_text
-from eval.provenance import headline_metrics, provenance_of
+from eval.exporting import hub
+from eval.exporting.model_card import CardSettings, card_text
+from eval.exporting.provenance import headline_metrics, provenance_of
 from psla_wds import cli
-from psla_wds.checkpoint import Checkpoint
-from psla_wds.disk import disk_errors
-from psla_wds.ensembles import check_members, load_members
 from psla_wds.errors import ConfigError
-from psla_wds.files import atomic_folder
-from psla_wds.labels import ClassList, read_class_list
-from psla_wds.model_folder import Provenance, is_model_folder, read_model_config, write_model
-from psla_wds.waveform_model import WaveformModel
+from psla_wds.io.disk import disk_errors
+from psla_wds.io.files import atomic_folder
+from psla_wds.labels.class_list import ClassList, read_class_list
+from psla_wds.models.checkpoint import Checkpoint
+from psla_wds.models.ensembles import check_members, load_members
+from psla_wds.models.model_folder import Provenance, is_model_folder, read_model_config, write_model
+from psla_wds.tagging.waveform_model import WaveformModel
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,10 @@ def export(args: Args) -> list[str]:
 
 
 def _add_portable(args: Args, model: WaveformModel, classes: ClassList, folder: Path) -> None:
-    from eval.portable import write_onnx, write_pt2  # torch's exporters take a second to import
+    from eval.exporting.portable import (  # torch's exporters take a second to import
+        write_onnx,
+        write_pt2,
+    )
 
     if args.onnx:
         write_onnx(model, classes, folder / "model.onnx")

@@ -27,19 +27,19 @@ from eval.class_charts import class_ap_figure, class_results
 from eval.comparison import SCORES_OF_A_RUN
 from eval.data_audit import find_training_set
 from eval.draw_counts import plan_figures
-from eval.metrics import evaluate
 from eval.run_charts import seeds_figure, training_figures
-from eval.run_log import Run, read_run
 from eval.run_settings import differing_settings, is_learned_from
 from eval.scored_runs import current_scored
-from eval.scores import Scores
 from psla_wds import cli
-from psla_wds.disk import disk_errors
-from psla_wds.distributed import join_world
 from psla_wds.errors import ConfigError, ScoreError
-from psla_wds.files import atomic_folder
-from psla_wds.index_files import open_indexes
-from psla_wds.reader import ReaderConfig
+from psla_wds.evaluation.metrics import evaluate
+from psla_wds.evaluation.scores import Scores
+from psla_wds.io.disk import disk_errors
+from psla_wds.io.files import atomic_folder
+from psla_wds.reading.reader import ReaderConfig
+from psla_wds.runtime.distributed import join_world
+from psla_wds.shards.index_files import open_indexes
+from train.run.log import Run, read_run
 
 Shards = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]")]
 

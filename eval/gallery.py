@@ -20,20 +20,20 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from eval.chart_files import why_no_png, write_drawing
 from eval.gallery_page import Exhibit, gallery
-from eval.run_log import read_run
 from eval.run_settings import open_training_set
 from psla_wds import cli
-from psla_wds.augment import NO_PARTNER, AugmentConfig, Draws, plain_draws
-from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError
-from psla_wds.features import FeatureConfig
-from psla_wds.index_files import open_indexes
-from psla_wds.loader import Loader
-from psla_wds.reader import ReaderConfig
-from psla_wds.sampler import SamplerConfig
-from psla_wds.schedule import NONE_DAMAGED, BatchLayout, Plans, TrainingSchedule
-from psla_wds.shard_index import ShardIndex
-from psla_wds.waveform_batches import WaveformLoader
+from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.io.disk import disk_errors
+from psla_wds.loading.loader import Loader
+from psla_wds.loading.waveforms import WaveformLoader
+from psla_wds.reading.reader import ReaderConfig
+from psla_wds.sampling.augment import NO_PARTNER, AugmentConfig, Draws, plain_draws
+from psla_wds.sampling.plan import SamplerConfig
+from psla_wds.sampling.schedule import NONE_DAMAGED, BatchLayout, Plans, TrainingSchedule
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import open_indexes
+from train.run.log import read_run
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from psla_wds.errors import LabelError
-from psla_wds.files import atomic_open
-from psla_wds.overlay import with_labels
-from psla_wds.shard_index import ShardIndex
+from psla_wds.io.files import atomic_open
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.overlay import with_labels
 
 LINE = '{"clip_id": "...", "labels": ["/m/..."]}'
 

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eval.bootstrap import Intervals
 from eval.charts import Figure
 from eval.class_charts import ClassResult, class_ap_figure, positives_figure
 from eval.confusions import Companions, Confusion
 from eval.correlations import Correlation
 from eval.data_audit import DataAudit
-from eval.metrics import Metrics
-from eval.origins import Origin
 from eval.page import decimal, render_page
 from eval.run_charts import data_verdict, training_figures
-from eval.run_log import Run
 from eval.run_settings import flatten
 from eval.scored_runs import Scored, predict_again
-from psla_wds.checkpoint import find_checkpoint
+from psla_wds.evaluation.bootstrap import Intervals
+from psla_wds.evaluation.metrics import Metrics
+from psla_wds.evaluation.origins import Origin
+from psla_wds.models.checkpoint import find_checkpoint
+from train.run.log import Run
 
 NUM_EXTREMES = 10
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from eval.axes import linear_axis, log_axis, percent, short_number
 from eval.charts import COLOURS, Band, Chart, Figure, Mark, Series
-from eval.run_log import Run
-from psla_wds.tuning import bound_by
+from psla_wds.reading.read_tuner import bound_by
+from train.run.log import Run
 
 ADVICE = {
     "step": "The step, not the data, sets the pace.",

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from eval.run_log import Run
-from psla_wds.augment import NO_PARTNER, AugmentConfig, drawn_partners
 from psla_wds.config import from_json
 from psla_wds.errors import ConfigError
-from psla_wds.features import FeatureConfig
-from psla_wds.index_files import open_indexes
-from psla_wds.overlay import apply_overlay
+from psla_wds.features.log_mel import FeatureConfig
 from psla_wds.progress import progress_bar
-from psla_wds.sampler import SamplerConfig, plan_epoch
-from psla_wds.shard_index import ShardIndex
+from psla_wds.sampling.augment import NO_PARTNER, AugmentConfig, drawn_partners
+from psla_wds.sampling.plan import SamplerConfig, plan_epoch
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import open_indexes
+from psla_wds.shards.overlay import apply_overlay
+from train.run.log import Run
 
 WHERE_AND_HOW_FAST = (
     "index",

@@ -15,27 +15,27 @@ from typing import Annotated
 import numpy as np
 from tyro.conf import Positional, UseAppendAction, arg
 
-from eval.bootstrap import Intervals, bootstrap
 from eval.charts import Figure
 from eval.class_charts import class_results
 from eval.confusions import companions, confusions
 from eval.correlations import Correlation, correlate, read_quality
 from eval.data_audit import DataAudit, audit, find_training_set
 from eval.draw_counts import plan_figures
-from eval.mapping import Mapping, Several, map_scores, read_mapping, with_targets
-from eval.metrics import Metrics, accuracy, evaluate
 from eval.page import decimal, without_nan
 from eval.report import Report, best_and_worst, render
-from eval.run_log import Run, read_run
 from eval.scored_runs import Scored, scored_of_run
-from eval.scores import Scores
 from psla_wds import cli
-from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError, ScoreError
-from psla_wds.files import atomic_open, sha256_of
-from psla_wds.index_files import open_indexes
-from psla_wds.overlay import apply_overlay
-from psla_wds.shard_index import ShardIndex
+from psla_wds.evaluation.bootstrap import Intervals, bootstrap
+from psla_wds.evaluation.mapping import Mapping, Several, map_scores, read_mapping, with_targets
+from psla_wds.evaluation.metrics import Metrics, accuracy, evaluate
+from psla_wds.evaluation.scores import Scores
+from psla_wds.io.disk import disk_errors
+from psla_wds.io.files import atomic_open, sha256_of
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import open_indexes
+from psla_wds.shards.overlay import apply_overlay
+from train.run.log import Run, read_run
 
 logger = logging.getLogger("score")
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.origins import Origin
-from psla_wds.checkpoint import epoch_checkpoints, epoch_path
 from psla_wds.errors import ScoreError
-from psla_wds.files import sha256_of
+from psla_wds.evaluation.origins import Origin
+from psla_wds.io.files import sha256_of
+from psla_wds.models.checkpoint import epoch_checkpoints, epoch_path
 
 logger = logging.getLogger(__name__)
 

@@ -15,15 +15,15 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from eval.tag_formats import Format, open_writer
-from eval.tag_results import Source, Tagging
+from eval.tagging.formats import Format, open_writer
+from eval.tagging.results import Source, Tagging
 from psla_wds import cli
-from psla_wds.audio import AUDIO_SUFFIXES
+from psla_wds.audio.decode import AUDIO_SUFFIXES
 from psla_wds.errors import AudioError, ConfigError
-from psla_wds.events import EventConfig
-from psla_wds.labels import read_class_list
-from psla_wds.tagger import Tagger
-from psla_wds.windows import WindowConfig
+from psla_wds.labels.class_list import read_class_list
+from psla_wds.tagging.events import EventConfig
+from psla_wds.tagging.tagger import Tagger
+from psla_wds.tagging.windows import WindowConfig
 
 STDIN = "-"
 

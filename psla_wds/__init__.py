@@ -9,26 +9,26 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from psla_wds.augment import AugmentConfig, Draws
-    from psla_wds.batches import LoaderConfig, evaluation_batches, training_batches
-    from psla_wds.epochs import Epochs, Share
     from psla_wds.errors import PslaError
-    from psla_wds.events import Event, EventConfig
-    from psla_wds.features import FeatureConfig
-    from psla_wds.index_files import open_indexes
-    from psla_wds.loader import Batch, Loader
-    from psla_wds.reader import ReaderConfig
-    from psla_wds.sampler import SamplerConfig
-    from psla_wds.shard_index import ShardIndex
-    from psla_wds.tagger import Tagger, Tags, WindowTags
-    from psla_wds.waveform_batches import (
+    from psla_wds.features.log_mel import FeatureConfig
+    from psla_wds.loading.batches import LoaderConfig, evaluation_batches, training_batches
+    from psla_wds.loading.epochs import Epochs, Share
+    from psla_wds.loading.loader import Batch, Loader
+    from psla_wds.loading.waveforms import (
         WaveformBatch,
         WaveformConfig,
         WaveformLoader,
         evaluation_waveforms,
         training_waveforms,
     )
-    from psla_wds.windows import WindowConfig
+    from psla_wds.reading.reader import ReaderConfig
+    from psla_wds.sampling.augment import AugmentConfig, Draws
+    from psla_wds.sampling.plan import SamplerConfig
+    from psla_wds.shards.index import ShardIndex
+    from psla_wds.shards.index_files import open_indexes
+    from psla_wds.tagging.events import Event, EventConfig
+    from psla_wds.tagging.tagger import Tagger, Tags, WindowTags
+    from psla_wds.tagging.windows import WindowConfig
 
 __all__ = [
     "AugmentConfig",
@@ -60,26 +60,26 @@ __all__ = [
 ]
 
 _NAMES = {
-    "augment": ("AugmentConfig", "Draws"),
-    "batches": ("LoaderConfig", "evaluation_batches", "training_batches"),
-    "epochs": ("Epochs", "Share"),
     "errors": ("PslaError",),
-    "events": ("Event", "EventConfig"),
-    "features": ("FeatureConfig",),
-    "index_files": ("open_indexes",),
-    "loader": ("Batch", "Loader"),
-    "reader": ("ReaderConfig",),
-    "sampler": ("SamplerConfig",),
-    "shard_index": ("ShardIndex",),
-    "tagger": ("Tagger", "Tags", "WindowTags"),
-    "waveform_batches": (
+    "features.log_mel": ("FeatureConfig",),
+    "loading.batches": ("LoaderConfig", "evaluation_batches", "training_batches"),
+    "loading.epochs": ("Epochs", "Share"),
+    "loading.loader": ("Batch", "Loader"),
+    "loading.waveforms": (
         "WaveformBatch",
         "WaveformConfig",
         "WaveformLoader",
         "evaluation_waveforms",
         "training_waveforms",
     ),
-    "windows": ("WindowConfig",),
+    "reading.reader": ("ReaderConfig",),
+    "sampling.augment": ("AugmentConfig", "Draws"),
+    "sampling.plan": ("SamplerConfig",),
+    "shards.index": ("ShardIndex",),
+    "shards.index_files": ("open_indexes",),
+    "tagging.events": ("Event", "EventConfig"),
+    "tagging.tagger": ("Tagger", "Tags", "WindowTags"),
+    "tagging.windows": ("WindowConfig",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 

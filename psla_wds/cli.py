@@ -11,7 +11,7 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from psla_wds.errors import PslaError
-from psla_wds.locations import Location, Url, parse_location
+from psla_wds.io.locations import Location, Url, parse_location
 
 Args = TypeVar("Args")
 

@@ -21,15 +21,15 @@ from typing import Annotated
 from tyro.conf import arg, subcommand
 
 from psla_wds import cli
-from psla_wds.array_tasks import parse_task
 from psla_wds.errors import ManifestError
-from psla_wds.manifest import checked
+from psla_wds.labels.manifest import checked
 from psla_wds.progress import progress_bar
-from sharding.forecast import forecast
-from sharding.pack_config import PackConfig
-from sharding.packing import pack_all, pack_share
-from sharding.plan import in_order
-from sharding.retry import retry_rejected
+from psla_wds.runtime.array_tasks import parse_task
+from sharding.packing.config import PackConfig
+from sharding.packing.forecast import forecast
+from sharding.packing.pack_all import pack_all, pack_share
+from sharding.packing.plan import in_order
+from sharding.packing.retry import retry_rejected
 from sharding.sources import (
     AudioSetSource,
     Esc50Source,

@@ -19,18 +19,18 @@ from isal.isal_zlib import crc32
 from tyro.conf import Positional
 
 from psla_wds import cli
-from psla_wds.audio import decode_pcm, reason_of
+from psla_wds.audio.decode import decode_pcm, reason_of
 from psla_wds.cli import LocationArg
 from psla_wds.errors import ManifestError, ShardError
-from psla_wds.files import sha256_of
-from psla_wds.folders import file_size, local_copy
-from psla_wds.index_files import CLASS_LABELS, read_index
-from psla_wds.labels import ClassList, read_class_list
-from psla_wds.locations import Location, is_http
+from psla_wds.io.files import sha256_of
+from psla_wds.io.folders import file_size, local_copy
+from psla_wds.io.locations import Location, is_http
+from psla_wds.labels.class_list import ClassList, read_class_list
 from psla_wds.progress import progress_bar
-from psla_wds.shard_index import ShardIndex, combined_fingerprint
-from psla_wds.shards import Sidecar, key_of, read_sidecar, read_sidecars, tars_in
-from sharding.foreign import is_foreign, scan
+from psla_wds.shards.index import ShardIndex, combined_fingerprint
+from psla_wds.shards.index_files import CLASS_LABELS, read_index
+from psla_wds.shards.tar import Sidecar, key_of, read_sidecar, read_sidecars, tars_in
+from sharding.foreign.scan import is_foreign, scan
 
 MAX_SHOWN = 20
 MAX_REASON = 200

@@ -21,23 +21,23 @@ from tyro.conf import Positional
 
 from psla_wds import cli
 from psla_wds.cli import LocationArg
-from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError, ManifestError, ShardError
-from psla_wds.folders import entries, file_size, is_folder
-from psla_wds.index_files import CLASS_LABELS, INDEX_FOLDER
-from psla_wds.labels import ClassList, read_class_list, write_class_list
-from psla_wds.locations import Location
-from psla_wds.merge import merge_sidecars
+from psla_wds.io.disk import disk_errors
+from psla_wds.io.folders import entries, file_size, is_folder
+from psla_wds.io.locations import Location
+from psla_wds.io.url_files import require_writable
+from psla_wds.labels.class_list import ClassList, read_class_list, write_class_list
 from psla_wds.progress import progress_bar
-from psla_wds.shard_index import ShardIndex
-from psla_wds.shards import Sidecar, read_sidecar, read_sidecars, tars_in, write_sidecar
-from psla_wds.url_files import require_writable
-from sharding.foreign import is_current, is_foreign, scan
-from sharding.members import REPACK
-from sharding.plan import PLAN_FILE, sweep
-from sharding.rejects import REJECTED, check_rejected, write_rejected
-from sharding.sample_index import write_dali_indexes
-from sharding.shares import check_complete, forget_reports, reported_arrays
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import CLASS_LABELS, INDEX_FOLDER
+from psla_wds.shards.merge import merge_sidecars
+from psla_wds.shards.tar import Sidecar, read_sidecar, read_sidecars, tars_in, write_sidecar
+from sharding.foreign.sample_index import write_dali_indexes
+from sharding.foreign.scan import is_current, is_foreign, scan
+from sharding.foreign.tar_members import REPACK
+from sharding.packing.plan import PLAN_FILE, sweep
+from sharding.packing.rejects import REJECTED, check_rejected, write_rejected
+from sharding.packing.shares import check_complete, forget_reports, reported_arrays
 
 SORTED_BY_CLASS = 0.2
 """Of `class_separation`: as if each tar held five classes of a great many."""

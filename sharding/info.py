@@ -13,9 +13,9 @@ from tyro.conf import Positional
 
 from psla_wds import cli
 from psla_wds.cli import LocationArg
-from psla_wds.index_files import read_index
-from psla_wds.locations import Location
-from psla_wds.shard_index import ShardIndex
+from psla_wds.io.locations import Location
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import read_index
 
 BAR_WIDTH = 40
 NUM_BINS = 10

@@ -22,15 +22,15 @@ from jaxtyping import Float32
 from tyro.conf import Positional
 
 from psla_wds import cli
-from psla_wds.audio import SILENT_DBFS, decode_pcm, level_dbfs, reason_of
+from psla_wds.audio.decode import SILENT_DBFS, decode_pcm, level_dbfs, reason_of
+from psla_wds.audio.quality import Spectrum, is_clipped
 from psla_wds.errors import ConfigError, ShardError
-from psla_wds.features import FeatureConfig, LogMel
-from psla_wds.index_files import open_indexes
+from psla_wds.features.log_mel import FeatureConfig, LogMel
 from psla_wds.progress import progress_bar
-from psla_wds.reader import Reader
-from psla_wds.shard_index import ShardIndex
-from sharding.audit import Spectrum, is_clipped
-from sharding.duplicates import find_duplicates
+from psla_wds.reading.reader import Reader
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import open_indexes
+from sharding.packing.duplicates import find_duplicates
 
 CLIPS_AT_ONCE = 32
 OFF = 0.5

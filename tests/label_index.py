@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.bench_plan import label_index
-from psla_wds.labels import read_class_list
-from psla_wds.shard_index import ShardIndex
+from psla_wds.labels.class_list import read_class_list
+from psla_wds.shards.index import ShardIndex
 
 SEGMENTS = "unbalanced_train_segments_PARTIAL.csv.gz"
 

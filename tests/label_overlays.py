@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from label_index import index_with_labels
 
-from psla_wds.labels import ClassList
-from psla_wds.shard_index import ShardIndex
+from psla_wds.labels.class_list import ClassList
+from psla_wds.shards.index import ShardIndex
 
 
 def write_ontology(path: Path, children: dict[str, list[str]], abstract: set[str]) -> Path:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.run_log import QUALITY
+from train.run.log import QUALITY
 
 
 def write_run(folder: Path, lines: Sequence[str], **config: object) -> Path:

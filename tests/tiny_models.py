@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from psla_wds.checkpoint import Checkpoint
-from psla_wds.features import FeatureConfig
-from psla_wds.labels import ClassList
-from psla_wds.model import AudioTagger, ModelConfig
+from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.labels.class_list import ClassList
+from psla_wds.models.audio_tagger import AudioTagger, ModelConfig
+from psla_wds.models.checkpoint import Checkpoint
 
 CLASSES = ClassList(("/t/0", "/t/1", "/t/2"), ("low", "middle, or so", "noise"))
 FEATURES = FeatureConfig(num_frames=128, num_mels=64)

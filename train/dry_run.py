@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from psla_wds.distributed import World
-from psla_wds.shard_index import ShardIndex
+from psla_wds.runtime.distributed import World
+from psla_wds.shards.index import ShardIndex
 from train.learner import Learner
 from train.optimizer import Moment, learning_rate
 from train.recipes import TrainConfig

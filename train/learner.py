@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from psla_wds.batch_norm import ghost_norms, normalise_over
-from psla_wds.distributed import World
 from psla_wds.errors import CheckpointError, ConfigError
-from psla_wds.loader import Batch
-from psla_wds.model import AudioTagger, loss
+from psla_wds.loading.loader import Batch
+from psla_wds.models.audio_tagger import AudioTagger, loss
+from psla_wds.models.batch_norm import ghost_norms, normalise_over
+from psla_wds.runtime.distributed import World
 from train.optimizer import (
     Moment,
     build_optimizer,
@@ -22,8 +22,8 @@ from train.optimizer import (
     step_unless,
 )
 from train.recipes import Compile, TrainConfig
-from train.running_statistics import RunningStatistics
-from train.weight_average import WeightAverage
+from train.steps.running_statistics import RunningStatistics
+from train.steps.weight_average import WeightAverage
 
 AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

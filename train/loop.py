@@ -10,22 +10,22 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from eval.metrics import evaluate
-from eval.predict import predict
-from psla_wds.checkpoint import Checkpoint, epoch_path, save_checkpoint
-from psla_wds.distributed import World
-from psla_wds.loader import Loader
-from psla_wds.model import loss
+from psla_wds.evaluation.metrics import evaluate
+from psla_wds.evaluation.predict import predict
+from psla_wds.loading.loader import Loader
+from psla_wds.models.audio_tagger import loss
+from psla_wds.models.checkpoint import Checkpoint, epoch_path, save_checkpoint
 from psla_wds.progress import DataTimer, Interval, progress_bar
-from psla_wds.shard_index import ShardIndex
-from train.bad_steps import BadSteps, clips_as_json
+from psla_wds.runtime.distributed import World
+from psla_wds.shards.index import ShardIndex
 from train.learner import Learner
-from train.measures import Means, Measures
 from train.optimizer import Moment, learning_rate
 from train.recipes import TrainConfig
-from train.records import RunLog
-from train.run_dir import RunDir
-from train.states import StateWriter, check_types
+from train.run.folder import RunDir
+from train.run.records import RunLog
+from train.run.state import StateWriter, check_types
+from train.steps.bad_steps import BadSteps, clips_as_json
+from train.steps.metrics import Means, Measures
 from train.training_data import TrainingData, layout_of, open_training_data
 
 logger = logging.getLogger("train")

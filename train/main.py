@@ -21,28 +21,28 @@ import torch
 import tyro
 
 from psla_wds import cli
-from psla_wds.batch_norm import check_batch_norm
-from psla_wds.checkpoint import epoch_path
 from psla_wds.config import to_json
-from psla_wds.distributed import World, join_world
-from psla_wds.environment import environment, sources_digest
 from psla_wds.errors import ConfigError, PslaError
-from psla_wds.fine_tuning import Start, first_tagger
-from psla_wds.index_files import open_indexes
-from psla_wds.initial_weights import RANDOM
-from psla_wds.loader import check_dali
-from psla_wds.model import build_model
-from psla_wds.overlay import apply_overlay
-from psla_wds.reader import ReaderConfig
-from psla_wds.shard_index import ShardIndex
-from psla_wds.teacher import apply_teacher
+from psla_wds.loading.loader import check_dali
+from psla_wds.models.audio_tagger import build_model
+from psla_wds.models.batch_norm import check_batch_norm
+from psla_wds.models.checkpoint import epoch_path
+from psla_wds.models.fine_tuning import Start, first_tagger
+from psla_wds.models.initial_weights import RANDOM
+from psla_wds.reading.reader import ReaderConfig
+from psla_wds.runtime.distributed import World, join_world
+from psla_wds.runtime.environment import environment, sources_digest
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import open_indexes
+from psla_wds.shards.overlay import apply_overlay
+from psla_wds.shards.teacher import apply_teacher
 from train.dry_run import try_out
 from train.learner import Learner
 from train.loop import Trainer
 from train.recipes import RECIPES, TrainConfig, with_compat
-from train.records import RunLog
-from train.run_dir import RunDir, read_config
-from train.settings import check_all_read
+from train.run.folder import RunDir, read_config
+from train.run.records import RunLog
+from train.run.unused_settings import check_all_read
 from train.training_data import layout_of
 
 PROG = "torchrun train/main.py"

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from psla_wds.backbones import trunk_layers
 from psla_wds.errors import ConfigError
+from psla_wds.models.backbones import trunk_layers
 
 logger = logging.getLogger("train")
 

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from tyro.conf import UseAppendAction, arg
 
-from psla_wds.augment import AugmentConfig
-from psla_wds.batch_norm import BatchNormOver
 from psla_wds.errors import ConfigError
-from psla_wds.features import FeatureConfig
-from psla_wds.model import ModelConfig
-from psla_wds.reader import ReaderConfig
-from psla_wds.sampler import SamplerConfig
+from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.models.audio_tagger import ModelConfig
+from psla_wds.models.batch_norm import BatchNormOver
+from psla_wds.reading.reader import ReaderConfig
+from psla_wds.sampling.augment import AugmentConfig
+from psla_wds.sampling.plan import SamplerConfig
 from train.optimizer import OptimizerConfig
 
 Precision = Literal["float32", "bfloat16", "float16"]

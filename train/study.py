@@ -18,12 +18,12 @@ from typing import Any
 import tyro
 
 from psla_wds import cli
-from psla_wds.array_tasks import parse_task
 from psla_wds.config import to_json
-from psla_wds.disk import disk_errors
 from psla_wds.errors import PslaError
-from psla_wds.files import atomic_open
-from psla_wds.index_files import open_indexes
+from psla_wds.io.disk import disk_errors
+from psla_wds.io.files import atomic_open
+from psla_wds.runtime.array_tasks import parse_task
+from psla_wds.shards.index_files import open_indexes
 from train.paper_tables import Row
 from train.recipes import RECIPES
 from train.studies import STUDIES

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from psla_wds.checkpoint import epoch_path
 from psla_wds.errors import ConfigError
-from psla_wds.index_files import open_indexes
-from psla_wds.initial_weights import IMAGENET
-from psla_wds.shard_index import ShardIndex
+from psla_wds.models.checkpoint import epoch_path
+from psla_wds.models.initial_weights import IMAGENET
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import open_indexes
 from train.paper_tables import Cell, Member
 from train.recipes import RECIPES, TrainConfig
 from train.study_settings import (

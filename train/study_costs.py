@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.run_log import read_run
 from psla_wds.errors import PslaError
 from train.recipes import TrainConfig
-from train.run_dir import CONFIG, read_config
+from train.run.folder import CONFIG, read_config
+from train.run.log import read_run
 from train.study_commands import Commands, Step
 from train.study_engine import Engine, begun
 from train.study_settings import StudyArgs

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from eval.run_log import read_run
-from psla_wds.array_tasks import ArrayTask
-from psla_wds.checkpoint import load_checkpoint
 from psla_wds.config import to_json
-from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError, PslaError
-from psla_wds.files import atomic_open
-from psla_wds.shard_index import ShardIndex
+from psla_wds.io.disk import disk_errors
+from psla_wds.io.files import atomic_open
+from psla_wds.models.checkpoint import load_checkpoint
+from psla_wds.runtime.array_tasks import ArrayTask
+from psla_wds.shards.index import ShardIndex
 from train.loop import EXIT_STATUS_OF_SIGNAL
 from train.recipes import TrainConfig
-from train.run_dir import CONFIG, MAY_CHANGE, read_config, read_made_with
+from train.run.folder import CONFIG, MAY_CHANGE, read_config, read_made_with
+from train.run.log import read_run
 from train.study_commands import Best, Step
 from train.study_marks import why_stale
 from train.study_results import best_models

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from eval.run_log import Run, read_run
 from psla_wds.errors import ScoreError
 from train.paper_tables import Cell, Measure
+from train.run.log import Run, read_run
 from train.study_commands import LAST, METRICS, Best, Commands, Lacking, Step
 from train.variants import Variant
 

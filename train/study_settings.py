@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from tyro.conf import Positional, UseAppendAction, arg
 
 from psla_wds.config import to_json
-from psla_wds.disk import disk_errors
 from psla_wds.errors import ConfigError
-from psla_wds.files import atomic_open
-from psla_wds.initial_weights import IMAGENET, RANDOM, published_address
+from psla_wds.io.disk import disk_errors
+from psla_wds.io.files import atomic_open
+from psla_wds.models.initial_weights import IMAGENET, RANDOM, published_address
 from train.main import parse
 from train.paper_tables import DataSet, Study
 from train.recipes import TrainConfig

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from psla_wds.augment import Draws
-from psla_wds.distributed import World
-from psla_wds.loader import Loader
-from psla_wds.schedule import BatchLayout, Plans, TrainingSchedule
-from psla_wds.shard_index import ShardIndex
+from psla_wds.loading.loader import Loader
+from psla_wds.runtime.distributed import World
+from psla_wds.sampling.augment import Draws
+from psla_wds.sampling.schedule import BatchLayout, Plans, TrainingSchedule
+from psla_wds.shards.index import ShardIndex
 from train.optimizer import warn_of_short_run
 from train.recipes import TrainConfig
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from itertools import product
 from posixpath import basename, splitext
 
-from psla_wds.audio import AUDIO_SUFFIXES
+from psla_wds.audio.decode import AUDIO_SUFFIXES
 from psla_wds.cli import LocationArg
 from psla_wds.errors import ManifestError
-from psla_wds.labels import ClassList, read_class_list
-from psla_wds.locations import Location, member
-from psla_wds.manifest import Clip, resolve_labels
-from sharding.scratch import scratch_database, scratch_errors, to_bytes, to_text
+from psla_wds.io.locations import Location, member
+from psla_wds.io.scratch import scratch_database, scratch_errors, to_bytes, to_text
+from psla_wds.labels.class_list import ClassList, read_class_list
+from psla_wds.labels.manifest import Clip, resolve_labels
 from sharding.sources.rows import csv_values, seconds
 from sharding.sources.source import files_below, require, require_folder
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from tyro.conf import Positional
 
 from psla_wds.cli import LocationArg
-from psla_wds.folders import entries
-from psla_wds.labels import ClassList, read_class_list
-from psla_wds.locations import Location
-from psla_wds.manifest import Clip, resolve_labels
+from psla_wds.io.folders import entries
+from psla_wds.io.locations import Location
+from psla_wds.labels.class_list import ClassList, read_class_list
+from psla_wds.labels.manifest import Clip, resolve_labels
 from sharding.sources.source import files_below, require, require_folder
 
 

@@ -7,9 +7,9 @@ from pathlib import PurePath
 from tyro.conf import Positional
 
 from psla_wds.cli import LocationArg
-from psla_wds.labels import ClassList
-from psla_wds.locations import member
-from psla_wds.manifest import Clip
+from psla_wds.io.locations import member
+from psla_wds.labels.class_list import ClassList
+from psla_wds.labels.manifest import Clip
 from sharding.sources.rows import csv_rows
 from sharding.sources.source import require, require_folder
 

@@ -9,10 +9,10 @@ from tyro.conf import Positional
 
 from psla_wds.cli import LocationArg
 from psla_wds.errors import ManifestError
-from psla_wds.folders import is_folder
-from psla_wds.labels import ClassList, read_class_list
-from psla_wds.locations import Location, member
-from psla_wds.manifest import Clip, resolve_labels
+from psla_wds.io.folders import is_folder
+from psla_wds.io.locations import Location, member
+from psla_wds.labels.class_list import ClassList, read_class_list
+from psla_wds.labels.manifest import Clip, resolve_labels
 from sharding.sources.rows import csv_rows, csv_values
 from sharding.sources.source import require, require_folder
 

@@ -11,9 +11,9 @@ from tyro.conf import Positional
 
 from psla_wds.cli import LocationArg
 from psla_wds.errors import ManifestError
-from psla_wds.labels import ClassList, read_class_list
-from psla_wds.manifest import Clip, Row
-from sharding.hdf5_files import RATE_ATTRIBUTE, names_of, open_hdf5, targets_of
+from psla_wds.labels.class_list import ClassList, read_class_list
+from psla_wds.labels.manifest import Clip, Row
+from sharding.sources.hdf5_files import RATE_ATTRIBUTE, names_of, open_hdf5, targets_of
 from sharding.sources.source import require
 
 ROWS_AT_ONCE = 10_000

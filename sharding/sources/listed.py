@@ -8,9 +8,9 @@ from typing import Any
 from tyro.conf import Positional
 
 from psla_wds.cli import LocationArg
-from psla_wds.labels import ClassList, read_class_list
-from psla_wds.locations import Location
-from psla_wds.manifest import Clip, resolve_labels
+from psla_wds.io.locations import Location
+from psla_wds.labels.class_list import ClassList, read_class_list
+from psla_wds.labels.manifest import Clip, resolve_labels
 from sharding.sources.rows import csv_rows, jsonl_rows, seconds
 from sharding.sources.source import named, require, require_folder
 

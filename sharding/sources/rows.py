@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from psla_wds.errors import ManifestError
-from psla_wds.folders import local_copy
-from psla_wds.locations import Location
+from psla_wds.io.folders import local_copy
+from psla_wds.io.locations import Location
 from sharding.sources.source import require
 
 

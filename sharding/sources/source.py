@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from psla_wds.errors import ManifestError
-from psla_wds.folders import is_folder
-from psla_wds.labels import ClassList
-from psla_wds.locations import Location, is_url, member, parse_location
-from psla_wds.manifest import Clip
-from psla_wds.url_files import names_below
+from psla_wds.io.folders import is_folder
+from psla_wds.io.locations import Location, is_url, member, parse_location
+from psla_wds.io.url_files import names_below
+from psla_wds.labels.class_list import ClassList
+from psla_wds.labels.manifest import Clip
 
 
 @runtime_checkable

@@ -6,18 +6,18 @@ from typing import IO
 
 from tyro.conf import Positional
 
-from psla_wds import ffmpeg
-from psla_wds.audio import AUDIO_SUFFIXES, ClipRefusedError
+from psla_wds.audio import ffmpeg
+from psla_wds.audio.decode import AUDIO_SUFFIXES, ClipRefusedError
 from psla_wds.cli import LocationArg
-from psla_wds.folders import local_copy
-from psla_wds.index_files import CLASS_LABELS
-from psla_wds.labels import ClassList, read_class_list
-from psla_wds.locations import Location
-from psla_wds.manifest import ByteRange, Clip
-from psla_wds.shards import tars_in
-from sharding.members import Members, kind_of, members_by_key
+from psla_wds.io.folders import local_copy
+from psla_wds.io.locations import Location
+from psla_wds.labels.class_list import ClassList, read_class_list
+from psla_wds.labels.manifest import ByteRange, Clip
+from psla_wds.shards.index_files import CLASS_LABELS
+from psla_wds.shards.tar import tars_in
+from sharding.foreign.labels import check_keys, describe
+from sharding.foreign.tar_members import Members, kind_of, members_by_key
 from sharding.sources.source import require, require_folder
-from sharding.tar_clips import check_keys, describe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from psla_wds.audio import ClipRefusedError, load_clip
+from psla_wds.audio.decode import ClipRefusedError, load_clip
 from psla_wds.errors import PslaError
-from psla_wds.features import FeatureConfig
-from psla_wds.index_files import read_index
-from psla_wds.labels import ClassList
-from psla_wds.loader import Loader
-from psla_wds.merge import write_index
-from psla_wds.reader import ReaderConfig
-from psla_wds.schedule import BatchLayout, EvaluationSchedule
-from psla_wds.shard_index import ShardIndex
-from psla_wds.shards import PackedClip, Sidecar, write_sidecar, write_tar
+from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.labels.class_list import ClassList
+from psla_wds.loading.loader import Loader
+from psla_wds.reading.reader import ReaderConfig
+from psla_wds.sampling.schedule import BatchLayout, EvaluationSchedule
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import read_index
+from psla_wds.shards.merge import write_index
+from psla_wds.shards.tar import PackedClip, Sidecar, write_sidecar, write_tar
 
 MEMORY_BYTES = 2 * 2**30
 """Beside what the process has once DALI was used; its thread pools ask for address space."""

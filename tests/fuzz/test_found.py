@@ -17,15 +17,15 @@ from properties import limited_memory
 from test_fuzz_tars import AUDIO, NUM_SAMPLES, own_shard, own_sidecar
 from test_fuzz_tensors import CHECKPOINT, SCORES
 
-from eval.scores import LAYOUT, Scores
-from psla_wds.checkpoint import load_checkpoint, save_checkpoint
 from psla_wds.config import read_json
 from psla_wds.errors import CheckpointError, ConfigError, ManifestError, ScoreError, ShardError
-from psla_wds.files import sha256_of
-from psla_wds.index_files import read_index
-from psla_wds.manifest import Clip, checked
-from psla_wds.merge import merge_sidecars
-from psla_wds.shards import (
+from psla_wds.evaluation.scores import LAYOUT, Scores
+from psla_wds.io.files import sha256_of
+from psla_wds.labels.manifest import Clip, checked
+from psla_wds.models.checkpoint import load_checkpoint, save_checkpoint
+from psla_wds.shards.index_files import read_index
+from psla_wds.shards.merge import merge_sidecars
+from psla_wds.shards.tar import (
     PackedClip,
     read_sidecar,
     sidecar_path,

@@ -12,12 +12,12 @@ from mutations import changed_json, changed_npy
 from properties import Trap, accepted, fuzz, tiers
 
 from psla_wds.errors import ShardError
-from psla_wds.index_files import COLUMN_DTYPES, read_index
-from psla_wds.merge import merge_sidecars
-from psla_wds.reader import Reader
-from psla_wds.sampler import SamplerConfig, plan_epoch
-from psla_wds.shard_index import ShardIndex
-from psla_wds.shards import sidecar_path
+from psla_wds.reading.reader import Reader
+from psla_wds.sampling.plan import SamplerConfig, plan_epoch
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import COLUMN_DTYPES, read_index
+from psla_wds.shards.merge import merge_sidecars
+from psla_wds.shards.tar import sidecar_path
 from sharding.check import check
 from sharding.info import render, summarise
 
@@ -34,7 +34,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("psla_wds.retries.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", ())
     return shutil.copytree(small, tmp_path / "shards")
 
 

@@ -10,13 +10,13 @@ from mutations import changed_bytes, changed_json
 from properties import Trap, accepted, fuzz, tiers
 from tiny_models import tiny_checkpoint
 
-from psla_wds.checkpoint import Checkpoint
 from psla_wds.errors import CheckpointError
-from psla_wds.features import FeatureConfig
-from psla_wds.labels import ClassList
-from psla_wds.model import ModelConfig
-from psla_wds.model_folder import Provenance, read_model, write_model
-from psla_wds.tagger import Tagger
+from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.labels.class_list import ClassList
+from psla_wds.models.audio_tagger import ModelConfig
+from psla_wds.models.checkpoint import Checkpoint
+from psla_wds.models.model_folder import Provenance, read_model, write_model
+from psla_wds.tagging.tagger import Tagger
 
 MEMBER = Checkpoint(
     weights={"a": torch.arange(400.0).reshape(4, 100), "b": torch.ones(2, dtype=torch.int64)},

@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 from mutations import changed_bytes, changed_json, changed_npy, changed_value
 from properties import Trap, accepted, fuzz, tiers
 
-from eval.run_log import read_run
-from eval.scores import LAYOUT, Scores
-from psla_wds.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from psla_wds.config import to_json
 from psla_wds.errors import CheckpointError, ScoreError
-from psla_wds.features import FeatureConfig
-from psla_wds.labels import ClassList
-from psla_wds.model import ModelConfig
-from train.measures import Means
+from psla_wds.evaluation.scores import LAYOUT, Scores
+from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.labels.class_list import ClassList
+from psla_wds.models.audio_tagger import ModelConfig
+from psla_wds.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from train.recipes import DEMO, TrainConfig
-from train.run_dir import RunDir, read_config, read_made_with
-from train.run_dir import _tell_changes as tell_changes
-from train.states import check_types
+from train.run.folder import RunDir, read_config, read_made_with
+from train.run.folder import _tell_changes as tell_changes
+from train.run.log import read_run
+from train.run.state import check_types
+from train.steps.metrics import Means
 
 CLASSES = ClassList(("/t/0", "/t/1"), ("low", "high"))
 CHECKPOINT = Checkpoint(

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from mutations import AWKWARD_TEXTS, changed_bytes, changed_json
 from properties import accepted, fuzz, tiers
 
-from psla_wds.audio import ClipRefusedError, load_clip
-from psla_wds.labels import ClassList, read_class_list
-from psla_wds.manifest import Clip, checked
-from psla_wds.shards import key_of
+from psla_wds.audio.decode import ClipRefusedError, load_clip
+from psla_wds.labels.class_list import ClassList, read_class_list
+from psla_wds.labels.manifest import Clip, checked
+from psla_wds.shards.tar import key_of
 from sharding.sources import AudioSetSource, ManifestSource
 
 JSONL = json.dumps(

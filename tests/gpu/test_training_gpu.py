@@ -11,13 +11,13 @@ import pytest
 import torch
 from conftest import run
 
-from eval.run_log import read_run
-from psla_wds.distributed import World
-from psla_wds.loader import Batch
-from psla_wds.model import ModelConfig, build_model
+from psla_wds.loading.loader import Batch
+from psla_wds.models.audio_tagger import ModelConfig, build_model
+from psla_wds.runtime.distributed import World
 from train.learner import Learner
 from train.optimizer import Moment
 from train.recipes import DEMO, Precision, TrainConfig
+from train.run.log import read_run
 
 pytestmark = pytest.mark.gpu
 

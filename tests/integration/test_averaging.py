@@ -11,14 +11,14 @@ import torch
 from conftest import assert_user_error, run_command
 
 from eval.average import average_weights, with_estimated_statistics
-from eval.metrics import evaluate
-from eval.origins import Origin
-from eval.scores import Scores
-from psla_wds.batches import LoaderConfig, evaluation_batches
-from psla_wds.checkpoint import epoch_checkpoints, epoch_path, load_checkpoint
-from psla_wds.files import sha256_of
-from psla_wds.index_files import open_indexes
-from psla_wds.reader import ReaderConfig
+from psla_wds.evaluation.metrics import evaluate
+from psla_wds.evaluation.origins import Origin
+from psla_wds.evaluation.scores import Scores
+from psla_wds.io.files import sha256_of
+from psla_wds.loading.batches import LoaderConfig, evaluation_batches
+from psla_wds.models.checkpoint import epoch_checkpoints, epoch_path, load_checkpoint
+from psla_wds.reading.reader import ReaderConfig
+from psla_wds.shards.index_files import open_indexes
 
 EPOCHS = 3
 

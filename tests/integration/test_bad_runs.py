@@ -16,14 +16,14 @@ from store_server import serving
 from test_training import config_of
 from worlds import outcomes_in_world
 
-from psla_wds.distributed import World, join_world
 from psla_wds.errors import CheckpointError, ConfigError, PslaError
-from psla_wds.reader import ReaderConfig
+from psla_wds.reading.reader import ReaderConfig
+from psla_wds.runtime.distributed import World, join_world
 from train.main import _agree_on_settings as agree_on_settings
 from train.main import _prepare as prepare
 from train.main import train
 from train.recipes import DEMO, TrainConfig
-from train.states import StateFiles
+from train.run.state import StateFiles
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from psla_wds import (
     open_indexes,
     training_batches,
 )
-from psla_wds.pipeline import PREFETCH_BATCHES
-from psla_wds.reader import PendingRead
+from psla_wds.features.dali import PREFETCH_BATCHES
+from psla_wds.reading.reader import PendingRead
 
 MAIN = Path(__file__).parents[2] / "train" / "main.py"
 BATCH_SIZE = 40

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.run_log import read_run
+from train.run.log import read_run
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (

@@ -10,13 +10,18 @@ import torch
 from conftest import run_command
 from reference.signals import encode, white_noise
 
-from psla_wds.backbones import build_trunk
-from psla_wds.checkpoint import epoch_checkpoints, epoch_path, load_checkpoint, save_checkpoint
-from psla_wds.encoded_batch import NULL_WAV, EncodedBatch
-from psla_wds.features import FeatureConfig
-from psla_wds.model import build_model
-from psla_wds.pipeline import FrontEnd
-from psla_wds.reader import ReaderConfig
+from psla_wds.features.dali import FrontEnd
+from psla_wds.features.encoded_batch import NULL_WAV, EncodedBatch
+from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.models.audio_tagger import build_model
+from psla_wds.models.backbones import build_trunk
+from psla_wds.models.checkpoint import (
+    epoch_checkpoints,
+    epoch_path,
+    load_checkpoint,
+    save_checkpoint,
+)
+from psla_wds.reading.reader import ReaderConfig
 from train.main import train
 from train.recipes import DEMO, Compat, TrainConfig, with_compat
 

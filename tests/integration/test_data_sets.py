@@ -23,14 +23,14 @@ from data_sets import (
 from foreign_tars import audio_of, write_class_labels, write_members
 from torchaudio.compliance.kaldi import fbank
 
-from psla_wds.audio import decode_pcm
-from psla_wds.index_files import read_index
-from psla_wds.reader import Reader
-from psla_wds.shards import read_sidecar
+from psla_wds.audio.decode import decode_pcm
+from psla_wds.reading.reader import Reader
+from psla_wds.shards.index_files import read_index
+from psla_wds.shards.tar import read_sidecar
 from sharding.build import build
 from sharding.check import check
 from sharding.index import make_index
-from sharding.pack_config import PackConfig
+from sharding.packing.config import PackConfig
 from sharding.sources import (
     Esc50Source,
     Fsd50kSource,

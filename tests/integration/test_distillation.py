@@ -11,18 +11,19 @@ import pytest
 import torch
 from conftest import assert_user_error, run, run_command
 
-from eval.predict import Args, Predictor, _prepare, gather_scores
-from psla_wds.augment import AugmentConfig
-from psla_wds.batches import LoaderConfig, training_batches
-from psla_wds.distributed import World
-from psla_wds.epochs import Share
+from eval.predict import Args, _prepare
 from psla_wds.errors import ConfigError, ScoreError
-from psla_wds.features import FeatureConfig
-from psla_wds.index_files import open_indexes
-from psla_wds.loader import Batch
-from psla_wds.reader import ReaderConfig
-from psla_wds.shard_index import ShardIndex
-from psla_wds.teacher import apply_teacher, top_scores
+from psla_wds.evaluation.predict import Predictor, gather_scores
+from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.loading.batches import LoaderConfig, training_batches
+from psla_wds.loading.epochs import Share
+from psla_wds.loading.loader import Batch
+from psla_wds.reading.reader import ReaderConfig
+from psla_wds.runtime.distributed import World
+from psla_wds.sampling.augment import AugmentConfig
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import open_indexes
+from psla_wds.shards.teacher import apply_teacher, top_scores
 from train.main import parse, train
 from train.recipes import DEMO
 

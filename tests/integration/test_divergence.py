@@ -10,11 +10,11 @@ from test_training import config_of, final_weights
 from worlds import outcomes_in_world
 
 from psla_wds.errors import PslaError
-from psla_wds.index_files import open_indexes
-from psla_wds.loader import Batch, Loader
+from psla_wds.loading.loader import Batch, Loader
+from psla_wds.shards.index_files import open_indexes
 from train.main import train
 from train.recipes import TrainConfig
-from train.states import StateFiles
+from train.run.state import StateFiles
 
 DELIVER = Loader.__next__
 

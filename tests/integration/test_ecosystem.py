@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from conftest import run_command
 
-from psla_wds.index_files import read_index
-from psla_wds.shards import key_of
-from sharding.sample_index import dali_index
+from psla_wds.shards.index_files import read_index
+from psla_wds.shards.tar import key_of
+from sharding.foreign.sample_index import dali_index
 
 Clips = dict[str, tuple[bytes, tuple[str, ...]]]
 """Audio and mids, by key."""

@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 from conftest import assert_user_error, manifest_arguments, run_command, write_corpus
 
-from psla_wds.array_tasks import parse_task
 from psla_wds.errors import ConfigError, PslaError
-from psla_wds.files import atomic_open
-from psla_wds.index_files import read_index
-from sharding import engines
+from psla_wds.io.files import atomic_open
+from psla_wds.runtime.array_tasks import parse_task
+from psla_wds.shards.index_files import read_index
 from sharding.index import make_index
-from sharding.pack import ShardTask, pack_shard
-from sharding.pack_config import PackConfig
+from sharding.packing import engines
+from sharding.packing.config import PackConfig
+from sharding.packing.shard import ShardTask, pack_shard
 
 NUM_CLIPS, NUM_SHARDS = 480, 40
 
@@ -378,7 +378,7 @@ def test_a_dask_scheduler_that_does_not_answer_is_one_error(corpus: Path, tmp_pa
 
 
 def test_without_the_package_the_command_that_installs_it_is_told(monkeypatch):
-    from sharding.dask_engine import run_dask
+    from sharding.packing.dask_engine import run_dask
 
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ConfigError, match=r"pip install 'psla-wds\[cluster\]'"):

@@ -10,11 +10,11 @@ from run_folders import write_run
 
 from eval.gallery import Args, exhibits, open_source
 from eval.gallery_page import Exhibit, coloured, gallery
-from psla_wds.augment import NO_PARTNER
-from psla_wds.batches import LoaderConfig, evaluation_batches, training_batches
 from psla_wds.config import to_json
 from psla_wds.errors import ConfigError
-from psla_wds.index_files import open_indexes
+from psla_wds.loading.batches import LoaderConfig, evaluation_batches, training_batches
+from psla_wds.sampling.augment import NO_PARTNER
+from psla_wds.shards.index_files import open_indexes
 from train.recipes import DEMO
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -15,8 +15,8 @@ READ_ALL = """
 import sys
 import numpy as np
 from psla_wds import cli
-from psla_wds.index_files import read_index
-from psla_wds.reader import Reader
+from psla_wds.shards.index_files import read_index
+from psla_wds.reading.reader import Reader
 
 def main():
     index = read_index(sys.argv[1])

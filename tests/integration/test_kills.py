@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from eval.run_log import read_run
-from psla_wds.checkpoint import epoch_checkpoints, load_checkpoint
+from psla_wds.models.checkpoint import epoch_checkpoints, load_checkpoint
+from train.run.log import read_run
 
 MAIN = Path(__file__).parents[2] / "train" / "main.py"
 EPOCHS, STEPS_PER_EPOCH = 15, 6

@@ -11,10 +11,10 @@ from conftest import TINY_CLASSES, assert_user_error, run_command
 from label_overlays import write_ontology
 
 from eval.enhance import Args, run
-from eval.scores import Scores
 from psla_wds.errors import ConfigError, LabelError, PslaError, ScoreError
-from psla_wds.index_files import open_indexes
-from psla_wds.overlay import META, apply_overlay
+from psla_wds.evaluation.scores import Scores
+from psla_wds.shards.index_files import open_indexes
+from psla_wds.shards.overlay import META, apply_overlay
 from train.main import _prepare as prepare_training
 from train.recipes import DEMO
 
@@ -79,7 +79,7 @@ def test_an_overlay_holds_the_enhanced_labels_and_no_shard_is_touched(
 def test_training_and_its_draws_use_the_overlay(shards: Path, overlay: Path, tmp_path: Path):
     import torch
 
-    from psla_wds.distributed import World
+    from psla_wds.runtime.distributed import World
 
     config = replace(DEMO, index=(str(shards),), run_dir=tmp_path / "run", batch_size=4)
     world = World(0, 1, torch.device("cpu"))

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-from psla_wds.augment import AugmentConfig
 from psla_wds.errors import ConfigError, ShardError
-from psla_wds.features import FeatureConfig
-from psla_wds.index_files import read_index
-from psla_wds.loader import Batch, Loader
-from psla_wds.reader import DamagedClipError, Reader, ReaderConfig
-from psla_wds.sampler import SamplerConfig
-from psla_wds.schedule import BatchLayout, EvaluationSchedule, Plans, TrainingSchedule
-from psla_wds.shard_index import ShardIndex
-from psla_wds.storage import ShardFile
-from psla_wds.tuning import FIRST_THREADS
+from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.io.storage import ShardFile
+from psla_wds.loading.loader import Batch, Loader
+from psla_wds.reading.read_tuner import FIRST_THREADS
+from psla_wds.reading.reader import DamagedClipError, Reader, ReaderConfig
+from psla_wds.sampling.augment import AugmentConfig
+from psla_wds.sampling.plan import SamplerConfig
+from psla_wds.sampling.schedule import BatchLayout, EvaluationSchedule, Plans, TrainingSchedule
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import read_index
 
 FEATURES = FeatureConfig(num_frames=64)
 BATCH_SIZE, STEPS = 6, 16  # two epochs
@@ -32,7 +32,7 @@ BATCH_SIZE, STEPS = 6, 16  # two epochs
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("psla_wds.retries.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", ())
 
 
 def open_loader(
@@ -121,7 +121,7 @@ def test_slow_storage_gets_more_threads_and_gives_the_same_batches(
         return read(reader, shard, row)
 
     monkeypatch.setattr(Reader, "_read_from", read_slowly)
-    monkeypatch.setattr("psla_wds.tuning.BATCHES_PER_LOOK", 2)
+    monkeypatch.setattr("psla_wds.reading.read_tuner.BATCHES_PER_LOOK", 2)
     with open_loader(index) as loader:
         assert all(same(a, b) for a, b in zip(batches_of(loader, STEPS), undisturbed, strict=True))
         assert loader._reader.threads > FIRST_THREADS
@@ -240,7 +240,7 @@ def test_an_evaluation_replaces_no_clip_whatever_is_allowed(copied: ShardIndex):
 
 
 def test_without_dali_the_error_names_the_extras(index: ShardIndex, monkeypatch):
-    monkeypatch.setitem(sys.modules, "psla_wds.pipeline", None)  # its import fails
+    monkeypatch.setitem(sys.modules, "psla_wds.features.dali", None)  # its import fails
     with pytest.raises(ConfigError, match="NVIDIA DALI") as caught:
         open_loader(index)
     assert "'psla-wds[cuda13]', or [cuda12]" in str(caught.value)

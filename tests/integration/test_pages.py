@@ -15,7 +15,7 @@ from eval.compare import Args as CompareArgs
 from eval.compare import write
 from eval.comparison import compare
 from eval.score import Args, score
-from eval.scores import Scores
+from psla_wds.evaluation.scores import Scores
 
 pytestmark = pytest.mark.slow
 

@@ -18,9 +18,9 @@ from conftest import assert_user_error, manifest_arguments, run_command, write_c
 from data_sets import write_sound, write_table
 from label_overlays import write_ontology
 
-from eval.mapping import read_mapping
 from psla_wds import cli
 from psla_wds.errors import ConfigError, PslaError
+from psla_wds.evaluation.mapping import read_mapping
 from train.studies import STUDIES
 from train.study import main
 

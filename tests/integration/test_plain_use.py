@@ -33,7 +33,7 @@ from psla_wds import (
     training_batches,
     training_waveforms,
 )
-from psla_wds.epochs import current_share
+from psla_wds.loading.epochs import current_share
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "use_the_loader.md"

@@ -13,12 +13,12 @@ import torch
 from tiny_models import CLASSES, RATE_HZ, sweep, tiny_checkpoint
 
 from eval.export import Args, export
-from eval.portable import TOLERANCE, write_onnx, write_pt2
-from psla_wds.audio import load_clip
-from psla_wds.checkpoint import Checkpoint, save_checkpoint
+from eval.exporting.portable import TOLERANCE, write_onnx, write_pt2
+from psla_wds.audio.decode import load_clip
 from psla_wds.errors import CheckpointError
-from psla_wds.tagger import Tagger
-from psla_wds.waveform_model import WaveformModel
+from psla_wds.models.checkpoint import Checkpoint, save_checkpoint
+from psla_wds.tagging.tagger import Tagger
+from psla_wds.tagging.waveform_model import WaveformModel
 
 pytestmark = pytest.mark.slow
 
@@ -102,7 +102,7 @@ def test_other_backbones_export(backbone: str, tmp_path: Path):
 
 
 def test_a_file_with_other_scores_is_not_left(members, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("eval.portable.TOLERANCE", -1.0)
+    monkeypatch.setattr("eval.exporting.portable.TOLERANCE", -1.0)
     save_checkpoint(members[0], tmp_path / "c.pt")
     with pytest.raises(CheckpointError, match=r"model\.onnx differ by"):
         export(Args(models=(tmp_path / "c.pt",), output=tmp_path / "model", onnx=True))

@@ -9,10 +9,10 @@ import numpy as np
 import soundfile
 from conftest import run, run_command
 
-from eval.run_log import read_run
-from eval.scores import Scores
-from psla_wds.index_files import read_index
+from psla_wds.evaluation.scores import Scores
+from psla_wds.shards.index_files import read_index
 from sharding.check import check
+from train.run.log import read_run
 
 NUM_CLIPS = 200
 MAIN = Path(__file__).parents[2] / "train" / "main.py"

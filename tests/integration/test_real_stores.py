@@ -14,9 +14,9 @@ from faulty_proxy import Proxy, faulty_proxy
 from s3_server import CREDENTIALS, serving_s3
 
 from psla_wds.errors import ShardError, StaleIndexError
-from psla_wds.index_files import open_indexes, read_index
-from psla_wds.reader import Reader
-from psla_wds.shard_index import ShardIndex
+from psla_wds.reading.reader import Reader
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import open_indexes, read_index
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ http {{
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("psla_wds.retries.RETRY_PAUSES_S", (0.01, 0.02, 0.05, 0.1, 0.1, 0.1))
+    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", (0.01, 0.02, 0.05, 0.1, 0.1, 0.1))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import soundfile
 from conftest import assert_user_error, run, run_command, write_corpus
 from data_sets import write_classes, write_sound
 
-from psla_wds.index_files import read_index
+from psla_wds.shards.index_files import read_index
 from sharding.check import check
 
 MENDED, LOST = ("clip.000.wav", "clip.003.wav"), "clip.013.flac"

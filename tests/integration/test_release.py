@@ -170,7 +170,9 @@ def test_commands_of_the_wheel_run_from_any_folder(
     assert "report.html" in command("-m", "eval.score", "p.npz", "--output=run", "--run=run")
     assert (tmp_path / "run" / "report.html").stat().st_size > 5000
     for name in ("esc50", "fsd50k"):
-        command("-c", f"from eval.mapping import read_mapping; read_mapping({name!r})")
+        command(
+            "-c", f"from psla_wds.evaluation.mapping import read_mapping; read_mapping({name!r})"
+        )
 
 
 @pytest.mark.slow

@@ -14,10 +14,10 @@ from store_server import Store, serving
 
 from psla_wds import LoaderConfig, ReaderConfig, open_indexes, training_batches
 from psla_wds.errors import ConfigError, PslaError, ShardError, StaleIndexError
-from psla_wds.features import FeatureConfig
-from psla_wds.index_files import COLUMN_DTYPES, read_index
-from psla_wds.reader import DamagedClipError, Reader
-from psla_wds.shard_index import ShardIndex
+from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.reading.reader import DamagedClipError, Reader
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import COLUMN_DTYPES, read_index
 
 CONFIG = LoaderConfig(
     features=FeatureConfig(num_frames=64),
@@ -34,7 +34,7 @@ def store(shards: Path) -> Iterator[Store]:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("psla_wds.retries.RETRY_PAUSES_S", (0.01, 0.02, 0.05, 0.1))
+    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", (0.01, 0.02, 0.05, 0.1))
 
 
 def all_clips(index: ShardIndex, **settings: object) -> list[bytes]:

@@ -15,8 +15,8 @@ import pytest
 from conftest import assert_user_error, manifest_arguments, run_command, write_corpus
 from s3_server import CREDENTIALS, serving_s3
 
-from psla_wds.locations import parse_location
-from psla_wds.url_files import download, upload
+from psla_wds.io.locations import parse_location
+from psla_wds.io.url_files import download, upload
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

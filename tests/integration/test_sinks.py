@@ -93,7 +93,7 @@ import logging, os, sys
 from dataclasses import replace
 from pathlib import Path
 from train.recipes import DEMO
-from train.records import RunLog
+from train.run.records import RunLog
 
 logging.basicConfig(format="%(message)s")
 for fails in ("import", "init", "log", ""):
@@ -122,7 +122,9 @@ def test_whatever_fails_there_is_one_warning_and_the_log_is_whole(tmp_path: Path
 
 
 PROGRAM_THAT_HANGS = PROGRAM.replace('("import", "init", "log", "")', '("hang", "hang at once")')
-WITHOUT_PATIENCE = "import train.wandb_sink as w; w.CLOSE_WAIT_S, w.MOST_WAITING = 0.5, {most}\n"
+WITHOUT_PATIENCE = (
+    "import train.run.wandb_sink as w; w.CLOSE_WAIT_S, w.MOST_WAITING = 0.5, {most}\n"
+)
 
 
 @pytest.mark.parametrize(("most", "reason"), [(1000, "within 0.5 s"), (1, "for 1 records")])

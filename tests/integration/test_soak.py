@@ -16,9 +16,9 @@ import pytest
 import torch
 from store_server import Fault, serving
 
-from eval.run_log import read_run
-from psla_wds.checkpoint import epoch_checkpoints, load_checkpoint
-from psla_wds.index_files import open_indexes
+from psla_wds.models.checkpoint import epoch_checkpoints, load_checkpoint
+from psla_wds.shards.index_files import open_indexes
+from train.run.log import read_run
 
 EPOCHS, STEPS_PER_EPOCH, BATCH = 11, 182, 2
 STEPS = EPOCHS * STEPS_PER_EPOCH

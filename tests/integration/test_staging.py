@@ -17,25 +17,25 @@ import pytest
 from store_server import serving
 
 from psla_wds import LoaderConfig, ReaderConfig, training_batches
-from psla_wds.features import FeatureConfig
-from psla_wds.index_files import open_indexes, read_index
-from psla_wds.reader import Reader
-from psla_wds.shard_index import ShardIndex
-from psla_wds.staging import copy_paths
+from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.reading.reader import Reader
+from psla_wds.reading.staging import copy_paths
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import open_indexes, read_index
 
 STAGE_ALL = """
 import sys, time
 from pathlib import Path
-import psla_wds.staging
-from psla_wds.index_files import read_index
-from psla_wds.reader import Reader
+import psla_wds.reading.staging
+from psla_wds.shards.index_files import read_index
+from psla_wds.reading.reader import Reader
 
-psla_wds.staging.COPY_BYTES, psla_wds.staging.POLL_S = 4096, 0.05
-shard_read, pause_s = psla_wds.storage.LocalShard.read_into, float(sys.argv[3])
+psla_wds.reading.staging.COPY_BYTES, psla_wds.reading.staging.POLL_S = 4096, 0.05
+shard_read, pause_s = psla_wds.io.storage.LocalShard.read_into, float(sys.argv[3])
 def slow_read(*arguments):
     time.sleep(pause_s)
     return shard_read(*arguments)
-psla_wds.storage.LocalShard.read_into = slow_read
+psla_wds.io.storage.LocalShard.read_into = slow_read
 index = read_index(sys.argv[1])
 reader = Reader(index, threads=1, stage=Path(sys.argv[2]))
 print("begun", flush=True)

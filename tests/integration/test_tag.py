@@ -19,13 +19,13 @@ from reference.official_model import OfficialEfficientNet, publish
 from tiny_models import CLASSES, RATE_HZ, sweep, tiny_checkpoint
 
 from eval.tag import main
-from eval.tag_formats import RENDER
-from eval.tag_results import Result, Tag
+from eval.tagging.formats import RENDER
+from eval.tagging.results import Result, Tag
 from psla_wds import LoaderConfig, cli, evaluation_batches, open_indexes
-from psla_wds.checkpoint import epoch_path, save_checkpoint
-from psla_wds.labels import write_class_list
-from psla_wds.reader import ReaderConfig
-from psla_wds.tagger import Tagger
+from psla_wds.labels.class_list import write_class_list
+from psla_wds.models.checkpoint import epoch_path, save_checkpoint
+from psla_wds.reading.reader import ReaderConfig
+from psla_wds.tagging.tagger import Tagger
 
 ROOT = Path(__file__).resolve().parents[2]
 EAGER = ["--events.threshold=1e-6"]

@@ -11,7 +11,7 @@ import torch
 from conftest import run_command
 from store_server import serving
 
-from psla_wds.checkpoint import epoch_path, load_checkpoint
+from psla_wds.models.checkpoint import epoch_path, load_checkpoint
 
 SETTINGS = ["--epochs=2", "--batch-size=6", "--log-every-steps=1", "--features.num-frames=64"]
 

@@ -16,18 +16,18 @@ import pytest
 import torch
 from conftest import assert_user_error, run, run_command
 
-from eval.metrics import evaluate
-from eval.run_log import read_run
-from eval.scores import Scores
-from psla_wds.checkpoint import epoch_checkpoints, load_checkpoint
 from psla_wds.errors import CheckpointError, ConfigError, PslaError, StaleIndexError
-from psla_wds.features import FeatureConfig
-from psla_wds.index_files import open_indexes
-from psla_wds.reader import ReaderConfig
-from psla_wds.sampler import SamplerConfig
+from psla_wds.evaluation.metrics import evaluate
+from psla_wds.evaluation.scores import Scores
+from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.models.checkpoint import epoch_checkpoints, load_checkpoint
+from psla_wds.reading.reader import ReaderConfig
+from psla_wds.sampling.plan import SamplerConfig
+from psla_wds.shards.index_files import open_indexes
 from train.main import parse, train
 from train.recipes import DEMO, TrainConfig
-from train.run_dir import read_made_with
+from train.run.folder import read_made_with
+from train.run.log import read_run
 
 MAIN = Path(__file__).parents[2] / "train" / "main.py"
 SETTINGS = {
@@ -344,7 +344,7 @@ def test_a_clip_damaged_in_place_ends_the_run_with_its_name(shards: Path, tmp_pa
 def test_damaged_clips_that_are_allowed_for_are_replaced_and_told(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr("psla_wds.retries.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", ())
     caplog.set_level("INFO")
     copied = shutil.copytree(shards, tmp_path / "shards")
     index = open_indexes([f"{copied}:train"])

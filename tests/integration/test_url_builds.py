@@ -15,19 +15,19 @@ from data_sets import write_classes, write_esc50, write_fsd50k, write_sound
 from foreign_tars import write_tars
 from store_server import serving
 
-from psla_wds.audio import ClipRefusedError
+from psla_wds.audio.decode import ClipRefusedError
 from psla_wds.errors import ConfigError, ShardError, StaleIndexError
-from psla_wds.folders import local_copy
-from psla_wds.index_files import read_index
-from psla_wds.locations import Location, parse_location
+from psla_wds.io.folders import local_copy
+from psla_wds.io.locations import Location, parse_location
+from psla_wds.shards.index_files import read_index
 from sharding.build import build
 from sharding.check import check
-from sharding.decode import decode
-from sharding.engines import Update
 from sharding.index import make_index
 from sharding.info import summarise
-from sharding.pack import ShardTask, pack_shard
-from sharding.pack_config import PackConfig
+from sharding.packing.config import PackConfig
+from sharding.packing.decode import decode
+from sharding.packing.engines import Update
+from sharding.packing.shard import ShardTask, pack_shard
 from sharding.sources import (
     AudioSetSource,
     Esc50Source,
@@ -50,8 +50,8 @@ def in_this_process(tasks: Sequence[ShardTask], workers: int) -> Iterator[Update
 
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("sharding.packing.run_local", in_this_process)
-    monkeypatch.setattr("psla_wds.retries.RETRY_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("sharding.packing.pack_all.run_local", in_this_process)
+    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", (0.0, 0.0))
     yield
     STORE.store.clear()
     STORE.pseudo_dirs[:] = [""]
@@ -115,7 +115,7 @@ def test_an_upload_that_fails_publishes_nothing_and_the_same_command_goes_on(
     assert "shard-000001.sidecar.json" in content("a")
     assert not {"shard-000002.sidecar.json", "index/meta.json"} & content("a").keys()
     monkeypatch.undo()
-    monkeypatch.setattr("sharding.packing.run_local", in_this_process)
+    monkeypatch.setattr("sharding.packing.pack_all.run_local", in_this_process)
     build(source(corpus), config("a"))
     assert content("a") == content_on_disk(shards)
 

@@ -27,7 +27,7 @@ from psla_wds import (
     training_batches,
     training_waveforms,
 )
-from psla_wds.features import LogMel, fit, normalise
+from psla_wds.features.log_mel import LogMel, fit, normalise
 
 FEATURES = FeatureConfig(num_frames=64)
 READER = ReaderConfig(threads=2, decode_threads=1)

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from conftest import run
 
-from psla_wds.distributed import TIMEOUT_VARIABLE, join_world
 from psla_wds.errors import ConfigError
+from psla_wds.runtime.distributed import TIMEOUT_VARIABLE, join_world
 
 PROGRAM = """
 import os, time
 import numpy as np
 from psla_wds import cli
-from psla_wds.distributed import join_world
+from psla_wds.runtime.distributed import join_world
 from psla_wds.errors import ConfigError
 
 def fail_on_the_second(world):

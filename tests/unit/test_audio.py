@@ -8,8 +8,8 @@ import soundfile
 import soxr
 from conftest import run
 
-from psla_wds import ffmpeg
-from psla_wds.audio import (
+from psla_wds.audio import ffmpeg
+from psla_wds.audio.decode import (
     EXTENSIONS,
     ClipRefusedError,
     as_mono,

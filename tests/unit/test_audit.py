@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import soxr
 
-from psla_wds.audio import to_pcm
-from sharding.audit import Spectrum, is_clipped
+from psla_wds.audio.decode import to_pcm
+from psla_wds.audio.quality import Spectrum, is_clipped
 
 RATE_HZ = 16_000
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, kstest, uniform
 
-from psla_wds.augment import NO_PARTNER, AugmentConfig, Draws, augmented_draws
 from psla_wds.errors import ConfigError
-from psla_wds.sampler import EpochPlan
+from psla_wds.sampling.augment import NO_PARTNER, AugmentConfig, Draws, augmented_draws
+from psla_wds.sampling.plan import EpochPlan
 
 MANY = 40_000
 

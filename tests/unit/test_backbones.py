@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psla_wds.backbones import BACKBONES, build_trunk
 from psla_wds.errors import ConfigError
-from psla_wds.model import AudioTagger, ModelConfig, build_model
+from psla_wds.models.audio_tagger import AudioTagger, ModelConfig, build_model
+from psla_wds.models.backbones import BACKBONES, build_trunk
 
 needs_timm = pytest.mark.skipif(
     importlib.util.find_spec("timm") is None, reason="the package timm is not installed"

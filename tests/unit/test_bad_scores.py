@@ -11,9 +11,9 @@ from label_overlays import named_index
 from test_ensemble import model
 
 from eval import compare, ensemble, score
-from eval.mapping import map_scores, read_mapping, with_targets
-from eval.scores import Scores
 from psla_wds.errors import ScoreError
+from psla_wds.evaluation.mapping import map_scores, read_mapping, with_targets
+from psla_wds.evaluation.scores import Scores
 
 COMMANDS = {
     "compare": (compare.main, ["--output=OUT/c.json"]),

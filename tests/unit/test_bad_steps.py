@@ -7,11 +7,11 @@ import pytest
 import torch
 from test_learner import at, batches, learner
 
-from psla_wds.loader import Batch
-from psla_wds.model import loss
+from psla_wds.loading.loader import Batch
+from psla_wds.models.audio_tagger import loss
 from train.learner import Learner, is_bad
-from train.measures import MOST_UNREAD, Means, Measured, Measures
 from train.recipes import DEMO
+from train.steps.metrics import MOST_UNREAD, Means, Measured, Measures
 
 
 def not_finite(value: float) -> Batch:

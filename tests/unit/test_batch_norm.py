@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from psla_wds.batch_norm import (
+from psla_wds.errors import ConfigError
+from psla_wds.models.batch_norm import (
     GhostBatchNorm2d,
     check_batch_norm,
     ghost_norms,
     normalise_over,
 )
-from psla_wds.errors import ConfigError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 

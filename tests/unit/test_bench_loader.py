@@ -15,8 +15,8 @@ from benchmarks.our_ways import read_way, waveform_way
 from benchmarks.peers import Collate, Work, loose_files, webdataset_way
 from benchmarks.table_forms import speeds
 from benchmarks.ways import Batch, Timing, Way, measure_level
-from psla_wds.index_files import open_indexes
-from psla_wds.shard_index import ShardIndex
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import open_indexes
 
 BATCH_SIZE = 8
 

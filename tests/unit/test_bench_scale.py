@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks.first_batch import tiled_index, tiled_labels
 from benchmarks.scale import PLANS, STARTS, Line, check_prediction, fit_line, project
-from psla_wds.index_files import open_indexes
-from psla_wds.reader import Reader
+from psla_wds.reading.reader import Reader
+from psla_wds.shards.index_files import open_indexes
 
 
 def test_a_line_is_found_again():

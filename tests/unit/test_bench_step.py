@@ -39,8 +39,8 @@ from benchmarks.step_ways import (
 from benchmarks.table_forms import stages as stages_table
 from benchmarks.table_forms import steps as steps_table
 from benchmarks.ways import Timing
-from psla_wds.index_files import open_indexes
-from psla_wds.loader import Batch
+from psla_wds.loading.loader import Batch
+from psla_wds.shards.index_files import open_indexes
 
 CPU = torch.device("cpu")
 SMALL = Args(clips=24, num_frames=64, batch_size=8, repeats=1, seconds=0.1).for_device(CPU)

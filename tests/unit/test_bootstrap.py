@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from eval.bootstrap import (
+from psla_wds.evaluation.bootstrap import (
     bootstrap,
     difference_bounds,
     resampled_metrics,
@@ -12,7 +12,7 @@ from eval.bootstrap import (
     share_ends,
     weighted_metrics,
 )
-from eval.metrics import d_prime, evaluate
+from psla_wds.evaluation.metrics import d_prime, evaluate
 
 
 @pytest.mark.parametrize("values", [2, 10, 10_000], ids=lambda n: f"{n} different scores")

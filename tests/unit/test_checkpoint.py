@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from eval.average import average_weights
-from psla_wds.checkpoint import (
+from psla_wds.errors import CheckpointError, ConfigError
+from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.labels.class_list import ClassList
+from psla_wds.models.audio_tagger import ModelConfig, build_model
+from psla_wds.models.checkpoint import (
     Checkpoint,
     check_classes,
     epoch_path,
@@ -14,10 +18,6 @@ from psla_wds.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from psla_wds.errors import CheckpointError, ConfigError
-from psla_wds.features import FeatureConfig
-from psla_wds.labels import ClassList
-from psla_wds.model import ModelConfig, build_model
 
 CONFIG = ModelConfig(
     backbone="efficientnet-b0", head="single-head-attention", initial_weights="none"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psla_wds.clip_ids import NOT_THERE, ClipIds
+from psla_wds.shards.clip_ids import NOT_THERE, ClipIds
 
 TEXTS = st.lists(st.text(max_size=4), unique=True, max_size=12)
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psla_wds.errors import ManifestError, PslaError
-from psla_wds.labels import ClassList
-from psla_wds.locations import parse_location
-from psla_wds.manifest import ByteRange, Clip, Row, checked
-from sharding.clip_table import ClipTable
-from sharding.pack_config import PackConfig
-from sharding.plan import in_order, open_output, plan_shards
+from psla_wds.io.locations import parse_location
+from psla_wds.labels.class_list import ClassList
+from psla_wds.labels.manifest import ByteRange, Clip, Row, checked
+from sharding.packing.clip_table import ClipTable
+from sharding.packing.config import PackConfig
+from sharding.packing.plan import in_order, open_output, plan_shards
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 MESSAGES = st.text(st.characters())

@@ -13,10 +13,10 @@ from eval.compare import Args, to_json, to_text, write
 from eval.comparison import compare
 from eval.comparison_page import render
 from eval.correlations import correlate, read_quality
-from eval.metrics import evaluate
 from eval.run_charts import runs_figures
-from eval.scores import Scores
 from psla_wds.errors import PslaError, ScoreError
+from psla_wds.evaluation.metrics import evaluate
+from psla_wds.evaluation.scores import Scores
 
 
 def model(seed: int, clips: range) -> Scores:
@@ -180,7 +180,7 @@ def test_audiosets_ratings_give_a_quality_to_all_classes_that_were_rated():
     folder = os.environ.get("PSLA_AUDIOSET_META")
     if not folder:
         pytest.skip("PSLA_AUDIOSET_META names no folder of AudioSet's metadata")
-    from psla_wds.labels import read_class_list
+    from psla_wds.labels.class_list import read_class_list
 
     classes = read_class_list(Path(folder) / "audioset_class_labels_indices.csv")
     quality = read_quality(Path(folder) / "audioset_qa_true_counts.csv", classes.mids)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_loss_curves import ALONE, STEPS, batches, curve, difference
 
-from psla_wds.model import AudioTagger, build_model
+from psla_wds.models.audio_tagger import AudioTagger, build_model
 from train.learner import Learner
 from train.recipes import DEMO, Compile
 

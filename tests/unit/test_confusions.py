@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eval.confusions import companions, confusions, highest
-from eval.scores import Scores
+from psla_wds.evaluation.scores import Scores
 
 NAMES = ("Cello", "Violin", "Speech", "Rain", "Silence")
 

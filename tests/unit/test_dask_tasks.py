@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from psla_wds.errors import ConfigError
-from psla_wds.locations import parse_location
-from psla_wds.manifest import Clip
-from sharding import dask_engine
-from sharding.pack import ShardResult, ShardTask
-from sharding.pack_config import PackConfig
+from psla_wds.io.locations import parse_location
+from psla_wds.labels.manifest import Clip
+from sharding.packing import dask_engine
+from sharding.packing.config import PackConfig
+from sharding.packing.shard import ShardResult, ShardTask
 
 ENCODING = PackConfig(output=Path("shards")).encoding
 

@@ -10,14 +10,14 @@ from run_folders import epoch_line, write_run
 
 from eval.data_audit import audit, find_training_set
 from eval.draw_counts import count_draws, plan_figures
-from eval.run_log import read_run
 from eval.run_settings import TrainingSet, open_training_set
-from eval.scores import Scores
-from psla_wds.augment import augmented_draws
 from psla_wds.config import to_json
 from psla_wds.errors import ConfigError
-from psla_wds.sampler import plan_epoch
+from psla_wds.evaluation.scores import Scores
+from psla_wds.sampling.augment import augmented_draws
+from psla_wds.sampling.plan import plan_epoch
 from train.recipes import DEMO
+from train.run.log import read_run
 
 EPOCHS, BATCH = 3, 5
 

@@ -13,8 +13,8 @@ from label_index import audioset_index
 from scipy.stats import chi2, chi2_contingency, chisquare
 
 from benchmarks.bench_plan import index_by_counts, read_counts
-from psla_wds.augment import AugmentConfig, augmented_draws
-from psla_wds.sampler import (
+from psla_wds.sampling.augment import AugmentConfig, augmented_draws
+from psla_wds.sampling.plan import (
     PURPOSE_DRAWS,
     EpochPlan,
     SamplerConfig,
@@ -24,7 +24,7 @@ from psla_wds.sampler import (
     raw_bits,
     to_uniform,
 )
-from psla_wds.shard_index import ShardIndex
+from psla_wds.shards.index import ShardIndex
 
 EPOCHS = range(1, 31)
 BATCH_SIZE = 100

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_overlays import named_index, write_ontology
 
-from eval import score_folder
 from eval.enhance_report import against_truth, enhancement_report, to_text
-from eval.enhancement import Enhancement, Teacher, enhance
-from psla_wds.ontology import read_ontology
-from psla_wds.sampler import clip_weights
-from psla_wds.shard_index import ShardIndex
+from psla_wds.evaluation import score_folder
+from psla_wds.evaluation.enhancement import Enhancement, Teacher, enhance
+from psla_wds.labels.ontology import read_ontology
+from psla_wds.sampling.plan import clip_weights
+from psla_wds.shards.index import ShardIndex
 
 MIDS = ("animal", "dog", "bark", "cat")
 TREE = {"animal": ["dog", "cat"], "dog": ["bark"]}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from eval.ensemble import ensemble, table
-from eval.metrics import evaluate
-from eval.scores import Scores
 from psla_wds.errors import ScoreError
+from psla_wds.evaluation.metrics import evaluate
+from psla_wds.evaluation.scores import Scores
 
 
 def model(seed: int) -> Scores:

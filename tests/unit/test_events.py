@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psla_wds.errors import ConfigError
-from psla_wds.events import Event, EventConfig, EventFinder
+from psla_wds.tagging.events import Event, EventConfig, EventFinder
 
 HIGH, LOW, NONE = 0.9, 0.3, 0.0
 SCORES = {"#": HIGH, "+": 0.7, "-": LOW, ".": NONE}

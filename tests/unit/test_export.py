@@ -9,12 +9,12 @@ from hub_server import hub_server
 from huggingface_hub import ModelCard
 from tiny_models import tiny_checkpoint
 
-from eval import hub
 from eval.export import Args, export, main
-from psla_wds.checkpoint import epoch_path, save_checkpoint
+from eval.exporting import hub
 from psla_wds.errors import CheckpointError, ConfigError, PslaError, ScoreError
-from psla_wds.model_folder import read_model_config
-from psla_wds.tagger import Tagger
+from psla_wds.models.checkpoint import epoch_path, save_checkpoint
+from psla_wds.models.model_folder import read_model_config
+from psla_wds.tagging.tagger import Tagger
 
 METRICS = {"mAP": 0.4321, "mAUC": 0.9, "d_prime": None, "clips": 1234, "per_class": [{"AP": 0.1}]}
 RECIPE = {
@@ -193,7 +193,7 @@ def test_the_command_uploads_what_it_wrote(private: bool, tmp_path: Path, monkey
         return "https://hub/owner/tags"
 
     monkeypatch.setattr("eval.export.export", lambda _: ["README.md"])
-    monkeypatch.setattr("eval.hub.push", push)
+    monkeypatch.setattr("eval.exporting.hub.push", push)
     words = ["run", f"--output={tmp_path}/m", "--push=owner/tags", *["--private"][: int(private)]]
     monkeypatch.setattr("sys.argv", ["eval.export", *words])
     main()

@@ -16,9 +16,9 @@ from eval.charts import Chart, Dots, Figure, Label, Point, Series
 from eval.class_charts import changes_figure, class_counts_figure
 from eval.figures import Args, check_seeds, log_figures, main, score_figures
 from eval.run_charts import data_verdict, seeds_figure
-from eval.run_log import Run, read_run
 from eval.svg import draw
 from psla_wds.errors import ConfigError, PslaError
+from train.run.log import Run, read_run
 
 SVG = "{http://www.w3.org/2000/svg}"
 

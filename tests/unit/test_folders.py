@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from psla_wds.errors import ConfigError
-from psla_wds.folders import entries, file_size, read_range, remove, remove_folder
+from psla_wds.io.folders import entries, file_size, read_range, remove, remove_folder
 
 
 def test_a_folder_lists_files_with_their_bytes_and_folders_without(tmp_path: Path):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psla_wds.heads import (
+from psla_wds.models.heads import (
     AttentionHead,
     Head,
     LinearHead,

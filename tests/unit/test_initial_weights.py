@@ -11,9 +11,9 @@ import torch
 import torchvision
 from efficientnet_pytorch import EfficientNet
 
-import psla_wds.initial_weights
+import psla_wds.models.initial_weights
 from psla_wds.errors import CheckpointError, ConfigError
-from psla_wds.model import AudioTagger, ModelConfig, build_model
+from psla_wds.models.audio_tagger import AudioTagger, ModelConfig, build_model
 
 needs_timm = pytest.mark.skipif(
     importlib.util.find_spec("timm") is None, reason="the package timm is not installed"
@@ -49,7 +49,7 @@ def test_imagenet_weights_are_downloaded_once_and_nothing_is_printed_as_a_result
     copy = tmp_path / published_file.name
     copy.write_bytes(published_file.read_bytes())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(psla_wds.initial_weights.url_map, "efficientnet-b0", copy.as_uri())
+    monkeypatch.setitem(psla_wds.models.initial_weights.url_map, "efficientnet-b0", copy.as_uri())
     first = with_initial_weights("imagenet")
     copy.unlink()
     second = with_initial_weights("imagenet")
@@ -63,7 +63,7 @@ def test_imagenet_weights_are_downloaded_once_and_nothing_is_printed_as_a_result
 def test_a_failed_download_offers_a_local_file_or_random_weights(tmp_path, monkeypatch):
     url = (tmp_path / "efficientnet-b0-00000000.pth").as_uri()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(psla_wds.initial_weights.url_map, "efficientnet-b0", url)
+    monkeypatch.setitem(psla_wds.models.initial_weights.url_map, "efficientnet-b0", url)
     with pytest.raises(ConfigError) as caught:
         with_initial_weights("imagenet")
     what, where, fix = str(caught.value).splitlines()
@@ -226,7 +226,7 @@ def test_weights_of_timm_come_from_its_own_cache(tmp_path):
     network = network_of("timm/resnet10t")
     written(network, snapshot / "model.safetensors")
     script = (
-        "import sys, torch; from psla_wds.model import ModelConfig, build_model; "
+        "import sys, torch; from psla_wds.models.audio_tagger import ModelConfig, build_model; "
         "model = build_model(ModelConfig(backbone='timm/resnet10t'), 5); "
         "torch.save(model.trunk.state_dict(), sys.argv[1])"
     )

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from test_ensemble import model, saved, shuffled
 
-from eval import score_folder
 from eval.ensemble import Args, ensemble
-from eval.joint_teacher import joint_teacher
-from eval.score_folder import ScoreFolder
-from eval.scores import Scores
-from psla_wds.clip_ids import ClipIds
 from psla_wds.errors import ConfigError, ScoreError
-from psla_wds.labels import ClassList
-from psla_wds.soft_labels import SoftLabels
-from psla_wds.teacher import read_top_scores
+from psla_wds.evaluation import score_folder
+from psla_wds.evaluation.joint_teacher import joint_teacher
+from psla_wds.evaluation.score_folder import ScoreFolder
+from psla_wds.evaluation.scores import Scores
+from psla_wds.labels.class_list import ClassList
+from psla_wds.shards.clip_ids import ClipIds
+from psla_wds.shards.soft_labels import SoftLabels
+from psla_wds.shards.teacher import read_top_scores
 
 
 @pytest.fixture(autouse=True)

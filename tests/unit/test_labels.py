@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from psla_wds.errors import ManifestError
-from psla_wds.labels import ClassList, read_class_list, write_class_list
+from psla_wds.labels.class_list import ClassList, read_class_list, write_class_list
 
 CLASSES = ClassList(
     ("/m/09x0r", "/m/05zppz", "7"), ("Speech", "Male speech, man speaking", "Seven")

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from psla_wds.distributed import World
 from psla_wds.errors import CheckpointError, ConfigError
-from psla_wds.loader import Batch
-from psla_wds.model import ModelConfig, build_model
+from psla_wds.loading.loader import Batch
+from psla_wds.models.audio_tagger import ModelConfig, build_model
+from psla_wds.runtime.distributed import World
 from train.learner import Learner
 from train.optimizer import Moment, build_optimizer
 from train.recipes import DEMO, Precision

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from label_overlays import named_index
 
-from eval.mapping import COLUMNS, SHIPPED, map_scores, read_mapping, with_targets
-from eval.metrics import accuracy, evaluate
-from eval.scores import Scores, targets_of
 from psla_wds.errors import ScoreError
-from psla_wds.labels import ClassList, read_class_list
+from psla_wds.evaluation.mapping import COLUMNS, SHIPPED, map_scores, read_mapping, with_targets
+from psla_wds.evaluation.metrics import accuracy, evaluate
+from psla_wds.evaluation.scores import Scores, targets_of
+from psla_wds.labels.class_list import ClassList, read_class_list
 
 MODEL = ("/m/bark", "/m/meow", "/m/rain", "/m/drip")
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from eval.metrics import (
+from psla_wds.errors import ScoreError
+from psla_wds.evaluation.metrics import (
     CLASSES_PER_BLOCK,
     accuracy,
     average_precision,
@@ -15,7 +16,6 @@ from eval.metrics import (
     evaluate,
     roc_auc,
 )
-from psla_wds.errors import ScoreError
 
 
 def one_class(scores, targets):

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import CLASSES, FEATURES, RATE_HZ, sweep, tiny_checkpoint
 
-from psla_wds.checkpoint import Checkpoint
 from psla_wds.errors import CheckpointError
-from psla_wds.features import FeatureConfig
-from psla_wds.model_folder import Provenance, read_model, read_model_config, write_model
-from psla_wds.tagger import Tagger
-from psla_wds.waveform_model import WaveformModel
+from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.models.checkpoint import Checkpoint
+from psla_wds.models.model_folder import Provenance, read_model, read_model_config, write_model
+from psla_wds.tagging.tagger import Tagger
+from psla_wds.tagging.waveform_model import WaveformModel
 
 
 @pytest.fixture(scope="module")

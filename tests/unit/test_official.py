@@ -13,12 +13,12 @@ from reference.official_model import (
     trained,
 )
 
-from psla_wds.checkpoint import Checkpoint, load_checkpoint
 from psla_wds.errors import CheckpointError
-from psla_wds.features import FeatureConfig
-from psla_wds.fine_tuning import first_tagger
-from psla_wds.labels import ClassList
-from psla_wds.model import ModelConfig
+from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.labels.class_list import ClassList
+from psla_wds.models.audio_tagger import ModelConfig
+from psla_wds.models.checkpoint import Checkpoint, load_checkpoint
+from psla_wds.models.fine_tuning import first_tagger
 
 NUM_CLASSES = 6
 TAGGERS = {

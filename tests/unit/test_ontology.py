@@ -9,8 +9,8 @@ import pytest
 from label_overlays import write_ontology
 
 from psla_wds.errors import LabelError
-from psla_wds.labels import ClassList, read_class_list
-from psla_wds.ontology import Ontology, read_ontology
+from psla_wds.labels.class_list import ClassList, read_class_list
+from psla_wds.labels.ontology import Ontology, read_ontology
 
 TREE = {"music": ["genre", "song"], "genre": ["pop", "rock"], "rock": ["punk"], "sound": ["music"]}
 MIDS = ("music", "pop", "rock", "punk", "song")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psla_wds.errors import ConfigError
-from psla_wds.model import AudioTagger, ModelConfig
+from psla_wds.models.audio_tagger import AudioTagger, ModelConfig
 from train.optimizer import (
     Moment,
     OptimizerConfig,

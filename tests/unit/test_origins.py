@@ -15,16 +15,16 @@ from eval.comparison import compare
 from eval.comparison_page import render
 from eval.ensemble import ensemble
 from eval.figures import score_figures
-from eval.origins import Origin
-from eval.run_log import read_run
 from eval.score import Args, score
-from eval.score_folder import ScoreFolder
 from eval.scored_runs import scored_of_run
-from eval.scores import Scores
-from psla_wds.checkpoint import epoch_path
-from psla_wds.clip_ids import ClipIds
 from psla_wds.errors import ScoreError
-from psla_wds.labels import ClassList
+from psla_wds.evaluation.origins import Origin
+from psla_wds.evaluation.score_folder import ScoreFolder
+from psla_wds.evaluation.scores import Scores
+from psla_wds.labels.class_list import ClassList
+from psla_wds.models.checkpoint import epoch_path
+from psla_wds.shards.clip_ids import ClipIds
+from train.run.log import read_run
 from train.study_commands import Step
 from train.study_engine import Engine, start_process
 

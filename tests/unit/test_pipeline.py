@@ -26,10 +26,15 @@ from reference.signals import (
     white_noise,
 )
 
-from psla_wds.encoded_batch import NULL_WAV, EncodedBatch
 from psla_wds.errors import ConfigError, ShardError
-from psla_wds.features import FeatureConfig, LogMel, fit, normalise
-from psla_wds.pipeline import PREFETCH_BATCHES, FrontEnd, UndecodableBatchError, mel_pre_weights
+from psla_wds.features.dali import (
+    PREFETCH_BATCHES,
+    FrontEnd,
+    UndecodableBatchError,
+    mel_pre_weights,
+)
+from psla_wds.features.encoded_batch import NULL_WAV, EncodedBatch
+from psla_wds.features.log_mel import FeatureConfig, LogMel, fit, normalise
 
 DEFAULT = FeatureConfig()
 FEW_FRAMES = replace(DEFAULT, num_frames=8)  # small outputs, where their size does not matter

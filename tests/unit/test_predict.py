@@ -8,12 +8,12 @@ import torch
 from label_index import index_with_labels
 from torch import Tensor, nn
 
-from eval.predict import Predictor
-from psla_wds.distributed import World
-from psla_wds.features import FeatureConfig
-from psla_wds.loader import Batch
-from psla_wds.model import AudioTagger
-from psla_wds.reader import ReaderConfig
+from psla_wds.evaluation.predict import Predictor
+from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.loading.loader import Batch
+from psla_wds.models.audio_tagger import AudioTagger
+from psla_wds.reading.reader import ReaderConfig
+from psla_wds.runtime.distributed import World
 
 
 class Witness(AudioTagger):

@@ -21,11 +21,11 @@ from data_sets import (
 )
 from foreign_tars import audio_of, write_members
 
-from psla_wds.audio import ClipRefusedError
+from psla_wds.audio.decode import ClipRefusedError
 from psla_wds.errors import ManifestError, PslaError
-from psla_wds.manifest import checked
-from sharding.decode import decode
+from psla_wds.labels.manifest import checked
 from sharding.labels import Args, class_names
+from sharding.packing.decode import decode
 from sharding.sources import (
     Esc50Source,
     Fsd50kSource,

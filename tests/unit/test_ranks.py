@@ -7,9 +7,9 @@ import torch
 from test_learner import MODEL, at, batches
 from worlds import in_world
 
-from psla_wds.distributed import World, join_world
-from psla_wds.loader import Batch
-from psla_wds.model import build_model
+from psla_wds.loading.loader import Batch
+from psla_wds.models.audio_tagger import build_model
+from psla_wds.runtime.distributed import World, join_world
 from train.learner import Learner
 from train.recipes import DEMO, TrainConfig
 

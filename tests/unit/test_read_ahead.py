@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Int64
 
-from psla_wds.augment import plain_draws
-from psla_wds.index_files import read_index
-from psla_wds.read_ahead import ReadAhead
-from psla_wds.reader import PendingRead, Reader, ReaderConfig
-from psla_wds.shard_index import ShardIndex
-from psla_wds.tuning import MOST_THREADS
+from psla_wds.reading.read_ahead import ReadAhead
+from psla_wds.reading.read_tuner import MOST_THREADS
+from psla_wds.reading.reader import PendingRead, Reader, ReaderConfig
+from psla_wds.sampling.augment import plain_draws
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import read_index
 
 MIB = 2**20
 

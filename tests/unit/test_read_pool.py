@@ -4,7 +4,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from psla_wds.read_pool import ReadPool
+from psla_wds.reading.read_pool import ReadPool
 
 
 def test_what_a_task_returns_or_raises_reaches_who_waits_for_it():
@@ -37,7 +37,7 @@ def test_a_pool_grows_while_its_threads_are_at_work():
 def test_closing_drops_what_waits_and_does_not_wait_for_what_hangs(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr("psla_wds.read_pool.CLOSE_WAIT_S", 0.2)
+    monkeypatch.setattr("psla_wds.reading.read_pool.CLOSE_WAIT_S", 0.2)
     pool, storage_answers = ReadPool(2), threading.Event()
     hanging = pool.submit(storage_answers.wait)
     pool.submit(lambda: None).result()

@@ -8,7 +8,7 @@ from psla_wds.errors import ConfigError
 from train.main import parse
 from train.optimizer import Moment, learning_rate
 from train.recipes import DEMO, RECIPES
-from train.settings import RULES, check_all_read, value_of
+from train.run.unused_settings import RULES, check_all_read, value_of
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import pytest
 import soundfile
 from tiny_models import sweep
 
-from psla_wds import recordings
-from psla_wds.audio import load_clip
+from psla_wds.audio import recordings
+from psla_wds.audio.decode import load_clip
+from psla_wds.audio.recordings import blocks_of, decode, length_s
 from psla_wds.errors import AudioError
-from psla_wds.recordings import blocks_of, decode, length_s
 
 RATE_HZ = 16_000
 FFMPEG = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg on PATH")

@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train.recipes import DEMO
-from train.records import RunLog
+from train.run.records import RunLog
 
 RECORDS = [
     {"event": "step", "step": 2, "epoch": 1},

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from psla_wds.rendezvous import meeting_place
+from psla_wds.runtime.rendezvous import meeting_place
 
 SIZE = 3
 

@@ -10,8 +10,7 @@ from label_index import index_with_labels
 from scipy.stats import chisquare
 
 from psla_wds.errors import ConfigError
-from psla_wds.index_files import read_index
-from psla_wds.sampler import (
+from psla_wds.sampling.plan import (
     EpochPlan,
     SamplerConfig,
     clip_weights,
@@ -21,7 +20,8 @@ from psla_wds.sampler import (
     systematic_rows,
     to_uniform,
 )
-from psla_wds.shard_index import ShardIndex
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import read_index
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psla_wds.augment import AugmentConfig, Draws
 from psla_wds.errors import ConfigError
-from psla_wds.index_files import read_index
-from psla_wds.sampler import SamplerConfig
-from psla_wds.schedule import BatchLayout, EvaluationSchedule, Plans, TrainingSchedule
-from psla_wds.shard_index import ShardIndex
+from psla_wds.sampling.augment import AugmentConfig, Draws
+from psla_wds.sampling.plan import SamplerConfig
+from psla_wds.sampling.schedule import BatchLayout, EvaluationSchedule, Plans, TrainingSchedule
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import read_index
 
 BATCH_SIZE = 12
 

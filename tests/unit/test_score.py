@@ -13,15 +13,15 @@ from run_folders import epoch_line, not_evaluated, step_line, write_run
 from eval.axes import linear_axis, log_axis, short_number
 from eval.class_charts import class_results
 from eval.correlations import correlate
-from eval.metrics import evaluate
 from eval.report import Report, render
-from eval.run_log import read_run
 from eval.score import Args, score
-from eval.score_folder import ScoreFolder
-from eval.scores import Scores
-from psla_wds.clip_ids import ClipIds
 from psla_wds.errors import ConfigError, PslaError, ScoreError
-from psla_wds.labels import ClassList
+from psla_wds.evaluation.metrics import evaluate
+from psla_wds.evaluation.score_folder import ScoreFolder
+from psla_wds.evaluation.scores import Scores
+from psla_wds.labels.class_list import ClassList
+from psla_wds.shards.clip_ids import ClipIds
+from train.run.log import read_run
 
 EVIL = "<script>alert('&')</script>"
 

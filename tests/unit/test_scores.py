@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval import score_folder
-from eval.scores import Scores
-from psla_wds.clip_ids import ClipIds
 from psla_wds.errors import PslaError, ScoreError
-from psla_wds.labels import ClassList
+from psla_wds.evaluation import score_folder
+from psla_wds.evaluation.scores import Scores
+from psla_wds.labels.class_list import ClassList
+from psla_wds.shards.clip_ids import ClipIds
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from scipy.stats import chi2
 
 from benchmarks.bench_plan import label_index
 from psla_wds.errors import ConfigError, ShardError, StaleIndexError
-from psla_wds.index_files import COLUMN_DTYPES, open_indexes, read_index
-from psla_wds.merge import merge_sidecars
-from psla_wds.shard_index import ShardIndex
-from psla_wds.shards import read_sidecar, sidecar_path
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import COLUMN_DTYPES, open_indexes, read_index
+from psla_wds.shards.merge import merge_sidecars
+from psla_wds.shards.tar import read_sidecar, sidecar_path
 from train.recipes import TrainConfig
 
 
@@ -86,7 +86,7 @@ def with_splits(shards: Path, names: list[str]) -> None:
 def test_more_splits_than_a_byte_can_number_are_refused(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("psla_wds.shard_index.MAX_SPLITS", 40)
+    monkeypatch.setattr("psla_wds.shards.index.MAX_SPLITS", 40)
     with_splits(copied, [f"speaker{number}" for number in range(40)])
     assert len(merge_sidecars(copied).splits) == 40
     with_splits(copied, [f"speaker{number}" for number in range(41)])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psla_wds.errors import ShardError
-from psla_wds.shards import (
+from psla_wds.shards.tar import (
     PackedClip,
     Sidecar,
     WrittenTar,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from psla_wds.errors import ManifestError
-from psla_wds.manifest import Clip, checked
+from psla_wds.labels.manifest import Clip, checked
 from sharding.sources import AudioSetSource, FolderSource, ManifestSource
 
 

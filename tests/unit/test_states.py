@@ -10,8 +10,8 @@ import torch
 
 from psla_wds.errors import CheckpointError, ConfigError, PslaError
 from train.recipes import DEMO
-from train.run_dir import RunDir
-from train.states import TYPES, StateFiles, StateWriter
+from train.run.folder import RunDir
+from train.run.state import TYPES, StateFiles, StateWriter
 
 
 def state(step: int, weights: torch.Tensor | None = None) -> dict[str, Any]:

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from label_overlays import named_index
 
-from eval.run_log import EpochRecord
-from psla_wds.array_tasks import parse_task
-from psla_wds.checkpoint import Checkpoint, epoch_path, save_checkpoint
 from psla_wds.config import read_json, to_json
 from psla_wds.errors import ConfigError
-from psla_wds.labels import ClassList
+from psla_wds.labels.class_list import ClassList
+from psla_wds.models.checkpoint import Checkpoint, epoch_path, save_checkpoint
+from psla_wds.runtime.array_tasks import parse_task
 from train.paper_tables import Cell, Reached, Row, Study
 from train.recipes import DEMO, TrainConfig
+from train.run.log import EpochRecord
 from train.study_commands import Best, Commands, Lacking, Step
 from train.study_costs import clips_of_an_epoch, costs
 from train.study_engine import Engine, check_runs, start_process

@@ -7,8 +7,8 @@ from statistics import mean
 
 import pytest
 
-from eval.metrics import d_prime
-from psla_wds.model import ModelConfig
+from psla_wds.evaluation.metrics import d_prime
+from psla_wds.models.audio_tagger import ModelConfig
 from train.paper_tables import Cell, Row, Study
 from train.recipes import AUDIOSET_BALANCED, AUDIOSET_FULL, DEMO, FSD50K, TrainConfig
 from train.studies import STUDIES, training_size

@@ -12,14 +12,14 @@ import torch
 from reference.official_model import OfficialEfficientNet, publish
 from tiny_models import CLASSES, FEATURES, RATE_HZ, sweep, tiny_checkpoint
 
-from psla_wds.audio import as_mono
-from psla_wds.checkpoint import Checkpoint, epoch_path, save_checkpoint
+from psla_wds.audio.decode import as_mono
 from psla_wds.errors import AudioError, CheckpointError, ConfigError
-from psla_wds.events import EventConfig
-from psla_wds.features import FeatureConfig, LogMel, WindowFeatures, fit, normalise
-from psla_wds.tagger import Tagger
-from psla_wds.waveform_model import WaveformModel
-from psla_wds.windows import WindowConfig
+from psla_wds.features.log_mel import FeatureConfig, LogMel, WindowFeatures, fit, normalise
+from psla_wds.models.checkpoint import Checkpoint, epoch_path, save_checkpoint
+from psla_wds.tagging.events import EventConfig
+from psla_wds.tagging.tagger import Tagger
+from psla_wds.tagging.waveform_model import WaveformModel
+from psla_wds.tagging.windows import WindowConfig
 
 WINDOW_SAMPLES = FEATURES.max_clip_samples
 CELL_SAMPLES = 32 * FEATURES.hop_samples

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from label_overlays import named_index
 
-from eval.score_folder import ScoreFolder
-from psla_wds.augment import plain_draws
-from psla_wds.clip_ids import ClipIds
 from psla_wds.errors import ConfigError, ScoreError
-from psla_wds.read_ahead import mixed_targets
-from psla_wds.shard_index import ShardIndex, concatenate
-from psla_wds.teacher import META, apply_teacher, read_top_scores, top_scores
+from psla_wds.evaluation.score_folder import ScoreFolder
+from psla_wds.reading.read_ahead import mixed_targets
+from psla_wds.sampling.augment import plain_draws
+from psla_wds.shards.clip_ids import ClipIds
+from psla_wds.shards.index import ShardIndex, concatenate
+from psla_wds.shards.teacher import META, apply_teacher, read_top_scores, top_scores
 
 MIDS = ("/m/a", "/m/b", "/m/c", "/m/d", "/m/e")
 SCORES = np.random.default_rng(0).random((6, 5)).astype(np.float32)

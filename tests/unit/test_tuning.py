@@ -4,7 +4,13 @@ import re
 
 import pytest
 
-from psla_wds.tuning import MOST_DEPTH, MOST_THREADS, ReadTuner, cores_per_process, verdict
+from psla_wds.reading.read_tuner import (
+    MOST_DEPTH,
+    MOST_THREADS,
+    ReadTuner,
+    cores_per_process,
+    verdict,
+)
 
 BATCH = 32
 

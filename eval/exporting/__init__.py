@@ -1,0 +1,1 @@
+"""Exported models: folders, ONNX and model cards."""

@@ -1,0 +1,77 @@
+"""Where a model comes from: the settings, the shards and the scores that go with it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from psla_wds.errors import ConfigError, ScoreError
+from psla_wds.models.checkpoint import CHECKPOINTS
+from psla_wds.models.initial_weights import IMAGENET, RANDOM
+from psla_wds.models.model_folder import Provenance
+
+PLACES = (
+    "index",
+    "labels",
+    "distill",
+    "eval_index",
+    "run_dir",
+    "resume",
+    "dry_run",
+    "wandb",
+    "reader",
+)
+"""Settings of a run that say where things are and how fast: nothing that others need to know."""
+
+HEADLINES = (
+    "mAP",
+    "mAUC",
+    "d_prime",
+    "accuracy",
+    "mean_prevalence",
+    "clips",
+    "classes",
+    "classes_scored",
+)
+"""What is taken of a metrics.json."""
+
+
+def provenance_of(model: Path) -> Provenance:
+    """That of the run that a model is of: its folder, or a file in it; nothing of others."""
+    for folder in (model, *model.absolute().parents[:2]):
+        if (folder / "config.json").is_file() and (folder / CHECKPOINTS).is_dir():
+            return _of_run(folder / "config.json")
+    return Provenance()
+
+
+def headline_metrics(path: Path) -> dict[str, Any]:
+    """The scores of all classes together, of a metrics.json by eval.score."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = {name: content[name] for name in HEADLINES if name in content}
+        if not isinstance(found["mAP"], int | float) or not isinstance(found["clips"], int):
+            raise TypeError("mAP and clips are no numbers")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ScoreError(
+            f"these are no metrics: {error}",
+            where=path,
+            fix="--metrics names a metrics.json that python -m eval.score wrote",
+        ) from None
+    return found
+
+
+def _of_run(path: Path) -> Provenance:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        made_with = settings.pop("made_with", {})
+        recipe = {name: value for name, value in settings.items() if name not in PLACES}
+        initial_weights = str(recipe["model"]["initial_weights"])
+        if initial_weights not in (IMAGENET, RANDOM):
+            recipe["model"]["initial_weights"] = Path(initial_weights).name
+        fingerprint = made_with.get("index_fingerprint")
+        return Provenance(recipe, None if fingerprint is None else str(fingerprint))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(
+            f"this is no configuration of a run: {error!r}",
+            where=path,
+            fix="export the checkpoint from a folder of its own",
+        ) from None

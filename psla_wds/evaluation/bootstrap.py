@@ -1,0 +1,187 @@
+"""Confidence intervals of the metrics by the bootstrap over clips (Efron 1979).
+
+A resample is a weight for every clip: how often it was drawn. The clips stay sorted, and only the
+places of a class's positives among them count, so that a resample costs one sum over the clips.
+Models that scored the same clips get the same resamples: their differences are paired.
+
+Only the resamples' deviation is used, and not where they lie: a positive that is drawn twice ranks
+above more clips, so they have a higher average precision than the clips themselves. What is a share
+of 1 has its interval on the logit scale (Boyd, Eng and Page 2013), differences on their own.
+benchmarks/interval_coverage.py has how often each kind of interval covers the truth.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64, Int64, UInt8
+from scipy.sparse import csr_array
+from scipy.special import expit, logit
+
+from psla_wds.evaluation.metrics import Metrics, d_prime, evaluate, mean_of_defined
+from psla_wds.progress import progress_bar
+
+DEVIATIONS = 1.959964
+"""Half the width of a normal distribution's middle 95 %."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A 95 % interval; NaN where it is not defined."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Of the means over classes, and of each class; NaN where most of a class is not defined."""
+
+    mAP: Bounds  # noqa: N815 (the field's name)
+    mAUC: Bounds  # noqa: N815 (the field's name)
+    d_prime: Bounds
+    average_precision: Float64[np.ndarray, "2 classes"]
+    """Low and high of each class."""
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """The metrics of each class in each resample; NaN where they are not defined."""
+
+    average_precision: Float64[np.ndarray, "classes resamples"]
+    roc_auc: Float64[np.ndarray, "classes resamples"]
+
+    def means(self) -> dict[str, Float64[np.ndarray, " resamples"]]:
+        """mAP, mAUC and d' of each resample."""
+        maps, aucs = (
+            np.array([mean_of_defined(values) for values in metric.T])
+            for metric in (self.average_precision, self.roc_auc)
+        )
+        return {"mAP": maps, "mAUC": aucs, "d_prime": np.array([d_prime(auc) for auc in aucs])}
+
+    def intervals(self, metrics: Metrics) -> Intervals:
+        """Around the metrics of the clips themselves."""
+        means = self.means()
+        auc = share_bounds(metrics.mAUC, means["mAUC"])
+        return Intervals(
+            mAP=share_bounds(metrics.mAP, means["mAP"]),
+            mAUC=auc,
+            d_prime=Bounds(d_prime(auc.low), d_prime(auc.high)),
+            average_precision=share_ends(metrics.average_precision, self.average_precision),
+        )
+
+
+def bootstrap(
+    scores: Float[np.ndarray, "clips classes"],
+    targets: UInt8[np.ndarray, "clips classes"],
+    *,
+    resamples: int,
+    seed: int = 0,
+) -> Intervals:
+    """Intervals over so many resamples of the clips, drawn with replacement."""
+    weights = resampled_weights(len(scores), resamples, seed=seed)
+    return resampled_metrics(scores, targets, weights).intervals(evaluate(scores, targets))
+
+
+def resampled_weights(
+    num_clips: int, resamples: int, *, seed: int = 0
+) -> Float32[np.ndarray, "clips resamples"]:
+    """How often each clip is in each resample."""
+    rng, shares = np.random.default_rng(seed), np.full(num_clips, 1 / num_clips)
+    weights = np.empty((num_clips, resamples), np.float32)
+    for resample in range(resamples):
+        weights[:, resample] = rng.multinomial(num_clips, shares)
+    return weights
+
+
+def resampled_metrics(
+    scores: Float[np.ndarray, "clips classes"],
+    targets: UInt8[np.ndarray, "clips classes"],
+    weights: Float32[np.ndarray, "clips resamples"],
+    *,
+    what: str = "bootstrap",
+) -> Resampled:
+    """The metrics of every class in every resample; `what` names the progress bar."""
+    found = np.empty((2, scores.shape[1], weights.shape[1]))
+    for k in progress_bar(range(scores.shape[1]), desc=what, unit="class"):
+        found[:, k] = weighted_metrics(scores[:, k], targets[:, k], weights)
+    return Resampled(*found)
+
+
+def weighted_metrics(
+    scores: Float[np.ndarray, " clips"],
+    targets: UInt8[np.ndarray, " clips"],
+    weights: Float32[np.ndarray, "clips resamples"],
+) -> tuple[Float64[np.ndarray, " resamples"], Float64[np.ndarray, " resamples"]]:
+    """Average precision and ROC area of one class, each clip counted as often as its weight.
+
+    NaN where no positive, or for the area no negative, has a weight.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked, positive = -scores[order], targets[order] == 1
+    if not positive.any():
+        nothing = np.full(weights.shape[1], np.nan)
+        return nothing, nothing
+    levels = np.unique(ranked[positive])  # where positives are, the best first
+    places = [np.searchsorted(ranked, levels, side) for side in ("left", "right")]
+    sums = _sums_before(np.stack(places, axis=1).ravel(), order, weights)
+    above, up_to = sums[::2], sums[1::2]
+    edges = np.searchsorted(ranked[positive], levels, "right")
+    positives = _sums_before(edges, order[positive], weights)
+    found = np.diff(positives, axis=0, prepend=0)  # positives of each level
+    negatives_above = above - (positives - found)
+    tied = up_to - above - found
+    total, negatives = positives[-1], weights.sum(axis=0, dtype=np.float64) - positives[-1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = positives / np.maximum(up_to, 1)
+        average_precision = (found * precision).sum(axis=0) / total
+        right_pairs = (found * (negatives - negatives_above - tied / 2)).sum(axis=0)
+        return average_precision, right_pairs / (total * negatives)
+
+
+def _sums_before(
+    places: Int64[np.ndarray, " places"],
+    order: Int64[np.ndarray, " ranked"],
+    weights: Float32[np.ndarray, "clips resamples"],
+) -> Float64[np.ndarray, "places resamples"]:
+    """The weight of the clips that are ranked before each of the ascending places."""
+    starts = np.concatenate([[0], places])  # row i: the clips from one place to the next
+    shape = (len(places), len(weights))
+    between = csr_array((np.ones(places[-1], np.float32), order[: places[-1]], starts), shape)
+    return np.cumsum(between @ weights, axis=0, dtype=np.float64)
+
+
+def share_bounds(value: float, resampled: Float64[np.ndarray, " resamples"]) -> Bounds:
+    """Of a number from 0 to 1."""
+    low, high = share_ends(np.array([value]), resampled[None])[:, 0].tolist()
+    return Bounds(low, high)
+
+
+def difference_bounds(value: float, resampled: Float64[np.ndarray, " resamples"]) -> Bounds:
+    low, high = difference_ends(np.array([value]), resampled[None])[:, 0].tolist()
+    return Bounds(low, high)
+
+
+def share_ends(
+    values: Float64[np.ndarray, " rows"], resampled: Float64[np.ndarray, "rows resamples"]
+) -> Float64[np.ndarray, "2 rows"]:
+    """Low and high of numbers from 0 to 1; 0 and 1 themselves are what all resamples have."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        reach = DEVIATIONS * _deviations(resampled) / (values * (1 - values))  # by logit's slope
+    ends = expit(logit(values) + np.multiply.outer([-1, 1], reach))
+    return np.where((values == 0) | (values == 1), values, ends)
+
+
+def difference_ends(
+    values: Float64[np.ndarray, " rows"], resampled: Float64[np.ndarray, "rows resamples"]
+) -> Float64[np.ndarray, "2 rows"]:
+    """Low and high of differences."""
+    return values + np.multiply.outer([-1, 1], DEVIATIONS * _deviations(resampled))
+
+
+def _deviations(
+    resampled: Float64[np.ndarray, "rows resamples"],
+) -> Float64[np.ndarray, " rows"]:
+    """Standard deviation over the resamples that have a value; NaN where some are infinite."""
+    defined = [row[~np.isnan(row)] for row in resampled]
+    with np.errstate(invalid="ignore"):
+        return np.array([np.std(row, ddof=1) if len(row) > 1 else np.nan for row in defined])

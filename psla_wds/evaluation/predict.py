@@ -1,0 +1,128 @@
+"""Scores that a model gives to every clip of an index, on one process or several."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from psla_wds.evaluation.origins import Origin
+from psla_wds.evaluation.score_folder import ROWS_AT_ONCE, ScoreFolder
+from psla_wds.evaluation.scores import Scores, targets_of
+from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.labels.class_list import ClassList
+from psla_wds.loading.loader import Loader
+from psla_wds.models.audio_tagger import AudioTagger
+from psla_wds.progress import progress_bar
+from psla_wds.reading.reader import ReaderConfig
+from psla_wds.runtime.distributed import World
+from psla_wds.sampling.schedule import BatchLayout, EvaluationSchedule
+from psla_wds.shards.index import ShardIndex
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model, and how clips are brought to it."""
+
+    model: AudioTagger
+    classes: ClassList
+    """Of the model."""
+    features: FeatureConfig
+    batch_size: int
+    """Clips of a forward pass on each rank."""
+    reader: ReaderConfig
+
+    def batches(self, index: ShardIndex, world: World) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Rows of the index and their scores; over all ranks, each row once."""
+        self.model.eval()
+        layout = BatchLayout(
+            batch_size=self.batch_size * world.size, rank=world.rank, world_size=world.size
+        )
+        loader = Loader(
+            index,
+            EvaluationSchedule(index, layout),
+            clips_per_pass=self.batch_size,
+            features=self.features,
+            config=self.reader,
+            device=world.device,
+        )
+        bar = progress_bar(desc="scoring", total=len(index), disable=not world.is_main)
+        with loader as batches, bar:
+            for batch in batches:
+                # Here, not as a decorator: one that wraps a generator in a function loses the mode.
+                with torch.inference_mode(), _autocast(world.device):
+                    scores = self.model(batch.log_mel).cpu().numpy()
+                yield batch.rows, scores
+                bar.update(min(len(batch.rows) * world.size, len(index) - bar.n))
+
+    def to_folder(
+        self,
+        index: ShardIndex,
+        world: World,
+        output: Path,
+        *,
+        top_k: int | None = None,
+        origins: Sequence[Origin] = (),
+    ) -> None:
+        """Write the scores as a folder: each rank its rows, into files that all have mapped."""
+        folder = ScoreFolder(output, self.classes, top_k=top_k)
+        world.together(lambda: folder.begin(index.clip_ids) if world.is_main else None)
+        for rows, scores in self.batches(index, world):
+            folder.write(rows, scores)
+        folder.flush()
+        world.together(lambda: None)  # all have written
+        if not world.is_main:
+            return
+        if top_k is None:
+            targets = folder.open("targets")
+            for first in range(0, len(index), ROWS_AT_ONCE):
+                rows = np.arange(first, min(first + ROWS_AT_ONCE, len(index)))
+                targets[rows] = targets_of(index, rows, self.classes)
+        folder.finish(origins)
+
+
+def predict(
+    model: AudioTagger,
+    index: ShardIndex,
+    features: FeatureConfig,
+    world: World,
+    *,
+    batch_size: int,
+    reader: ReaderConfig,
+) -> Scores | None:
+    """Scores and targets of every clip, in the order of the index, on rank 0; None on others.
+
+    Args:
+        batch_size: clips of a forward pass on each rank.
+    """
+    return gather_scores(
+        Predictor(model, index.classes, features, batch_size, reader), index, world
+    )
+
+
+def gather_scores(predictor: Predictor, index: ShardIndex, world: World) -> Scores | None:
+    """Scores and targets of every clip, in the order of the index, on rank 0; None on others."""
+    classes = predictor.classes
+    rows, scores = [np.empty(0, np.int64)], [np.empty((0, len(classes)), np.float32)]
+    for batch_rows, batch_scores in predictor.batches(index, world):
+        rows.append(batch_rows)
+        scores.append(batch_scores)
+    all_rows, all_scores = (world.gather(np.concatenate(parts)) for parts in (rows, scores))
+    if all_rows is None or all_scores is None:
+        return None
+    ordered = np.empty((len(index), len(classes)), np.float32)
+    ordered[np.concatenate(all_rows)] = np.concatenate(all_scores)
+    return Scores(
+        clip_ids=tuple(index.clip_id(row) for row in range(len(index))),
+        scores=ordered,
+        targets=targets_of(index, np.arange(len(index)), classes),
+        mids=classes.mids,
+        names=classes.names,
+    )
+
+
+def _autocast(device: torch.device) -> torch.autocast | nullcontext[None]:
+    """bfloat16 in the trunk on a GPU; the head is float32 everywhere."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()

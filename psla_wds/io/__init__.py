@@ -1,0 +1,1 @@
+"""Files on disks and behind URLs: where they are, ranges of them, whole or absent when written."""

@@ -1,0 +1,1 @@
+"""Classes, their ontology, and manifests of labelled clips."""

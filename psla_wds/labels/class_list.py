@@ -1,0 +1,103 @@
+"""The class list: which mid and which name each output of the model stands for."""
+
+import csv
+import difflib
+from dataclasses import dataclass, field
+from typing import Any
+
+from psla_wds.errors import ManifestError
+from psla_wds.io.files import atomic_open
+from psla_wds.io.folders import local_copy
+from psla_wds.io.locations import Location
+
+CSV_COLUMNS = ("index", "mid", "display_name")
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """Classes in the order of the model's outputs."""
+
+    mids: tuple[str, ...]
+    """Machine identifiers, such as /m/09x0r; unique."""
+    names: tuple[str, ...]
+    """Display names, such as Speech; unique, may contain commas."""
+    _position: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not len(set(self.mids)) == len(self.mids) == len(self.names):
+            raise ValueError("mids and names are not one to one")
+        "".join(self.mids + self.names).encode()  # TypeError or ValueError: they are no text
+        position: dict[str, int] = {str(i): i for i in range(len(self.mids))}
+        # A name or mid that looks like a number means itself, so these come after the indices.
+        for keys in (self.names, self.mids):
+            position.update({key: i for i, key in enumerate(keys)})
+        object.__setattr__(self, "_position", position)
+
+    def __len__(self) -> int:
+        return len(self.mids)
+
+    def find(self, label: str) -> int | None:
+        """The class that `label` (a mid, a display name or an index) stands for, if any."""
+        return self._position.get(label)
+
+    def nearest(self, label: str) -> str | None:
+        """The mid or name most like `label`, to offer in an error message."""
+        known = [*self.names, *self.mids]
+        matches = difflib.get_close_matches(label.lower(), [k.lower() for k in known], n=1)
+        return next((k for k in known if matches and k.lower() == matches[0]), None)
+
+
+def read_class_list(path: Location) -> ClassList:
+    """The classes of an AudioSet-style CSV: `index,mid,display_name`, indices 0, 1, 2, ..."""
+    try:
+        with local_copy(path) as local, local.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, skipinitialspace=True))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise ManifestError(
+            "there is no class list here",
+            where=path,
+            fix=f"--class-labels names a CSV with the columns {','.join(CSV_COLUMNS)}",
+        ) from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(
+            f"the class list is not CSV in UTF-8: {error}", where=path, fix="convert it to UTF-8"
+        ) from None
+    _check_rows(rows, path)
+    return ClassList(
+        tuple(row["mid"].strip() for row in rows),
+        tuple(row["display_name"].strip() for row in rows),
+    )
+
+
+def write_class_list(classes: ClassList, path: Location) -> None:
+    with atomic_open(path, "w", shared=True) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(CSV_COLUMNS)
+        writer.writerows(zip(range(len(classes)), classes.mids, classes.names, strict=True))
+
+
+def _check_rows(rows: list[dict[str | None, Any]], path: Location) -> None:
+    header = f"the first line must be {','.join(CSV_COLUMNS)}"
+    if not rows:
+        raise ManifestError("the class list has no classes", where=path, fix=header)
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows):
+        where = f"{path}, line {number + 2}"
+        if any(not row.get(column) for column in CSV_COLUMNS):
+            raise ManifestError("a class needs an index, a mid and a name", where=where, fix=header)
+        if row["index"].strip() != str(number):
+            raise ManifestError(
+                f"index {row['index']} where {number} was expected: outputs of the model are "
+                "numbered in the order of the list",
+                where=where,
+                fix="number the classes 0, 1, 2, ... from the top",
+            )
+        for column in ("mid", "display_name"):
+            key = f"{column} {row[column].strip()}"
+            if key in seen:
+                raise ManifestError(
+                    f"{key} appears twice, on lines {seen[key]} and {number + 2}",
+                    where=path,
+                    fix="delete or rename one of them",
+                )
+            seen[key] = number + 2

@@ -1,0 +1,132 @@
+"""An ontology of classes, in AudioSet's JSON: which class is a kind of which.
+
+A parent that is abstract (its `restrictions` are `["abstract"]`) joins what has little in common,
+such as "Music genre". The official code never takes such a node for a parent, which also cuts off
+what lies above it; `through_abstract` goes through it.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+from psla_wds.errors import LabelError
+from psla_wds.labels.class_list import ClassList
+
+Pairs = Bool[np.ndarray, "classes classes"]
+"""[k, c] is true where a clip that carries class k may lack class c."""
+
+
+@dataclass(frozen=True)
+class Ontology:
+    """Nodes by mid; a node may have several parents, and there is no cycle."""
+
+    children: dict[str, tuple[str, ...]]
+    """Of every node, children before their parents."""
+    abstract: frozenset[str]
+
+    def child_pairs(self, classes: ClassList, *, through_abstract: bool) -> Pairs:
+        """From each class to its direct children (PSLA algorithm 2, type I).
+
+        Through abstract nodes, the children of one that is no class count as its parents'.
+        """
+        pairs = np.zeros((len(classes), len(classes)), bool)
+        position = _position(classes)
+        for parent, row in position.items():
+            for child in self._nearest(parent, position, through_abstract):
+                pairs[row, position[child]] = True
+        return pairs
+
+    def ancestor_pairs(self, classes: ClassList, *, through_abstract: bool) -> Pairs:
+        """From each class to all classes above it (PSLA algorithm 2, type II)."""
+        pairs = np.zeros((len(classes), len(classes)), bool)
+        position = _position(classes)
+        below: dict[str, set[str]] = {}
+        for node, children in self.children.items():
+            followed = through_abstract or node not in self.abstract
+            below[node] = set(children).union(*(below[c] for c in children)) if followed else set()
+        for ancestor, column in position.items():
+            pairs[[position[mid] for mid in below[ancestor] & position.keys()], column] = True
+        return pairs
+
+    def _nearest(
+        self, parent: str, position: dict[str, int], through_abstract: bool
+    ) -> Iterator[str]:
+        if parent in self.abstract and not through_abstract:
+            return
+        for child in self.children[parent]:
+            if child in position:
+                yield child
+            elif child in self.abstract:
+                yield from self._nearest(child, position, through_abstract)
+
+    def check_classes(self, classes: ClassList, *, where: object) -> None:
+        """Raise unless every class is a node."""
+        unknown = [mid for mid in classes.mids if mid not in self.children]
+        if unknown:
+            raise LabelError(
+                f"the ontology does not know {len(unknown)} of {len(classes)} classes: "
+                f"{', '.join(unknown[:5])}",
+                where=where,
+                fix="give the ontology that these classes come from, or add them to it",
+            )
+
+
+def read_ontology(path: Path) -> Ontology:
+    """The ontology in a file: a list of nodes with `id`, `child_ids` and `restrictions`."""
+    try:
+        nodes = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(nodes, list) or not nodes:
+            raise ValueError(f"{nodes!r:.40} is no list of nodes")
+        listed = [(str(n["id"]), _texts(n["child_ids"]), _texts(n["restrictions"])) for n in nodes]
+    except OSError as error:
+        raise LabelError(
+            f"the ontology cannot be read: {error.strerror}", where=path, fix="check --ontology"
+        ) from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise LabelError(
+            f"this is no ontology: {error!r}",
+            where=path,
+            fix="write a JSON list of nodes, each with id, child_ids and restrictions, as AudioSet",
+        ) from None
+    children = {mid: child_ids for mid, child_ids, _ in listed}
+    _check_nodes(children, len(listed), path)
+    order = _children_first(children, path)
+    return Ontology(
+        children={mid: children[mid] for mid in order},
+        abstract=frozenset(m for m, _, restrictions in listed if restrictions == ("abstract",)),
+    )
+
+
+def _texts(values: object) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{values!r} is no list of strings")
+    return tuple(values)
+
+
+def _check_nodes(children: dict[str, tuple[str, ...]], num_listed: int, path: Path) -> None:
+    unknown = sorted({c for child_ids in children.values() for c in child_ids} - children.keys())
+    if unknown or len(children) < num_listed:
+        fault = (
+            f"a child that is no node: {unknown[0]}" if unknown else "a node that is there twice"
+        )
+        raise LabelError(f"the ontology has {fault}", where=path, fix="repair the file")
+
+
+def _children_first(children: dict[str, tuple[str, ...]], path: Path) -> list[str]:
+    try:
+        return list(TopologicalSorter(children).static_order())
+    except CycleError as error:
+        raise LabelError(
+            f"the ontology goes in a circle: {' > '.join(error.args[1])}",
+            where=path,
+            fix="delete one of these child_ids",
+        ) from None
+
+
+def _position(classes: ClassList) -> dict[str, int]:
+    return {mid: i for i, mid in enumerate(classes.mids)}

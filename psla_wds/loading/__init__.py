@@ -1,0 +1,1 @@
+"""Batches of an epoch: what the trainer and users iterate over."""

@@ -1,0 +1,1 @@
+"""Networks, their initial weights, checkpoints and model folders."""

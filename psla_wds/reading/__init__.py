@@ -1,0 +1,1 @@
+"""Byte ranges of shards, read ahead of time by threads."""

@@ -1,0 +1,281 @@
+"""Encoded clips by byte range, read ahead by threads.
+
+Threads, and no worker processes: reading and checking release the interpreter lock, and handing
+a clip from one process to another costs more than reading it.
+"""
+
+import logging
+import resource
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Annotated
+
+import numpy as np
+from isal.isal_zlib import crc32
+from jaxtyping import Int64, UInt8
+from tyro.conf import arg
+
+from psla_wds.errors import ConfigError, ShardError
+from psla_wds.io.retries import ReadError, retry
+from psla_wds.io.storage import ShardFile, open_shard
+from psla_wds.io.url_ranges import REQUEST_TIMEOUT_S
+from psla_wds.reading.read_pool import ReadPool
+from psla_wds.reading.read_tuner import FIRST_THREADS, cores_per_process
+from psla_wds.reading.staging import Staging
+from psla_wds.shards.index import ShardIndex
+
+logger = logging.getLogger("reader")
+
+HANG_WARNING_S = 30.0
+"""Between messages about a read that does not end."""
+TIMEOUT_S = 600.0
+"""After which a read that does not end is an error."""
+CLIPS_PER_TASK = 8
+"""Clips that a thread reads in one go: enough to hide the cost of handing out work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderConfig:
+    """How clips are read and decoded ahead of the training step, on each rank."""
+
+    threads: int | None = None
+    """Threads that read; found while training unless set: more of them as long as training waits
+    for storage and more of them help."""
+    prefetch_batches: int | None = None
+    """Batches that are read ahead; found like the threads unless set."""
+    decode_threads: int | None = None
+    """Threads that decode; unless set, as many as this process has cores."""
+    memory_mib: int = 1024
+    """Most memory for clips that are read ahead, still encoded; the next batch is read whatever
+    its size. Beside it the pipeline holds three batches: two in work, one in use."""
+    timeout_s: float = TIMEOUT_S
+    """Longest wait for a read; then the run ends with an error."""
+    stage: Annotated[Path | None, arg(aliases=["--stage"])] = None
+    """Folder on a fast disk of this node, to which the shards are copied while training goes on;
+    clips are read from the copies that are there. Processes and runs can share it."""
+    max_damaged: int = 0
+    """Clips of a rank that may turn out damaged while training before the run ends with an error;
+    other clips are drawn in their place, and they are listed in the log."""
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "decode_threads", "prefetch_batches", "memory_mib"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(
+                    f"{name}={value} must be at least 1",
+                    where="reader",
+                    fix=f"set --reader.{name.replace('_', '-')}",
+                )
+        if not self.timeout_s > 0:
+            raise ConfigError(
+                f"timeout_s={self.timeout_s} must be more than 0",
+                where="reader",
+                fix=f"set --reader.timeout-s {TIMEOUT_S:g}",
+            )
+        if self.max_damaged < 0:
+            raise ConfigError(
+                f"max_damaged={self.max_damaged} must be at least 0",
+                where="reader",
+                fix="set --reader.max-damaged 0",
+            )
+
+    def decoders(self) -> int:
+        """The threads that decode on this process."""
+        return self.decode_threads or cores_per_process()
+
+
+class DamagedClipError(ShardError):
+    """One clip cannot be read or decoded, and nothing else is known to be wrong."""
+
+    def __init__(self, what: str, *, row: int, where: object, fix: str) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.row = row
+
+
+def undecodable_clip(index: ShardIndex, row: int, reason: Exception) -> DamagedClipError:
+    """The error for a clip whose bytes are as they were packed, and are no audio."""
+    folder = index.shards[index.shard[row]].parent
+    return DamagedClipError(
+        f"the clip cannot be decoded: {reason}",
+        row=row,
+        where=index.where(row),
+        fix=f"find all such clips with: python -m sharding.check {folder} --deep",
+    )
+
+
+def open_reader(index: ShardIndex, config: ReaderConfig) -> "Reader":
+    """A reader of the clips of an index, with as many threads as reading begins with."""
+    return Reader(
+        index,
+        threads=config.threads or FIRST_THREADS,
+        timeout_s=config.timeout_s,
+        stage=config.stage,
+    )
+
+
+class Reader:
+    """Reads clips of an index; every clip is checked against its CRC-32."""
+
+    def __init__(
+        self,
+        index: ShardIndex,
+        *,
+        threads: int,
+        timeout_s: float = TIMEOUT_S,
+        stage: Path | None = None,
+    ) -> None:
+        self._index, self._timeout_s = index, timeout_s
+        # All tries of a read, and the pauses between them, fit into its time.
+        request_timeout_s = min(REQUEST_TIMEOUT_S, timeout_s / 10)
+        self._shards = [
+            open_shard(location, request_timeout_s=request_timeout_s) for location in index.shards
+        ]
+        num_local = sum(isinstance(location, Path) for location in index.shards)
+        _allow_open_files(num_local + (len(index.shards) if stage else 0))
+        # A request takes long, and then other threads shall read the clips beside it.
+        self._clips_per_task = CLIPS_PER_TASK if num_local == len(index.shards) else 1
+        self._closed = Event()
+        self._staging = Staging(index, self._shards, stage) if stage else None
+        self._copies = self._staging.copies if self._staging else {}
+        self._pool: ReadPool[list[np.ndarray]] = ReadPool(threads)
+
+    @property
+    def threads(self) -> int:
+        return self._pool.threads
+
+    def add_threads(self, number: int) -> None:
+        self._pool.add_threads(number)
+
+    def start(self, rows: Int64[np.ndarray, " rows"]) -> "PendingRead":
+        """Begin to read the clips of these rows."""
+        step = self._clips_per_task
+        chunks = [_Chunk(rows[i : i + step]) for i in range(0, len(rows), step)]
+        for chunk in chunks:
+            chunk.clips = self._pool.submit(partial(self._read_chunk, chunk))
+        return PendingRead(chunks, self._index, self._timeout_s)
+
+    def close(self) -> None:
+        """End the threads and close the shards; what hangs in a read is left behind."""
+        self._closed.set()
+        if self._staging:
+            self._staging.close()
+        # A thread that hangs may go on to read from a file, which must stay the same one.
+        if self._pool.close():
+            for shard in (*self._shards, *self._copies.values()):
+                shard.close()
+
+    def _read_chunk(self, chunk: "_Chunk") -> list[UInt8[np.ndarray, " bytes"]]:
+        clips = []
+        for row in chunk.rows:
+            chunk.reading = int(row)
+            clips.append(self._read(int(row)))
+        return clips
+
+    def _read(self, row: int) -> UInt8[np.ndarray, " bytes"]:
+        def where() -> str:
+            return self._index.where(row)
+
+        try:
+            return retry(lambda: self._try_read(row), where, pause=self._closed.wait)
+        except _DamageError as damage:
+            folder = self._index.shards[self._index.shard[row]].parent
+            raise DamagedClipError(
+                f"the clip {damage}, also when read again",
+                row=row,
+                where=where(),
+                fix=f"find all damage with: python -m sharding.check {folder}; or train on without "
+                "such clips: --reader.max-damaged 10",
+            ) from None
+        except ReadError as failure:
+            raise ShardError(
+                f"the clip {failure}, also when read again",
+                where=where(),
+                fix="check the storage; what was trained is kept, and goes on with --resume",
+            ) from None
+
+    def _try_read(self, row: int) -> UInt8[np.ndarray, " bytes"]:
+        shard = int(self._index.shard[row])
+        copy = self._copies.get(shard)
+        if copy is not None:
+            try:
+                return self._read_from(copy, row)
+            except (ReadError, ShardError) as problem:
+                assert self._staging is not None
+                self._staging.drop(shard, str(problem))
+        return self._read_from(self._shards[shard], row)
+
+    def _read_from(self, shard: ShardFile, row: int) -> UInt8[np.ndarray, " bytes"]:
+        buffer = np.empty(self._index.size[row], np.uint8)
+        num_read = shard.read_into(int(self._index.offset[row]), buffer.data)
+        if num_read < len(buffer):
+            raise _DamageError("is cut short")
+        if crc32(buffer.data) != self._index.crc32[row]:
+            raise _DamageError("is damaged: its CRC-32 differs")
+        return buffer
+
+
+class _DamageError(ReadError):
+    """What was read is not the clip."""
+
+
+@dataclass
+class _Chunk:
+    rows: Int64[np.ndarray, " rows"]
+    reading: int | None = None
+    """The row that a thread reads now."""
+    clips: Future[list[np.ndarray]] = field(default_factory=Future)
+
+
+class PendingRead:
+    """Clips that are being read."""
+
+    def __init__(self, chunks: Sequence[_Chunk], index: ShardIndex, timeout_s: float) -> None:
+        self._chunks, self._index, self._timeout_s = chunks, index, timeout_s
+
+    def wait(self) -> list[UInt8[np.ndarray, " _"]]:
+        """The encoded clips, in the order of their rows; raises what a read raised.
+
+        Storage that does not answer is told, with what is waited for, and waited for up to the
+        timeout.
+        """
+        return [clip for chunk in self._chunks for clip in self._wait(chunk)]
+
+    def _wait(self, chunk: _Chunk) -> list[UInt8[np.ndarray, " _"]]:
+        begun = time.monotonic()
+        until = begun + self._timeout_s
+        while True:
+            try:
+                return chunk.clips.result(min(HANG_WARNING_S, until - time.monotonic()))
+            except TimeoutError:
+                if chunk.clips.done():
+                    return chunk.clips.result()
+            waited_s = time.monotonic() - begun
+            row = chunk.rows[0] if chunk.reading is None else chunk.reading
+            where = self._index.where(row)
+            if waited_s >= self._timeout_s:
+                raise ShardError(
+                    f"the clip did not arrive within {self._timeout_s:g} s",
+                    where=where,
+                    fix="check the storage; if it is only slow, set --reader.timeout-s higher",
+                )
+            logger.warning("waiting for %.0f s to read clips, now %s", waited_s, where)
+
+
+def _allow_open_files(num_files: int) -> None:
+    """Every shard stays open, and the usual limit of 1,024 files is below AudioSet's shards."""
+    needed = num_files + 256
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed or soft == resource.RLIM_INFINITY:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConfigError(
+            f"{num_files} shards are more files than this process may open ({hard})",
+            where="reader",
+            fix="raise the limit (ulimit -Hn), or build with a larger --clips-per-shard",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

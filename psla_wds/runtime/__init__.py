@@ -1,0 +1,1 @@
+"""Processes: ranks, cluster tasks and the software environment."""

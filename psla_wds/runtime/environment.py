@@ -1,0 +1,73 @@
+"""What computes: versions, sources, machine; with its settings, what makes a run again."""
+
+import hashlib
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+COMPUTES = ("psla_wds", "eval", "train")
+"""Packages on which the result of a run depends."""
+DISTRIBUTIONS = (
+    "psla-wds",
+    "torch",
+    "torchaudio",
+    "torchvision",
+    "nvidia-dali-cuda130",
+    "nvidia-dali-cuda120",
+    "efficientnet_pytorch",
+    "numpy",
+)
+MATTER_NOT = (":(top,exclude)benchmarks/results", ":(top,exclude)*.md")
+
+
+def environment() -> dict[str, Any]:
+    """As JSON knows it. What is not there, such as a GPU or a git checkout, is null."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "commit": commit(),
+        "sources": sources_digest(),
+        "python": platform.python_version(),
+        "versions": {name: v for name in DISTRIBUTIONS if (v := version(name))},
+        "gpu": gpu,
+        "cuda": torch.version.cuda if gpu else None,
+    }
+
+
+def version(distribution: str) -> str | None:
+    """Of an installed package; None if it is not."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@cache
+def sources_digest() -> str:
+    """Of the files that compute a run, whether they come from a checkout or a wheel."""
+    sources = [path for package in COMPUTES for path in (ROOT / package).rglob("*.py")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()[:12]
+
+
+def commit() -> str | None:
+    """Of the checkout that this file is of, "with changes" if files differ that can matter: not
+    results, which the benchmark before this one wrote, nor documents. None of a wheel."""
+    try:
+        _git("ls-files", "--error-unmatch", "psla_wds/runtime/environment.py")
+        head = _git("rev-parse", "--short=12", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", *MATTER_NOT)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{head} with changes" if changed else head
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()

@@ -1,0 +1,218 @@
+"""The random part of each draw: mixup partner, mixing weight, two masks, gains and shifts.
+
+Each draw takes its uniform numbers from fixed places in counter-based streams, so that its
+augmentation depends on (seed, epoch, position) alone.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int32, Int64, UInt64
+from scipy.special import betaincinv
+
+from psla_wds.errors import ConfigError, ShardError
+from psla_wds.sampling.plan import (
+    PURPOSE_AUGMENT,
+    PURPOSE_WAVEFORM,
+    EpochPlan,
+    raw_bits,
+    to_uniform,
+)
+
+NUMBERS_PER_DRAW = 8
+"""Seven for the augmentation, one for replacing a damaged clip; two counters of Philox."""
+WAVEFORM_NUMBERS = 4
+"""Gain and shift of a draw, and of its partner; a stream of their own, so that a run without them
+has the numbers of `PURPOSE_AUGMENT` that one with them has."""
+NO_PARTNER = -1
+MAX_REPLACEMENTS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """What is random about a draw. Defaults are the paper's: mixup and masks."""
+
+    mixup_rate: float = 0.5
+    """Share of draws that are mixed with a second clip (Table V)."""
+    mixup_alpha: float = 10.0
+    """The mixing weight is drawn from Beta(alpha, alpha) (Table VI)."""
+    freq_mask: int = 48
+    """Largest width of the frequency mask, in mels; 0 for none."""
+    time_mask: int = 192
+    """Largest width of the time mask, in frames; 0 for none."""
+    gain_db: float = 0.0
+    """A clip and its partner are each made louder or softer by up to this before they are mixed
+    (PaSST, Koutini et al. 2022, trains with a gain too); 0 for none."""
+    time_roll: float = 0.0
+    """A clip and its partner are each shifted by up to this share of their length, either way, what
+    leaves one end coming in at the other (PaSST trains with a roll too); 0 for none, up to 0.5."""
+
+    def __post_init__(self) -> None:
+        for name, valid, bounds in (
+            ("mixup_rate", 0 <= self.mixup_rate <= 1, "from 0 to 1"),
+            ("mixup_alpha", self.mixup_alpha > 0, "above 0"),
+            ("freq_mask", self.freq_mask >= 0, "at least 0"),
+            ("time_mask", self.time_mask >= 0, "at least 0"),
+            ("gain_db", 0 <= self.gain_db < np.inf, "at least 0"),
+            ("time_roll", 0 <= self.time_roll <= 0.5, "from 0 to 0.5"),
+        ):
+            if not valid:
+                raise ConfigError(
+                    f"{name}={getattr(self, name):g} must be {bounds}",
+                    where="augment",
+                    fix=f"set --augment.{name.replace('_', '-')}",
+                )
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Some draws of an epoch, and all that is random about them."""
+
+    rows: Int64[np.ndarray, " draws"]
+    partners: Int64[np.ndarray, " draws"]
+    """Row that is mixed in; -1 where a draw is not mixed."""
+    lam: Float32[np.ndarray, " draws"]
+    """Share of the first clip, in waveform and target; 1 where a draw is not mixed."""
+    masks: Int32[np.ndarray, "draws 4"]
+    """First mel, number of mels, first frame, number of frames that are masked."""
+    gains: Float32[np.ndarray, "draws 2"]
+    """Factors of the waveforms of the clip and of its partner."""
+    rolls: Float32[np.ndarray, "draws 2"]
+    """Where the clip and its partner begin, as shares of their lengths, below 1; what lies before
+    comes last."""
+    spare: UInt64[np.ndarray, " draws"]
+    """Random bits that choose another clip where one is damaged."""
+
+    @property
+    def mixed(self) -> np.ndarray:
+        return self.partners != NO_PARTNER
+
+
+def plain_draws(rows: Int64[np.ndarray, " draws"]) -> Draws:
+    """Draws as they are, for evaluation."""
+    count = len(rows)
+    return Draws(
+        rows,
+        np.full(count, NO_PARTNER, np.int64),
+        np.ones(count, np.float32),
+        np.zeros((count, 4), np.int32),
+        np.ones((count, 2), np.float32),
+        np.zeros((count, 2), np.float32),
+        np.zeros(count, np.uint64),
+    )
+
+
+def augmented_draws(
+    plan: EpochPlan,
+    config: AugmentConfig,
+    positions: tuple[int, int],
+    *,
+    num_clips: int,
+    log_mel_shape: tuple[int, int],
+) -> Draws:
+    """The draws at positions [start, stop) of the plan.
+
+    Partners are uniform over all clips, never drawn by weight (the official code, and PSLA
+    III-B), and never taken from the batch.
+
+    Args:
+        log_mel_shape: frames and mels that the masks are placed on.
+    """
+    start, stop = positions
+    bits = _numbers(plan, start, stop)
+    uniform = to_uniform(bits)
+    partners = _partners(uniform, config, num_clips)
+    lam = betaincinv(config.mixup_alpha, config.mixup_alpha, uniform[:, 2])
+    num_frames, num_mels = log_mel_shape
+    freq = _mask(uniform[:, 3:5], config.freq_mask, num_mels)
+    time = _mask(uniform[:, 5:7], config.time_mask, num_frames)
+    return Draws(
+        plan.rows[start:stop],
+        partners,
+        np.where(partners == NO_PARTNER, 1.0, lam).astype(np.float32),
+        np.concatenate([freq, time], axis=1),
+        *_gains_and_rolls(plan, config, start, stop - start),
+        bits[:, 7],
+    )
+
+
+def drawn_partners(
+    plan: EpochPlan, config: AugmentConfig, positions: tuple[int, int], *, num_clips: int
+) -> Int64[np.ndarray, " draws"]:
+    """The partners that `augmented_draws` has at positions [start, stop), and nothing else of it:
+    a fifth of the time, where whole epochs are counted."""
+    return _partners(to_uniform(_numbers(plan, *positions)), config, num_clips)
+
+
+def _numbers(plan: EpochPlan, start: int, stop: int) -> UInt64[np.ndarray, "draws 8"]:
+    """Random bits of the draws at positions [start, stop)."""
+    words = start * NUMBERS_PER_DRAW, (stop - start) * NUMBERS_PER_DRAW
+    bits = raw_bits(plan.seed, plan.epoch, PURPOSE_AUGMENT, *words)
+    return bits.reshape(stop - start, NUMBERS_PER_DRAW)
+
+
+def _partners(
+    uniform: Float64[np.ndarray, "draws 8"], config: AugmentConfig, num_clips: int
+) -> Int64[np.ndarray, " draws"]:
+    partners = (uniform[:, 1] * num_clips).astype(np.int64)
+    return np.where(uniform[:, 0] < config.mixup_rate, partners, NO_PARTNER)
+
+
+def _gains_and_rolls(
+    plan: EpochPlan, config: AugmentConfig, start: int, count: int
+) -> tuple[Float32[np.ndarray, "draws 2"], Float32[np.ndarray, "draws 2"]]:
+    if not (config.gain_db or config.time_roll):
+        return np.ones((count, 2), np.float32), np.zeros((count, 2), np.float32)
+    words = (start * WAVEFORM_NUMBERS, count * WAVEFORM_NUMBERS)
+    uniform = to_uniform(raw_bits(plan.seed, plan.epoch, PURPOSE_WAVEFORM, *words))
+    gain_db, roll = (2 * uniform.reshape(count, 2, 2) - 1).transpose(1, 0, 2)  # from -1 to 1
+    gains = 10 ** (config.gain_db * gain_db / 20)
+    return gains.astype(np.float32), (config.time_roll * roll % 1.0).astype(np.float32)
+
+
+def roll_start(share: np.float32, num_samples: int) -> int:
+    """The sample that comes first, in float32 as the graph computes it."""
+    return min(int(share * np.float32(num_samples)), num_samples - 1)
+
+
+def without_damaged(
+    draws: Draws, damaged: frozenset[int], plan: EpochPlan, *, num_clips: int
+) -> Draws:
+    """The draws with other clips in place of damaged ones: for a draw, another draw of the plan,
+    so that classes keep their shares; for a partner, any clip.
+
+    What a draw becomes depends on its random bits and on which of the clips tried are damaged, not
+    on when they were found to be.
+    """
+    listed = np.fromiter(damaged, np.int64, len(damaged))
+    rows, partners = draws.rows.copy(), draws.partners.copy()
+    for attempt in range(MAX_REPLACEMENTS):
+        bad_rows, bad_partners = np.isin(rows, listed), np.isin(partners, listed)
+        if not (bad_rows.any() or bad_partners.any()):
+            return replace(draws, rows=rows, partners=partners)
+        again = _scrambled(draws.spare + np.uint64(attempt))
+        rows[bad_rows] = plan.rows[again[bad_rows] % np.uint64(len(plan.rows))]
+        partners[bad_partners] = again[bad_partners] % np.uint64(num_clips)
+    raise ShardError(
+        f"no whole clip was found in {MAX_REPLACEMENTS} tries in place of a damaged one",
+        where=f"{len(damaged)} damaged clips of {num_clips}",
+        fix="find the damage with: python -m sharding.check SHARDS --deep",
+    )
+
+
+def _scrambled(bits: UInt64[np.ndarray, " draws"]) -> UInt64[np.ndarray, " draws"]:
+    """Splitmix64's finaliser (Steele et al., 2014): neighbours become unlike."""
+    bits = bits * np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
+
+def _mask(
+    uniform: Float64[np.ndarray, "draws 2"], max_width: int, length: int
+) -> Int32[np.ndarray, "draws 2"]:
+    """First position and width, by the rule of torchaudio's `mask_along_axis`: the real width
+    places the mask, and both are then cut to integers."""
+    width = uniform[:, 0] * min(max_width, length)
+    start = uniform[:, 1] * (length - width)
+    return np.stack([start, width], axis=1).astype(np.int32)

@@ -1,0 +1,1 @@
+"""Tar shards, the index of their clips, and label overlays."""

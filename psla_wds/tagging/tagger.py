@@ -1,0 +1,254 @@
+"""A model in use: a recording in, scores out.
+
+    from psla_wds import Tagger
+
+    tagger = Tagger.load("runs/full")
+    tags = tagger(waveform, sample_rate_hz)
+    print(tags.top(5))
+
+It needs torch and no DALI, and runs wherever torch does. docs/use_the_model.md says more.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64
+
+from psla_wds.audio.recordings import Block, blocks_of
+from psla_wds.errors import CheckpointError, ConfigError
+from psla_wds.labels.class_list import ClassList
+from psla_wds.models.checkpoint import Checkpoint
+from psla_wds.models.ensembles import check_members, load_members
+from psla_wds.tagging.events import Event, EventConfig, EventFinder
+from psla_wds.tagging.waveform_model import WaveformModel
+from psla_wds.tagging.windows import CellMerger, Window, WindowConfig, cut, window_layout
+
+BATCH_SIZES = {"cuda": 8}
+"""Elsewhere one window at a time: on two CPU cores four at once are half as fast (bench_tag)."""
+
+
+@dataclass(frozen=True, eq=False)
+class WindowTags:
+    """What a model hears in a window of a recording."""
+
+    recording: int
+    """Which one, counted from 0."""
+    start_s: float
+    end_s: float
+    """Of the last window, the end of the recording."""
+    scores: Float32[np.ndarray, " classes"]
+    """Of the window, near [0, 1]."""
+    frame_scores: Float32[np.ndarray, "frames classes"]
+    """Those that no later window changes, from where those of the window before ended."""
+    is_last: bool
+    """Of its recording."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tags:
+    """What a model hears in a recording."""
+
+    classes: ClassList
+    scores: Float32[np.ndarray, " classes"]
+    """Of the recording, near [0, 1]: for each class the highest score of a window."""
+    window_starts_s: Float64[np.ndarray, " windows"]
+    window_ends_s: Float64[np.ndarray, " windows"]
+    window_scores: Float32[np.ndarray, "windows classes"]
+    frame_s: float
+    """Length of a frame in seconds; frame i begins at i times that."""
+    frame_scores: Float32[np.ndarray, "frames classes"]
+    """Score of each frame by itself, near [0, 1]; of windows that overlap, the mean."""
+
+    @property
+    def duration_s(self) -> float:
+        return float(self.window_ends_s[-1])
+
+    def top(self, count: int = 5) -> list[tuple[str, float]]:
+        """The names of the classes that score highest, with their scores."""
+        best = np.argsort(-self.scores, kind="stable")[:count]
+        return [(self.classes.names[label], float(self.scores[label])) for label in best]
+
+    def events(self, config: EventConfig | None = None) -> list[Event]:
+        """When sounds begin and end, in order; `event.label` is a position in `classes`."""
+        finder = EventFinder(config or EventConfig(), self.frame_s)
+        found = finder.add(self.frame_scores) + finder.finish(self.duration_s)
+        return sorted(found, key=lambda event: (event.start_s, event.label))
+
+
+class Tagger:
+    """A model, or several whose scores are averaged, behind the front end of its training."""
+
+    def __init__(
+        self,
+        members: Sequence[Checkpoint],
+        *,
+        windows: WindowConfig | None = None,
+        batch_size: int | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        """`Tagger.load` says what the arguments are; `members` share classes and features."""
+        check_members(members, where="members")
+        if batch_size is not None and batch_size < 1:
+            raise ConfigError(
+                f"batch_size={batch_size} is no batch",
+                where="batch_size",
+                fix="set it to 1 or more",
+            )
+        self.device = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.classes = members[0].classes
+        self.features = members[0].features
+        model = WaveformModel(members)
+        self.layout = window_layout(
+            windows or WindowConfig(),
+            self.features,
+            stride_frames=model.stride_frames,
+            num_columns=model.num_columns,
+        )
+        self._model = model.to(self.device)
+        self._batch_size = batch_size or BATCH_SIZES.get(self.device.type, 1)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        classes: ClassList | None = None,
+        windows: WindowConfig | None = None,
+        batch_size: int | None = None,
+        device: str | torch.device | None = None,
+    ) -> "Tagger":
+        """The model in a run's folder (its last epoch), a checkpoint, an average, an exported
+        folder, or a checkpoint of the paper's authors.
+
+        Args:
+            classes: for the last of these, which name none
+                (`psla_wds.labels.class_list.read_class_list`).
+            windows: how long recordings are cut; `WindowConfig()` unless given.
+            batch_size: windows of a forward pass; 8 on a GPU and 1 on a CPU unless given.
+            device: where it runs; on the GPU if there is one, unless given.
+
+        Raises `CheckpointError` if there is no model, or a damaged one.
+        """
+        members = load_members(Path(path), classes=classes)
+        return cls(members, windows=windows, batch_size=batch_size, device=device)
+
+    def __call__(self, waveform: Any, sample_rate_hz: int | float) -> Tags:
+        """What the model hears in a recording.
+
+        Args:
+            waveform: samples, or (samples, channels), whose mean is taken: an array or a tensor,
+                of floats in [-1, 1] or of integers at full scale. Of any length.
+            sample_rate_hz: any; it is resampled to the model's.
+
+        Raises `AudioError` if there is no sample, or one is NaN or infinite. Silence is no error.
+        """
+        return next(self.many([waveform], sample_rate_hz))
+
+    def many(self, waveforms: Iterable[Any], sample_rate_hz: int | float) -> Iterator[Tags]:
+        """The same for several recordings, whose windows share batches; in their order."""
+        rate_hz = self.features.sample_rate_hz
+        recordings = (blocks_of(_as_array(w), sample_rate_hz, to_hz=rate_hz) for w in waveforms)
+        windows: list[WindowTags] = []
+        for window in self.stream(recordings):
+            windows.append(window)
+            if window.is_last:
+                yield self._joined(windows)
+                windows = []
+
+    def stream(self, recordings: Iterable[Iterable[Block]]) -> Iterator[WindowTags]:
+        """Windows of recordings as they come, in memory that does not grow with their lengths.
+
+        Args:
+            recordings: of each its blocks, one channel at the model's sample rate, such as
+                `psla_wds.audio.recordings.decode` gives. An empty one is read as a sample of
+                silence.
+        """
+        mergers: dict[int, CellMerger] = {}
+        for window, scores, frame_scores in self._scored(self._windows(recordings)):
+            merger = mergers.setdefault(
+                window.recording, CellMerger(self.layout, len(self.classes))
+            )
+            if window.is_last:
+                del mergers[window.recording]
+            rate_hz = self.features.sample_rate_hz
+            yield WindowTags(
+                recording=window.recording,
+                start_s=window.start / rate_hz,
+                end_s=window.end / rate_hz,
+                scores=scores,
+                frame_scores=merger.add(
+                    frame_scores[: self.layout.cells_of(len(window.samples))],
+                    is_last=window.is_last,
+                ),
+                is_last=window.is_last,
+            )
+
+    def _windows(self, recordings: Iterable[Iterable[Block]]) -> Iterator[Window]:
+        for number, blocks in enumerate(recordings):
+            yield from cut(blocks, self.layout, number)
+
+    def _scored(
+        self, windows: Iterator[Window]
+    ) -> Iterator[
+        tuple[Window, Float32[np.ndarray, " classes"], Float32[np.ndarray, "columns classes"]]
+    ]:
+        while batch := list(islice(windows, self._batch_size)):
+            scores, frame_scores = self._forward([window.samples for window in batch])
+            yield from zip(batch, scores, frame_scores, strict=True)
+
+    @torch.inference_mode()
+    def _forward(
+        self, batch: list[np.ndarray]
+    ) -> tuple[Float32[np.ndarray, "batch classes"], Float32[np.ndarray, "batch columns classes"]]:
+        lengths = [len(samples) for samples in batch]
+        waveforms = np.zeros((len(batch), max(lengths)), np.float32)
+        for row, samples in zip(waveforms, batch, strict=True):
+            row[: len(samples)] = samples
+        scores, frame_scores = self._model(
+            torch.from_numpy(waveforms).to(self.device), torch.tensor(lengths, device=self.device)
+        )
+        if not scores.isfinite().all():
+            raise CheckpointError(
+                "the model gives scores that are not finite",
+                where=f"{self.features.num_frames} frames at {self.features.sample_rate_hz} Hz",
+                fix="use a checkpoint of an earlier epoch",
+            )
+        return scores.cpu().numpy(), frame_scores.cpu().numpy()
+
+    def _joined(self, windows: list[WindowTags]) -> Tags:
+        window_scores = np.stack([window.scores for window in windows])
+        return Tags(
+            classes=self.classes,
+            scores=window_scores.max(axis=0),
+            window_starts_s=np.array([window.start_s for window in windows]),
+            window_ends_s=np.array([window.end_s for window in windows]),
+            window_scores=window_scores,
+            frame_s=self.layout.cell_s,
+            frame_scores=np.concatenate([window.frame_scores for window in windows]),
+        )
+
+
+def _as_array(waveform: Any) -> np.ndarray:
+    if isinstance(waveform, torch.Tensor):
+        waveform = waveform.detach().cpu()
+        if waveform.dtype == torch.bfloat16:  # which NumPy has not
+            waveform = waveform.float()
+    return np.asarray(waveform)
+
+
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device {name} cannot be used: {str(error).splitlines()[0]}",
+            where="device",
+            fix="set it to cpu, or leave it out",
+        ) from None
+    return device

@@ -1,0 +1,95 @@
+"""A tagger with its front end as one network, waveforms in and scores out: what is used, and what
+is exported.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor, nn
+
+from psla_wds.errors import CheckpointError
+from psla_wds.features.log_mel import FeatureConfig, WindowFeatures
+from psla_wds.models.audio_tagger import AudioTagger
+from psla_wds.models.checkpoint import Checkpoint
+
+PROBED_FRAMES = 256
+"""Frames of an input that shows a trunk's stride: many times that."""
+MOST_NUMBERS = 2**24
+"""Of a matrix of the front end, or of the features of a window: 64 MiB. A file can ask for any."""
+
+
+class WaveformModel(nn.Module):
+    """One tagger, or several whose scores are averaged, behind the front end that they share."""
+
+    def __init__(self, members: Sequence[Checkpoint]) -> None:
+        super().__init__()
+        self.features = members[0].features
+        _check_sizes(self.features)
+        self.front_end = WindowFeatures(self.features)
+        self.members = nn.ModuleList(member.build() for member in members)
+        strides = {self._stride(member) for member in self._taggers()}
+        if len(strides) > 1:
+            raise CheckpointError(
+                f"frames of these models have several lengths: {sorted(strides)} of log-mel",
+                where="ensemble",
+                fix="use models whose backbones have one stride",
+            )
+        (self.stride_frames,) = strides
+        self.num_columns = min(self._num_columns(member) for member in self._taggers())
+        self.eval()
+
+    def forward(
+        self,
+        waveforms: Float32[Tensor, "batch samples"],
+        num_samples: Int64[Tensor, " batch_or_1"] | None = None,
+    ) -> tuple[Float32[Tensor, "batch classes"], Float32[Tensor, "batch columns classes"]]:
+        """Scores and frame scores of the first `num_samples` of each waveform, all unless given.
+
+        A waveform is cut or padded to what the model takes; frame i begins at i times
+        `stride_frames` hops, and those that begin after the last sample mean nothing.
+        """
+        if num_samples is None:
+            num_samples = torch.full((1,), waveforms.shape[1], device=waveforms.device)
+        log_mel = self.front_end(waveforms, num_samples)
+        scores, frame_scores = zip(
+            *(member.score_frames(log_mel) for member in self._taggers()), strict=True
+        )
+        columns = [of_member[..., : self.num_columns] for of_member in frame_scores]
+        return torch.stack(scores).mean(0), torch.stack(columns).mean(0).mT
+
+    def _taggers(self) -> list[AudioTagger]:
+        return [member for member in self.members if isinstance(member, AudioTagger)]
+
+    def _stride(self, tagger: AudioTagger) -> int:
+        short, long = (self._probe(tagger, frames) for frames in (PROBED_FRAMES, 2 * PROBED_FRAMES))
+        return PROBED_FRAMES // (long - short)
+
+    def _num_columns(self, tagger: AudioTagger) -> int:
+        """Of the map of a window. Each further `PROBED_FRAMES` make the same number of columns."""
+        num_frames = self.features.num_frames
+        repeats = max(0, num_frames // PROBED_FRAMES - 1)
+        columns = self._probe(tagger, num_frames - repeats * PROBED_FRAMES)
+        return columns + repeats * PROBED_FRAMES // self.stride_frames
+
+    @torch.inference_mode()
+    def _probe(self, tagger: AudioTagger, num_frames: int) -> int:
+        """Columns of the map of so many frames, tried out: no library states them."""
+        mels = min(self.features.num_mels, 128)
+        return tagger.score_frames(torch.zeros(1, num_frames, mels))[1].shape[-1]
+
+
+def _check_sizes(features: FeatureConfig) -> None:
+    """Raise before memory is taken for settings that no model was trained with."""
+    largest = max(
+        features.window_samples * features.fft_size,
+        features.num_mels * features.fft_size,
+        features.num_frames * max(features.num_mels, features.fft_size),
+        features.max_clip_samples,
+    )
+    if largest > MOST_NUMBERS:
+        raise CheckpointError(
+            f"the features of this model take {largest:,} numbers at once",
+            where="features",
+            fix="use a model with shorter windows, or fewer frames and mels",
+        )

@@ -1,0 +1,1 @@
+"""Tar shards that other tools wrote."""

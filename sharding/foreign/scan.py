@@ -1,0 +1,150 @@
+"""Tars that others built: what they hold, described by a sidecar like that of our own shards.
+
+A clip is a key with one member of audio, and labels in KEY.json, else KEY.cls, else KEY.txt.
+Pickles are never loaded. Format: docs/format.md.
+"""
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import soundfile
+
+from psla_wds.audio.decode import MAX_CLIP_S, ClipRefusedError, reason_of
+from psla_wds.io.files import sha256_of
+from psla_wds.io.folders import file_size, local_copy, modified_s
+from psla_wds.io.locations import Location
+from psla_wds.labels.class_list import ClassList
+from psla_wds.shards.tar import ClipColumns, PackedClip, Sidecar, sidecar_path
+from sharding.foreign.labels import check_keys, describe, read_member
+from sharding.foreign.tar_members import REPACK, Members, kind_of, members_by_key
+
+SCAN_VERSION = 1
+"""Part of the task: a scan by other rules is done again."""
+TASK_PREFIX = "foreign:"
+AUDIO_EXTENSIONS = ("flac", "wav", "ogg", "opus", "aiff", "aif")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a tar holds."""
+
+    sidecar: Sidecar
+    rates: Counter[int]
+    """Clips of each sample rate, in Hz; the sidecar is of use if there is at most one."""
+
+
+def is_foreign(sidecar: Sidecar) -> bool:
+    return sidecar.task.startswith(TASK_PREFIX)
+
+
+def is_current(sidecar: Sidecar, tar: Location, classes: ClassList) -> bool:
+    """Whether a tar was scanned with these classes, and has not changed since."""
+    if sidecar.task != _task(classes) or file_size(tar) != sidecar.size_bytes:
+        return False
+    return modified_s(tar) <= modified_s(sidecar_path(tar))
+
+
+def scan(tar: Location, classes: ClassList, progress: Callable[[], object] = lambda: None) -> Scan:
+    """Describe the clips of a tar, in the order of their first members.
+
+    Args:
+        progress: called for each clip.
+    """
+    with local_copy(tar) as local:
+        return _scan(tar, local, classes, progress)
+
+
+def _scan(tar: Location, local: Path, classes: ClassList, progress: Callable[[], object]) -> Scan:
+    columns, rejected, rates = ClipColumns(), list[dict[str, str]](), Counter[int]()
+    with local.open("rb") as file:
+        for key, members in members_by_key(local, where=tar).items():
+            try:
+                clip, offset = _clip(key, members, file, classes)
+            except ClipRefusedError as error:
+                rejected.append(_refusal(key, tar, error))
+            else:
+                columns.add(clip)
+                columns.offset.append(offset)
+                rates[clip.sample_rate_hz] += 1
+            progress()
+    sidecar = Sidecar(
+        shard=tar.name,
+        task=_task(classes),
+        size_bytes=local.stat().st_size,
+        sha256=sha256_of(local),
+        sample_rate_hz=next(iter(rates), 0),
+        clips=columns,
+        rejected=rejected,
+        versions={"libsndfile": soundfile.__libsndfile_version__},
+    )
+    return Scan(sidecar, rates)
+
+
+def _task(classes: ClassList) -> str:
+    rules = json.dumps([SCAN_VERSION, classes.mids, classes.names])
+    return TASK_PREFIX + hashlib.sha256(rules.encode()).hexdigest()
+
+
+def _refusal(key: str, tar: Location, error: ClipRefusedError) -> dict[str, str]:
+    return {
+        "clip_id": key,
+        "path": tar.name,
+        "source": f"{tar.name}, member {key}",
+        "reason": error.reason,
+        "detail": str(error),
+    }
+
+
+def _clip(
+    key: str, members: Members, file: IO[bytes], classes: ClassList
+) -> tuple[PackedClip, int]:
+    """The clip, and the first byte of its audio in the tar."""
+    check_keys(key, members)
+    extension = _audio_extension(members)
+    audio = read_member(members, extension, file) or b""
+    num_samples, sample_rate_hz = _audio_header(audio)
+    description = describe(key, members, extension, file, classes)
+    clip = PackedClip(
+        clip_id=description.clip_id,
+        audio=audio,
+        extension=extension,
+        num_samples=num_samples,
+        sample_rate_hz=sample_rate_hz,
+        mids=tuple(classes.mids[label] for label in description.labels),
+        split=description.split,
+        source=key,
+    )
+    return clip, members[extension][0].offset_data
+
+
+def _audio_extension(members: Members) -> str:
+    audio = [extension for extension in members if kind_of(extension) in AUDIO_EXTENSIONS]
+    if len(audio) > 1:
+        raise ClipRefusedError("two-audio", f"several members are audio: {', '.join(audio)}")
+    if not audio and any(kind_of(extension) == "mp3" for extension in members):
+        raise ClipRefusedError("mp3", f"DALI does not decode mp3: {REPACK}")
+    if not audio:
+        there = f"among {', '.join(members)} is none of {', '.join(AUDIO_EXTENSIONS)}"
+        raise ClipRefusedError("no-audio", there)
+    return audio[0]
+
+
+def _audio_header(audio: bytes) -> tuple[int, int]:
+    """Samples of a channel, and sample rate."""
+    try:
+        header = soundfile.info(io.BytesIO(audio))
+    except RuntimeError as error:
+        raise ClipRefusedError("unreadable", reason_of(error)) from None
+    if header.format == "MP3":  # whatever its name says
+        raise ClipRefusedError("mp3", f"DALI does not decode mp3: {REPACK}")
+    if not header.frames:
+        raise ClipRefusedError("empty", "the audio has no sample")
+    if header.frames > MAX_CLIP_S * header.samplerate:
+        raise ClipRefusedError("too-long", f"longer than {MAX_CLIP_S:g} s by its header")
+    return header.frames, header.samplerate

@@ -1,0 +1,107 @@
+"""The members of a tar that others built, by key: looked at, and never extracted.
+
+A key is what webdataset makes of a name: the folder, and the file name up to its first dot.
+"""
+
+import tarfile
+from pathlib import Path
+
+from psla_wds.errors import ShardError
+from psla_wds.io.locations import Location
+
+LABEL_EXTENSIONS = ("json", "cls", "txt")
+PICKLE_EXTENSIONS = ("pkl", "pickle", "pyd", "pth", "pt")
+REPACK = "unpack the tar and repack its clips with python -m sharding.build"
+MAX_PADDING_BYTES = 2**20
+"""Read past the end of an archive: more than any usual record size."""
+
+Members = dict[str, list[tarfile.TarInfo]]
+"""The members of one key by extension; a list, since a tar can hold a name twice."""
+
+
+def members_by_key(tar: Path, *, where: Location) -> dict[str, Members]:
+    """All members of a tar by key, wherever they stand, once the tar is known to be whole.
+
+    Args:
+        where: of the tar, for messages; what is read may be a copy.
+    """
+    clips: dict[str, Members] = {}
+    try:
+        with tarfile.open(tar, "r:") as archive:  # not compressed: clips are read by byte range
+            for member in archive:
+                _check_member(member, where)
+                key, extension = split_name(member.name)
+                if member.isreg() and key:
+                    clips.setdefault(key, {}).setdefault(extension, []).append(member)
+            _check_end(tar, archive.offset)
+    except (tarfile.TarError, ValueError, OverflowError, OSError) as error:
+        raise ShardError(
+            f"this is not a whole, uncompressed tar: {error}",
+            where=where,
+            fix="copy it again, or decompress it, or move it out of the folder",
+        ) from None
+    _check_pickles(where, clips)
+    return clips
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Key and extension of a member as webdataset has them; "" for what is no part of a clip:
+    names without a dot, hidden files, and webdataset's own `__names__`."""
+    top = name.partition("/")[0]
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    if not stem or not extension or (len(top) > 3 and top[:2] == top[-2:] == "__"):
+        return "", ""
+    return f"{folder}{slash}{stem}", extension.lower()
+
+
+def kind_of(extension: str) -> str:
+    """`wav` of `000_10.000.wav`: names that hold seconds are split at their first dot as well."""
+    return extension.rpartition(".")[2]
+
+
+def is_text(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _check_member(member: tarfile.TarInfo, where: Location) -> None:
+    """Refuse what cannot be read as a range of bytes, or would be unsafe to unpack."""
+    kinds = (
+        (member.name.startswith("/"), "has an absolute name"),
+        (".." in member.name.split("/"), "has a name with .."),
+        (member.issym() or member.islnk(), "is a link"),
+        (member.issparse(), "is sparse"),
+        (not member.isreg() and not member.isdir(), "is neither a file nor a folder"),
+        (not is_text(member.name), "has a name that is not UTF-8"),
+        (member.size < 0, "has a negative size"),
+    )
+    for refused, what in kinds:
+        if refused:
+            raise ShardError(
+                f"member {member.name!a} {what}",
+                where=f"{where}, byte {member.offset}",
+                fix="make the tar anew from plain files with relative names",
+            )
+
+
+def _check_end(tar: Path, end: int) -> None:
+    """tarfile takes a cut between two members, or a damaged header, for the end of the tar."""
+    with tar.open("rb") as file:
+        file.seek(end)
+        padding = file.read(MAX_PADDING_BYTES)
+    if len(padding) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"it is cut short at byte {end:,}: the end mark is missing")
+    if padding.strip(b"\0"):
+        raise tarfile.ReadError(
+            f"a damaged header at byte {end:,}, or a second tar appended to the first"
+        )
+
+
+def _check_pickles(where: Location, clips: dict[str, Members]) -> None:
+    found = {kind_of(extension) for members in clips.values() for extension in members}
+    if found & set(PICKLE_EXTENSIONS) and not found & set(LABEL_EXTENSIONS):
+        raise ShardError(
+            "the labels can only be in pickles, which are never loaded: they can run any code",
+            where=where,
+            fix=f"write them as KEY.{', KEY.'.join(LABEL_EXTENSIONS)}, or {REPACK}",
+        )

@@ -1,0 +1,1 @@
+"""Clips to shards: plan, tasks, engines and reports."""

@@ -1,0 +1,149 @@
+"""Do the tasks of a build on the workers of a Dask cluster that runs already.
+
+All machines see the source and the output at the same paths or URLs. A worker that is lost costs
+the shards it was at; others make them.
+"""
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from psla_wds.errors import ConfigError, ShardError
+from psla_wds.io.disk import disk_errors
+from sharding.packing.engines import MAX_TRIES, Update, worker_died
+from sharding.packing.shard import ShardResult, ShardTask, pack_shard
+
+ANSWER_S = 20
+"""A scheduler that is there answers well within this time."""
+MIN_WAITING = 64
+"""Tasks with the scheduler, two a thread if that is more: enough to keep workers busy and to make
+a cluster that adapts grow, and not the whole plan in the scheduler's memory."""
+
+logger = logging.getLogger("sharding.build")
+
+
+def scheduler_address(file: Path) -> str:
+    """The address that `dask scheduler --scheduler-file` wrote."""
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["address"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"cannot read the scheduler's address: {error}",
+            where=file,
+            fix="start it first: dask scheduler --scheduler-file FILE",
+        ) from None
+
+
+def run_dask(tasks: Sequence[ShardTask], address: str) -> Iterator[Update]:
+    """Do the tasks on the workers of the scheduler at `address`; yields for each finished shard."""
+    packed = rejected = 0
+    with _loss_told(address), _connect(address) as client:
+        if not client.nthreads():
+            logger.warning("no worker has joined %s yet; waiting for one", address)
+        for result in _results(client, tasks):
+            packed += 0 if result.already_done else result.num_clips
+            rejected += 0 if result.already_done else len(result.rejected)
+            yield Update(packed, rejected, [result])
+
+
+@contextmanager
+def _loss_told(address: str) -> Iterator[None]:
+    """Tell of the loss of the scheduler, in whatever call it shows: workers raise no `OSError`."""
+    try:
+        yield
+    except (CancelledError, OSError):
+        raise ShardError(
+            "the Dask scheduler was lost",
+            where=address,
+            fix="start it and its workers anew, and run the same command again: it goes on",
+        ) from None
+
+
+def _results(client: Any, tasks: Sequence[ShardTask]) -> Iterator[ShardResult]:
+    """In the order in which the shards are finished."""
+    from distributed import as_completed
+
+    waiting, running = iter(tasks), {}
+    finished = as_completed(loop=client.loop)
+
+    def start(count: int) -> None:
+        for task in islice(waiting, count):
+            future = client.submit(_work, task, os.getcwd(), pure=False, retries=MAX_TRIES - 1)
+            running[future.key] = task
+            finished.add(future)
+
+    start(MIN_WAITING)
+    for future in finished:
+        yield _result(future, running.pop(future.key))
+        wanted = max(MIN_WAITING, 2 * sum(client.nthreads().values()))
+        start(max(0, wanted - len(running)))  # more are running than wanted if workers went
+
+
+def _connect(address: str) -> Any:
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ConfigError(
+            "the package distributed is not installed",
+            where="--engine dask",
+            fix="pip install 'psla-wds[cluster]'",
+        ) from None
+    try:
+        asyncio.run(asyncio.wait_for(_identify(address), ANSWER_S))
+        return Client(address, timeout=ANSWER_S, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the Dask scheduler does not answer within {ANSWER_S} s ({error!r})",
+            where=address,
+            fix="check that it runs, and that this machine reaches its port",
+        ) from None
+
+
+async def _identify(address: str) -> None:
+    """Ask the scheduler who it is: `Client` waits for ever where a port takes calls in silence."""
+    from distributed.core import rpc
+
+    async with rpc(address) as scheduler:
+        await scheduler.identity()
+
+
+def _work(task: ShardTask, folder: str) -> ShardResult:
+    """On a worker, from the folder that relative paths start from."""
+    try:
+        if _names_relative_paths(task):
+            os.chdir(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"a Dask worker on {os.uname().nodename} cannot use the folder: {error.strerror}",
+            where=folder,
+            fix="start the build in a folder that all machines share",
+        ) from None
+    with disk_errors(task.tar, "make the shard"):
+        return pack_shard(task, lambda packed: None)
+
+
+def _names_relative_paths(task: ShardTask) -> bool:
+    places = (task.folder, *(clip.path for clip in task.clips))
+    return any(isinstance(place, Path) and not place.is_absolute() for place in places)
+
+
+def _result(future: Any, task: ShardTask) -> ShardResult:
+    from distributed import KilledWorker
+
+    try:
+        return future.result()
+    except KilledWorker:
+        raise worker_died(task) from None
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"a Dask worker lacks a package: {error}",
+            where="--engine dask",
+            fix="start the workers in the environment that psla-wds is installed in",
+        ) from None

@@ -1,0 +1,65 @@
+"""The waveform of a clip, wherever it lies: in a file of its own, a tar or an HDF5 file."""
+
+import io
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from psla_wds.audio.decode import ClipRefusedError, as_mono, load_clip
+from psla_wds.errors import PslaError
+from psla_wds.io.folders import local_copy, read_range
+from psla_wds.labels.manifest import ByteRange, Clip, Row
+from sharding.sources.hdf5_files import read_row
+
+
+def decode(
+    clip: Clip, *, sample_rate_hz: int, max_s: float = math.inf
+) -> Float32[np.ndarray, " samples"]:
+    """One channel in [-1, 1], at most `max_s` of it; `ClipRefusedError` if it cannot be used."""
+    if clip.refusal:
+        raise ClipRefusedError(*clip.refusal)
+    if isinstance(clip.part, Row) and isinstance(clip.path, Path):
+        return _decode_row(clip.path, clip.part, max_s, sample_rate_hz)
+    with _opened(clip) as source:
+        return load_clip(
+            source,
+            start_s=clip.start_s,
+            end_s=clip.end_s,
+            may_be_cut=clip.may_be_cut,
+            max_s=max_s,
+            sample_rate_hz=sample_rate_hz,
+        )
+
+
+@contextmanager
+def _opened(clip: Clip) -> Iterator[Path | io.BytesIO]:
+    """The clip's file on a disk, or the bytes of its part of a tar."""
+    if isinstance(clip.part, ByteRange):
+        try:
+            yield io.BytesIO(read_range(clip.path, clip.part.offset, clip.part.size))
+        except OSError as error:
+            raise ClipRefusedError("unreadable", error.strerror or str(error)) from None
+        return
+    try:
+        with local_copy(clip.path) as path:
+            yield path
+    except FileNotFoundError:
+        raise ClipRefusedError("missing", "there is no such file") from None
+
+
+def _decode_row(
+    path: Path, row: Row, max_s: float, sample_rate_hz: int
+) -> Float32[np.ndarray, " samples"]:
+    try:
+        audio = read_row(path, row.number)
+    except (PslaError, OSError, ValueError, IndexError) as error:
+        raise ClipRefusedError("unreadable", str(error).splitlines()[0]) from None
+    if isinstance(audio, io.BytesIO):
+        return load_clip(audio, max_s=max_s, sample_rate_hz=sample_rate_hz)
+    waveform, source_rate_hz = audio
+    num_samples = round(min(max_s * source_rate_hz, len(waveform)))
+    return as_mono(waveform[:num_samples], source_rate_hz, sample_rate_hz)

@@ -1,0 +1,101 @@
+"""What a build would give, from a sample of its clips: sizes, shards, time."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from psla_wds.audio.decode import ClipRefusedError
+from psla_wds.labels.class_list import ClassList
+from psla_wds.labels.manifest import Clip
+from psla_wds.progress import progress_bar
+from sharding.packing.config import PackConfig
+from sharding.packing.plan import Layout, read_plan
+from sharding.packing.shard import Encoding, pack_clip
+
+SAMPLE_CLIPS = 64
+TAR_BLOCK = 512
+HEADERS = 3 * TAR_BLOCK
+"""Of a clip in a tar: two headers, and the block of its JSON."""
+
+
+@dataclass
+class Sample:
+    """What came of packing some of the clips into nothing."""
+
+    num_packed: int = 0
+    size_bytes: int = 0
+    """In a tar."""
+    elapsed_s: float = 0.0
+    refused: Counter[str] = field(default_factory=Counter)
+    """By reason."""
+
+    @property
+    def num_clips(self) -> int:
+        return self.num_packed + self.refused.total()
+
+    @property
+    def clip_bytes(self) -> float:
+        """Of a clip that is packed."""
+        return self.size_bytes / max(self.num_packed, 1)
+
+
+def try_sample(clips: Sequence[Clip], classes: ClassList, encoding: Encoding) -> Sample:
+    """Decode and encode the first clips; they are in random order."""
+    sample, started = Sample(), time.perf_counter()
+    for clip in progress_bar(clips[:SAMPLE_CLIPS], desc="trying a sample"):
+        mids = tuple(classes.mids[label] for label in clip.labels)
+        try:
+            packed, _ = pack_clip(clip, mids, encoding)
+        except ClipRefusedError as error:
+            sample.refused[error.reason] += 1
+        else:
+            sample.num_packed += 1
+            sample.size_bytes += -(-len(packed.audio) // TAR_BLOCK) * TAR_BLOCK + HEADERS
+    sample.elapsed_s = time.perf_counter() - started
+    return sample
+
+
+def settled_layout(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> Layout:
+    """The layout, with clips per shard for --shard-mib: by a sample at first, later as begun."""
+    layout = config.layout
+    if layout.shard_mib is None:
+        return layout
+    begun = read_plan(config.output)
+    if begun and begun["layout"].get("shard_mib") == layout.shard_mib:
+        return replace(layout, clips_per_shard=int(begun["layout"]["clips_per_shard"]))
+    clip_bytes = try_sample(clips, classes, config.encoding).clip_bytes
+    fitting = round(layout.shard_mib * 2**20 / max(clip_bytes, HEADERS))
+    return replace(layout, clips_per_shard=max(1, fitting))
+
+
+def forecast(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> str:
+    """What --dry-run prints."""
+    sample = try_sample(clips, classes, config.encoding)
+    share = sample.num_packed / sample.num_clips
+    size_bytes = len(clips) * share * sample.clip_bytes
+    num_shards = -(-len(clips) // settled_layout(clips, classes, config).clips_per_shard)
+    hours = len(clips) * sample.elapsed_s / sample.num_clips / config.workers / 3600
+    counts, used = _counted(clips)
+    splits = ", ".join(f"{name} {n:,}" for name, n in sorted(counts.items()))
+    refused = ", ".join(f"{n} {reason}" for reason, n in sample.refused.most_common()) or "none"
+    return "\n".join(
+        [
+            f"clips    {len(clips):,} ({splits})",
+            f"classes  {len(classes):,}, {len(used):,} of them with clips",
+            f"shards   {num_shards:,}",
+            f"size     about {size_bytes / 1e9:,.3g} GB",
+            f"time     about {hours:,.2g} h with {config.workers} workers",
+            f"refused  {refused}, of {sample.num_clips} clips tried; sizes and time are from these",
+        ]
+    )
+
+
+def _counted(clips: Iterable[Clip]) -> tuple[Counter[str], set[int]]:
+    """Clips of each split, and the classes that have any."""
+    counts: Counter[str] = Counter()
+    used: set[int] = set()
+    for clip in clips:
+        counts[clip.split or "(none)"] += 1
+        used.update(clip.labels)
+    return counts, used

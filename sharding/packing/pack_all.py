@@ -1,0 +1,174 @@
+"""A whole build: all shards, or those of clips that were refused before; then the index."""
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from psla_wds.errors import ConfigError
+from psla_wds.io.disk import disk_errors
+from psla_wds.io.folders import remove_folder
+from psla_wds.io.locations import Location
+from psla_wds.labels.class_list import ClassList, read_class_list
+from psla_wds.labels.manifest import Clip
+from psla_wds.progress import progress_bar
+from psla_wds.runtime.array_tasks import ArrayTask
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import CLASS_LABELS, INDEX_FOLDER
+from psla_wds.shards.merge import merge_sidecars
+from psla_wds.shards.tar import read_sidecars, tars_in
+from sharding.packing.config import PackConfig
+from sharding.packing.coverage import COVERAGE, coverage, warn_of_losses, write_coverage
+from sharding.packing.dask_engine import run_dask, scheduler_address
+from sharding.packing.duplicates import find_duplicates, read_duplicates, write_duplicates
+from sharding.packing.engines import Update, run_local
+from sharding.packing.forecast import settled_layout
+from sharding.packing.plan import ShardTasks, open_output, plan_shards, sweep
+from sharding.packing.rejects import REJECTED, check_rejected, write_rejected
+from sharding.packing.shard import ShardResult
+from sharding.packing.shares import forget_reports, report_task
+
+TAR_NAME = re.compile(r"shard-(\d{6,})\.tar")
+
+logger = logging.getLogger("sharding.build")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a folder of shards holds once it is published."""
+
+    index: ShardIndex
+    rejected: list[dict[str, str]]
+
+
+def pack_all(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> Outcome:
+    """Make the shards that are missing, and publish them by their index.
+
+    Duplicates show only when all is packed; then the shards that hold them are made again
+    without, and the same list gives the same shards when the build is run again.
+    """
+    tasks = _begin(clips, classes, config)
+    recovered = packed_since(config.output, len(tasks))
+    duplicates = read_duplicates(config.output) if config.refuse_duplicates else {}
+    while True:
+        results = run(replace(tasks, duplicates=duplicates), config)
+        rejected = [clip for clip in _refused(results) if clip["clip_id"] not in recovered]
+        index = publish(clips, rejected, classes, config)
+        found = find_duplicates(index)
+        to_refuse = dict(found) if config.refuse_duplicates else {}
+        if not to_refuse:
+            _warn_of_doubtful(sum(result.num_silent for result in results), found)
+            return Outcome(index, rejected)
+        duplicates |= to_refuse
+        write_duplicates(config.output, duplicates)
+        remove_folder(config.output / INDEX_FOLDER)  # it describes none of the shards to come
+
+
+def pack_share(
+    clips: Sequence[Clip], classes: ClassList, config: PackConfig, task: ArrayTask
+) -> str:
+    """Make the shards of one task of an array, and tell of them; the index waits for all tasks."""
+    tasks = _begin(clips, classes, config)
+    own = task.of(tasks)
+    rejected = _refused(run(own, config))
+    report_task(task, config.output, rejected)
+    return (
+        f"made {len(own):,} of {len(tasks):,} shards in {config.output} (task {task}); "
+        f"{len(rejected):,} clips refused; next, when all tasks are done: "
+        f"python -m sharding.index {config.output}"
+    )
+
+
+def _begin(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> ShardTasks:
+    """The shards of a build, once its folder stands and is found to be of the same build."""
+    layout = settled_layout(clips, classes, config)
+    tasks = plan_shards(clips, classes, config.output, layout.clips_per_shard, config.encoding)
+    open_output(config.output, tasks, classes, layout)
+    return tasks
+
+
+def _refused(results: Sequence[ShardResult]) -> list[dict[str, str]]:
+    return [clip for result in results for clip in result.rejected]
+
+
+def packed_since(folder: Location, first_shard: int) -> dict[str, int]:
+    """The clips in shards numbered from `first_shard` on, those of retries, by shard."""
+    packed: dict[str, int] = {}
+    tars = numbered_from(folder, first_shard)
+    for number, sidecar in zip(tars, read_sidecars(list(tars.values())), strict=True):
+        packed |= {clip_id: number for clip_id in (sidecar.clips.clip_id if sidecar else ())}
+    return packed
+
+
+def numbered_from(folder: Location, first_shard: int) -> dict[int, Location]:
+    """The tars with numbers from `first_shard` on, by number."""
+    names = {tar: TAR_NAME.fullmatch(tar.name) for tar in tars_in(folder)}
+    tars = {int(name[1]): tar for tar, name in names.items() if name}
+    return {number: tar for number, tar in sorted(tars.items()) if number >= first_shard}
+
+
+def run(tasks: ShardTasks, config: PackConfig) -> list[ShardResult]:
+    """Make the shards, with a progress bar of clips; in the order of the tasks."""
+    results: list[ShardResult] = []
+    already_done = 0
+    with progress_bar(desc="packing", total=tasks.num_clips) as bar:
+        for update in _updates(tasks, config):
+            done = update.results
+            results += done
+            already_done += sum(r.num_clips + len(r.rejected) for r in done if r.already_done)
+            bar.update(already_done + update.packed + update.rejected - bar.n)
+            shards = f"{len(results)}/{len(tasks)}"
+            bar.set_postfix(shards=shards, rejected=update.rejected, refresh=False)
+    return sorted(results, key=lambda result: result.number)
+
+
+def _updates(tasks: ShardTasks, config: PackConfig) -> Iterator[Update]:
+    if config.engine == "local":
+        return run_local(tasks, config.workers)
+    file = config.scheduler_file
+    return run_dask(tasks, scheduler_address(file) if file else str(config.scheduler))
+
+
+def publish(
+    clips: Sequence[Clip], rejected: list[dict[str, str]], classes: ClassList, config: PackConfig
+) -> ShardIndex:
+    """List what was refused and what is missing, and unless it is too much, write the index."""
+    folder = config.output
+    covered = coverage(clips, rejected, classes)
+    write_rejected(folder / REJECTED, rejected)
+    write_coverage(folder, covered)
+    warn_of_losses(covered, folder / COVERAGE)
+    check_rejected(
+        rejected,
+        len(clips),
+        config.max_rejected,
+        where=folder / REJECTED,
+        fix="mend the files and add --retry-rejected",
+    )
+    with disk_errors(folder / INDEX_FOLDER, "write the index"):
+        index = merge_sidecars(folder)
+    forget_reports(folder)
+    sweep(folder)
+    return index
+
+
+def _warn_of_doubtful(num_silent: int, duplicates: Iterator[tuple[str, str]]) -> None:
+    if num_silent:
+        logger.warning("%d clips are nearly silent; --refuse-silent leaves them out", num_silent)
+    for one, other in duplicates:
+        logger.warning(
+            "%d clips have the audio of another, such as %s that of %s; "
+            "--refuse-duplicates leaves them out",
+            1 + sum(1 for _ in duplicates),
+            one,
+            other,
+        )
+
+
+def check_classes(folder: Location, classes: ClassList) -> None:
+    if read_class_list(folder / CLASS_LABELS) != classes:
+        raise ConfigError(
+            "the shards were packed with another class list",
+            where=folder / CLASS_LABELS,
+            fix="name that list, or choose another --output",
+        )

@@ -1,0 +1,218 @@
+"""The plan of a build: which clips go into which shard. Decided first, the same everywhere."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, overload
+
+from psla_wds.errors import ConfigError, ShardError
+from psla_wds.io.disk import disk_errors
+from psla_wds.io.files import atomic_open
+from psla_wds.io.folders import entries, read_file
+from psla_wds.io.locations import Location
+from psla_wds.labels.class_list import ClassList, write_class_list
+from psla_wds.labels.manifest import Clip
+from psla_wds.shards.index_files import CLASS_LABELS
+from psla_wds.shards.tar import SHARD_NAME, sidecar_path
+from sharding.packing.clip_table import ClipTable
+from sharding.packing.shard import Encoding, ShardTask
+
+PLAN_FILE = "build.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How clips are dealt to shards."""
+
+    clips_per_shard: int
+    shard_mib: int | None
+    """Size that `clips_per_shard` is chosen for, if it is not given."""
+    seed: int
+    eval_share: float
+    refuse_duplicates: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTasks(Sequence[ShardTask]):
+    """The tasks of a build, or a slice of them; each is made when it is asked for, since all of
+    them hold all clips."""
+
+    clips: Sequence[Clip]
+    """Of the whole build, in order."""
+    clips_per_shard: int
+    places: range
+    """Of the tasks among those of the whole build."""
+    folder: Location
+    mids: tuple[str, ...]
+    encoding: Encoding
+    first_number: int = 0
+    """Of the shard of the first clips."""
+    duplicates: dict[str, str] = field(default_factory=dict)
+    """Clips of any shard to refuse, and the clip that each has the audio of."""
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, key: int) -> ShardTask: ...
+    @overload
+    def __getitem__(self, key: slice) -> "ShardTasks": ...
+    def __getitem__(self, key: int | slice) -> "ShardTask | ShardTasks":
+        place = self.places[key]
+        if isinstance(place, range):
+            return replace(self, places=place)
+        clips = tuple(self.clips[self._rows(place)])
+        ids = (clip.clip_id for clip in clips)
+        own = {clip_id: self.duplicates[clip_id] for clip_id in ids if clip_id in self.duplicates}
+        number = self.first_number + place
+        return ShardTask(number, self.folder, clips, self.mids, self.encoding, own)
+
+    def _rows(self, place: int) -> slice:
+        return slice(place * self.clips_per_shard, (place + 1) * self.clips_per_shard)
+
+    @property
+    def num_clips(self) -> int:
+        rows = range(len(self.clips))
+        return sum(len(rows[self._rows(place)]) for place in self.places)
+
+
+def in_order(clips: Iterable[Clip], layout: Layout) -> ClipTable:
+    """The clips with their splits, in an order that is random, yet follows from each id and the
+    seed: any number of the first, as any shard, is a fair sample of the data set."""
+    return ClipTable(
+        (_random_number("order", layout.seed, clip.clip_id), _with_split(clip, layout))
+        for clip in clips
+    )
+
+
+def plan_shards(
+    clips: Sequence[Clip],
+    classes: ClassList,
+    folder: Location,
+    clips_per_shard: int,
+    encoding: Encoding,
+) -> ShardTasks:
+    """Deal ordered clips to shards."""
+    return ShardTasks(
+        clips=clips,
+        clips_per_shard=clips_per_shard,
+        places=range(-(-len(clips) // clips_per_shard)),
+        folder=folder,
+        mids=classes.mids,
+        encoding=encoding,
+    )
+
+
+def _random_number(purpose: str, seed: int, clip_id: str) -> int:
+    digest = hashlib.blake2b(f"{purpose} {seed} {clip_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def _with_split(clip: Clip, layout: Layout) -> Clip:
+    """A clip without a split goes to eval or train, by its id, if such a share was asked for."""
+    if clip.split or not layout.eval_share:
+        return clip
+    is_eval = _random_number("split", layout.seed, clip.clip_id) < layout.eval_share * 2**64
+    return replace(clip, split="eval" if is_eval else "train")
+
+
+def open_output(folder: Location, tasks: ShardTasks, classes: ClassList, layout: Layout) -> None:
+    """Make the output folder, or go on in one where the same build was begun.
+
+    Several tasks may do so at once, and each may be killed: all write the same files.
+    """
+    plan = {
+        "fingerprint": _fingerprint(tasks, classes, layout),
+        "num_shards": len(tasks),
+        "num_clips": tasks.num_clips,
+        "layout": asdict(layout),
+        "encoding": asdict(tasks.encoding),
+    }
+    names = entries(folder)
+    begun = read_plan(folder)
+    if begun is None:
+        if not _is_untouched(folder, names):
+            raise ConfigError(
+                "the output folder is not empty, and no build was begun in it",
+                where=folder,
+                fix="choose another --output",
+            )
+        _write_plan(folder, plan)
+        begun = read_plan(folder) or {}
+    require_same(begun, plan, ("fingerprint",), folder)
+    if CLASS_LABELS not in names:
+        with disk_errors(folder, "write the class list"):
+            write_class_list(classes, folder / CLASS_LABELS)
+
+
+def _is_untouched(folder: Location, names: Iterable[str]) -> bool:
+    """Whether there is nothing, or no more than builds leave that are killed at their beginning."""
+    if isinstance(folder, Path) and folder.exists() and not folder.is_dir():
+        return False
+    return all(name.startswith(PLAN_FILE) for name in names)
+
+
+def _write_plan(folder: Location, plan: dict[str, Any]) -> None:
+    with disk_errors(folder, "make the output folder"):
+        if isinstance(folder, Path):
+            folder.mkdir(parents=True, exist_ok=True)
+        with atomic_open(folder / PLAN_FILE, "w", shared=True) as file:
+            json.dump(plan, file, indent=1)
+            file.write("\n")
+
+
+def missing_shards(folder: Location) -> list[int]:
+    """Numbers of the shards that the build in a folder has yet to make; none where none began."""
+    plan = read_plan(folder)
+    tars = [folder / SHARD_NAME.format(number=n) for n in range(plan["num_shards"] if plan else 0)]
+    names = entries(folder)
+    return [
+        number
+        for number, tar in enumerate(tars)
+        if tar.name not in names or sidecar_path(tar).name not in names
+    ]
+
+
+def sweep(folder: Location) -> None:
+    """Delete what killed writers have left in a folder where all shards stand."""
+    if isinstance(folder, Path):  # stores show no file before it is whole
+        for path in folder.glob("*.tmp"):
+            if path.is_file():
+                path.unlink(missing_ok=True)
+
+
+def read_plan(folder: Location) -> dict[str, Any] | None:
+    """The plan of the build that was begun in a folder, if there is one."""
+    keys = {"fingerprint", "num_shards", "num_clips", "layout", "encoding"}
+    try:
+        plan = json.loads(read_file(folder / PLAN_FILE).decode())
+        if not isinstance(plan, dict) or keys - plan.keys():
+            raise ValueError("a part of the plan is missing")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, OSError, RecursionError) as error:
+        raise ShardError(
+            f"{PLAN_FILE} is damaged: {error}", where=folder, fix="choose another --output"
+        ) from None
+    return plan
+
+
+def require_same(
+    begun: dict[str, Any], plan: dict[str, Any], keys: tuple[str, ...], folder: Location
+) -> None:
+    """`ConfigError` unless two plans agree in these keys."""
+    if any(begun[key] != plan[key] for key in keys):
+        raise ConfigError(
+            "the output folder holds another build: other clips, labels or settings",
+            where=folder,
+            fix="choose another --output, or delete this folder; if refused clips were mended, "
+            "--retry-rejected with the settings of that build",
+        )
+
+
+def _fingerprint(tasks: ShardTasks, classes: ClassList, layout: Layout) -> str:
+    names = json.dumps([classes.mids, classes.names, layout.refuse_duplicates])
+    parts = [names, *(task.fingerprint() for task in tasks)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -1,0 +1,208 @@
+"""One shard: decode, resample, check and encode its clips, write the tar, then its sidecar."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, astuple, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import soundfile
+import soxr
+
+from psla_wds.audio import ffmpeg
+from psla_wds.audio.decode import (
+    EXTENSIONS,
+    SILENT_DBFS,
+    ClipRefusedError,
+    Codec,
+    encode_clip,
+    level_dbfs,
+)
+from psla_wds.io.disk import disk_errors
+from psla_wds.io.folders import file_size
+from psla_wds.io.locations import Location
+from psla_wds.labels.manifest import Clip
+from psla_wds.shards.tar import (
+    SHARD_NAME,
+    PackedClip,
+    Sidecar,
+    WrittenTar,
+    read_sidecar,
+    write_sidecar,
+    write_tar,
+)
+from sharding.packing.decode import decode
+
+CLIP_FIELDS = tuple(field.name for field in fields(Clip))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """The form of the audio in the shards, and which clips are refused."""
+
+    codec: Codec
+    sample_rate_hz: int
+    min_clip_s: float
+    max_clip_s: float | None
+    """What follows is cut off; None keeps all."""
+    keep_unlabelled: bool
+    refuse_silent: bool
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """The work that makes one shard; it depends on nothing else, and can be done again."""
+
+    number: int
+    folder: Location
+    clips: tuple[Clip, ...]
+    mids: tuple[str, ...]
+    """Of all classes, by position."""
+    encoding: Encoding
+    duplicates: dict[str, str] = field(default_factory=dict)
+    """Clips to refuse, and the clip that each has the audio of."""
+
+    @property
+    def tar(self) -> Location:
+        return self.folder / SHARD_NAME.format(number=self.number)
+
+    def fingerprint(self) -> str:
+        """Equal for equal work: the same clips of the same files in the same form."""
+        clips = [_described(clip, self.mids_of(clip)) for clip in self.clips]
+        work = [asdict(self.encoding), clips, *filter(None, [self.duplicates])]
+        return hashlib.sha256(json.dumps(work, default=str).encode()).hexdigest()
+
+    def mids_of(self, clip: Clip) -> tuple[str, ...]:
+        return tuple(self.mids[label] for label in clip.labels)
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What came of a task."""
+
+    number: int
+    num_clips: int
+    rejected: list[dict[str, str]]
+    num_silent: int
+    already_done: bool
+
+
+def _described(clip: Clip, mids: tuple[str, ...]) -> list[Any]:
+    """All fields of a clip, with its labels' mids, which last, for their positions."""
+    values = {name: getattr(clip, name) for name in CLIP_FIELDS}
+    part = astuple(clip.part) if clip.part else None
+    return [*(values | {"path": str(clip.path), "labels": (), "part": part}).values(), mids]
+
+
+Progress = Callable[[bool], None]
+"""Called for each clip, with whether it was packed."""
+
+
+def pack_shard(task: ShardTask, progress: Progress) -> ShardResult:
+    """Make the shard, unless it is there already: a shard is done if its sidecar says so."""
+    sidecar = finished_sidecar(task)
+    if sidecar:
+        return _result(task, sidecar, already_done=True)
+    packing = _Packing(task, progress)
+    with disk_errors(task.tar, "write the shard"):
+        written = write_tar(task.tar, packing.clips())
+        sidecar = packing.sidecar(written)
+        write_sidecar(task.tar, sidecar)
+    return _result(task, sidecar, already_done=False)
+
+
+def _result(task: ShardTask, sidecar: Sidecar, *, already_done: bool) -> ShardResult:
+    num_clips, num_silent = len(sidecar.clips.clip_id), len(sidecar.silent)
+    return ShardResult(task.number, num_clips, sidecar.rejected, num_silent, already_done)
+
+
+def finished_sidecar(task: ShardTask) -> Sidecar | None:
+    """The sidecar of this very work, if the shard stands."""
+    sidecar = read_sidecar(task.tar)
+    if sidecar is None or sidecar.task != task.fingerprint():
+        return None
+    return sidecar if file_size(task.tar) == sidecar.size_bytes else None
+
+
+def pack_clip(clip: Clip, mids: tuple[str, ...], encoding: Encoding) -> tuple[PackedClip, float]:
+    """The clip, decoded, checked and encoded, and its level in dBFS; or `ClipRefusedError`."""
+    rate_hz, max_s = encoding.sample_rate_hz, encoding.max_clip_s or math.inf
+    if not mids and not clip.refusal and not encoding.keep_unlabelled:
+        raise ClipRefusedError("no-label", "the clip has no label; --keep-unlabelled packs it")
+    waveform = decode(clip, sample_rate_hz=rate_hz, max_s=max_s)
+    if len(waveform) < encoding.min_clip_s * rate_hz:
+        length = f"{len(waveform) / rate_hz:.3f} s"
+        raise ClipRefusedError("too-short", f"{length}, shorter than {encoding.min_clip_s:g} s")
+    level = level_dbfs(waveform)
+    if encoding.refuse_silent and level < SILENT_DBFS:
+        raise ClipRefusedError("silent", f"{level:.0f} dBFS, below {SILENT_DBFS:g}")
+    packed = PackedClip(
+        clip_id=clip.clip_id,
+        audio=encode_clip(waveform, sample_rate_hz=rate_hz, codec=encoding.codec),
+        extension=EXTENSIONS[encoding.codec],
+        num_samples=len(waveform),
+        sample_rate_hz=rate_hz,
+        mids=mids,
+        split=clip.split,
+        source=Path(clip.source).name,
+    )
+    return packed, level
+
+
+def refusal_of(clip: Clip, error: ClipRefusedError) -> dict[str, str]:
+    """A line of rejected.jsonl."""
+    return {
+        "clip_id": clip.clip_id,
+        "path": str(clip.path),
+        "source": clip.source,
+        "reason": error.reason,
+        "detail": str(error),
+    }
+
+
+class _Packing:
+    """The clips of a shard as they are packed, and what is told of them on the way."""
+
+    def __init__(self, task: ShardTask, progress: Progress) -> None:
+        self._task, self._progress = task, progress
+        self.rejected: list[dict[str, str]] = []
+        self._silent: list[str] = []
+
+    def clips(self) -> Iterator[PackedClip]:
+        for clip in self._task.clips:
+            try:
+                packed = self._pack(clip)
+            except ClipRefusedError as error:
+                self.rejected.append(refusal_of(clip, error))
+                self._progress(False)
+            else:
+                self._progress(True)
+                yield packed
+
+    def _pack(self, clip: Clip) -> PackedClip:
+        original = self._task.duplicates.get(clip.clip_id)
+        if original is not None:
+            raise ClipRefusedError("duplicate", f"the same audio as clip {original}")
+        packed, level = pack_clip(clip, self._task.mids_of(clip), self._task.encoding)
+        if level < SILENT_DBFS:
+            self._silent.append(clip.clip_id)
+        return packed
+
+    def sidecar(self, written: WrittenTar) -> Sidecar:
+        task = self._task
+        versions = {"libsndfile": soundfile.__libsndfile_version__, "soxr": soxr.__version__}
+        if any(clip.path.suffix.lower() in ffmpeg.SUFFIXES for clip in task.clips):
+            versions["ffmpeg"] = ffmpeg.version() or "none"
+        return Sidecar(
+            shard=task.tar.name,
+            task=task.fingerprint(),
+            size_bytes=written.size_bytes,
+            sha256=written.sha256,
+            sample_rate_hz=task.encoding.sample_rate_hz,
+            clips=written.clips,
+            rejected=self.rejected,
+            versions=versions,
+            silent=self._silent,
+        )

@@ -1,0 +1,172 @@
+"""The folder of a run and its configuration; train/run/records.py has its log, train/run/state.py
+what it goes on from."""
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from psla_wds.config import read_json, to_json
+from psla_wds.errors import ConfigError, PslaError
+from psla_wds.io.disk import disk_errors
+from psla_wds.io.files import atomic_open
+from train.recipes import TrainConfig
+from train.run.state import StateFiles
+
+logger = logging.getLogger("train")
+
+CONFIG = "config.json"
+MADE_WITH = "made_with"
+"""In config.json beside the settings: versions, commit and shards, for people."""
+
+# Settings that may change when a run goes on: they say where things are, how fast and how long.
+MAY_CHANGE = (
+    "index",
+    "labels",  # the fingerprint of the index tells whether they are the same
+    "distill",  # likewise
+    "eval_index",
+    "run_dir",
+    "resume",
+    "dry_run",
+    "epochs",
+    "accumulate",
+    "max_bad_steps",
+    "log_every_steps",
+    "state_every_steps",
+    "wandb",
+    "reader",
+)
+
+
+class RunDir:
+    """Files of one run; only rank 0 writes them. Close it, best by `with`: it holds a lock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.states = StateFiles(folder)
+        self._lock: int | None = None
+
+    def __enter__(self) -> "RunDir":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def recorded(self, config: TrainConfig) -> TrainConfig:
+        """The configuration with what the run found out when it began: the SHA-256 of its initial
+        weights."""
+        path = self.folder / CONFIG
+        if not config.resume or not path.exists() or config.model.initial_sha256 is not None:
+            return config
+        sha256 = read_config(path).model.initial_sha256
+        return replace(config, model=replace(config.model, initial_sha256=sha256))
+
+    def find_state(self, config: TrainConfig) -> dict[str, Any] | None:
+        """The state to go on from; None for a run that begins. Nothing is written."""
+        begun = (self.folder / CONFIG).exists()
+        if begun and config.resume:
+            self._check_same_run(config)
+            return self.states.load()
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            advice = "add --resume to go on with it, or " if begun else ""
+            raise ConfigError(
+                "the run folder is not empty",
+                where=self.folder,
+                fix=f"{advice}choose another --run-dir",
+            )
+        return None
+
+    def check_room(self, num_bytes: int) -> None:
+        """Raise unless the folder can be written, and so many bytes are free there."""
+        place = self.folder.absolute()
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            raise PslaError(
+                "the run folder cannot be written",
+                where=self.folder,
+                fix=f"choose another --run-dir, or give write access to {place}",
+            )
+        free_bytes = shutil.disk_usage(place).free
+        if free_bytes < num_bytes:
+            raise PslaError(
+                f"the checkpoints and states of this run take {num_bytes / 1e9:.3g} GB, and "
+                f"{free_bytes / 1e9:.3g} GB are free",
+                where=self.folder,
+                fix="choose another --run-dir, or make room there",
+            )
+
+    def begin(self, config: TrainConfig, made_with: dict[str, Any]) -> None:
+        """Make the folder, with the configuration that makes the run again, for this run alone.
+
+        Args:
+            made_with: what the run depends on beside its settings.
+        """
+        path, content = self.folder / CONFIG, to_json(replace(config, resume=False))
+        again = "run it again, or choose another --run-dir"
+        with disk_errors(self.folder, "write the run folder", then=again):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock_folder()
+            if path.exists():
+                _tell_changes(read_made_with(path), made_with, path)
+            with atomic_open(path, "w") as file:
+                json.dump(content | {MADE_WITH: made_with}, file, indent=2)
+                file.write("\n")
+
+    def _lock_folder(self) -> None:
+        """Two runs that write to one folder would leave the log and the state of neither."""
+        self._lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PslaError(
+                "another run is training in this folder",
+                where=self.folder,
+                fix="wait for it, or stop it; or choose another --run-dir",
+            ) from None
+        except OSError as error:  # some network file systems have no locks
+            logger.warning("%s cannot be locked: %s", self.folder, error.strerror)
+
+    def _check_same_run(self, config: TrainConfig) -> None:
+        path = self.folder / CONFIG
+        before, now = to_json(read_config(path)), to_json(config)
+        may_change = set(MAY_CHANGE)
+        if config.optimizer.decay == "cosine":  # its length shapes all of it
+            may_change.remove("epochs")
+        changed = [name for name in now if name not in may_change and now[name] != before[name]]
+        if changed:
+            differences = "; ".join(f"{n} was {before[n]}, now {now[n]}" for n in changed)
+            raise ConfigError(
+                f"this run was begun with other settings: {differences}",
+                where=path,
+                fix="resume with the same settings, or choose another --run-dir",
+            )
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The settings in a run's config.json."""
+    return read_json(TrainConfig, path, besides=(MADE_WITH,))
+
+
+def read_made_with(path: Path) -> dict[str, Any]:
+    """What a run depended on beside its settings, as far as its config.json says."""
+    found = json.loads(path.read_text(encoding="utf-8")).get(MADE_WITH)
+    return found if isinstance(found, dict) else {}
+
+
+def _tell_changes(before: dict[str, Any], now: dict[str, Any], path: Path) -> None:
+    """Warn of a run that goes on with other versions or sources: it may end otherwise."""
+    before, now = _flat(before), _flat(now)
+    for name in sorted((before.keys() & now.keys()) - {"commit"}):  # a commit of documents, say
+        if before[name] != now[name]:
+            logger.warning("%s: %s was %s, now %s", path, name, before[name], now[name])
+
+
+def _flat(made_with: dict[str, Any]) -> dict[str, Any]:
+    versions = made_with.get("versions")
+    return made_with | versions if isinstance(versions, dict) else made_with

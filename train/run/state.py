@@ -1,0 +1,142 @@
+"""The state that a run goes on from: written beside training, verified when read."""
+
+import logging
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch.utils._pytree import tree_map_only
+
+from psla_wds.errors import CheckpointError
+from psla_wds.io.files import sync_folder
+from psla_wds.io.tensor_files import load_tensors, save_tensors
+from train.steps.metrics import Means
+
+logger = logging.getLogger("train")
+
+FORMAT_VERSION = 2
+FIX = "delete it to start again from the beginning"
+TYPES: dict[str, Any] = {
+    "step": int,
+    "epochs_done": int,
+    "index_fingerprint": str,
+    "interval": dict[str, float],
+    "epoch": dict[str, float],
+    "damaged": list[str],
+    "bad_steps": list[int],
+    "learner": dict[str, Any],
+}
+"""What stands in a state, by name."""
+
+
+class StateFiles:
+    """state.pt in a run's folder, and state.previous.pt, which stands in when that is damaged."""
+
+    def __init__(self, folder: Path) -> None:
+        self._newest, self._previous = folder / "state.pt", folder / "state.previous.pt"
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest state that is whole; None when none was saved."""
+        paths = [path for path in (self._newest, self._previous) if path.exists()]
+        for path in paths[:-1]:
+            try:
+                return _load(path)
+            except CheckpointError as error:
+                reason = str(error).splitlines()[0]
+                logger.warning("%s: %s; going on from the state before it", path, reason)
+        return _load(paths[-1]) if paths else None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the newest state, which becomes the previous one."""
+        unfinished = self._newest.with_name("state.next.pt")
+        save_tensors(state | {"format_version": FORMAT_VERSION}, unfinished)
+        if self._newest.exists():
+            os.replace(self._newest, self._previous)
+        os.replace(unfinished, self._newest)
+        sync_folder(self._newest.parent)
+
+
+class StateWriter:
+    """Saves states in a thread of its own; a step waits for no disk, only for a copy in memory."""
+
+    def __init__(self, files: StateFiles) -> None:
+        self._files = files
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="state")
+        self._pending: Future[None] | None = None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Begin to save a state as it is now; raises what the save before this one ran into.
+
+        At most one copy is held: where a disk is slower than the states come, this waits for it.
+        """
+        self.finish()
+        copy = tree_map_only(
+            torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), state
+        )
+        self._pending = self._pool.submit(self._files.save, copy)
+
+    def finish(self) -> None:
+        """Wait until the last state is on disk, and raise what kept it from getting there."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def __enter__(self) -> "StateWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.finish()
+        finally:
+            self._pool.shutdown()
+
+
+def _load(path: Path) -> dict[str, Any]:
+    state = load_tensors(path, fix=FIX)
+    if state.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"the state has format {state.get('format_version')}",
+            where=path,
+            fix=f"this version reads format {FORMAT_VERSION}: use the one that wrote it",
+        )
+    missing = TYPES.keys() - state.keys()
+    if missing:
+        raise CheckpointError(
+            f"the state lacks {', '.join(sorted(missing))}",
+            where=path,
+            fix=FIX,
+        )
+    return state
+
+
+def check_types(state: dict[str, Any]) -> None:
+    """Raise unless every value of a state is of its type, and every count at least 0."""
+    for name, expected in TYPES.items():
+        value = state[name]
+        fits = _is_a(value, expected) and not (isinstance(value, int) and value < 0)
+        if name in ("interval", "epoch"):
+            fits = fits and value.keys() == asdict(Means()).keys()
+        if not fits:
+            raise CheckpointError(
+                f"the state has no {name} of the kind that training writes",
+                where="state.pt",
+                fix=FIX,
+            )
+
+
+def _is_a(value: object, expected: Any) -> bool:
+    """Whether a value is of a type, or a list or table of one."""
+    match get_args(expected):
+        case ():
+            numbers = (int, float) if expected is float else expected
+            return expected is Any or (isinstance(value, numbers) and not isinstance(value, bool))
+        case (item,):
+            return isinstance(value, list) and all(_is_a(v, item) for v in value)
+        case (key, item):
+            return isinstance(value, dict) and all(
+                _is_a(k, key) and _is_a(v, item) for k, v in value.items()
+            )
+    return False

@@ -1,0 +1,1 @@
+"""What a training step measures, skips and averages."""
