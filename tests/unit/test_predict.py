@@ -9,7 +9,7 @@ from label_index import index_with_labels
 from torch import Tensor, nn
 
 from psla_wds.evaluation.predict import Predictor
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.loading.loader import Batch
 from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.reading.reader import ReaderConfig
