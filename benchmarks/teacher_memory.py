@@ -27,7 +27,7 @@ import json, re, sys, time
 from pathlib import Path
 import numpy as np
 from psla_wds.shards.index_files import read_index
-from psla_wds.shards.teacher import apply_teacher
+from psla_wds.evaluation.teacher import apply_teacher
 def mib(kind):
     return int(re.findall(kind + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[0]) / 1024
 index = read_index(Path(sys.argv[1]))

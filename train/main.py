@@ -23,6 +23,7 @@ import tyro
 from psla_wds import cli
 from psla_wds.config import Kind, to_json
 from psla_wds.errors import ConfigError, PslaError
+from psla_wds.evaluation.teacher import apply_teacher
 from psla_wds.loading.loader import check_dali
 from psla_wds.models.audio_tagger import build_model
 from psla_wds.models.batch_norm import check_batch_norm
@@ -33,7 +34,6 @@ from psla_wds.runtime.distributed import World, join_world
 from psla_wds.runtime.environment import environment, sources_digest
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
-from psla_wds.shards.teacher import apply_teacher
 from train.config import KINDS, TrainConfig, check_all_read
 from train.dry_run import try_out
 from train.learner import Learner

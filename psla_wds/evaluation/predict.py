@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from psla_wds.evaluation.origins import Origin
 from psla_wds.evaluation.score_folder import ROWS_AT_ONCE, ScoreFolder
-from psla_wds.evaluation.scores import Scores, targets_of
+from psla_wds.evaluation.scores import Origin, Scores, targets_of
 from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
 from psla_wds.loading.loader import Loader

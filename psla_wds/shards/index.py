@@ -97,6 +97,21 @@ class ShardIndex:
             fingerprint=combined_fingerprint([self.fingerprint, choice]),
         )
 
+    def with_labels(
+        self,
+        label_starts: Int64[np.ndarray, " starts"],
+        label_values: UInt16[np.ndarray, " labels"],
+    ) -> "ShardIndex":
+        """The index of the same clips with other labels, which its fingerprint covers."""
+        digest = hashlib.sha256(label_starts.astype("<i8").tobytes())
+        digest.update(label_values.astype("<u2").tobytes())
+        return replace(
+            self,
+            label_starts=label_starts,
+            label_values=label_values,
+            fingerprint=combined_fingerprint([self.fingerprint, f"labels {digest.hexdigest()}"]),
+        )
+
     def select_splits(self, splits: Sequence[str], where: str) -> "ShardIndex":
         """The clips of some splits, such as train or fold1."""
         unknown = sorted(set(splits) - set(self.splits))

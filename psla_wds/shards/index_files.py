@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from psla_wds.errors import DAMAGE, StaleIndexError
+from psla_wds.errors import DAMAGE, ConfigError, StaleIndexError
 from psla_wds.io.columns import check_kind, check_ragged, map_column
 from psla_wds.io.locations import Location, is_http, member, parse_location, split_spec
 from psla_wds.io.url_ranges import fetch_whole
@@ -43,10 +43,13 @@ NPY_HEADER_BYTES = 4096
 
 
 def open_indexes(specs: Iterable[str]) -> ShardIndex:
-    """The index of all clips of `SHARDS[:split,...]`, given any number of times.
+    """The index of all clips of one or more `SHARDS[:split,...]`.
 
-    SHARDS is a folder, or its URL.
+    SHARDS is a folder, or its URL; `ConfigError` where no shards are named.
     """
+    specs = (specs,) if isinstance(specs, str) else tuple(specs)
+    if not specs:
+        raise ConfigError("no shards are named", where="--index", fix="set --index SHARDS")
     return concatenate([_open_spec(spec) for spec in specs])
 
 

@@ -14,6 +14,8 @@ from conftest import assert_user_error, run, run_command
 from eval.predict import Args, _prepare
 from psla_wds.errors import ConfigError, ScoreError
 from psla_wds.evaluation.predict import Predictor, gather_scores
+from psla_wds.evaluation.score_folder import top_scores
+from psla_wds.evaluation.teacher import apply_teacher
 from psla_wds.features.config import FeatureConfig
 from psla_wds.loading.batches import LoaderConfig, training_batches
 from psla_wds.loading.epochs import Share
@@ -23,7 +25,6 @@ from psla_wds.runtime.distributed import World
 from psla_wds.sampling.augment import AugmentConfig
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
-from psla_wds.shards.teacher import apply_teacher, top_scores
 from train.main import parse, train
 from train.recipes import DEMO
 

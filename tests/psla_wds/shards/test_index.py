@@ -262,3 +262,9 @@ def test_a_missing_folder_and_a_folder_without_shards_are_told_apart(tmp_path: P
         read_index(tmp_path)
     with pytest.raises(ShardError, match="no shards here"):
         merge_sidecars(tmp_path)
+
+
+def test_a_single_name_is_one_set_and_no_name_is_an_error(shards: Path):
+    assert len(open_indexes(str(shards))) == len(read_index(shards))
+    with pytest.raises(ConfigError, match="no shards are named"):
+        open_indexes([])

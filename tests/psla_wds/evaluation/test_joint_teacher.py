@@ -5,18 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_ensemble import model, saved, shuffled
+from scored_models import model, saved, shuffled
 
 from eval.ensemble import Args, ensemble
 from psla_wds.errors import ConfigError, ScoreError
 from psla_wds.evaluation import score_folder
-from psla_wds.evaluation.joint_teacher import joint_teacher
-from psla_wds.evaluation.score_folder import ScoreFolder
+from psla_wds.evaluation.score_folder import ScoreFolder, read_top_scores
 from psla_wds.evaluation.scores import Scores
+from psla_wds.evaluation.teacher import joint_teacher
 from psla_wds.labels.class_list import ClassList
 from psla_wds.shards.clip_ids import ClipIds
 from psla_wds.shards.soft_labels import SoftLabels
-from psla_wds.shards.teacher import read_top_scores
 
 
 @pytest.fixture(autouse=True)
@@ -61,26 +60,26 @@ def test_scores_of_something_else_are_refused_and_nothing_is_written(tmp_path: P
     stranger = replace(two, clip_ids=("x", *two.clip_ids[1:]))
     fewer = replace(two, clip_ids=two.clip_ids[1:], scores=two.scores[1:], targets=two.targets[1:])
     for other, message in (
-        (replace(two, mids=two.mids[::-1]), "other classes than those of .*in another order"),
-        (stranger, r"of 60 clips, and miss 1 of the 60 of .*0.npz, such as clip-0"),
-        (fewer, r"of 59 clips, and miss 1 of the 60"),
+        (replace(two, mids=two.mids[::-1]), "classes are not those of .*in another order"),
+        (stranger, r"60 clips lack 1 of the 60 of .*0.npz, such as clip-0"),
+        (fewer, r"59 clips lack 1 of the 60"),
     ):
         with pytest.raises(ScoreError, match=message):
             joint_teacher(saved(tmp_path, one, other), tmp_path / "t", 2)
-    with pytest.raises(ScoreError, match="of 60 clips, and miss 0 of the 59"):
+    with pytest.raises(ScoreError, match="60 clips lack 0 of the 59"):
         joint_teacher(saved(tmp_path, fewer, two), tmp_path / "t", 2)
-    with pytest.raises(ConfigError, match="4 scores a clip, not 5"):
+    with pytest.raises(ConfigError, match="a clip has 4 scores, not 5"):
         joint_teacher(saved(tmp_path, one, two), tmp_path / "t", 5)
     assert not list(tmp_path.glob("t*"))
 
 
 def test_top_scores_alone_make_no_score_file(tmp_path: Path):
     paths = [top_folder(tmp_path / name, model(1), 2) for name in "ab"]
-    with pytest.raises(ScoreError, match="highest scores of each clip alone"):
+    with pytest.raises(ScoreError, match="only the highest scores of each clip"):
         ensemble(paths)
 
 
 def test_top_k_needs_a_folder():
     for changes in ({"top_k": 0}, {"output": Path("e.npz")}):
-        with pytest.raises(ConfigError, match="no number of scores to write"):
+        with pytest.raises(ConfigError, match="cannot be written to"):
             Args(**{"scores": (), "output": Path("e"), "top_k": 3} | changes)

@@ -84,7 +84,7 @@ def test_a_place_that_cannot_be_written_is_told(scores: Scores, score_path: Path
 
 
 def test_a_folder_is_not_written_over_another(scores: Scores, folder: Path):
-    with pytest.raises(ScoreError, match="something is there already"):
+    with pytest.raises(ScoreError, match="the output exists already"):
         writer = score_folder.ScoreFolder(folder, ClassList((), ()))
         writer.begin(ClipIds.of(scores.clip_ids))
 
@@ -153,10 +153,10 @@ def one_score(value: float) -> np.ndarray:
     ("spoil", "message"),
     [
         (Path.unlink, "there is no score file"),
-        (lambda p: p.write_bytes(b""), "no .npz, or cut short"),
-        (lambda p: p.write_text("clip,score\n"), "no .npz, or cut short"),
-        (lambda p: p.write_bytes(p.read_bytes()[:900]), "no .npz, or cut short"),
-        (change_a_byte, "no .npz, or cut short"),
+        (lambda p: p.write_bytes(b""), "not an .npz, or cut short"),
+        (lambda p: p.write_text("clip,score\n"), "not an .npz, or cut short"),
+        (lambda p: p.write_bytes(p.read_bytes()[:900]), "not an .npz, or cut short"),
+        (change_a_byte, "not an .npz, or cut short"),
         (changed(names=None), "names is not a file in the archive"),
         (changed(names=np.array([None] * 5)), "Python objects"),
         (changed(scores=np.zeros((40, 5))), r"scores is float64 \(40, 5\), expected float32"),
@@ -164,8 +164,8 @@ def one_score(value: float) -> np.ndarray:
         (changed(targets=np.zeros((39, 5), np.uint8)), r"targets is uint8 \(39, 5\)"),
         (changed(mids=np.array(["/m/0"])), "mids is str"),
         (changed(clip_ids=np.arange(40)), "clip_ids is int64"),
-        (changed(clip_ids=np.array(["a"] * 40)), "clip_ids must differ, and 'a' stands there 40"),
-        (changed(mids=np.array(["/m/0", "/m/1", "/m/2", "/m/3", "/m/1"])), "'/m/1' stands there 2"),
+        (changed(clip_ids=np.array(["a"] * 40)), "clip_ids must differ, but 'a' is there 40"),
+        (changed(mids=np.array(["/m/0", "/m/1", "/m/2", "/m/3", "/m/1"])), "'/m/1' is there 2"),
         (changed(scores=one_score(np.nan)), r"1 scores are not a finite.*\(nan\) for clip clip-2"),
         (changed(scores=one_score(-np.inf)), r"\(-inf\) for clip clip-2, class /m/1"),
         (changed(targets=one_score(2).astype(np.uint8)), r"1 targets are not 0 or 1.*clip-2"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from label_overlays import named_index
-from test_ensemble import model
+from scored_models import model
 
 from eval import compare, ensemble, score
 from psla_wds.errors import ScoreError

@@ -11,9 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_overlays import named_index, write_ontology
 
-from eval.enhance_report import against_truth, enhancement_report, to_text
 from psla_wds.evaluation import score_folder
-from psla_wds.evaluation.enhancement import Enhancement, Teacher, enhance
+from psla_wds.evaluation.enhancement import (
+    Enhancement,
+    Teacher,
+    against_truth,
+    enhance,
+    enhancement_report,
+    to_text,
+)
 from psla_wds.labels.ontology import read_ontology
 from psla_wds.sampling.plan import clip_weights
 from psla_wds.shards.index import ShardIndex

@@ -10,12 +10,12 @@ import pytest
 from label_overlays import named_index
 
 from psla_wds.errors import ConfigError, ScoreError
-from psla_wds.evaluation.score_folder import ScoreFolder
+from psla_wds.evaluation.score_folder import META, ScoreFolder, read_top_scores, top_scores
+from psla_wds.evaluation.teacher import apply_teacher
 from psla_wds.reading.read_ahead import mixed_targets
 from psla_wds.sampling.augment import plain_draws
 from psla_wds.shards.clip_ids import ClipIds
 from psla_wds.shards.index import ShardIndex, concatenate
-from psla_wds.shards.teacher import META, apply_teacher, read_top_scores, top_scores
 
 MIDS = ("/m/a", "/m/b", "/m/c", "/m/d", "/m/e")
 SCORES = np.random.default_rng(0).random((6, 5)).astype(np.float32)
@@ -142,12 +142,12 @@ def with_meta(**changes: object) -> Callable[[Path], object]:
         (lambda f: (f / META).write_text('{"top_k": 2}'), "format_version"),
         (with_meta(format_version=9), "format 9"),
         (with_meta(top_k=3), "do not fit together"),
-        (with_meta(fingerprint="0"), "not those that were written"),
+        (with_meta(fingerprint="0"), "have changed since they were written"),
         (lambda f: (f / "scores.npy").unlink(), "cannot be used"),
         (lambda f: (f / "scores.npy").write_bytes(b""), "cannot be used"),
         (spoil("scores", lambda a: a.astype(np.float32)), "float32 of 2 dimensions"),
         (spoil("scores", lambda a: a * np.float16("nan")), "not finite"),
-        (spoil("scores", lambda a: a / np.float16(2)), "not those that were written"),
+        (spoil("scores", lambda a: a / np.float16(2)), "have changed since they were written"),
         (spoil("scores", lambda a: a[:-1]), "do not fit together"),
         (spoil("classes", lambda a: a + np.uint16(4)), "a class that is not listed"),
         (spoil("classes", lambda a: a * np.uint16(0)), "two scores of one class"),
