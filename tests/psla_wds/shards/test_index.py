@@ -163,7 +163,7 @@ def test_more_clips_than_there_are_cannot_be_chosen(shards: Path):
         "  where: subset",
         "  fix:   set --subset to at most 48, or leave it out",
     ]
-    with pytest.raises(ConfigError, match="--subset to at least 1"):
+    with pytest.raises(ConfigError, match="set --subset to a number that is at least 1"):
         TrainConfig(subset=0)
 
 
