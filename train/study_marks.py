@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from psla_wds.evaluation.origins import read_origins
+from psla_wds.evaluation.scores import WRITTEN_ORIGIN
 
 from psla_wds.errors import DAMAGE
 from psla_wds.io.files import sha256_of
@@ -63,7 +63,7 @@ def _origins_in(path: Path) -> set[str]:
         if isinstance(content, list):  # averaging.json: a line an epoch
             return {content[-1]["sha256"]} if "sha256" in content[-1] else set()
         found = content.get("origins", [])
-    return {origin.sha256 for origin in read_origins(found)}
+    return {match["sha256"] for match in map(WRITTEN_ORIGIN.fullmatch, found) if match}
 
 
 def _hash(path: Path) -> str:
