@@ -17,7 +17,7 @@ from psla_wds.reading.read_ahead import ReadAhead
 from psla_wds.reading.reader import Reader, ReaderConfig
 from psla_wds.sampling.augment import AugmentConfig
 from psla_wds.sampling.plan import SamplerConfig, plan_epoch
-from psla_wds.sampling.schedule import BatchLayout, Plans, TrainingSchedule
+from psla_wds.sampling.schedule import BatchLayout, TrainingSchedule
 from psla_wds.shards.index import ShardIndex
 from sharding.packing.engines import num_cores
 
@@ -36,9 +36,9 @@ def open_ahead(
     index: ShardIndex, batch_size: int, *, threads: int, prefetch_batches: int
 ) -> Iterator[ReadAhead]:
     """The reader of training, on balanced draws."""
-    plans = Plans(index, SamplerConfig(), seed=0)
-    layout = BatchLayout(batch_size=batch_size)
-    schedule = TrainingSchedule(plans, PLAIN, layout, log_mel_shape=(1056, 128))
+    schedule = TrainingSchedule(
+        index, WaveformConfig(augment=PLAIN), BatchLayout(batch_size=batch_size), seed=0
+    )
     config = ReaderConfig(threads=threads, prefetch_batches=prefetch_batches)
     reader = Reader(index, threads=threads)
     try:

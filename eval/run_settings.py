@@ -59,8 +59,7 @@ class TrainingSet:
 
     @property
     def steps_per_epoch(self) -> int:
-        draws = self.settings.sampler.draws_per_epoch or len(self.index)
-        return draws // self.settings.batch_size
+        return self.settings.sampler.steps_per_epoch(len(self.index), self.settings.batch_size)
 
     def epochs(self) -> Iterator[tuple[Int64[np.ndarray, " draws"], Int64[np.ndarray, " mixed"]]]:
         """Of each epoch the rows drawn, in whole batches, and those mixed in: the run's plan.

@@ -12,6 +12,7 @@ from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.loading.loader import Batch
 from psla_wds.models.audio_tagger import AudioTagger, loss
 from psla_wds.models.batch_norm import ghost_norms, normalise_over
+from psla_wds.models.precision import autocast
 from psla_wds.runtime.distributed import World
 from train.optimizer import (
     Moment,
@@ -24,8 +25,6 @@ from train.optimizer import (
 from train.recipes import Compile, TrainConfig
 from train.steps.running_statistics import RunningStatistics
 from train.steps.weight_average import WeightAverage
-
-AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Learner:
@@ -165,8 +164,7 @@ class Learner:
         )
 
     def _autocast(self) -> AbstractContextManager[None]:
-        dtype = AUTOCAST_DTYPES.get(self._config.precision)
-        return torch.autocast(self._world.device.type, dtype) if dtype else nullcontext()
+        return autocast(self._config.precision, self._world.device)
 
 
 def is_bad(loss: torch.Tensor, gradient_norm: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from psla_wds.errors import ConfigError
 from psla_wds.models.backbones import build_trunk, check_backbone
 from psla_wds.models.heads import NUM_HEADS, SMALLEST_SCORE, Head, build_head
 from psla_wds.models.initial_weights import IMAGENET, RANDOM, load_initial_weights
+from psla_wds.models.precision import Precision, autocast
 
 SMALLEST_IMAGE = 32
 """Frames and mels that give a map at all: the backbones' stride, and some round down."""
@@ -88,6 +89,7 @@ class AudioTagger(nn.Module):
             batch_norm_momentum=config.batch_norm_momentum,
         )
         self.head = build_head(config.head, channels, num_classes, num_heads=config.num_heads)
+        self.precision: Precision = "float32"
 
     def forward(
         self, log_mel: Float[Tensor, "batch frames mels"]
@@ -102,9 +104,11 @@ class AudioTagger(nn.Module):
         self, log_mel: Float[Tensor, "batch frames mels"]
     ) -> tuple[Float32[Tensor, "batch classes"], Float32[Tensor, "batch classes columns"]]:
         """The scores, and those of the columns of the trunk's map (`heads.py` says which): frames
-        again, but as many times longer as the trunk's stride. In float32, without autocast.
+        again, but as many times longer as the trunk's stride. The trunk has `self.precision`.
         """
-        features = _without_mels(self.trunk(self._image(log_mel)))
+        with autocast(self.precision, log_mel.device):
+            features = self.trunk(self._image(log_mel))
+        features = _without_mels(features)
         return self.head(features), self.head.score_frames(features)
 
     def _image(

@@ -7,7 +7,7 @@ augmentation depends on (seed, epoch, position) alone.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int32, Int64, UInt64
+from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt64
 from scipy.special import betaincinv
 
 from psla_wds.errors import ConfigError, ShardError
@@ -18,6 +18,8 @@ from psla_wds.sampling.plan import (
     raw_bits,
     to_uniform,
 )
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.soft_labels import SoftLabels
 
 NUMBERS_PER_DRAW = 8
 """Seven for the augmentation, one for replacing a damaged clip; two counters of Philox."""
@@ -78,18 +80,51 @@ class Draws:
     gains: Float32[np.ndarray, "draws 2"]
     """Factors of the waveforms of the clip and of its partner."""
     rolls: Float32[np.ndarray, "draws 2"]
-    """Where the clip and its partner begin, as shares of their lengths, below 1; what lies before
-    comes last."""
+    """Where the clip and its partner begin, as shares of their lengths, below 1; the part before
+    that comes last."""
     spare: UInt64[np.ndarray, " draws"]
     """Random bits that choose another clip where one is damaged."""
 
     @property
-    def mixed(self) -> np.ndarray:
+    def mixed(self) -> Bool[np.ndarray, " draws"]:
+        """True where a draw has a partner."""
         return self.partners != NO_PARTNER
+
+    @property
+    def clips(self) -> Int64[np.ndarray, " clips"]:
+        """Rows whose audio the draws need: their own, then the partners of those mixed."""
+        return np.concatenate([self.rows, self.partners[self.mixed]])
+
+    @property
+    def weights(self) -> Float32[np.ndarray, "draws 2"]:
+        """Factors of the clip and its partner in the mix: their shares times their gains."""
+        return np.stack([self.lam, 1 - self.lam], axis=1) * self.gains
+
+    def mix(
+        self,
+        targets: Float32[np.ndarray, "draws classes"],
+        of_partners: Float32[np.ndarray, "mixed classes"],
+    ) -> Float32[np.ndarray, "draws classes"]:
+        """lam of a clip's targets plus 1 - lam of its partner's; 1 for a class of both.
+
+        Args:
+            targets: those of the clips; overwritten with the result.
+            of_partners: those of the partners, of mixed draws alone.
+        """
+        mixed, lam = self.mixed, self.lam[self.mixed, None]
+        targets[mixed] = lam * targets[mixed] + (1 - lam) * of_partners
+        return targets
+
+
+def mixed_targets(
+    labels: ShardIndex | SoftLabels, draws: Draws
+) -> Float32[np.ndarray, "draws classes"]:
+    """What the draws are trained on: labels, or a teacher's scores, mixed as the waveforms are."""
+    return draws.mix(labels.targets(draws.rows), labels.targets(draws.partners[draws.mixed]))
 
 
 def plain_draws(rows: Int64[np.ndarray, " draws"]) -> Draws:
-    """Draws as they are, for evaluation."""
+    """Draws that are neither mixed nor masked, for evaluation."""
     count = len(rows)
     return Draws(
         rows,
@@ -168,11 +203,6 @@ def _gains_and_rolls(
     gain_db, roll = (2 * uniform.reshape(count, 2, 2) - 1).transpose(1, 0, 2)  # from -1 to 1
     gains = 10 ** (config.gain_db * gain_db / 20)
     return gains.astype(np.float32), (config.time_roll * roll % 1.0).astype(np.float32)
-
-
-def roll_start(share: np.float32, num_samples: int) -> int:
-    """The sample that comes first, in float32 as the graph computes it."""
-    return min(int(share * np.float32(num_samples)), num_samples - 1)
 
 
 def without_damaged(
