@@ -28,9 +28,10 @@ from benchmarks.peers import Work, peer_ways
 from benchmarks.ways import Timing, Way, check_same_clips, measure_level
 from psla_wds import cli
 from psla_wds.audio.decode import decode_pcm
+from psla_wds.features.config import FeatureConfig
 from psla_wds.features.dali import FrontEnd
 from psla_wds.features.encoded_batch import NULL_WAV, EncodedBatch
-from psla_wds.features.log_mel import FeatureConfig, normalise
+from psla_wds.features.log_mel import normalise
 from psla_wds.loading.batches import training_batches
 from psla_wds.loading.loader import LoaderConfig
 from psla_wds.reading.reader import Reader, ReaderConfig

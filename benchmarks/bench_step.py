@@ -30,9 +30,10 @@ from benchmarks.step_ways import (
 )
 from benchmarks.table_forms import steps as steps_table
 from psla_wds import cli
-from psla_wds.features.log_mel import FeatureConfig
-from psla_wds.models.audio_tagger import ModelConfig
-from train.recipes import AUDIOSET_FULL, RECIPES, TrainConfig
+from psla_wds.features.config import FeatureConfig
+from psla_wds.models.config import ModelConfig
+from train.config import TrainConfig
+from train.recipes import AUDIOSET_FULL, RECIPES
 
 RESIDENT, LOADER, PAPER = "data on the device: the limit", "psla-wds loader", "paper's way"
 H200_TFLOP_PER_S, H200_GB_PER_S = 989.0, 4800.0

@@ -24,11 +24,11 @@ from eval.exporting.portable import write_onnx, write_pt2
 from psla_wds import cli
 from psla_wds.audio.recordings import decode
 from psla_wds.errors import PslaError
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
-from psla_wds.models.audio_tagger import AudioTagger, ModelConfig
+from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.checkpoint import Checkpoint
-from psla_wds.models.heads import Head
+from psla_wds.models.config import Head, ModelConfig
 from psla_wds.tagging.tagger import Tagger
 from psla_wds.tagging.waveform_model import WaveformModel
 from psla_wds.tagging.windows import WindowConfig

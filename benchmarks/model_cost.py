@@ -24,8 +24,8 @@ from tqdm import tqdm
 from benchmarks.harness import RESULTS, machine, write
 from benchmarks.table_forms import costs
 from psla_wds import cli
-from psla_wds.models.audio_tagger import AudioTagger, ModelConfig, loss
-from psla_wds.models.heads import Head
+from psla_wds.models.audio_tagger import AudioTagger, loss
+from psla_wds.models.config import Head, ModelConfig
 
 NETWORKS: tuple[tuple[str, Head], ...] = (
     ("mobilenet-v2", "linear"),

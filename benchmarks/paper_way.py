@@ -13,7 +13,8 @@ import torch
 import torchaudio
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
-from psla_wds.features.log_mel import FeatureConfig, fit, normalise
+from psla_wds.features.config import FeatureConfig
+from psla_wds.features.log_mel import fit, normalise
 from psla_wds.sampling.augment import AugmentConfig
 
 

@@ -15,9 +15,10 @@ from nvidia.dali import Pipeline
 
 from benchmarks.harness import synchronize
 from benchmarks.paper_way import clip_features
+from psla_wds.features.config import FeatureConfig
 from psla_wds.features.dali import PREFETCH_BATCHES, Feed, FrontEnd, graph_stages
 from psla_wds.features.encoded_batch import NULL_WAV, EncodedBatch
-from psla_wds.features.log_mel import FeatureConfig, LogMel, fit, normalise
+from psla_wds.features.log_mel import LogMel, fit, normalise
 from psla_wds.sampling.augment import plain_draws
 
 FEATURES = FeatureConfig()

@@ -22,9 +22,9 @@ from psla_wds.runtime.distributed import World
 from psla_wds.sampling.plan import clip_weights
 from psla_wds.shards.index import ShardIndex
 from sharding.packing.engines import num_cores
+from train.config import TrainConfig
 from train.learner import Learner
 from train.optimizer import Moment
-from train.recipes import TrainConfig
 
 NUM_CLASSES = 527
 RESIDENT_BATCHES = 4

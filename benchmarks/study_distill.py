@@ -24,7 +24,7 @@ from benchmarks.study_steps import (
 )
 from psla_wds import cli
 from psla_wds.errors import ConfigError
-from train.recipes import TrainConfig
+from train.config import TrainConfig
 
 STUDENT = {"model.backbone": "mobilenet-v2", "model.head": "linear"}
 

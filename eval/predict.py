@@ -27,7 +27,7 @@ from psla_wds.models.checkpoint import (
     find_checkpoint,
     load_checkpoint,
 )
-from psla_wds.models.precision import Precision
+from psla_wds.models.config import Precision
 from psla_wds.reading.reader import ReaderConfig
 from psla_wds.runtime.distributed import join_world
 from psla_wds.shards.index import ShardIndex

@@ -10,10 +10,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.loading.loader import Batch
-from psla_wds.models.audio_tagger import AudioTagger, loss
+from psla_wds.models.audio_tagger import AudioTagger, autocast, check_precision, loss
 from psla_wds.models.batch_norm import ghost_norms, normalise_over
-from psla_wds.models.precision import autocast
 from psla_wds.runtime.distributed import World
+from train.config import Compile, TrainConfig
 from train.optimizer import (
     Moment,
     build_optimizer,
@@ -22,19 +22,14 @@ from train.optimizer import (
     set_learning_rate,
     step_unless,
 )
-from train.recipes import Compile, TrainConfig
-from train.steps.running_statistics import RunningStatistics
-from train.steps.weight_average import WeightAverage
+from train.steps.averages import RunningStatistics, WeightAverage
 
 
 class Learner:
     """Model, optimizer and gradient scaler, alike on all ranks."""
 
     def __init__(self, config: TrainConfig, world: World, model: AudioTagger) -> None:
-        if config.precision == "float16" and world.device.type == "cpu":
-            raise ConfigError(
-                "float16 training needs a GPU", where="precision", fix="set --precision bfloat16"
-            )
+        check_precision(config.precision, world.device)
         self._config, self._world = config, world
         normalise_over(config.batch_norm, config.batch_norm_group, model.trunk)
         self.model = model.to(world.device, memory_format=torch.channels_last)

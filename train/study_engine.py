@@ -18,8 +18,8 @@ from psla_wds.io.files import atomic_open
 from psla_wds.models.checkpoint import load_checkpoint
 from psla_wds.runtime.array_tasks import ArrayTask
 from psla_wds.shards.index import ShardIndex
+from train.config import TrainConfig
 from train.loop import EXIT_STATUS_OF_SIGNAL
-from train.recipes import TrainConfig
 from train.run.folder import CONFIG, MAY_CHANGE, read_config, read_made_with
 from train.run.log import read_run
 from train.study_commands import Best, Step

@@ -10,13 +10,13 @@ import torch
 from psla_wds.evaluation.origins import Origin
 from psla_wds.evaluation.score_folder import ROWS_AT_ONCE, ScoreFolder
 from psla_wds.evaluation.scores import Scores, targets_of
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
 from psla_wds.loading.batches import evaluation_batches
 from psla_wds.loading.epochs import Share
 from psla_wds.loading.loader import LoaderConfig
-from psla_wds.models.audio_tagger import AudioTagger
-from psla_wds.models.precision import Precision, autocast, check_precision
+from psla_wds.models.audio_tagger import AudioTagger, autocast, check_precision
+from psla_wds.models.config import Precision
 from psla_wds.progress import progress_bar
 from psla_wds.reading.reader import ReaderConfig
 from psla_wds.runtime.distributed import World

@@ -9,8 +9,8 @@ from jaxtyping import Float32, Int64
 
 from psla_wds.audio.decode import decode_pcm
 from psla_wds.errors import ConfigError, ShardError
+from psla_wds.features.config import FeatureConfig
 from psla_wds.features.encoded_batch import UndecodableBatchError
-from psla_wds.features.log_mel import FeatureConfig
 from psla_wds.loading.epochs import BatchSource
 from psla_wds.reading.read_tuner import verdict
 from psla_wds.reading.reader import DamagedClipError, ReaderConfig, undecodable_clip

@@ -20,6 +20,7 @@ from isal.isal_zlib import crc32
 from jaxtyping import Int64, UInt8
 from tyro.conf import arg
 
+from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.io.retries import ReadError, retry
 from psla_wds.io.storage import ShardFile, open_shard
@@ -43,46 +44,27 @@ CLIPS_PER_TASK = 8
 class ReaderConfig:
     """How clips are read and decoded ahead of the training step, on each rank."""
 
-    threads: int | None = None
-    """Threads that read; found while training unless set: more of them as long as training waits
-    for storage and more of them help."""
-    prefetch_batches: int | None = None
-    """Batches that are read ahead; found like the threads unless set."""
-    decode_threads: int | None = None
-    """Threads that decode; unless set, as many as this process has cores."""
-    memory_mib: int = 1024
+    threads: Annotated[int | None, Within(1)] = None
+    """Reader threads. Default: start at 4, and double while training waits for storage and more
+    threads help."""
+    prefetch_batches: Annotated[int | None, Within(1)] = None
+    """Batches that are read ahead. Default: tuned like the threads."""
+    decode_threads: Annotated[int | None, Within(1)] = None
+    """Threads that decode. Default: as many as this process has cores."""
+    memory_mib: Annotated[int, Within(1)] = 1024
     """Most memory for clips that are read ahead, still encoded; the next batch is read whatever
-    its size. Beside it the pipeline holds three batches: two in work, one in use."""
-    timeout_s: float = TIMEOUT_S
+    its size. The pipeline holds three batches more: two in work, one in use."""
+    timeout_s: Annotated[float, Within(0, without=(0,))] = TIMEOUT_S
     """Longest wait for a read; then the run ends with an error."""
     stage: Annotated[Path | None, arg(aliases=["--stage"])] = None
     """Folder on a fast disk of this node, to which the shards are copied while training goes on;
     clips are read from the copies that are there. Processes and runs can share it."""
-    max_damaged: int = 0
+    max_damaged: Annotated[int, Within(0)] = 0
     """Clips of a rank that may turn out damaged while training before the run ends with an error;
     other clips are drawn in their place, and they are listed in the log."""
 
     def __post_init__(self) -> None:
-        for name in ("threads", "decode_threads", "prefetch_batches", "memory_mib"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(
-                    f"{name}={value} must be at least 1",
-                    where="reader",
-                    fix=f"set --reader.{name.replace('_', '-')}",
-                )
-        if not self.timeout_s > 0:
-            raise ConfigError(
-                f"timeout_s={self.timeout_s} must be more than 0",
-                where="reader",
-                fix=f"set --reader.timeout-s {TIMEOUT_S:g}",
-            )
-        if self.max_damaged < 0:
-            raise ConfigError(
-                f"max_damaged={self.max_damaged} must be at least 0",
-                where="reader",
-                fix="set --reader.max-damaged 0",
-            )
+        check_ranges(self, "reader")
 
     def decoders(self) -> int:
         """The threads that decode on this process."""

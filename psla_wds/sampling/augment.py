@@ -5,12 +5,14 @@ augmentation depends on (seed, epoch, position) alone.
 """
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt64
 from scipy.special import betaincinv
 
-from psla_wds.errors import ConfigError, ShardError
+from psla_wds.config import Within, check_ranges
+from psla_wds.errors import ShardError
 from psla_wds.sampling.plan import (
     PURPOSE_AUGMENT,
     PURPOSE_WAVEFORM,
@@ -34,36 +36,23 @@ MAX_REPLACEMENTS = 1000
 class AugmentConfig:
     """What is random about a draw. Defaults are the paper's: mixup and masks."""
 
-    mixup_rate: float = 0.5
+    mixup_rate: Annotated[float, Within(0, 1)] = 0.5
     """Share of draws that are mixed with a second clip (Table V)."""
-    mixup_alpha: float = 10.0
+    mixup_alpha: Annotated[float, Within(0, without=(0,))] = 10.0
     """The mixing weight is drawn from Beta(alpha, alpha) (Table VI)."""
-    freq_mask: int = 48
+    freq_mask: Annotated[int, Within(0)] = 48
     """Largest width of the frequency mask, in mels; 0 for none."""
-    time_mask: int = 192
+    time_mask: Annotated[int, Within(0)] = 192
     """Largest width of the time mask, in frames; 0 for none."""
-    gain_db: float = 0.0
-    """A clip and its partner are each made louder or softer by up to this before they are mixed
+    gain_db: Annotated[float, Within(0)] = 0.0
+    """Largest change of a clip's level, and of its partner's, up or down, before they are mixed
     (PaSST, Koutini et al. 2022, trains with a gain too); 0 for none."""
-    time_roll: float = 0.0
-    """A clip and its partner are each shifted by up to this share of their length, either way, what
-    leaves one end coming in at the other (PaSST trains with a roll too); 0 for none, up to 0.5."""
+    time_roll: Annotated[float, Within(0, 0.5)] = 0.0
+    """Largest shift of a clip, and of its partner, as a share of its length, either way; the part
+    that leaves one end comes in at the other (PaSST trains with a roll too). 0 for none."""
 
     def __post_init__(self) -> None:
-        for name, valid, bounds in (
-            ("mixup_rate", 0 <= self.mixup_rate <= 1, "from 0 to 1"),
-            ("mixup_alpha", self.mixup_alpha > 0, "above 0"),
-            ("freq_mask", self.freq_mask >= 0, "at least 0"),
-            ("time_mask", self.time_mask >= 0, "at least 0"),
-            ("gain_db", 0 <= self.gain_db < np.inf, "at least 0"),
-            ("time_roll", 0 <= self.time_roll <= 0.5, "from 0 to 0.5"),
-        ):
-            if not valid:
-                raise ConfigError(
-                    f"{name}={getattr(self, name):g} must be {bounds}",
-                    where="augment",
-                    fix=f"set --augment.{name.replace('_', '-')}",
-                )
+        check_ranges(self, "augment")
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ the number of its step. All randomness comes from Philox, a counter-based genera
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt64
 
+from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
 from psla_wds.shards.index import ShardIndex
 
@@ -35,16 +36,11 @@ class SamplerConfig:
     """balanced: with replacement, by the weight of a clip's classes (PSLA III-B).
     systematic: as often on average, and never a whole draw more or less than that.
     shuffle: each clip once."""
-    draws_per_epoch: int | None = None
+    draws_per_epoch: Annotated[int | None, Within(1)] = None
     """Draws of a balanced or systematic epoch. Default: as many as there are clips."""
 
     def __post_init__(self) -> None:
-        if self.draws_per_epoch is not None and self.draws_per_epoch < 1:
-            raise ConfigError(
-                f"an epoch cannot have {self.draws_per_epoch} draws",
-                where="sampler",
-                fix="leave out --sampler.draws-per-epoch for as many draws as clips",
-            )
+        check_ranges(self, "sampler")
         if self.draws_per_epoch is not None and self.sampling == "shuffle":
             raise ConfigError(
                 "a shuffled epoch has each clip once, not a number of draws",

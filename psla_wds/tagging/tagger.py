@@ -22,9 +22,10 @@ from jaxtyping import Float32, Float64
 from psla_wds.audio.recordings import Block, blocks_of
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.labels.class_list import ClassList
+from psla_wds.models.audio_tagger import check_precision
 from psla_wds.models.checkpoint import Checkpoint
+from psla_wds.models.config import Precision
 from psla_wds.models.ensembles import check_members, load_members
-from psla_wds.models.precision import Precision, check_precision
 from psla_wds.tagging.events import Event, EventConfig, EventFinder
 from psla_wds.tagging.waveform_model import WaveformModel
 from psla_wds.tagging.windows import CellMerger, Window, WindowConfig, cut, window_layout

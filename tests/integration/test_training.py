@@ -19,13 +19,14 @@ from conftest import assert_user_error, run, run_command
 from psla_wds.errors import CheckpointError, ConfigError, PslaError, StaleIndexError
 from psla_wds.evaluation.metrics import evaluate
 from psla_wds.evaluation.scores import Scores
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.models.checkpoint import epoch_checkpoints, load_checkpoint
 from psla_wds.reading.reader import ReaderConfig
 from psla_wds.sampling.plan import SamplerConfig
 from psla_wds.shards.index_files import open_indexes
+from train.config import TrainConfig
 from train.main import parse, train
-from train.recipes import DEMO, TrainConfig
+from train.recipes import DEMO
 from train.run.folder import read_made_with
 from train.run.log import read_run
 
@@ -233,7 +234,7 @@ def test_the_configuration_of_a_run_makes_it_again(trained: Path, tmp_path: Path
         ({"subset": 5}, ConfigError, "at most 5"),
         ({"subset": 37}, ConfigError, "37 clips cannot be chosen from 36"),
         ({"accumulate": 4}, ConfigError, "--batch-size 4 or 8"),
-        ({"precision": "float16"}, ConfigError, "float16 training needs a GPU"),
+        ({"precision": "float16"}, ConfigError, "float16 needs a GPU"),
         (
             {"features": FeatureConfig(sample_rate_hz=32_000, num_frames=64)},
             ConfigError,
