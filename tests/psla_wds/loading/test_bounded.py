@@ -33,7 +33,9 @@ def log_mels(shards: Path, count: int) -> list[torch.Tensor]:
     # Few threads and many clips: most are still to be decoded when they are handed over.
     reader = ReaderConfig(decode_threads=1)
     config = LoaderConfig(features=FeatureConfig(num_frames=64), reader=reader, device="cpu")
-    with training_batches(open_indexes([str(shards)]), batch_size=BATCH_SIZE, config=config) as epochs:
+    with training_batches(
+        open_indexes([str(shards)]), batch_size=BATCH_SIZE, config=config
+    ) as epochs:
         batches = islice(chain.from_iterable(repeat(epochs)), count)
         return [batch.log_mel.clone() for batch in batches]
 
