@@ -23,7 +23,7 @@ from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import read_index
 from sharding.check import check
 from sharding.index import make_index
-from sharding.packing.rejects import REJECTED
+from sharding.packing.reports import REJECTED
 
 NUM_CLIPS = 24
 FEATURES = FeatureConfig(num_frames=64)
