@@ -74,20 +74,15 @@ class ReaderConfig:
 class DamagedClipError(ShardError):
     """One clip cannot be read or decoded, and nothing else is known to be wrong."""
 
-    def __init__(self, what: str, *, row: int, where: object, fix: str) -> None:
-        super().__init__(what, where=where, fix=fix)
+    def __init__(self, what: str, index: ShardIndex, row: int) -> None:
+        folder = index.shards[index.shard[row]].parent
+        super().__init__(
+            f"the clip {what}",
+            where=index.where(row),
+            fix=f"find all damage with: python -m sharding.check {folder} --deep; or train without "
+            "such clips: --reader.max-damaged 10",
+        )
         self.row = row
-
-
-def undecodable_clip(index: ShardIndex, row: int, reason: Exception) -> DamagedClipError:
-    """The error for a clip whose bytes are as they were packed, but not audio."""
-    folder = index.shards[index.shard[row]].parent
-    return DamagedClipError(
-        f"the clip cannot be decoded: {reason}",
-        row=row,
-        where=index.where(row),
-        fix=f"find all such clips with: python -m sharding.check {folder} --deep",
-    )
 
 
 class Reader:
@@ -155,14 +150,8 @@ class Reader:
         try:
             return retry(lambda: self._try_read(row), where, pause=self._closed.wait)
         except _DamageError as damage:
-            folder = self._index.shards[self._index.shard[row]].parent
-            raise DamagedClipError(
-                f"the clip {damage}, also when read again",
-                row=row,
-                where=where(),
-                fix=f"find all damage with: python -m sharding.check {folder}; or train on without "
-                "such clips: --reader.max-damaged 10",
-            ) from None
+            what = f"{damage}, also when read again"
+            raise DamagedClipError(what, self._index, row) from None
         except ReadError as failure:
             raise ShardError(
                 f"the clip {failure}, also when read again",
