@@ -45,7 +45,7 @@ def test_log_mel_of_real_clips_is_as_exact_as_torchaudios():
         assert_as_exact_as_torchaudio(LogMel(DEFAULT)(waveform), waveform, DEFAULT)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 2_000))
 def test_every_length_gives_at_least_a_frame(num_samples: int):
     waveform = as_float32(white_noise(num_samples))

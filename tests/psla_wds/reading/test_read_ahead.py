@@ -79,7 +79,6 @@ def counted(index: ShardIndex, store: Store, batch_size: int, config: ReaderConf
     return ReadAhead(sized, InOrder(48, batch_size), config, CountingReader(store))
 
 
-@settings(deadline=None)
 @given(
     sizes_kib=st.lists(st.integers(1, 3000), min_size=48, max_size=48),
     batch_size=st.integers(1, 9),
@@ -113,7 +112,7 @@ def test_what_fits_is_read_ahead(index: ShardIndex):
     assert len(store.asked) == 5
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=8))
 def test_a_batch_depends_on_its_iteration_alone(index: ShardIndex, iterations: list[int]):
     schedule = TrainingSchedule(index, WaveformConfig(), BatchLayout(batch_size=6), seed=1)
