@@ -9,9 +9,10 @@ LitData take part if they are installed: in an environment of their own, since t
 an older NumPy, pip install -c benchmarks/constraints.txt -e '.[bench]'.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,11 +32,11 @@ from psla_wds.features.config import FeatureConfig
 from psla_wds.features.dali import FrontEnd
 from psla_wds.features.encoded_batch import NULL_WAV, EncodedBatch
 from psla_wds.features.log_mel import normalise
-from psla_wds.loading.loader import Loader
+from psla_wds.loading.batches import training_batches
+from psla_wds.loading.loader import LoaderConfig
 from psla_wds.reading.reader import Reader, ReaderConfig
-from psla_wds.sampling.augment import AugmentConfig
-from psla_wds.sampling.plan import SamplerConfig, clip_weights
-from psla_wds.sampling.schedule import BatchLayout, Plans, TrainingSchedule
+from psla_wds.sampling.augment import AugmentConfig, plain_draws
+from psla_wds.sampling.plan import clip_weights
 from psla_wds.shards.index import ShardIndex
 from sharding.packing.engines import num_cores
 
@@ -165,7 +166,10 @@ def feature_ways(
 
     @contextmanager
     def our_way(threads: int) -> Iterator[Iterator[Pair]]:
-        with open_loader(index, args.batch_size, device, threads=threads) as batches:
+        reader = ReaderConfig(decode_threads=threads)
+        config = LoaderConfig(augment=AUGMENT, features=FEATURES, reader=reader, device=device)
+        with training_batches(index, batch_size=args.batch_size, config=config) as epochs:
+            batches = itertools.chain.from_iterable(itertools.repeat(epochs))
             yield (_on(device, batch.log_mel, batch.targets) for batch in batches)
 
     cores, order = num_cores(), "exact weighted, with replacement"
@@ -179,25 +183,6 @@ def _on(device: torch.device, log_mel: torch.Tensor, targets: torch.Tensor) -> P
     return log_mel.to(device, non_blocking=True), targets.to(device, non_blocking=True)
 
 
-def open_loader(
-    index: ShardIndex, batch_size: int, device: torch.device, *, threads: int
-) -> Loader:
-    schedule = TrainingSchedule(
-        Plans(index, SamplerConfig(), seed=0),
-        AUGMENT,
-        BatchLayout(batch_size=batch_size),
-        log_mel_shape=(FEATURES.num_frames, FEATURES.num_mels),
-    )
-    return Loader(
-        index,
-        schedule,
-        clips_per_pass=batch_size,
-        features=FEATURES,
-        config=ReaderConfig(decode_threads=threads),
-        device=device,
-    )
-
-
 def check_equal(index: ShardIndex, paths: list[Path], device: torch.device) -> None:
     """For the same clips, partners and weights, both ways give the same features."""
     rows = np.arange(8)
@@ -206,9 +191,9 @@ def check_equal(index: ShardIndex, paths: list[Path], device: torch.device) -> N
     clips, partners = reader.start(rows).wait(), reader.start(rows + 8).wait()
     reader.close()
     partners[:2], lam[:2] = [NULL_WAV] * 2, 1.0
-    batch = EncodedBatch(clips, partners, lam, np.zeros((8, 4), np.int32))
+    batch = EncodedBatch(replace(plain_draws(rows), lam=lam), clips, partners)
     front_end = FrontEnd(lambda _: batch, FEATURES, batch_size=8, num_threads=1, device=device)
-    ours = front_end.run().cpu()
+    ours = front_end.run()[0].cpu()
     for row in rows:
         partner = paths[row + 8] if row >= 2 else None
         theirs = clip_features(paths[row], partner, float(lam[row]), FEATURES)

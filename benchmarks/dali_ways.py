@@ -12,8 +12,8 @@ from nvidia.dali.types import DALIDataType
 
 from benchmarks.our_ways import OUR_ORDER, open_ahead
 from benchmarks.ways import Batch, Setting, Way
+from psla_wds.features.encoded_batch import EncodedBatch
 from psla_wds.labels.class_list import ClassList
-from psla_wds.reading.read_ahead import ReadBatch
 from psla_wds.shards.index import ShardIndex
 from sharding.packing.engines import num_cores
 
@@ -32,7 +32,7 @@ def decode_way(index: ShardIndex, batch_size: int) -> Way:
     @contextmanager
     def opened(threads: int, depth: int) -> Iterator[Iterator[Batch]]:
         with open_ahead(index, batch_size, threads=2, prefetch_batches=4) as ahead:
-            fed: deque[ReadBatch] = deque()  # DALI reads the clips of these where they lie
+            fed: deque[EncodedBatch] = deque()  # DALI reads the clips of these where they lie
 
             def source(iteration: int) -> list[np.ndarray]:
                 fed.append(ahead.batch(iteration))

@@ -14,10 +14,10 @@ import numpy as np
 from benchmarks.ways import Batch, Way
 from psla_wds.loading.waveforms import WaveformConfig, training_waveforms
 from psla_wds.reading.read_ahead import ReadAhead
-from psla_wds.reading.reader import Reader, ReaderConfig
+from psla_wds.reading.reader import ReaderConfig
 from psla_wds.sampling.augment import AugmentConfig
 from psla_wds.sampling.plan import SamplerConfig, plan_epoch
-from psla_wds.sampling.schedule import BatchLayout, Plans, TrainingSchedule
+from psla_wds.sampling.schedule import BatchLayout, TrainingSchedule
 from psla_wds.shards.index import ShardIndex
 from sharding.packing.engines import num_cores
 
@@ -36,15 +36,15 @@ def open_ahead(
     index: ShardIndex, batch_size: int, *, threads: int, prefetch_batches: int
 ) -> Iterator[ReadAhead]:
     """The reader of training, on balanced draws."""
-    plans = Plans(index, SamplerConfig(), seed=0)
-    layout = BatchLayout(batch_size=batch_size)
-    schedule = TrainingSchedule(plans, PLAIN, layout, log_mel_shape=(1056, 128))
+    schedule = TrainingSchedule(
+        index, WaveformConfig(augment=PLAIN), BatchLayout(batch_size=batch_size), seed=0
+    )
     config = ReaderConfig(threads=threads, prefetch_batches=prefetch_batches)
-    reader = Reader(index, threads=threads)
+    ahead = ReadAhead(index, schedule, config)
     try:
-        yield ReadAhead(reader, index, schedule, config)
+        yield ahead
     finally:
-        reader.close()
+        ahead.close()
 
 
 def read_way(index: ShardIndex, batch_size: int) -> Way:

@@ -19,6 +19,7 @@ from psla_wds.features.config import FeatureConfig
 from psla_wds.features.dali import PREFETCH_BATCHES, Feed, FrontEnd, graph_stages
 from psla_wds.features.encoded_batch import NULL_WAV, EncodedBatch
 from psla_wds.features.log_mel import LogMel, fit, normalise
+from psla_wds.sampling.augment import plain_draws
 
 FEATURES = FeatureConfig()
 COPIED_BYTES = 2**28
@@ -39,13 +40,8 @@ class Clips:
 
     def encoded_batch(self, iteration: int) -> EncodedBatch:
         """What DALI is fed: no clip is mixed or masked, though the graph does the work of both."""
-        count = self.batch_size
-        return EncodedBatch(
-            self.batch(iteration),
-            [NULL_WAV] * count,
-            np.ones(count, np.float32),
-            np.zeros((count, 4), np.int32),
-        )
+        draws = plain_draws(np.arange(self.batch_size))
+        return EncodedBatch.of(draws, self.batch(iteration))
 
     def waveforms(self, iteration: int) -> torch.Tensor:
         """Decoded by libsndfile, (clips, samples): all have one length."""
@@ -95,7 +91,7 @@ def dali_way(
         num_threads=threads,
         device=device,
     )
-    yield (front_end.run() for _ in itertools.count())
+    yield (front_end.run()[0] for _ in itertools.count())
     del front_end
 
 
@@ -128,9 +124,11 @@ def stage_way(
 
 
 def _run(pipeline: Pipeline, feed: Feed) -> Iterator[object]:
-    for iteration in itertools.count():
-        feed.release_before(iteration)
-        yield pipeline.run()
+    while True:
+        feed.release()
+        outputs = pipeline.run()
+        feed.deliver()
+        yield outputs
 
 
 def stage_bytes(clip_bytes: float, num_samples: int) -> dict[str, float]:

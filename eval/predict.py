@@ -27,6 +27,7 @@ from psla_wds.models.checkpoint import (
     find_checkpoint,
     load_checkpoint,
 )
+from psla_wds.models.config import Precision
 from psla_wds.reading.reader import ReaderConfig
 from psla_wds.runtime.distributed import join_world
 from psla_wds.shards.index import ShardIndex
@@ -54,6 +55,9 @@ class Args:
     both have; python -m eval.score --mapping scores the others."""
     batch_size: int = 32
     """Clips of a forward pass, on each process."""
+    precision: Precision = "float32"
+    """Precision of the trunk, by autocast; the head is float32. Training's own evaluation and
+    eval.tag have float32 too."""
     reader: ReaderConfig = field(default_factory=ReaderConfig)
 
     def __post_init__(self) -> None:
@@ -106,7 +110,12 @@ def main() -> None:
         checkpoint, origin, index = world.together(lambda: _prepare(args))
         model = checkpoint.build().to(world.device)
         predictor = Predictor(
-            model, checkpoint.classes, checkpoint.features, args.batch_size, args.reader
+            model,
+            checkpoint.classes,
+            checkpoint.features,
+            args.batch_size,
+            args.reader,
+            args.precision,
         )
         if args.output.suffix == ".npz":
             scores = gather_scores(predictor, index, world)

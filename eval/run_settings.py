@@ -28,8 +28,7 @@ class TrainingSet:
 
     @property
     def steps_per_epoch(self) -> int:
-        draws = self.config.sampler.draws_per_epoch or len(self.index)
-        return draws // self.config.batch_size
+        return self.config.sampler.steps_per_epoch(len(self.index), self.config.batch_size)
 
     def epochs(self) -> Iterator[tuple[Int64[np.ndarray, " draws"], Int64[np.ndarray, " mixed"]]]:
         """The plan of each epoch: the rows drawn, in whole batches, and those mixed in.

@@ -12,12 +12,11 @@ from tyro.conf import UseAppendAction, arg
 from psla_wds.config import Kind, Within, check_ranges, flag, kinds_of
 from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
-from psla_wds.models.config import IMAGENET, RANDOM, BatchNormOver, ModelConfig
+from psla_wds.models.config import IMAGENET, RANDOM, BatchNormOver, ModelConfig, Precision
 from psla_wds.reading.reader import ReaderConfig
 from psla_wds.sampling.augment import AugmentConfig
 from psla_wds.sampling.plan import SamplerConfig
 
-Precision = Literal["float32", "bfloat16", "float16"]
 Compile = Literal["off", "default", "reduce-overhead"]
 Shards = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]"), Kind.PLACE]
 

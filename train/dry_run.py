@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import torch
 
+from psla_wds.loading.batches import TrainingData
 from psla_wds.runtime.distributed import World
 from psla_wds.shards.index import ShardIndex
 from train.config import TrainConfig
 from train.learner import Learner
 from train.optimizer import Moment, learning_rate
-from train.training_data import TrainingData, open_training_data
+from train.training_data import open_training_data
 
 MOST_RATES = 12
 """Epochs whose learning rate is told."""
@@ -43,7 +44,7 @@ def try_out(
 def _what_is_read(
     config: TrainConfig, index: ShardIndex, eval_index: ShardIndex | None, data: TrainingData
 ) -> dict[str, str]:
-    plan = data.plans.of_epoch(1)
+    plan = data.schedule.plan(1)
     partners = config.augment.mixup_rate * len(plan.rows) * float(index.size.mean())
     read_bytes = float(index.size[plan.rows].sum()) + partners
     return {
@@ -62,7 +63,8 @@ def _what_is_done(
     clips = config.batch_size // (world.size * config.accumulate)
     weights, state = learner.saved_bytes()
     parameters = sum(p.numel() for p in learner.model.parameters())
-    begun = f", of which {data.first_step:,} are done" if data.first_step else ""
+    done = data.schedule.first_step
+    begun = f", of which {done:,} are done" if done else ""
     return {
         "model": f"{config.model.backbone}, {config.model.head}: {parameters:,} parameters",
         "processes": f"{world.size} on {world.device.type}, {clips} clips each in "

@@ -48,8 +48,8 @@ def costs(steps: Iterable[Step], engine: Engine, commands: Commands, args: Study
 
 def clips_of_an_epoch(config: TrainConfig, num_clips: int) -> int:
     """Draws, less the last ones that fill no batch."""
-    draws = config.sampler.draws_per_epoch or min(config.subset or num_clips, num_clips)
-    return draws // config.batch_size * config.batch_size
+    drawn_from = min(config.subset or num_clips, num_clips)
+    return config.sampler.steps_per_epoch(drawn_from, config.batch_size) * config.batch_size
 
 
 def _epochs_done(config: TrainConfig) -> int:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from psla_wds.evaluation.scores import WRITTEN_ORIGIN
 
 from psla_wds.errors import DAMAGE
+from psla_wds.evaluation.scores import WRITTEN_ORIGIN
 from psla_wds.io.files import sha256_of
 from psla_wds.models.checkpoint import find_checkpoint
 from train.study_commands import Step

@@ -22,7 +22,9 @@ from jaxtyping import Float32, Float64
 from psla_wds.audio.recordings import Block, blocks_of
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.labels.class_list import ClassList
+from psla_wds.models.audio_tagger import check_precision
 from psla_wds.models.checkpoint import Checkpoint
+from psla_wds.models.config import Precision
 from psla_wds.models.ensembles import check_members, load_members
 from psla_wds.tagging.events import Event, EventConfig, EventFinder
 from psla_wds.tagging.waveform_model import WaveformModel
@@ -90,6 +92,7 @@ class Tagger:
         windows: WindowConfig | None = None,
         batch_size: int | None = None,
         device: str | torch.device | None = None,
+        precision: Precision = "float32",
     ) -> None:
         """`Tagger.load` says what the arguments are; `members` share classes and features."""
         check_members(members, where="members")
@@ -100,9 +103,10 @@ class Tagger:
                 fix="set it to 1 or more",
             )
         self.device = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        check_precision(precision, self.device)
         self.classes = members[0].classes
         self.features = members[0].features
-        model = WaveformModel(members)
+        model = WaveformModel(members, precision)
         self.layout = window_layout(
             windows or WindowConfig(),
             self.features,
@@ -121,6 +125,7 @@ class Tagger:
         windows: WindowConfig | None = None,
         batch_size: int | None = None,
         device: str | torch.device | None = None,
+        precision: Precision = "float32",
     ) -> "Tagger":
         """The model in a run's folder (its last epoch), a checkpoint, an average, an exported
         folder, or a checkpoint of the paper's authors.
@@ -131,11 +136,14 @@ class Tagger:
             windows: how long recordings are cut; `WindowConfig()` unless given.
             batch_size: windows of a forward pass; 8 on a GPU and 1 on a CPU unless given.
             device: where it runs; on the GPU if there is one, unless given.
+            precision: that of the trunk; features and head are float32.
 
         Raises `CheckpointError` if there is no model, or a damaged one.
         """
         members = load_members(Path(path), classes=classes)
-        return cls(members, windows=windows, batch_size=batch_size, device=device)
+        return cls(
+            members, windows=windows, batch_size=batch_size, device=device, precision=precision
+        )
 
     def __call__(self, waveform: Any, sample_rate_hz: int | float) -> Tags:
         """What the model hears in a recording.

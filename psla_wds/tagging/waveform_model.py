@@ -13,6 +13,7 @@ from psla_wds.features.config import FeatureConfig
 from psla_wds.features.log_mel import WindowFeatures
 from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.checkpoint import Checkpoint
+from psla_wds.models.config import Precision
 
 PROBED_FRAMES = 256
 """Frames of an input that shows a trunk's stride: many times that."""
@@ -23,7 +24,7 @@ MOST_NUMBERS = 2**24
 class WaveformModel(nn.Module):
     """One tagger, or several whose scores are averaged, behind the front end that they share."""
 
-    def __init__(self, members: Sequence[Checkpoint]) -> None:
+    def __init__(self, members: Sequence[Checkpoint], precision: Precision = "float32") -> None:
         super().__init__()
         self.features = members[0].features
         _check_sizes(self.features)
@@ -38,6 +39,8 @@ class WaveformModel(nn.Module):
             )
         (self.stride_frames,) = strides
         self.num_columns = min(self._num_columns(member) for member in self._taggers())
+        for member in self._taggers():
+            member.precision = precision
         self.eval()
 
     def forward(

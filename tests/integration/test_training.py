@@ -234,7 +234,7 @@ def test_the_configuration_of_a_run_makes_it_again(trained: Path, tmp_path: Path
         ({"subset": 5}, ConfigError, "at most 5"),
         ({"subset": 37}, ConfigError, "37 clips cannot be chosen from 36"),
         ({"accumulate": 4}, ConfigError, "--batch-size 4 or 8"),
-        ({"precision": "float16"}, ConfigError, "float16 training needs a GPU"),
+        ({"precision": "float16"}, ConfigError, "float16 needs a GPU"),
         (
             {"features": FeatureConfig(sample_rate_hz=32_000, num_frames=64)},
             ConfigError,

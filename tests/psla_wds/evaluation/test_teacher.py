@@ -12,8 +12,7 @@ from label_overlays import named_index
 from psla_wds.errors import ConfigError, ScoreError
 from psla_wds.evaluation.score_folder import META, ScoreFolder, read_top_scores, top_scores
 from psla_wds.evaluation.teacher import apply_teacher
-from psla_wds.reading.read_ahead import mixed_targets
-from psla_wds.sampling.augment import plain_draws
+from psla_wds.sampling.augment import mixed_targets, plain_draws
 from psla_wds.shards.clip_ids import ClipIds
 from psla_wds.shards.index import ShardIndex, concatenate
 
