@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from label_index import audioset_index
+from label_index import audioset_counts, audioset_index, index_by_counts
 from scipy.stats import chi2, chi2_contingency, chisquare
 
-from benchmarks.bench_plan import index_by_counts, read_counts
 from psla_wds.sampling.augment import AugmentConfig, augmented_draws
 from psla_wds.sampling.plan import (
     PURPOSE_DRAWS,
@@ -47,7 +46,7 @@ def index(meta: Path) -> ShardIndex:
 @pytest.fixture(scope="module")
 def full_counts(meta: Path) -> np.ndarray:
     """Clips of each class in the full AudioSet."""
-    return read_counts(meta / "audioset_label_counts.csv")
+    return audioset_counts(meta)
 
 
 def shares(index: ShardIndex, counts: np.ndarray) -> np.ndarray:
