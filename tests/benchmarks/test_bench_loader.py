@@ -28,10 +28,6 @@ def test_every_way_delivers_the_same_clips(work: Work, decode: bool):
     ways = [*peer_ways(work), decode_way(work) if decode else read_way(work)]
     assert len(ways) >= 5
     check_clips(ways, work)
-    for way in ways:
-        with way.open(**way.settings[0]) as batches:
-            batch = next(batches)
-        assert len(batch.clips) == len(batch.targets) == 8, way.name
 
 
 def spoiled(way: Way, change: Callable[[Clips], Clips]) -> Way:

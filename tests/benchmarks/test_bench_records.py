@@ -11,7 +11,7 @@ from conftest import run
 
 from benchmarks import bench_metrics, bench_shard, bench_tag, scale
 from benchmarks.harness import RATES, Column, compare, record, table
-from benchmarks.tables import demo_record, markdown
+from benchmarks.tables import markdown
 from psla_wds import open_indexes
 from psla_wds.reading.reader import Reader
 
@@ -28,11 +28,11 @@ def test_speed_ups_are_taken_round_by_round():
 
 
 def test_figures_that_vary_and_uncommitted_changes_are_marked():
-    row = {"clips_per_s": 1234.5, "spread": 0.11, "speed_up": 1.0, "speed_up_spread": 0.1}
-    steady = {"name": "b", "clips_per_s": 2.0, "spread": 0.1}
-    content = record("Title", [], bench_metrics.Args())
-    content["tables"] = [table([Column("", "name"), *RATES], [{"name": "a", **row}, steady])]
-    content["machine"] |= {"commit": "abc with changes", "date": "d"}
+    first = {"name": "a", "clips_per_s": 1234.5, "spread": 0.11, "speed_up": 1.0}
+    rows = [first, {"name": "b", "clips_per_s": 2.0, "spread": 0.1}]
+    columns = [Column("", "name"), *RATES]
+    content = record("Title", [table(columns, rows)], bench_metrics.Args())
+    content["machine"]["commit"] = "abc with changes"
     *lines, _, last = markdown(content).splitlines()
     assert lines == [
         "| | clips/s | speed-up | spread |",
@@ -43,18 +43,12 @@ def test_figures_that_vary_and_uncommitted_changes_are_marked():
     assert "commit abc **with uncommitted changes**" in last and "~ marks" in last
 
 
-def test_the_demo_has_a_record():
-    metrics = {"mAP": 0.5, "mAUC": 0.9, "d_prime": 1.8, "mean_prevalence": 0.05}
-    table_of_demo = markdown(demo_record(metrics | {"clips": 400, "classes": 12}, {}))
-    assert "| 0.500 | 0.900 | 1.80 | 400 | 12 | 0.050 | 10.0 |" in table_of_demo
-
-
 def test_metrics_are_measured_once_they_agree():
     content = bench_metrics.measure(bench_metrics.Args(clips=200, classes=5, repeats=1))
-    assert [row["name"] for row in content["tables"][0]["rows"]][1] == "psla-wds"
+    assert content["tables"][0]["rows"][1]["name"] == "psla-wds"
 
 
-def test_the_parts_of_the_gpu_check_have_arguments_of_their_own():
+def test_gpu_check_gives_arguments_that_exist():
     done = run(["make", "-n", "gpu-check", f"PYTHON={sys.executable}"], cwd=ROOT)
     commands = [line.split() for line in done.stdout.splitlines() if line.startswith("timeout ")]
     assert len(commands) == 4
@@ -68,7 +62,6 @@ def test_a_tiled_index_repeats_clips_under_new_ids(shards: Path, tmp_path: Path)
     index = open_indexes([str(tmp_path / "large")])
     index.check_shards()
     assert len({index.clip_id(row) for row in range(100)}) == len(index) == 100 < size
-    assert index.class_counts().sum() == len(index.label_values) >= 100
     reader = Reader(index, threads=1)  # checks every clip's CRC-32
     clips = reader.start(np.arange(100)).wait()
     reader.close()
@@ -84,8 +77,7 @@ def test_a_start_is_measured_in_a_process_of_its_own(shards: Path):
 @pytest.mark.slow
 def test_packing_is_measured_and_its_ways_agree(tmp_path: Path):
     content = bench_shard.measure(bench_shard.Args(clips=6, repeats=1), tmp_path)
-    names = [row["name"] for row in content["tables"][0]["rows"]]
-    assert names[1:3] == ["psla-wds, 1 worker", "psla-wds, 2 workers"]
+    assert content["tables"][0]["rows"][1]["name"] == "psla-wds, 1 worker"
 
 
 @pytest.mark.slow

@@ -9,33 +9,25 @@ import pytest
 import torch
 
 from benchmarks import bench_features, bench_step
-from benchmarks.bench_step import LOADER, PAPER, RESIDENT, Sources, Steps, new_learner, step_config
+from benchmarks.bench_step import Sources, Steps, new_learner, step_config
 from benchmarks.corpus import make_corpus, read_clips
 from benchmarks.papers_way import check_same_work
 from psla_wds import Batch
-from psla_wds.errors import ConfigError
 
 CPU = torch.device("cpu")
+SMALL = {"num_frames": 64, "batch_size": 8, "backbone": "mobilenet-v2"}
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     """A corpus of 24 clips, made by commands as a user's, and a small step."""
     corpus = make_corpus(tmp_path_factory.mktemp("bench"), 24)
-    args = bench_step.Args(num_frames=64, batch_size=8, backbone="mobilenet-v2")
-    return Sources(corpus, step_config(args), CPU)
-
-
-def test_a_corpus_of_another_size_is_refused(sources: Sources):
-    with pytest.raises(ConfigError, match="24 clips, not 25"):
-        make_corpus(sources.corpus.folder, 25)
+    return Sources(corpus, step_config(bench_step.Args(**SMALL)), CPU)
 
 
 def test_all_ways_feed_the_same_work(sources: Sources):
     ways = (sources.loader, sources.resident, sources.papers_way)
     check_same_work({way.__name__: way for way in ways})
-    with sources.papers_way() as batches:
-        assert next(batches).targets.shape == (8, 527)
 
 
 @pytest.mark.parametrize(
@@ -74,14 +66,10 @@ def test_waiting_for_data_is_measured(sources: Sources):
 
 @pytest.mark.slow
 def test_every_way_and_change_is_in_the_record(sources: Sources):
-    args = bench_step.Args(
-        clips=24, num_frames=64, batch_size=8, backbone="mobilenet-v2", repeats=1, seconds=0.1,
-        changes=("default-adam",), corpus=sources.corpus.folder,
-    )  # fmt: skip
+    fast = {"clips": 24, "repeats": 1, "seconds": 0.1, "changes": ("default-adam",)}
+    args = bench_step.Args(**SMALL, **fast, corpus=sources.corpus.folder)
     (table,) = bench_step.measure(args)["tables"]
-    rows = {row["name"]: row for row in table["rows"]}
-    assert list(rows) == [RESIDENT, LOADER, PAPER, "limit, default-adam"]
-    assert rows[RESIDENT]["data_wait"] < 0.01
+    assert len(table["rows"]) == 4 and table["rows"][0]["data_wait"] < 0.01
 
 
 def test_the_stages_add_up_to_the_whole_graph(sources: Sources):
