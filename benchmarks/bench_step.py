@@ -35,13 +35,15 @@ from benchmarks.harness import (
 from benchmarks.papers_way import check_same_work, papers_batches
 from benchmarks.tables import finish
 from psla_wds import Batch, FeatureConfig, LoaderConfig, cli, training_batches
-from psla_wds.models.audio_tagger import ModelConfig, build_model
+from psla_wds.models.audio_tagger import build_model
+from psla_wds.models.config import ModelConfig
 from psla_wds.progress import DataTimer, Interval
 from psla_wds.runtime.distributed import World
 from sharding.packing.engines import num_cores
+from train.config import TrainConfig
 from train.learner import Learner
 from train.optimizer import Moment
-from train.recipes import AUDIOSET_FULL, TrainConfig
+from train.recipes import AUDIOSET_FULL
 
 NUM_CLASSES = 527
 RESIDENT, LOADER, PAPER = "data on the device: the limit", "psla-wds loader", "paper's way"

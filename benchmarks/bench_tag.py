@@ -26,9 +26,9 @@ from psla_wds import FeatureConfig, Tagger, WindowConfig, cli
 from psla_wds.audio.recordings import decode
 from psla_wds.errors import PslaError
 from psla_wds.labels.class_list import ClassList
-from psla_wds.models.audio_tagger import AudioTagger, ModelConfig
+from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.checkpoint import Checkpoint
-from psla_wds.models.heads import Head
+from psla_wds.models.config import Head, ModelConfig
 from psla_wds.tagging.waveform_model import WaveformModel
 
 NETWORKS: dict[str, tuple[str, Head]] = {

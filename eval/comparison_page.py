@@ -13,7 +13,7 @@ from eval.comparison import MEANS, Change, Comparison, Model
 from eval.page import decimal, render_page, signed_decimal
 from eval.report import Ranked
 from eval.run_charts import data_verdict, runs_figures
-from eval.run_settings import is_learned_from
+from train.config import is_method
 from train.run.log import Run
 
 NUM_EXTREMES = 10
@@ -65,7 +65,7 @@ class Shift:
 def render(found: Comparison, arguments: Sequence[str]) -> str:
     """The page; `arguments` are the paths that were compared, for the command that repeats it."""
     first, *others = found.models
-    learned = {name: v for name, v in found.settings.items() if is_learned_from(name)}
+    learned = {name: v for name, v in found.settings.items() if is_method(name)}
     return render_page(
         "comparison.html",
         found=found,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.run_settings import TrainingSet, open_training_set, read_settings
+from eval.run_settings import TrainingSet, open_training_set
 from psla_wds.errors import PslaError
 from psla_wds.evaluation.scores import Scores
 from psla_wds.io.locations import is_url, split_spec
@@ -74,7 +74,7 @@ def find_training_set(run: Run, specs: tuple[str, ...]) -> TrainingSet | None:
     Shards behind URLs are looked at only where `specs` names them: a report shall not wait.
     """
     try:
-        if not specs and any(is_url(spec) for spec in read_settings(run).index):
+        if not specs and any(is_url(spec) for spec in run.config.index):
             return None
         return open_training_set(run, specs)
     except PslaError as error:
@@ -105,7 +105,7 @@ def audit(data: TrainingSet, scores: Scores, run: Run, specs: tuple[str, ...]) -
             if not count and positives.get(mid)
         ),
         in_both=int(np.count_nonzero(rows != NOT_THERE)),
-        refused=tuple(_refused(specs or data.settings.index)),
+        refused=tuple(_refused(specs or data.config.index)),
         damaged=run.damaged,
     )
 

@@ -43,7 +43,7 @@ def count_draws(data: TrainingSet) -> DrawCounts:
 def plan_figures(data: TrainingSet) -> list[Figure]:
     """Clips and draws of every class, and what stays unseen (PSLA figures 4 to 6)."""
     counts, drawn = data.index.class_counts(), count_draws(data)
-    settings = data.settings
+    settings = data.config
     mixes = settings.augment.mixup_rate > 0
     return [
         class_counts_figure(counts, data.index.classes.names),

@@ -28,7 +28,7 @@ from eval.comparison import SCORES_OF_A_RUN
 from eval.data_audit import find_training_set
 from eval.draw_counts import plan_figures
 from eval.run_charts import seeds_figure, training_figures
-from eval.run_settings import differing_settings, is_learned_from
+from eval.run_settings import differing_settings
 from eval.scored_runs import current_scored
 from psla_wds import cli
 from psla_wds.errors import ConfigError, ScoreError
@@ -39,6 +39,7 @@ from psla_wds.io.files import atomic_folder
 from psla_wds.reading.reader import ReaderConfig
 from psla_wds.runtime.distributed import join_world
 from psla_wds.shards.index_files import open_indexes
+from train.config import is_method
 from train.run.log import Run, read_run
 
 Shards = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]")]
@@ -97,7 +98,7 @@ def _marked(figure: Figure, runs: Sequence[Run]) -> Figure:
 
 def check_seeds(runs: Sequence[Run]) -> None:
     """Raise unless the runs differ by their seed alone, among what they learn from."""
-    found = {n: v for n, v in differing_settings(runs).items() if is_learned_from(n)}
+    found = {n: v for n, v in differing_settings(runs).items() if is_method(n)}
     found.pop("seed", None)
     if found:
         differences = "; ".join(f"{name}: {', '.join(values)}" for name, values in found.items())

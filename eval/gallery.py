@@ -23,7 +23,7 @@ from eval.gallery_page import Exhibit, gallery
 from eval.run_settings import open_training_set
 from psla_wds import cli
 from psla_wds.errors import ConfigError
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.io.disk import disk_errors
 from psla_wds.loading.loader import Loader
 from psla_wds.loading.waveforms import WaveformLoader
@@ -98,7 +98,7 @@ def open_source(args: Args) -> Source:
     """The clips and the plan of a run, or of shards by the settings that are given."""
     if args.run is not None:
         data = open_training_set(read_run(args.run), args.index)
-        index, settings = data.index, data.settings
+        index, settings = data.index, data.config
         batch_size = settings.batch_size
     else:
         index, settings, batch_size = open_indexes(args.index), args, args.clips

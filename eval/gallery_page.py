@@ -11,7 +11,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from eval.chart_files import document
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 
 STAGES = ("waveform", "log-mel", "masked", "mixed", "masked and mixed: as trained")
 PANEL_WIDTH, PANEL_HEIGHT = 210, 110

@@ -14,7 +14,7 @@ from eval.correlations import Correlation
 from eval.data_audit import DataAudit
 from eval.page import decimal, render_page
 from eval.run_charts import data_verdict, training_figures
-from eval.run_settings import flatten
+from eval.run_settings import flatten, settings_of
 from eval.scored_runs import Scored, predict_again
 from psla_wds.evaluation.bootstrap import Intervals
 from psla_wds.evaluation.metrics import Metrics
@@ -86,7 +86,7 @@ def render(report: Report) -> str:
         ranked=ranked,
         training=training_summary(run) if run else "",
         verdict=data_verdict(run) if run else "",
-        settings=flatten(run.config) if run else [],
+        settings=flatten(settings_of(run)) if run else [],
         commands=commands(report),
         bounds=_bounds_of(report),
         class_bounds=_bounds_of_classes(report),

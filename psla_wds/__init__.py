@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from psla_wds.errors import PslaError
-    from psla_wds.features.log_mel import FeatureConfig
+    from psla_wds.features.config import FeatureConfig
     from psla_wds.loading.batches import LoaderConfig, evaluation_batches, training_batches
     from psla_wds.loading.epochs import Epochs, Share
     from psla_wds.loading.loader import Batch, Loader
@@ -61,7 +61,7 @@ __all__ = [
 
 _NAMES = {
     "errors": ("PslaError",),
-    "features.log_mel": ("FeatureConfig",),
+    "features.config": ("FeatureConfig",),
     "loading.batches": ("LoaderConfig", "evaluation_batches", "training_batches"),
     "loading.epochs": ("Epochs", "Share"),
     "loading.loader": ("Batch", "Loader"),

@@ -1,8 +1,12 @@
-"""Configurations to JSON and back: what a run was made of, in a file that makes it again."""
+"""Settings as dataclasses: what kind each field is, its range, and the way to JSON and back."""
 
 import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import cattrs
 
@@ -15,6 +19,77 @@ _converter.register_unstructure_hook(Path, str)
 _converter.register_structure_hook(Path, lambda value, _: Path(value))
 
 
+class Kind(Enum):
+    """What a setting has to do with the result; a field says so as `Annotated[type, kind]`."""
+
+    METHOD = "changes what is learned"  # every field that says nothing else
+    DATA = "names files of the method; the fingerprint of the index covers their content"
+    PLACE = "says where shards lie and how this machine reads them"
+    START = "says what this start of the command does"
+    SPEED = "changes how fast a run goes, what it logs, or when it gives up"
+
+
+@dataclass(frozen=True)
+class Within:
+    """Range of a number, or of each number of a tuple, as `Annotated[float, Within(0, 1)]`."""
+
+    low: int | float = -math.inf
+    high: int | float = math.inf
+    without: tuple[int | float, ...] = ()
+    """Ends that do not belong to the range."""
+
+    def holds(self, value: int | float) -> bool:
+        return self.low <= value <= self.high and math.isfinite(value) and value not in self.without
+
+    def __str__(self) -> str:
+        above = "above" if self.low in self.without else "at least"
+        below = "below" if self.high in self.without else "at most"
+        ends = [f"{above} {self.low:g}"] if math.isfinite(self.low) else []
+        ends += [f"{below} {self.high:g}"] if math.isfinite(self.high) else []
+        return " and ".join(ends)
+
+
+def kinds_of(config_type: type) -> dict[str, Kind]:
+    """The kind of each field of a configuration; `Kind.METHOD` where it names none."""
+    return {name: next(_marks(hint, Kind), Kind.METHOD) for name, hint in _hints(config_type)}
+
+
+def check_ranges(config: Any, section: str = "") -> None:
+    """Raise `ConfigError` for the first field whose value is outside its `Within`.
+
+    Args:
+        section: prefix of the flags, such as "optimizer"; None values are not checked.
+    """
+    for name, hint in _hints(type(config)):
+        value = getattr(config, name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        for allowed in _marks(hint, Within):
+            if value is not None and not all(allowed.holds(number) for number in numbers):
+                raise ConfigError(
+                    f"{name}={value} is out of range",
+                    where=flag(name, section),
+                    fix=f"set {flag(name, section)} to a number that is {allowed}",
+                )
+
+
+def flag(name: str, section: str = "") -> str:
+    """The command line's flag for a field, by its (dotted) name."""
+    return "--" + f"{section}.{name}".lstrip(".").replace("_", "-")
+
+
+def _hints(config_type: type) -> Iterator[tuple[str, Any]]:
+    hints = get_type_hints(config_type, include_extras=True)
+    return ((field.name, hints[field.name]) for field in fields(config_type))
+
+
+Mark = TypeVar("Mark", Kind, Within)
+
+
+def _marks(hint: Any, kind: type[Mark]) -> Iterator[Mark]:
+    if get_origin(hint) is Annotated:
+        yield from (mark for mark in get_args(hint)[1:] if isinstance(mark, kind))
+
+
 def to_json(config: Any) -> dict[str, Any]:
     """A configuration dataclass as values that JSON knows."""
     return json.loads(json.dumps(_converter.unstructure(config)))
@@ -25,7 +100,7 @@ def from_json(config_type: type[C], values: Any, *, where: object) -> C:
     try:
         if not isinstance(values, dict):
             raise ConfigError(
-                "the configuration is no table of settings", where=where, fix="write {...}"
+                "the configuration is not a table of settings", where=where, fix="write {...}"
             )
         return _converter.structure(values, config_type)
     except cattrs.BaseValidationError as error:
@@ -43,7 +118,7 @@ def read_json(config_type: type[C], path: Path, *, besides: tuple[str, ...] = ()
     """The configuration in a file, such as a run's config.json.
 
     Args:
-        besides: names of what else the file may have, which is no setting.
+        besides: other names that the file may have.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -25,7 +25,8 @@ from psla_wds import cli
 from psla_wds.audio.decode import SILENT_DBFS, decode_pcm, level_dbfs, reason_of
 from psla_wds.audio.quality import Spectrum, is_clipped
 from psla_wds.errors import ConfigError, ShardError
-from psla_wds.features.log_mel import FeatureConfig, LogMel
+from psla_wds.features.config import FeatureConfig
+from psla_wds.features.log_mel import LogMel
 from psla_wds.progress import progress_bar
 from psla_wds.reading.reader import Reader
 from psla_wds.shards.index import ShardIndex

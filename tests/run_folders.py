@@ -23,6 +23,7 @@ def step_line(step: int, loss: float = 0.5) -> str:
 def epoch_line(epoch: int, map_: float | None = 0.25, **other: float) -> str:
     quality = {"train_loss": 0.4, "eval_loss": 0.3, "mAP": map_, "mAUC": 0.8, "d_prime": 1.19}
     rates = {"learning_rate": 1e-4, "clips_per_s": 900.0, "data_wait": 0.02, "duration_s": 60.0}
+    rates["storage_wait"] = 0.01
     record = {"event": "epoch", "epoch": epoch, "step": 100 * epoch, **quality, **rates, **other}
     return json.dumps(record)
 

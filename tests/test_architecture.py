@@ -33,7 +33,7 @@ ORDER = {
         "tagging",
     ],
     "sharding": ["foreign", "sources", "packing"],
-    "train": ["optimizer", "recipes", "steps", "run", "learner"],
+    "train": ["config", "optimizer", "recipes", "steps", "run", "learner"],
     "eval": ["tagging", "exporting"],
 }
 """Rooms of each package: one imports only what stands before it; commands stand behind them all."""

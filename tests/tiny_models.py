@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
-from psla_wds.models.audio_tagger import AudioTagger, ModelConfig
+from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.checkpoint import Checkpoint
+from psla_wds.models.config import ModelConfig
 
 CLASSES = ClassList(("/t/0", "/t/1", "/t/2"), ("low", "middle, or so", "noise"))
 FEATURES = FeatureConfig(num_frames=128, num_mels=64)

@@ -7,9 +7,9 @@ import torch
 
 from psla_wds.runtime.distributed import World
 from psla_wds.shards.index import ShardIndex
+from train.config import TrainConfig
 from train.learner import Learner
 from train.optimizer import Moment, learning_rate
-from train.recipes import TrainConfig
 from train.training_data import TrainingData, open_training_data
 
 MOST_RATES = 12

@@ -13,6 +13,7 @@ from psla_wds.loading.loader import Batch
 from psla_wds.models.audio_tagger import AudioTagger, loss
 from psla_wds.models.batch_norm import ghost_norms, normalise_over
 from psla_wds.runtime.distributed import World
+from train.config import Compile, TrainConfig
 from train.optimizer import (
     Moment,
     build_optimizer,
@@ -21,9 +22,7 @@ from train.optimizer import (
     set_learning_rate,
     step_unless,
 )
-from train.recipes import Compile, TrainConfig
-from train.steps.running_statistics import RunningStatistics
-from train.steps.weight_average import WeightAverage
+from train.steps.averages import RunningStatistics, WeightAverage
 
 AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -18,11 +18,11 @@ from psla_wds.models.checkpoint import Checkpoint, epoch_path, save_checkpoint
 from psla_wds.progress import DataTimer, Interval, progress_bar
 from psla_wds.runtime.distributed import World
 from psla_wds.shards.index import ShardIndex
+from train.config import TrainConfig
 from train.learner import Learner
 from train.optimizer import Moment, learning_rate
-from train.recipes import TrainConfig
 from train.run.folder import RunDir
-from train.run.records import RunLog
+from train.run.log import RunLog
 from train.run.state import StateWriter, check_types
 from train.steps.bad_steps import BadSteps, clips_as_json
 from train.steps.metrics import Means, Measures

@@ -21,29 +21,27 @@ import torch
 import tyro
 
 from psla_wds import cli
-from psla_wds.config import to_json
+from psla_wds.config import Kind, to_json
 from psla_wds.errors import ConfigError, PslaError
 from psla_wds.loading.loader import check_dali
 from psla_wds.models.audio_tagger import build_model
 from psla_wds.models.batch_norm import check_batch_norm
 from psla_wds.models.checkpoint import epoch_path
+from psla_wds.models.config import RANDOM
 from psla_wds.models.fine_tuning import Start, first_tagger
-from psla_wds.models.initial_weights import RANDOM
-from psla_wds.reading.reader import ReaderConfig
 from psla_wds.runtime.distributed import World, join_world
 from psla_wds.runtime.environment import environment, sources_digest
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
-from psla_wds.shards.overlay import apply_overlay
 from psla_wds.shards.teacher import apply_teacher
+from train.config import KINDS, TrainConfig, check_all_read
 from train.dry_run import try_out
 from train.learner import Learner
 from train.loop import Trainer
-from train.recipes import RECIPES, TrainConfig, with_compat
+from train.recipes import RECIPES
 from train.run.folder import RunDir, read_config
-from train.run.records import RunLog
-from train.run.unused_settings import check_all_read
-from train.training_data import layout_of
+from train.run.log import RunLog
+from train.training_data import layout_of, open_training_index
 
 PROG = "torchrun train/main.py"
 
@@ -102,10 +100,9 @@ def _begin(
 
 
 def _agree_on_settings(config: TrainConfig, world: World) -> None:
-    """Raise on all ranks where a setting differs, but for where shards lie, and how to read; or
-    where some have no GPU."""
+    """Raise on all ranks where a setting differs that is not a place, or where some have no GPU."""
     world.agree(world.device.type, "kinds of device")
-    settings = to_json(replace(config, index=(), eval_index=(), reader=ReaderConfig()))
+    settings = {n: v for n, v in to_json(config).items() if KINDS[n] is not Kind.PLACE}
     others = [json.loads(text) for text in world.messages(json.dumps(settings))]
     for name, value in settings.items():
         if any(other[name] != value for other in others):
@@ -126,11 +123,7 @@ def _prepare(
         clips_per_pass=layout.clips_per_pass,
         device=world.device,
     )
-    index = open_indexes(config.index)
-    if config.labels:
-        index = apply_overlay(index, config.labels)
-    if config.subset is not None:
-        index = index.select_random(config.subset, seed=config.subset_seed)
+    index = open_training_index(config)
     if config.distill:
         index = apply_teacher(index, config.distill)
     index.check_shards()
@@ -205,7 +198,7 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
         recipe = read_config(Path(path))
         config = tyro.cli(TrainConfig, default=recipe, args=settings, prog=f"{PROG} {path}")
     check_all_read(config, recipe)
-    return with_compat(config)
+    return config
 
 
 def main() -> None:

@@ -3,14 +3,13 @@
 import logging
 import math
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-from psla_wds.errors import ConfigError
 from psla_wds.models.backbones import trunk_layers
+from train.config import OptimizerConfig
 
 logger = logging.getLogger("train")
 
@@ -18,60 +17,6 @@ OFFICIAL_WARMUP_INTERVAL = 50
 """Steps between two changes of the rate in the official code's warm-up."""
 
 ALGORITHMS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """Adam and its learning rate. Defaults are the paper's for the full AudioSet."""
-
-    algorithm: Literal["adam", "adamw"] = "adam"
-    """adam: weight decay is added to the gradient (L2), as in the official code.
-    adamw: it shrinks the weights themselves (Loshchilov and Hutter 2019, algorithm 2)."""
-    learning_rate: float = 1e-4
-    """After warm-up and before decay."""
-    trunk_factor: float = 1.0
-    """Of the trunk's learning rate; the head has the rate itself. Below 1 for a trunk that is
-    trained already; with 0 its weights stay as they are (BatchNorm's statistics do not)."""
-    layer_decay: float = 1.0
-    """Of the trunk's learning rate from each layer (stem, blocks, last convolution) to the one
-    before it, beginning at the head; below 1 the layers near the input change least (Howard and
-    Ruder 2018, Bao et al. 2022). 0.9 leaves 0.07 of the rate to the first of EfficientNet-B2's."""
-    betas: tuple[float, float] = (0.95, 0.999)
-    """Decay of Adam's running means of the gradient and of its square."""
-    weight_decay: float = 5e-7
-    """The paper's, for adam; adamw wants far more, 0.01 by its own default."""
-    warmup_steps: int = 1000
-    """Steps over which the learning rate rises from the run's start; 0 for none."""
-    warmup: Literal["linear", "stepped"] = "linear"
-    """linear: every step has a higher rate than the one before. stepped: as the official code,
-    changed every 50 steps, so that the first 50 have a rate of 0."""
-    decay: Literal["steps", "cosine"] = "steps"
-    """steps: times `decay_factor` after some epochs (PSLA IV-B). cosine: half a cosine from the
-    end of warm-up to 0 at the end of the run (Loshchilov and Hutter 2017, equation 5)."""
-    decay_after_epochs: tuple[int, ...] = (10, 15, 20, 25)
-    """The learning rate is multiplied by `decay_factor` after each; epochs count from 1."""
-    decay_factor: float = 0.5
-
-    def __post_init__(self) -> None:
-        epochs = self.decay_after_epochs
-        epochs_rise = all(a < b for a, b in pairwise((0, *epochs)))
-        rules = (
-            (0 < self.learning_rate < math.inf, "learning_rate", "to a number above 0"),
-            (0 <= self.trunk_factor <= 1, "trunk_factor", "to a number from 0 to 1"),
-            (0 < self.layer_decay <= 1, "layer_decay", "to a number above 0 and at most 1"),
-            (all(0 <= beta < 1 for beta in self.betas), "betas", "to two numbers in [0, 1)"),
-            (0 <= self.weight_decay < math.inf, "weight_decay", "to a number of at least 0"),
-            (self.warmup_steps >= 0, "warmup_steps", "to at least 0"),
-            (epochs_rise, "decay_after_epochs", "to rising epochs from 1, like 10 15 20 25"),
-            (0 < self.decay_factor <= 1, "decay_factor", "to a number above 0 and at most 1"),
-        )
-        for holds, field, good_value in rules:
-            if not holds:
-                raise ConfigError(
-                    f"{field}={getattr(self, field)} is out of range or out of order",
-                    where="optimizer",
-                    fix=f"set --optimizer.{field.replace('_', '-')} {good_value}",
-                )
 
 
 @dataclass(frozen=True)

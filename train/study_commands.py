@@ -9,11 +9,12 @@ import torch
 
 from psla_wds.errors import ConfigError
 from psla_wds.models.checkpoint import epoch_path
-from psla_wds.models.initial_weights import IMAGENET
+from psla_wds.models.config import IMAGENET
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
+from train.config import TrainConfig
 from train.paper_tables import Cell, Member
-from train.recipes import RECIPES, TrainConfig
+from train.recipes import RECIPES
 from train.study_settings import (
     PAPER_SETS,
     StudyArgs,

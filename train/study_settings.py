@@ -12,10 +12,11 @@ from psla_wds.config import to_json
 from psla_wds.errors import ConfigError
 from psla_wds.io.disk import disk_errors
 from psla_wds.io.files import atomic_open
-from psla_wds.models.initial_weights import IMAGENET, RANDOM, published_address
+from psla_wds.models.config import IMAGENET, RANDOM
+from psla_wds.models.initial_weights import published_address
+from train.config import TrainConfig
 from train.main import parse
 from train.paper_tables import DataSet, Study
-from train.recipes import TrainConfig
 from train.studies import STUDIES, training_size
 
 Shards = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]")]

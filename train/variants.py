@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
-from psla_wds.models.heads import NUM_HEADS, Head
-from train.recipes import TrainConfig
-from train.run.unused_settings import value_of
+from psla_wds.models.config import NUM_HEADS, Head
+from train.config import TrainConfig, value_of
 
 
 @dataclass(frozen=True)

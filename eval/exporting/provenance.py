@@ -4,23 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from psla_wds.errors import ConfigError, ScoreError
+from psla_wds.config import Kind, to_json
+from psla_wds.errors import ScoreError
 from psla_wds.models.checkpoint import CHECKPOINTS
-from psla_wds.models.initial_weights import IMAGENET, RANDOM
+from psla_wds.models.config import IMAGENET, RANDOM
 from psla_wds.models.model_folder import Provenance
-
-PLACES = (
-    "index",
-    "labels",
-    "distill",
-    "eval_index",
-    "run_dir",
-    "resume",
-    "dry_run",
-    "wandb",
-    "reader",
-)
-"""Settings of a run that say where things are and how fast: nothing that others need to know."""
+from train.config import KINDS
+from train.run.folder import read_config, read_made_with
 
 HEADLINES = (
     "mAP",
@@ -60,18 +50,9 @@ def headline_metrics(path: Path) -> dict[str, Any]:
 
 
 def _of_run(path: Path) -> Provenance:
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        made_with = settings.pop("made_with", {})
-        recipe = {name: value for name, value in settings.items() if name not in PLACES}
-        initial_weights = str(recipe["model"]["initial_weights"])
-        if initial_weights not in (IMAGENET, RANDOM):
-            recipe["model"]["initial_weights"] = Path(initial_weights).name
-        fingerprint = made_with.get("index_fingerprint")
-        return Provenance(recipe, None if fingerprint is None else str(fingerprint))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(
-            f"this is no configuration of a run: {error!r}",
-            where=path,
-            fix="export the checkpoint from a folder of its own",
-        ) from None
+    config, made_with = read_config(path), read_made_with(path)
+    recipe = {n: v for n, v in to_json(config).items() if KINDS[n] is Kind.METHOD}
+    if config.model.initial_weights not in (IMAGENET, RANDOM):
+        recipe["model"]["initial_weights"] = Path(config.model.initial_weights).name
+    fingerprint = made_with.get("index_fingerprint")
+    return Provenance(recipe, None if fingerprint is None else str(fingerprint))

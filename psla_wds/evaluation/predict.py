@@ -11,7 +11,7 @@ import torch
 from psla_wds.evaluation.origins import Origin
 from psla_wds.evaluation.score_folder import ROWS_AT_ONCE, ScoreFolder
 from psla_wds.evaluation.scores import Scores, targets_of
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
 from psla_wds.loading.loader import Loader
 from psla_wds.models.audio_tagger import AudioTagger

@@ -17,14 +17,9 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.types import Constant, DALIDataType
 
 from psla_wds.errors import ConfigError
+from psla_wds.features.config import FeatureConfig
 from psla_wds.features.encoded_batch import EncodedBatch, UndecodableBatchError
-from psla_wds.features.log_mel import (
-    PREEMPHASIS,
-    SMALLEST_ENERGY,
-    FeatureConfig,
-    hann_window,
-    mel_matrix,
-)
+from psla_wds.features.log_mel import PREEMPHASIS, SMALLEST_ENERGY, hann_window, mel_matrix
 
 PREFETCH_BATCHES = 2  # that DALI works on at a time, the one it returns next included
 

@@ -4,114 +4,16 @@
 exported with a model, and is the reference of the tests.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import nn
 from torchaudio.compliance.kaldi import get_mel_banks
 
-from psla_wds.errors import ConfigError
+from psla_wds.features.config import FeatureConfig
 
 PREEMPHASIS = 0.97  # Kaldi's default
 SMALLEST_ENERGY = torch.finfo(torch.float32).eps  # Kaldi's floor before the logarithm
-FEWEST_MELS = 4  # get_mel_banks asserts more than 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureConfig:
-    """Log-mel front end. The defaults are the paper's, for AudioSet and FSD50K."""
-
-    sample_rate_hz: int = 16_000
-    """Sample rate of the clips; the shards must have been built at this rate."""
-    window_ms: float = 25.0
-    """Length of the symmetric Hann window of a frame."""
-    hop_ms: float = 10.0
-    """Time from the start of a frame to the start of the next."""
-    num_mels: int = 128
-    """Mel filters, and so features per frame."""
-    low_hz: float = 20.0
-    """Lower edge of the mel filters."""
-    high_hz: float = 8_000.0
-    """Upper edge of the mel filters, at most half the sample rate."""
-    num_frames: int = 1056
-    """Frames given to the model; shorter clips are padded, longer ones cut."""
-    mean: float = -4.6476
-    """Mean of the log-mel values of the data set, subtracted from them."""
-    std: float = 4.5699
-    """Standard deviation of the log-mel values of the data set, which divides them."""
-
-    def __post_init__(self) -> None:
-        self._check_framing()
-        self._check_filters()
-        _require(self.std > 0, f"std={self.std:g} divides the features", "--features.std 4.5699")
-
-    def _check_framing(self) -> None:
-        _require(
-            self.sample_rate_hz > 0,
-            f"sample_rate_hz={self.sample_rate_hz} is not positive",
-            "--features.sample-rate-hz 16000",
-        )
-        _require(
-            self.window_samples >= 2,
-            f"window_ms={self.window_ms:g} holds {self.window_samples} samples",
-            "--features.window-ms 25",
-        )
-        _require(
-            self.hop_samples >= 1,
-            f"hop_ms={self.hop_ms:g} is less than a sample",
-            "--features.hop-ms 10",
-        )
-        _require(
-            self.hop_samples <= self.window_samples,
-            f"hop_ms={self.hop_ms:g} is longer than window_ms={self.window_ms:g}: "
-            "samples between windows would never be seen",
-            f"--features.hop-ms {self.window_ms:g}",
-        )
-        _require(
-            self.num_frames >= 1, f"num_frames={self.num_frames}", "--features.num-frames 1056"
-        )
-
-    def _check_filters(self) -> None:
-        nyquist_hz = self.sample_rate_hz / 2
-        _require(
-            self.num_mels >= FEWEST_MELS,
-            f"num_mels={self.num_mels} is less than {FEWEST_MELS}",
-            "--features.num-mels 128",
-        )
-        _require(
-            0 < self.high_hz <= nyquist_hz,
-            f"high_hz={self.high_hz:g} is not between 0 and half the sample rate ({nyquist_hz:g})",
-            f"--features.high-hz {nyquist_hz:g}",
-        )
-        _require(
-            0 <= self.low_hz < self.high_hz,
-            f"low_hz={self.low_hz:g} is not between 0 and high_hz={self.high_hz:g}",
-            "--features.low-hz 0",
-        )
-
-    @property
-    def window_samples(self) -> int:
-        return _samples(self.window_ms, self.sample_rate_hz)
-
-    @property
-    def hop_samples(self) -> int:
-        return _samples(self.hop_ms, self.sample_rate_hz)
-
-    @property
-    def fft_size(self) -> int:
-        """The next power of two: Kaldi pads the frame with zeros up to it."""
-        return 1 << (self.window_samples - 1).bit_length()
-
-    @property
-    def num_bins(self) -> int:
-        return self.fft_size // 2 + 1
-
-    @property
-    def max_clip_samples(self) -> int:
-        """Samples that `num_frames` frames see; what follows them in a clip is cut."""
-        return (self.num_frames - 1) * self.hop_samples + self.window_samples
 
 
 class LogMel(nn.Module):
@@ -225,12 +127,3 @@ def mel_matrix(config: FeatureConfig) -> Float32[torch.Tensor, "mels bins"]:
         vtln_warp_factor=1.0,
     )
     return F.pad(filters, (0, 1))  # the bin at half the sample rate feeds no filter
-
-
-def _samples(length_ms: float, sample_rate_hz: int) -> int:
-    return int(sample_rate_hz * length_ms * 0.001)  # torchaudio's rounding, to the letter
-
-
-def _require(holds: bool, what: str, fix: str) -> None:
-    if not holds:
-        raise ConfigError(what, where="features", fix=f"set {fix}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.loading.epochs import Epochs, Share, current_share
 from psla_wds.loading.loader import Batch, Loader
 from psla_wds.reading.reader import ReaderConfig

@@ -10,8 +10,8 @@ from jaxtyping import Float32, Int64
 
 from psla_wds.audio.decode import decode_pcm
 from psla_wds.errors import ConfigError, ShardError
+from psla_wds.features.config import FeatureConfig
 from psla_wds.features.encoded_batch import NULL_WAV, EncodedBatch, UndecodableBatchError
-from psla_wds.features.log_mel import FeatureConfig
 from psla_wds.reading.read_ahead import ReadAhead, mixed_targets, rows_read
 from psla_wds.reading.read_tuner import verdict
 from psla_wds.reading.reader import DamagedClipError, ReaderConfig, open_reader, undecodable_clip

@@ -4,11 +4,9 @@ The paper's, by efficientnet_pytorch and torchvision, and any of timm's that giv
 keep the names that their library publishes them under.
 """
 
-import difflib
 import re
 from collections import OrderedDict
 from itertools import groupby
-from types import ModuleType
 
 import torch
 from efficientnet_pytorch import EfficientNet
@@ -16,45 +14,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from psla_wds.errors import ConfigError
-
-EFFICIENTNETS = tuple(f"efficientnet-b{size}" for size in range(8))
-BACKBONES = (*EFFICIENTNETS, "resnet-50", "mobilenet-v2")
-TIMM = "timm/"
+from psla_wds.models.config import EFFICIENTNETS, TIMM, timm
 
 PROBED_FRAMES = (256, 512)
 
 BLOCK = re.compile(r"^(?:_blocks|layer\d|features)\.\d+")
 """How names in a block begin, in networks of efficientnet_pytorch and torchvision."""
-
-
-def check_backbone(name: str) -> None:
-    """Raise `ConfigError`, with the nearest names, unless `build_trunk` knows the backbone."""
-    known: tuple[str, ...] = BACKBONES
-    if name.startswith(TIMM):
-        # Only names that timm lists: others, such as hf-hub:, would load a stranger's network.
-        names = {*timm().list_models(), *timm().list_models(pretrained=True)}
-        known = tuple(sorted(TIMM + listed for listed in names))
-    if name not in known:
-        nearest = difflib.get_close_matches(name.lower(), known)
-        others = f"{', '.join(BACKBONES)}, or timm/NAME"
-        raise ConfigError(
-            f"there is no backbone {name}",
-            where="model",
-            fix=f"set --model.backbone {' or '.join(nearest) or others}",
-        )
-
-
-def timm() -> ModuleType:
-    """The package timm, which only backbones of that name need."""
-    try:
-        import timm
-    except ImportError:
-        raise ConfigError(
-            "backbones timm/NAME need the package timm",
-            where="model",
-            fix="python -m pip install -c constraints.txt timm",
-        ) from None
-    return timm
 
 
 def build_trunk(

@@ -3,16 +3,14 @@
 The official code trains on 4 GPUs with 25 clips each, so it normalises groups of 25.
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from psla_wds.errors import ConfigError
+from psla_wds.models.config import BatchNormOver
 
-BatchNormOver = Literal["rank", "groups", "batch"]
 SMALLEST_GROUP = 2
 """Clips that have a variance, however few pixels a map has."""
 

@@ -13,11 +13,11 @@ import torch
 
 from psla_wds.config import from_json, to_json
 from psla_wds.errors import CheckpointError
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.io.tensor_files import check_tensors, load_tensors, save_tensors
 from psla_wds.labels.class_list import ClassList
-from psla_wds.models.audio_tagger import AudioTagger, ModelConfig
-from psla_wds.models.initial_weights import RANDOM
+from psla_wds.models.audio_tagger import AudioTagger
+from psla_wds.models.config import RANDOM, ModelConfig
 from psla_wds.models.official import architecture, is_official, official_features, tagger_weights
 
 logger = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from psla_wds.errors import CheckpointError, ConfigError
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.io.files import sha256_of
 from psla_wds.io.tensor_files import check_tensors, difference, load_tensors
 from psla_wds.labels.class_list import ClassList
-from psla_wds.models.audio_tagger import AudioTagger, ModelConfig, build_model
+from psla_wds.models.audio_tagger import AudioTagger, build_model
 from psla_wds.models.checkpoint import (
     FIX,
     Checkpoint,
@@ -21,8 +21,8 @@ from psla_wds.models.checkpoint import (
     holds_tagger,
     read_checkpoint,
 )
+from psla_wds.models.config import IMAGENET, RANDOM, ModelConfig
 from psla_wds.models.heads import count_classes
-from psla_wds.models.initial_weights import IMAGENET, RANDOM
 from psla_wds.models.model_folder import is_model_folder, read_model, read_model_config
 from psla_wds.models.official import is_official, tagger_weights
 

@@ -5,15 +5,13 @@ scores the frames by themselves (`score_frames`), which is what says when a soun
 """
 
 from collections.abc import Iterator
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
-Head = Literal["multi-head-attention", "single-head-attention", "mean-pooling", "linear"]
-
-NUM_HEADS = 4
+from psla_wds.models.config import Head
 
 # The official code's clamp of attention and of scores; in float32, 1 - 1e-7 is still below 1.
 SMALLEST_SCORE = 1e-7

@@ -10,10 +10,7 @@ from torch import Tensor, nn
 
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.io.tensor_files import check_tensors, difference, load_tensors
-from psla_wds.models.backbones import TIMM, timm
-
-IMAGENET = "imagenet"
-RANDOM = "none"
+from psla_wds.models.config import IMAGENET, TIMM, timm
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ from typing import Any
 
 from psla_wds.config import read_json, to_json
 from psla_wds.errors import CheckpointError, ConfigError
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.io.files import sha256_of
 from psla_wds.io.tensor_files import check_tensors, load_tensors, safetensors
 from psla_wds.labels.class_list import ClassList
-from psla_wds.models.audio_tagger import ModelConfig
 from psla_wds.models.checkpoint import CHECKPOINTS, Checkpoint
-from psla_wds.models.initial_weights import RANDOM
+from psla_wds.models.config import RANDOM, ModelConfig
 
 FORMAT_VERSION = 1
 LIBRARY = "psla-wds"

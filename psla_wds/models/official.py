@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from psla_wds.errors import CheckpointError
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.io.tensor_files import shapes
-from psla_wds.models.backbones import BACKBONES, build_trunk
-from psla_wds.models.heads import NUM_HEADS, Head, count_classes
+from psla_wds.models.backbones import build_trunk
+from psla_wds.models.config import BACKBONES, NUM_HEADS, Head
+from psla_wds.models.heads import count_classes
 
 # Official prefix, ours. The published EfficientNets still carry their unused ImageNet classifier.
 OURS = {

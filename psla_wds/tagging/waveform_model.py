@@ -9,7 +9,8 @@ from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
 from psla_wds.errors import CheckpointError
-from psla_wds.features.log_mel import FeatureConfig, WindowFeatures
+from psla_wds.features.config import FeatureConfig
+from psla_wds.features.log_mel import WindowFeatures
 from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.checkpoint import Checkpoint
 

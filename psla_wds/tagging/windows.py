@@ -11,7 +11,7 @@ from jaxtyping import Float32
 
 from psla_wds.audio.recordings import Block
 from psla_wds.errors import ConfigError
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 
 
 @dataclass(frozen=True, kw_only=True)

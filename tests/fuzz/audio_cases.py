@@ -14,7 +14,7 @@ import torch
 
 from psla_wds.audio.decode import ClipRefusedError, load_clip
 from psla_wds.errors import PslaError
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
 from psla_wds.loading.loader import Loader
 from psla_wds.reading.reader import ReaderConfig

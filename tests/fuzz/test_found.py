@@ -33,7 +33,7 @@ from psla_wds.shards.tar import (
     write_tar,
 )
 from sharding.check import check
-from train.recipes import TrainConfig
+from train.config import TrainConfig
 
 NESTED = b"[" * 20_000
 

@@ -11,10 +11,10 @@ from properties import Trap, accepted, fuzz, tiers
 from tiny_models import tiny_checkpoint
 
 from psla_wds.errors import CheckpointError
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
-from psla_wds.models.audio_tagger import ModelConfig
 from psla_wds.models.checkpoint import Checkpoint
+from psla_wds.models.config import ModelConfig
 from psla_wds.models.model_folder import Provenance, read_model, write_model
 from psla_wds.tagging.tagger import Tagger
 

@@ -18,11 +18,12 @@ from properties import Trap, accepted, fuzz, tiers
 from psla_wds.config import to_json
 from psla_wds.errors import CheckpointError, ScoreError
 from psla_wds.evaluation.scores import LAYOUT, Scores
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
-from psla_wds.models.audio_tagger import ModelConfig
 from psla_wds.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from train.recipes import DEMO, TrainConfig
+from psla_wds.models.config import ModelConfig
+from train.config import TrainConfig
+from train.recipes import DEMO
 from train.run.folder import RunDir, read_config, read_made_with
 from train.run.folder import _tell_changes as tell_changes
 from train.run.log import read_run

@@ -8,9 +8,9 @@ import torch
 from reference.front_end import assert_same_log_mel, decode, front_end, kaldi_log_mel
 from reference.signals import SIGNALS, encode, mixed_batch, plain_batch, source_of, white_noise
 
+from psla_wds.features.config import FeatureConfig
 from psla_wds.features.dali import FrontEnd, UndecodableBatchError
 from psla_wds.features.encoded_batch import EncodedBatch
-from psla_wds.features.log_mel import FeatureConfig
 
 pytestmark = pytest.mark.gpu
 

@@ -12,11 +12,13 @@ import torch
 from conftest import run
 
 from psla_wds.loading.loader import Batch
-from psla_wds.models.audio_tagger import ModelConfig, build_model
+from psla_wds.models.audio_tagger import build_model
+from psla_wds.models.config import ModelConfig
 from psla_wds.runtime.distributed import World
+from train.config import Precision, TrainConfig
 from train.learner import Learner
 from train.optimizer import Moment
-from train.recipes import DEMO, Precision, TrainConfig
+from train.recipes import DEMO
 from train.run.log import read_run
 
 pytestmark = pytest.mark.gpu

@@ -14,7 +14,7 @@ from conftest import assert_user_error, run, run_command
 from eval.predict import Args, _prepare
 from psla_wds.errors import ConfigError, ScoreError
 from psla_wds.evaluation.predict import Predictor, gather_scores
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.loading.batches import LoaderConfig, training_batches
 from psla_wds.loading.epochs import Share
 from psla_wds.loading.loader import Batch

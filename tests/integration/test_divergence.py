@@ -12,8 +12,8 @@ from worlds import outcomes_in_world
 from psla_wds.errors import PslaError
 from psla_wds.loading.loader import Batch, Loader
 from psla_wds.shards.index_files import open_indexes
+from train.config import TrainConfig
 from train.main import train
-from train.recipes import TrainConfig
 from train.run.state import StateFiles
 
 DELIVER = Loader.__next__

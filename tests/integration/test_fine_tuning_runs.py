@@ -11,7 +11,7 @@ from conftest import TINY_CLASSES
 from test_training import MAIN, arguments, config_of, final_weights, torchrun
 
 from psla_wds.errors import CheckpointError
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
 from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.checkpoint import Checkpoint, save_checkpoint

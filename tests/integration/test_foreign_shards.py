@@ -15,7 +15,7 @@ from conftest import TINY_CLASSES, assert_user_error, run_command
 from foreign_tars import GOOD, RATE_HZ, audio_of, write_class_labels, write_members, write_tars
 
 from psla_wds.errors import ConfigError, ManifestError, ShardError
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.loading.loader import Loader
 from psla_wds.reading.reader import Reader, ReaderConfig
 from psla_wds.sampling.schedule import BatchLayout, EvaluationSchedule
@@ -23,7 +23,7 @@ from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import read_index
 from sharding.check import check
 from sharding.index import make_index
-from sharding.packing.rejects import REJECTED
+from sharding.packing.reports import REJECTED
 
 NUM_CLIPS = 24
 FEATURES = FeatureConfig(num_frames=64)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from psla_wds.errors import ConfigError, ShardError
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.io.storage import ShardFile
 from psla_wds.loading.loader import Batch, Loader
 from psla_wds.reading.read_tuner import FIRST_THREADS

@@ -12,10 +12,11 @@ import torch
 from conftest import run
 from documents import ROOT, Command, commands_of
 
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
-from psla_wds.models.audio_tagger import AudioTagger, ModelConfig
+from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.checkpoint import Checkpoint, save_checkpoint
+from psla_wds.models.config import ModelConfig
 
 PAGE = ROOT / "docs" / "own_data.md"
 CLASSES = ("dog", "rain", "siren")

@@ -14,7 +14,7 @@ from store_server import Store, serving
 
 from psla_wds import LoaderConfig, ReaderConfig, open_indexes, training_batches
 from psla_wds.errors import ConfigError, PslaError, ShardError, StaleIndexError
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.reading.reader import DamagedClipError, Reader
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import COLUMN_DTYPES, read_index

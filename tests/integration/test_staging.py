@@ -17,7 +17,7 @@ import pytest
 from store_server import serving
 
 from psla_wds import LoaderConfig, ReaderConfig, training_batches
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.reading.reader import Reader
 from psla_wds.reading.staging import copy_paths
 from psla_wds.shards.index import ShardIndex

@@ -19,13 +19,14 @@ from conftest import assert_user_error, run, run_command
 from psla_wds.errors import CheckpointError, ConfigError, PslaError, StaleIndexError
 from psla_wds.evaluation.metrics import evaluate
 from psla_wds.evaluation.scores import Scores
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.models.checkpoint import epoch_checkpoints, load_checkpoint
 from psla_wds.reading.reader import ReaderConfig
 from psla_wds.sampling.plan import SamplerConfig
 from psla_wds.shards.index_files import open_indexes
+from train.config import TrainConfig
 from train.main import parse, train
-from train.recipes import DEMO, TrainConfig
+from train.recipes import DEMO
 from train.run.folder import read_made_with
 from train.run.log import read_run
 

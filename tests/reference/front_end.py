@@ -7,8 +7,8 @@ import soundfile
 import torch
 from torchaudio.compliance import kaldi
 
+from psla_wds.features.config import FeatureConfig
 from psla_wds.features.encoded_batch import EncodedBatch
-from psla_wds.features.log_mel import FeatureConfig
 
 AUDIBLE = -13.0
 """Below this log-mel, close to the floor at -15.9, float32 rounding alone moves it by 2e-3."""

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from psla_wds.features.config import FeatureConfig
 from psla_wds.features.encoded_batch import NULL_WAV, EncodedBatch
-from psla_wds.features.log_mel import FeatureConfig
 
 SAMPLE_RATE_HZ = 16_000
 

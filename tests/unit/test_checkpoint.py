@@ -7,9 +7,9 @@ import torch
 
 from eval.average import average_weights
 from psla_wds.errors import CheckpointError, ConfigError
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
-from psla_wds.models.audio_tagger import ModelConfig, build_model
+from psla_wds.models.audio_tagger import build_model
 from psla_wds.models.checkpoint import (
     Checkpoint,
     check_classes,
@@ -18,6 +18,7 @@ from psla_wds.models.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from psla_wds.models.config import ModelConfig
 
 CONFIG = ModelConfig(
     backbone="efficientnet-b0", head="single-head-attention", initial_weights="none"

@@ -12,8 +12,9 @@ import torch
 from test_loss_curves import ALONE, STEPS, batches, curve, difference
 
 from psla_wds.models.audio_tagger import AudioTagger, build_model
+from train.config import Compile
 from train.learner import Learner
-from train.recipes import DEMO, Compile
+from train.recipes import DEMO
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -6,7 +6,8 @@ import pytest
 
 from psla_wds.config import from_json, read_json, to_json
 from psla_wds.errors import ConfigError
-from train.recipes import RECIPES, TrainConfig
+from train.config import TrainConfig
+from train.recipes import RECIPES
 
 
 @pytest.mark.parametrize("name", RECIPES)

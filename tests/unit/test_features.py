@@ -14,7 +14,8 @@ from reference.front_end import (
 from reference.signals import OTHER_CONFIGS, SIGNALS, real_clips, white_noise
 
 from psla_wds.errors import ConfigError
-from psla_wds.features.log_mel import FeatureConfig, LogMel, fit, mel_matrix, normalise
+from psla_wds.features.config import FeatureConfig
+from psla_wds.features.log_mel import LogMel, fit, mel_matrix, normalise
 
 DEFAULT = FeatureConfig()
 LOG_EPSILON = float(np.log(np.finfo(np.float32).eps))

@@ -11,10 +11,11 @@ from efficientnet_pytorch import EfficientNet
 from reference.official_model import OfficialEfficientNet, publish
 
 from psla_wds.errors import CheckpointError, ConfigError
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
-from psla_wds.models.audio_tagger import AudioTagger, ModelConfig
+from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.checkpoint import Checkpoint, save_checkpoint
+from psla_wds.models.config import ModelConfig
 from psla_wds.models.fine_tuning import Start, first_tagger
 from psla_wds.models.model_folder import Provenance, write_model
 

@@ -19,10 +19,10 @@ from psla_wds.audio.decode import decode_pcm
 from psla_wds.errors import ConfigError, ManifestError, PslaError, ShardError
 from psla_wds.labels.class_list import ClassList
 from sharding.check import check
-from sharding.foreign import scan
+from sharding.foreign.scan import scan
 from sharding.foreign.tar_members import split_name
 from sharding.index import class_separation, make_index
-from sharding.packing.rejects import REJECTED
+from sharding.packing.reports import REJECTED
 
 CLASSES = ClassList(("/t/0", "/t/1", "/t/2", "7"), ("low", "middle, or so", "2", "noise"))
 

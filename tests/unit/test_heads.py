@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from psla_wds.models.config import Head
 from psla_wds.models.heads import (
     AttentionHead,
-    Head,
     LinearHead,
     MeanPooling,
     MultiHeadAttention,

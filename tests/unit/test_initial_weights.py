@@ -13,7 +13,8 @@ from efficientnet_pytorch import EfficientNet
 
 import psla_wds.models.initial_weights
 from psla_wds.errors import CheckpointError, ConfigError
-from psla_wds.models.audio_tagger import AudioTagger, ModelConfig, build_model
+from psla_wds.models.audio_tagger import AudioTagger, build_model
+from psla_wds.models.config import ModelConfig
 
 needs_timm = pytest.mark.skipif(
     importlib.util.find_spec("timm") is None, reason="the package timm is not installed"

@@ -9,11 +9,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.loading.loader import Batch
-from psla_wds.models.audio_tagger import ModelConfig, build_model
+from psla_wds.models.audio_tagger import build_model
+from psla_wds.models.config import ModelConfig
 from psla_wds.runtime.distributed import World
+from train.config import Precision
 from train.learner import Learner
 from train.optimizer import Moment, build_optimizer
-from train.recipes import DEMO, Precision
+from train.recipes import DEMO
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 MODEL = replace(DEMO.model, drop_connect_rate=0.2)

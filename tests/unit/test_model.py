@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from psla_wds.errors import ConfigError
-from psla_wds.models.audio_tagger import AudioTagger, ModelConfig, build_model, clamp_scores, loss
-from psla_wds.models.heads import Head
+from psla_wds.models.audio_tagger import AudioTagger, build_model, clamp_scores, loss
+from psla_wds.models.config import Head, ModelConfig
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tiny_models import CLASSES, FEATURES, RATE_HZ, sweep, tiny_checkpoint
 
 from psla_wds.errors import CheckpointError
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.models.checkpoint import Checkpoint
 from psla_wds.models.model_folder import Provenance, read_model, read_model_config, write_model
 from psla_wds.tagging.tagger import Tagger

@@ -14,10 +14,10 @@ from reference.official_model import (
 )
 
 from psla_wds.errors import CheckpointError
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
-from psla_wds.models.audio_tagger import ModelConfig
 from psla_wds.models.checkpoint import Checkpoint, load_checkpoint
+from psla_wds.models.config import ModelConfig
 from psla_wds.models.fine_tuning import first_tagger
 
 NUM_CLASSES = 6

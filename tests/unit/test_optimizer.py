@@ -6,14 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psla_wds.errors import ConfigError
-from psla_wds.models.audio_tagger import AudioTagger, ModelConfig
-from train.optimizer import (
-    Moment,
-    OptimizerConfig,
-    build_optimizer,
-    set_learning_rate,
-    warn_of_short_run,
-)
+from psla_wds.models.audio_tagger import AudioTagger
+from psla_wds.models.config import ModelConfig
+from train.config import OptimizerConfig
+from train.optimizer import Moment, build_optimizer, set_learning_rate, warn_of_short_run
 from train.optimizer import learning_rate as rate_at
 
 needs_timm = pytest.mark.skipif(

@@ -27,6 +27,7 @@ from reference.signals import (
 )
 
 from psla_wds.errors import ConfigError, ShardError
+from psla_wds.features.config import FeatureConfig
 from psla_wds.features.dali import (
     PREFETCH_BATCHES,
     FrontEnd,
@@ -34,7 +35,7 @@ from psla_wds.features.dali import (
     mel_pre_weights,
 )
 from psla_wds.features.encoded_batch import NULL_WAV, EncodedBatch
-from psla_wds.features.log_mel import FeatureConfig, LogMel, fit, normalise
+from psla_wds.features.log_mel import LogMel, fit, normalise
 
 DEFAULT = FeatureConfig()
 FEW_FRAMES = replace(DEFAULT, num_frames=8)  # small outputs, where their size does not matter

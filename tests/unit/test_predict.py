@@ -9,7 +9,7 @@ from label_index import index_with_labels
 from torch import Tensor, nn
 
 from psla_wds.evaluation.predict import Predictor
-from psla_wds.features.log_mel import FeatureConfig
+from psla_wds.features.config import FeatureConfig
 from psla_wds.loading.loader import Batch
 from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.reading.reader import ReaderConfig
@@ -32,7 +32,7 @@ class Witness(AudioTagger):
 def test_only_the_forward_pass_is_in_inference_mode(monkeypatch: pytest.MonkeyPatch):
     log_mel = torch.ones(1, 4, 8)
     batches = [Batch(log_mel, torch.zeros(1, 4), np.array([row])) for row in range(2)]
-    monkeypatch.setattr("eval.predict.Loader", lambda *_, **__: nullcontext(batches))
+    monkeypatch.setattr("psla_wds.evaluation.predict.Loader", lambda *_, **__: nullcontext(batches))
     index, model = index_with_labels([[0], [1]]), Witness()
     predictor = Predictor(model, index.classes, FeatureConfig(), 1, ReaderConfig())
     for rows, scores in predictor.batches(index, World(0, 1, torch.device("cpu"))):

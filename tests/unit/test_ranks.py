@@ -10,8 +10,9 @@ from worlds import in_world
 from psla_wds.loading.loader import Batch
 from psla_wds.models.audio_tagger import build_model
 from psla_wds.runtime.distributed import World, join_world
+from train.config import TrainConfig
 from train.learner import Learner
-from train.recipes import DEMO, TrainConfig
+from train.recipes import DEMO
 
 CLIPS, STEPS = 8, 2
 CONFIG = replace(DEMO, batch_size=CLIPS, model=replace(MODEL, drop_connect_rate=0.0))

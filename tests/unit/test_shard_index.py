@@ -13,7 +13,7 @@ from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import COLUMN_DTYPES, open_indexes, read_index
 from psla_wds.shards.merge import merge_sidecars
 from psla_wds.shards.tar import read_sidecar, sidecar_path
-from train.recipes import TrainConfig
+from train.config import TrainConfig
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from psla_wds.errors import ConfigError
 from psla_wds.labels.class_list import ClassList
 from psla_wds.models.checkpoint import Checkpoint, epoch_path, save_checkpoint
 from psla_wds.runtime.array_tasks import parse_task
+from train.config import TrainConfig
 from train.paper_tables import Cell, Reached, Row, Study
-from train.recipes import DEMO, TrainConfig
+from train.recipes import DEMO
 from train.run.log import EpochRecord
 from train.study_commands import Best, Commands, Lacking, Step
 from train.study_costs import clips_of_an_epoch, costs

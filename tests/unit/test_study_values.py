@@ -8,9 +8,10 @@ from statistics import mean
 import pytest
 
 from psla_wds.evaluation.metrics import d_prime
-from psla_wds.models.audio_tagger import ModelConfig
+from psla_wds.models.config import ModelConfig
+from train.config import TrainConfig
 from train.paper_tables import Cell, Row, Study
-from train.recipes import AUDIOSET_BALANCED, AUDIOSET_FULL, DEMO, FSD50K, TrainConfig
+from train.recipes import AUDIOSET_BALANCED, AUDIOSET_FULL, DEMO, FSD50K
 from train.studies import STUDIES, training_size
 from train.studies_scored import BALANCED_ALL, FULL_ALL, ORIGINAL, SCRATCH
 from train.study_commands import Commands, Lacking

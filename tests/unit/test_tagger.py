@@ -14,7 +14,8 @@ from tiny_models import CLASSES, FEATURES, RATE_HZ, sweep, tiny_checkpoint
 
 from psla_wds.audio.decode import as_mono
 from psla_wds.errors import AudioError, CheckpointError, ConfigError
-from psla_wds.features.log_mel import FeatureConfig, LogMel, WindowFeatures, fit, normalise
+from psla_wds.features.config import FeatureConfig
+from psla_wds.features.log_mel import LogMel, WindowFeatures, fit, normalise
 from psla_wds.models.checkpoint import Checkpoint, epoch_path, save_checkpoint
 from psla_wds.tagging.events import EventConfig
 from psla_wds.tagging.tagger import Tagger

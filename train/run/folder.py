@@ -14,32 +14,14 @@ from psla_wds.config import read_json, to_json
 from psla_wds.errors import ConfigError, PslaError
 from psla_wds.io.disk import disk_errors
 from psla_wds.io.files import atomic_open
-from train.recipes import TrainConfig
+from train.config import TrainConfig, may_change_on_resume
 from train.run.state import StateFiles
 
 logger = logging.getLogger("train")
 
 CONFIG = "config.json"
 MADE_WITH = "made_with"
-"""In config.json beside the settings: versions, commit and shards, for people."""
-
-# Settings that may change when a run goes on: they say where things are, how fast and how long.
-MAY_CHANGE = (
-    "index",
-    "labels",  # the fingerprint of the index tells whether they are the same
-    "distill",  # likewise
-    "eval_index",
-    "run_dir",
-    "resume",
-    "dry_run",
-    "epochs",
-    "accumulate",
-    "max_bad_steps",
-    "log_every_steps",
-    "state_every_steps",
-    "wandb",
-    "reader",
-)
+"""Key of config.json, beside the settings: versions, commit and shards, for people."""
 
 
 class RunDir:
@@ -135,9 +117,7 @@ class RunDir:
     def _check_same_run(self, config: TrainConfig) -> None:
         path = self.folder / CONFIG
         before, now = to_json(read_config(path)), to_json(config)
-        may_change = set(MAY_CHANGE)
-        if config.optimizer.decay == "cosine":  # its length shapes all of it
-            may_change.remove("epochs")
+        may_change = may_change_on_resume(config)
         changed = [name for name in now if name not in may_change and now[name] != before[name]]
         if changed:
             differences = "; ".join(f"{n} was {before[n]}, now {now[n]}" for n in changed)

@@ -1,16 +1,141 @@
-"""What a run folder tells about its training: config.json and the records of log.jsonl."""
+"""The log of a run: log.jsonl, TensorBoard's events, W&B on request; and log.jsonl read back."""
 
 import json
+import logging
+import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from psla_wds.config import to_json
 from psla_wds.errors import ScoreError
+from psla_wds.io.disk import disk_errors
+from psla_wds.io.files import atomic_open
+from train.config import TrainConfig
+from train.run.folder import CONFIG, read_config, read_made_with
+from train.steps.bad_steps import FILE as BAD_BATCHES
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter as SummaryWriterType
+
+logger = logging.getLogger("train")
+
+LOG = "log.jsonl"
+
+
+class RunLog:
+    """The log of rank 0; on other ranks it writes nothing.
+
+    Args:
+        state: state that the run continues from. Records of later steps, which will be done again,
+            are dropped, so that the log is that of a run that was never interrupted.
+    """
+
+    def __init__(self, config: TrainConfig, state: dict[str, Any] | None, *, enabled: bool) -> None:
+        folder = self._folder = config.run_dir
+        self._file: TextIO | None = None
+        self._board: SummaryWriterType | None = None
+        if enabled:
+            from torch.utils.tensorboard import SummaryWriter  # 1 s of import
+
+            if config.wandb:
+                _start_wandb(config)
+            with self._disk_errors():
+                for path in (folder / LOG, folder / BAD_BATCHES):
+                    _drop_what_is_done_again(path, state)
+                self._file = (folder / LOG).open("a", encoding="utf-8")
+                next_step = state["step"] + 1 if state else 0
+                self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=next_step)
+
+    def write(self, event: str, *, step: int, **values: float | int | str) -> None:
+        """Write one record. Values that are not finite become null, which strict readers accept."""
+        if self._file is None or self._board is None:
+            return
+        with self._disk_errors():
+            self._write(self._file, event, step, values)
+            numbers = {
+                f"{event}/{name}": value
+                for name, value in values.items()
+                if name != "epoch" and not isinstance(value, str)
+            }
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, step)
+
+    def _write(
+        self, file: TextIO, event: str, step: int, values: dict[str, float | int | str]
+    ) -> None:
+        finite = {
+            n: v if isinstance(v, str) or math.isfinite(v) else None for n, v in values.items()
+        }
+        record = {"event": event, "step": step, **finite}
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+
+    def _disk_errors(self) -> AbstractContextManager[None]:
+        return disk_errors(self._folder, "write the log", then="go on with --resume")
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None and self._board is not None:
+            with self._disk_errors():
+                self._file.close()
+                self._board.close()
+
+
+def _start_wandb(config: TrainConfig) -> None:
+    """Have W&B follow TensorBoard's events, from a process of its own; a failure is a warning."""
+    id_file = config.run_dir / "wandb-id.txt"  # a run that is resumed continues in the same place
+    try:
+        import wandb
+
+        run = wandb.init(
+            project=config.wandb,
+            name=config.run_dir.name,
+            dir=str(config.run_dir),
+            config=to_json(config),
+            id=id_file.read_text(encoding="utf-8").strip() if id_file.exists() else None,
+            resume="allow",
+            sync_tensorboard=True,
+        )
+        id_file.write_text(f"{run.id}\n", encoding="utf-8")
+    except Exception as error:  # of any kind: it is somebody else's code
+        logger.warning(
+            "W&B cannot be used (%s: %s); log.jsonl and TensorBoard have all numbers "
+            "(python -m pip install -c constraints.txt wandb installs it)",
+            *(type(error).__name__, str(error).partition("\n")[0]),
+        )
+
+
+def _drop_what_is_done_again(path: Path, state: dict[str, Any] | None) -> None:
+    """Keep the whole lines of a log that a state knows about."""
+    if not path.exists():
+        return
+    *lines, _ = path.read_bytes().split(b"\n")  # the last is empty, or a killed run left it
+    kept = [line for line in lines if state and _is_known(line, state)]
+    with atomic_open(path) as file:
+        file.writelines(line + b"\n" for line in kept)
+
+
+def _is_known(line: bytes, state: dict[str, Any]) -> bool:
+    """Whether a state was saved after a record was written. Lines of others count as known."""
+    try:
+        record = json.loads(line)
+        event, step = record.get("event"), int(record["step"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+        return True
+    if event == "epoch":
+        return bool(record.get("epoch", 0) <= state["epochs_done"])
+    if event == "damaged":
+        return record.get("clip_id") in state["damaged"]
+    return step <= state["step"]
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """Logged every so many steps; rates are since the record before."""
+    """Record of a step; rates are since the record before it."""
 
     step: int
     epoch: int
@@ -23,7 +148,7 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """Logged after every epoch."""
+    """Record of an epoch."""
 
     epoch: int
     step: int
@@ -37,15 +162,13 @@ class EpochRecord:
     data_wait: float
     duration_s: float
     storage_wait: float
-    """Share of the time spent waiting for reads; NaN in logs of older versions."""
+    """Share of the time spent waiting for reads."""
     evaluated: bool
-    """False for a run without --eval-index, and its quality is NaN."""
+    """False for a run without --eval-index, whose quality is NaN."""
 
 
 QUALITY = ("eval_loss", "mAP", "mAUC", "d_prime")
-"""What a record of an epoch that was not evaluated lacks."""
-LATER = ("storage_wait",)
-"""What logs of older versions lack."""
+"""Values that an epoch without evaluation lacks."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +176,15 @@ class Run:
     """A run folder, as far as it was trained."""
 
     folder: Path
-    config: dict[str, object]
+    config: TrainConfig
+    made_with: dict[str, Any]
+    """Versions, commit and fingerprints of the shards."""
     steps: tuple[StepRecord, ...]
     epochs: tuple[EpochRecord, ...]
     cut: bool
-    """The log ends in the middle of a line, which is left out: the run was killed, or still is
-    writing."""
+    """Whether the log ends inside a line, which is left out: the run was killed or still writes."""
     damaged: tuple[str, ...] = ()
-    """Ids of clips that turned out to be damaged, and were replaced."""
-
-    @property
-    def epochs_planned(self) -> int | None:
-        planned = self.config.get("epochs")
-        return planned if isinstance(planned, int) else None
+    """Ids of clips that turned out to be damaged and were replaced."""
 
     @property
     def evaluated(self) -> list[EpochRecord]:
@@ -74,12 +193,12 @@ class Run:
 
     @property
     def is_done(self) -> bool:
-        """False if it has fewer epochs than its configuration wants."""
-        return (self.epochs_planned or 0) <= self._last_epoch
+        """Whether it has all epochs that its configuration wants."""
+        return self.config.epochs <= self._last_epoch
 
     def progress(self) -> str:
-        """The last epoch, and of how many if that is not all."""
-        return f"{self._last_epoch}" + f" of {self.epochs_planned}" * (not self.is_done)
+        """The last epoch, such as 3, or 3 of 30 while the run is not done."""
+        return f"{self._last_epoch}" + f" of {self.config.epochs}" * (not self.is_done)
 
     @property
     def _last_epoch(self) -> int:
@@ -90,21 +209,18 @@ Record = TypeVar("Record", StepRecord, EpochRecord)
 
 
 def read_run(folder: Path) -> Run:
-    config_path, log_path = folder / "config.json", folder / "log.jsonl"
-    config = _json(_read_bytes(config_path))
-    if not isinstance(config, dict):
-        raise ScoreError(
-            "the run's configuration is not a JSON object",
-            where=config_path,
-            fix="restore the file, or leave --run out",
-        )
-    records, damaged, cut = _read_records(log_path)
+    """What a run folder says about its training; `ScoreError` or `ConfigError` if it is damaged."""
+    _check_is_run(folder)
+    config_path = folder / CONFIG
+    config, made_with = read_config(config_path), read_made_with(config_path)
+    records, damaged, cut = _read_records(folder / LOG)
     steps = {r.step: r for r in records if isinstance(r, StepRecord)}
     epochs = {r.epoch: r for r in records if isinstance(r, EpochRecord)}
     # A resumed run does some steps again: the dictionaries keep the last record of each.
     return Run(
         folder,
         config,
+        made_with,
         tuple(steps[step] for step in sorted(steps)),
         tuple(epochs[epoch] for epoch in sorted(epochs)),
         cut,
@@ -114,7 +230,7 @@ def read_run(folder: Path) -> Run:
 
 def _read_records(path: Path) -> tuple[list[StepRecord | EpochRecord], tuple[str, ...], bool]:
     """The records in the order of the file, ids of damaged clips, and whether its end is cut."""
-    *lines, unfinished = _read_bytes(path).split(b"\n")
+    *lines, unfinished = path.read_bytes().split(b"\n")
     cut = unfinished != b"" and _json(unfinished) is None
     if unfinished and not cut:
         lines.append(unfinished)
@@ -140,7 +256,7 @@ def _parse(line: bytes, where: str) -> StepRecord | EpochRecord | str | None:
     """One record; of a damaged clip its id, and None for any other event."""
     values = _json(line)
     if not isinstance(values, dict) or "event" not in values:
-        raise ScoreError("this is no log record", where=where, fix="delete the line")
+        raise ScoreError("this is not a log record", where=where, fix="delete the line")
     if values["event"] == "damaged":
         return str(values.get("clip_id"))
     if values["event"] == "step":
@@ -155,9 +271,8 @@ def _record(kind: type[Record], values: dict[str, object], where: str) -> Record
         if field.name == "evaluated":
             numbers[field.name] = evaluated
             continue
-        may_lack = field.name in LATER or (field.name in QUALITY and not evaluated)
-        not_there = None if may_lack else "nothing"
-        value = values.get(field.name, not_there)
+        may_lack = field.name in QUALITY and not evaluated
+        value = values.get(field.name, None if may_lack else "nothing")
         if value is None and field.type is float:
             value = float("nan")  # how a number that is not finite stands in strict JSON
         try:
@@ -173,11 +288,11 @@ def _record(kind: type[Record], values: dict[str, object], where: str) -> Record
     return kind(**numbers)
 
 
-def _read_bytes(path: Path) -> bytes:
-    if not path.is_file():
-        raise ScoreError(
-            f"the run folder has no {path.name}",
-            where=path,
-            fix="a run is the --run-dir of a training",
-        )
-    return path.read_bytes()
+def _check_is_run(folder: Path) -> None:
+    for path in (folder / CONFIG, folder / LOG):
+        if not path.is_file():
+            raise ScoreError(
+                f"the run folder has no {path.name}",
+                where=path,
+                fix="give the --run-dir of a training run",
+            )

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: told with their clips, and bounded in number."""
+"""Steps whose loss or gradient is not finite: reported with their clips, and bounded in number."""
 
 import json
 import logging
@@ -59,8 +59,10 @@ class BadSteps:
             )
 
     def _append(self, lines: list[str]) -> None:
-        told = disk_errors(self._path, "write the clips of a bad step", then="go on with --resume")
-        with told, self._path.open("a", encoding="utf-8") as file:
+        reported = disk_errors(
+            self._path, "write the clips of a bad step", then="go on with --resume"
+        )
+        with reported, self._path.open("a", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
 
     def _give_up(self, last: Measured, epoch: int) -> None:

@@ -1,6 +1,7 @@
-"""The log of a run that goes on is that of one which was never interrupted."""
+"""The log of a run: continued without a trace, and followed by W&B on request."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train.recipes import DEMO
-from train.run.records import RunLog
+from train.run.log import RunLog
 
 RECORDS = [
     {"event": "step", "step": 2, "epoch": 1},
@@ -77,3 +78,55 @@ def test_tensorboard_shows_each_step_once(tmp_path: Path):
     events.Reload()
     shown = [(event.step, event.value) for event in events.Scalars("step/loss")]
     assert shown == [(1, 1.0), (2, 2.0), (3, 2.0), (4, 2.0)]
+
+
+FAKE_WANDB = """
+import json, os
+from types import SimpleNamespace
+
+def init(**given):
+    if os.environ.get("WANDB_FAILS"):
+        raise ValueError("api_key not configured\\nand much more")
+    with open(os.environ["WANDB_CALLS"], "a") as file:
+        file.write(json.dumps(given) + "\\n")
+    return SimpleNamespace(id=given["id"] or "abc123")
+"""
+
+
+@pytest.fixture
+def wandb_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Calls of a stand-in for the package, which needs an account."""
+    (tmp_path / "wandb.py").write_text(FAKE_WANDB)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    monkeypatch.setenv("WANDB_CALLS", str(tmp_path / "calls.jsonl"))
+    return tmp_path / "calls.jsonl"
+
+
+def test_wandb_follows_tensorboard_under_one_id(wandb_calls: Path, tmp_path: Path):
+    config = replace(DEMO, run_dir=tmp_path / "run", wandb="taggers")
+    config.run_dir.mkdir()
+    for state in (None, state_of(1, 0, [])):
+        with RunLog(config, state, enabled=True) as log:
+            log.write("step", step=2, loss=0.5)
+    first, second = [json.loads(line) for line in wandb_calls.open()]
+    assert (first["project"], first["name"], first["id"]) == ("taggers", "run", None)
+    assert (second["id"], second["resume"]) == ("abc123", "allow")
+    assert first["sync_tensorboard"] and first["config"]["batch_size"] == DEMO.batch_size
+
+
+def test_failing_wandb_is_one_warning(
+    wandb_calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+):
+    monkeypatch.setenv("WANDB_FAILS", "1")
+    config = replace(DEMO, run_dir=tmp_path / "run", wandb="taggers")
+    config.run_dir.mkdir()
+    with RunLog(config, None, enabled=True) as log:
+        log.write("step", step=1, loss=0.5)
+    assert len(read_lines(config.run_dir / "log.jsonl")) == 1
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "api_key not configured" in message and "much more" not in message
+
+
+def read_lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()

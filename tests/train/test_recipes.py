@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import pytest
 
 from psla_wds.errors import ConfigError
+from train.config import READ_WITH, check_all_read, value_of
 from train.main import parse
 from train.optimizer import Moment, learning_rate
 from train.recipes import DEMO, RECIPES
-from train.run.unused_settings import RULES, check_all_read, value_of
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ def test_a_recipe_has_the_numbers_of_the_paper(name: str):
     assert (model.drop_connect_rate, model.batch_norm_momentum) == (None, None)
     assert config.batch_norm == "rank"
     # What the paper does not have is off.
-    assert (config.ema_decay, config.accumulate, config.compat) == (None, 1, "none")
+    assert (config.ema_decay, config.accumulate, optimizer.warmup) == (None, 1, "linear")
 
 
-def test_esc50_is_fsd50ks_with_clips_of_5_s_each_once_an_epoch():
+def test_esc50_is_fsd50k_with_shorter_clips():
     esc50, fsd50k = RECIPES["esc50"][1], RECIPES["fsd50k"][1]
     assert esc50.features.num_frames == 512  # 498 frames and some padding, in 16 columns of 32
     assert esc50.sampler.sampling == "shuffle"
@@ -76,11 +76,10 @@ def test_a_fine_tuned_trunk_learns_slower_than_its_new_head():
     assert optimizer.learning_rate * optimizer.trunk_factor == paper.optimizer.learning_rate
 
 
-def test_compat_is_the_official_warm_up_and_stands_in_the_configuration():
-    config = parse(["audioset-full", "--compat", "psla"])
-    assert config.optimizer.warmup == "stepped"
-    assert learning_rate(config.optimizer, Moment(49, 1, 10**6)) == 0
-    assert parse(["audioset-full"]).optimizer.warmup == "linear"
+def test_stepped_warm_up_is_the_official_one():
+    config = parse(["audioset-full", "--optimizer.warmup", "stepped"])
+    rates = [learning_rate(config.optimizer, Moment(step, 1, 10**6)) for step in (0, 49, 50, 99)]
+    assert rates == [0, 0, 5e-6, 5e-6]
 
 
 @pytest.mark.parametrize(
@@ -118,33 +117,33 @@ def test_compat_is_the_official_warm_up_and_stands_in_the_configuration():
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_setting_that_nothing_reads_is_refused(arguments: list[str], setting: str, other: str):
+def test_setting_without_effect_is_refused(arguments: list[str], setting: str, other: str):
     with pytest.raises(ConfigError) as caught:
         parse(["audioset-full", *arguments])
     what, where, _ = str(caught.value).splitlines()
-    assert what.startswith(f"{setting} is not read where {other} is ")
+    assert what.startswith(f"{setting} has no effect where {other} is ")
     assert where == f"  where: --{setting.replace('_', '-')}"
 
 
-def test_the_student_is_the_papers_run_of_a_smaller_network_with_a_teacher():
+def test_student_differs_by_network_and_teacher_alone():
     student, paper = RECIPES["audioset-student"][1], RECIPES["audioset-full"][1]
     assert student.distill is not None and paper.distill is None
     assert replace(student, run_dir=paper.run_dir, distill=None, model=paper.model) == paper
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_what_stands_in_a_recipe_is_no_mistake(name: str):
+def test_settings_of_a_recipe_itself_are_accepted(name: str):
     check_all_read(parse([name]), RECIPES[name][1])
     check_all_read(parse([name, "--optimizer.decay=cosine"]), RECIPES[name][1])
     check_all_read(parse([name, "--model.head=mean-pooling"]), RECIPES[name][1])
 
 
-def test_the_rules_name_settings_that_exist():
-    for rule in RULES:
+def test_rules_name_existing_settings():
+    for rule in READ_WITH:
         value_of(DEMO, rule.setting), value_of(DEMO, rule.other)
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.1])
-def test_an_average_needs_a_decay_between_0_and_1(decay: float):
+def test_average_needs_a_decay_between_0_and_1(decay: float):
     with pytest.raises(ConfigError, match="--ema-decay"):
         replace(DEMO, ema_decay=decay)
