@@ -125,7 +125,7 @@ def test_every_folder_of_a_package_is_a_room(package: str):
 
 def test_only_the_front_end_imports_dali():
     users = {p.name for p in sources() if any("nvidia.dali" in m for m in imported_modules(p))}
-    assert users <= {"dali.py", "stage_ways.py", "dali_ways.py"}
+    assert users <= {"dali.py", "bench_features.py", "peers.py"}
     assert "dali.py" in users
 
 

@@ -7,7 +7,7 @@ Models that scored the same clips get the same resamples: their differences are 
 Only the resamples' deviation is used, and not where they lie: a positive that is drawn twice ranks
 above more clips, so they have a higher average precision than the clips themselves. What is a share
 of 1 has its interval on the logit scale (Boyd, Eng and Page 2013), differences on their own.
-benchmarks/interval_coverage.py has how often each kind of interval covers the truth.
+docs/design.md has how often each kind of interval covers the truth.
 """
 
 from dataclasses import dataclass

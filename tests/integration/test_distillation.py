@@ -159,7 +159,7 @@ def test_mistakes_are_told(trained: Path, teacher: Path, shards: Path, tmp_path:
     assert not list(tmp_path.iterdir())
     with pytest.raises(ConfigError, match="distill_weight has no effect where distill is None"):
         parse(["demo", "--distill-weight=0.5"])
-    with pytest.raises(ConfigError, match="distill_weight=.* is out of range"):
+    with pytest.raises(ConfigError, match=r"distill_weight=.* is out of range"):
         parse(["demo", f"--distill={teacher}", "--distill-weight=0"])
 
 

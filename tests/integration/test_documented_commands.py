@@ -24,9 +24,9 @@ NOT_RUN = {
     r"sharding\.build (fsd50k|esc50|psla-json|hdf5|tars) ": "test_data_sets.py builds it from a "
     "small copy of the published layout",
     r"^python -m sharding\.index \w+ --class-labels": "test_foreign_shards.py",
-    r"^python -m benchmarks\.": "it takes minutes: tests/unit/test_bench_*.py, test_studies.py",
+    r"^python -m benchmarks\.": "it takes minutes: tests/benchmarks runs some of it",
     r"^(if|fi|exit|export|scontrol|\w+=)|SLURM": "it is a part of a job's script",
-    r"^python -m train\.study ": "it trains for minutes: test_paper_studies.py, test_studies.py",
+    r"^python -m train\.study ": "it trains for minutes: test_paper_studies.py",
     r"^(ffmpeg|arecord) |^python -m eval\.(tag|export) ": "it takes recordings: test_tag.py, "
     "test_export.py",
     r"\[RUN |OTHER_RUN|runs/other|runs/seed-|eval\.gallery|RUN/scores\.npz": "test_figures.py, "

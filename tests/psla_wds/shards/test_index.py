@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from label_index import label_index
 from scipy.stats import chi2
 
-from benchmarks.bench_plan import label_index
 from psla_wds.errors import ConfigError, ShardError, StaleIndexError
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import COLUMN_DTYPES, open_indexes, read_index
