@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 from conftest import run
-from documents import ROOT, Command, commands_of
+from pages import ROOT, Command, commands_of
 
 from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
