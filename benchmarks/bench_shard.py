@@ -32,7 +32,9 @@ from tqdm import tqdm
 from benchmarks.harness import RESULTS, compare, record, show, timed, write
 from benchmarks.plain_packing import PER_SHARD, RATE_HZ
 from psla_wds import cli
-from psla_wds.audio.decode import as_mono, decode_pcm, level_dbfs, to_pcm
+from psla_wds.audio.decode import decode_pcm, mix_channels
+from psla_wds.audio.encode import to_pcm
+from psla_wds.audio.quality import level_dbfs
 from psla_wds.errors import PslaError
 from psla_wds.shards.tar import PackedClip, key_of, write_tar
 
@@ -185,7 +187,7 @@ def measure_stages(corpus: Corpus) -> dict[str, float]:
 
 def _step_by_step(steps: Steps, path: Path) -> PackedClip:
     stereo, rate_hz = steps.do("decode", partial(soundfile.read, dtype="float32"), path)
-    mono = steps.do("mix, check", as_mono, stereo, rate_hz, rate_hz)
+    mono = steps.do("mix", mix_channels, stereo)
     resample = partial(soxr.resample, quality="HQ")
     waveform = steps.do("resample", resample, mono, rate_hz, RATE_HZ)
     steps.do("level", level_dbfs, waveform)

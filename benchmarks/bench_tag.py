@@ -22,7 +22,7 @@ import torch
 from benchmarks.harness import RESULTS, compare, record, show, timed, write
 from eval.exporting.portable import write_onnx, write_pt2
 from psla_wds import cli
-from psla_wds.audio.recordings import decode
+from psla_wds.audio.decode import decode
 from psla_wds.errors import PslaError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
@@ -31,7 +31,7 @@ from psla_wds.models.checkpoint import Checkpoint
 from psla_wds.models.config import Head, ModelConfig
 from psla_wds.tagging.tagger import Tagger
 from psla_wds.tagging.waveform_model import WaveformModel
-from psla_wds.tagging.windows import WindowConfig
+from psla_wds.tagging.config import WindowConfig
 
 NETWORKS: dict[str, tuple[str, Head]] = {
     "mobilenet-v2, linear": ("mobilenet-v2", "linear"),

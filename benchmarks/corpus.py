@@ -4,7 +4,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from psla_wds.audio.decode import encode_clip, load_clip
+from psla_wds.audio.decode import load_clip
+from psla_wds.audio.encode import encode_clip
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
 from sharding.build import PackConfig, build

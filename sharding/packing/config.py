@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from psla_wds.audio.decode import OPUS_RATES_HZ, Codec
+from psla_wds.audio.encode import OPUS_RATES_HZ, Codec
 from psla_wds.cli import LocationArg
 from psla_wds.errors import ConfigError
 from psla_wds.io.url_files import require_writable

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,17 +20,18 @@ from reference.official_model import OfficialEfficientNet, publish
 from tiny_models import CLASSES, RATE_HZ, sweep, tiny_checkpoint
 
 from eval.tag import main
-from eval.tagging.formats import RENDER
-from eval.tagging.results import Result, Tag
+from eval.tagging.formats import RENDER, Result, Tag
 from psla_wds import LoaderConfig, cli, evaluation_batches, open_indexes
 from psla_wds.labels.class_list import write_class_list
 from psla_wds.models.checkpoint import epoch_path, save_checkpoint
 from psla_wds.reading.reader import ReaderConfig
 from psla_wds.tagging.tagger import Tagger
 
-ROOT = Path(__file__).resolve().parents[2]
-EAGER = ["--events.threshold=1e-6"]
+ROOT = Path(__file__).resolve().parents[3]
+EAGER = "--events.threshold=1e-6"
 """Everything is an event."""
+
+Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +54,8 @@ def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tag(model: Path, monkeypatch, capsys):
-    """Run the command in this process: exit status, stdout, stderr."""
+def tag(model: Path, monkeypatch, capsys) -> Run:
+    """The command in this process: exit status, stdout, stderr."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
         words = ["eval.tag", str(model), *map(str, arguments), "--device=cpu"]
@@ -69,15 +71,11 @@ def tag(model: Path, monkeypatch, capsys):
     return run
 
 
-def expected(model: Path, path: Path):
-    waveform, rate_hz = soundfile.read(path, dtype="float32")
-    return Tagger.load(model, device="cpu")(waveform, rate_hz)
-
-
-def test_a_line_of_json_for_each_window_event_and_recording(tag, model: Path, audio: Path):
-    status, out, _ = tag(audio / "long.flac", "--format=json", "--top-k=2", *EAGER)
+def test_json_has_a_line_for_each_result(tag: Run, model: Path, audio: Path):
+    status, out, _ = tag(audio / "long.flac", "--format=json", "--top-k=2", EAGER)
     results = [json.loads(line) for line in out.splitlines()]
-    tags = expected(model, audio / "long.flac")
+    waveform, rate_hz = soundfile.read(audio / "long.flac", dtype="float32")
+    tags = Tagger.load(model, device="cpu")(waveform, rate_hz)
     windows = [r for r in results if r["kind"] == "window"]
     assert status == 0 and len(windows) == len(tags.window_scores) == 4
     for result, start_s, scores in zip(
@@ -95,86 +93,47 @@ def test_a_line_of_json_for_each_window_event_and_recording(tag, model: Path, au
     assert {(e["start_s"], e["end_s"]) for e in events} == {(0.0, 3.0)}
 
 
-def test_a_folder_is_tagged_but_for_what_cannot_be_read(tag, audio: Path, tmp_path: Path):
+def test_a_folder_is_tagged_except_what_cannot_be_read(tag: Run, audio: Path, tmp_path: Path):
     output = tmp_path / "new" / "tags.csv"
     status, out, err = tag(audio, "--format=csv", f"--output={output}")
-    assert status == 2 and "error: the audio cannot be read" in err and "broken.wav" in err
+    assert status == 2 and "error: the audio cannot be used" in err and "broken.wav" in err
     assert "1 of 3 recordings could not be read" in err and "Traceback" not in err
-    assert out == f"wrote what is heard in 2 recordings to {output}\n"
+    assert out == f"wrote the tags of 2 recordings to {output}\n"
     rows = list(csv.DictReader(io.StringIO(output.read_text())))
     by_file = {row["recording"]: row for row in rows if row["kind"] == "recording"}
     assert list(by_file) == [str(audio / "long.flac"), str(audio / "more" / "short.wav")]
     short = [row for row in rows if row["recording"].endswith("short.wav")]
-    assert {row["kind"] for row in short} <= {"recording", "event"}  # of one window, not told twice
+    assert {row["kind"] for row in short} <= {"recording", "event"}  # one window: not said twice
     assert {row["name"] for row in rows if row["kind"] == "recording"} == set(CLASSES.names)
 
 
-def test_the_table_has_a_heading_for_each_recording(tag, audio: Path):
-    status, out, _ = tag(audio / "more" / "short.wav", audio / "long.flac", *EAGER)
+def test_text_has_a_heading_for_each_recording(tag: Run, audio: Path):
+    short = audio / "more" / "short.wav"
+    status, out, _ = tag(short, short, audio / "long.flac", EAGER)
     lines = out.splitlines()
-    assert status == 0 and lines[0] == str(audio / "more" / "short.wav")
-    assert lines.index(str(audio / "long.flac")) == 5  # three events and the recording
+    # Three events and the recording below a heading.
+    assert status == 0 and [lines[0], lines[5], lines[10]] == [
+        str(short),
+        str(short),
+        str(audio / "long.flac"),
+    ]
     assert lines[-1].split()[:4] == ["recording", "0.00", "3.00", "s"]
 
 
-def test_labels_for_audacity_are_a_file_for_each_recording(tag, audio: Path, tmp_path: Path):
-    status, _, _ = tag(audio, "--format=audacity", f"--output={tmp_path}", *EAGER)
+def test_labels_for_audacity_are_a_file_a_recording(tag: Run, audio: Path, tmp_path: Path):
+    status, _, _ = tag(audio, "--format=audacity", f"--output={tmp_path}", EAGER)
     assert status == 2
-    names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.txt"))
-    assert names == ["broken.wav.txt", "long.flac.txt", "more/short.wav.txt"]
-    lines = (tmp_path / "more" / "short.wav.txt").read_text().splitlines()
+    found = {str(p.relative_to(tmp_path)): p.read_text() for p in tmp_path.rglob("*.txt")}
+    assert sorted(found) == ["broken.wav.txt", "long.flac.txt", "more/short.wav.txt"]
+    lines = found["more/short.wav.txt"].splitlines()
     assert lines[1].split("\t") == ["0.000000", "0.500000", "middle, or so"]
-    assert (tmp_path / "broken.wav.txt").read_text() == ""
-    _, out, _ = tag(audio / "long.flac", "--format=json", *EAGER)
+    assert found["broken.wav.txt"] == ""
+    _, out, _ = tag(audio / "long.flac", "--format=json", EAGER)
     kinds = [json.loads(line)["kind"] for line in out.splitlines()]
-    events = (tmp_path / "long.flac.txt").read_text().splitlines()
-    assert len(events) == kinds.count("event") < len(kinds) - 1  # there are windows as well
-
-
-def test_labels_on_stdout_are_of_one_recording(tag, audio: Path):
-    status, out, _ = tag(audio / "more" / "short.wav", "--format=audacity", *EAGER)
-    assert status == 0 and len(out.splitlines()) == 3
-    status, _, err = tag(audio, "--format=audacity")
-    assert status == 2 and "track of labels is of one recording" in err
-    twice = (audio / "long.flac", audio / "more" / ".." / "long.flac")
-    status, _, err = tag(*twice, "--format=audacity", "--output=x")
-    assert status == 2 and "one file of labels" in err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--top-k=0", "a.wav"], "top-k"),
-        (["-", "a.wav"], "stdin is a recording by itself"),
-        (["EMPTY"], "there is no audio here"),
-        (["a.wav", "--windows.overlap=1"], "overlap=1"),
-        (["a.wav", "--events.threshold=0"], "threshold"),
-    ],
-)
-def test_mistakes_are_one_error(tag, arguments: list[str], message: str, tmp_path: Path):
-    arguments = [str(tmp_path) if word == "EMPTY" else word for word in arguments]
-    status, out, err = tag(*arguments)
-    assert status == 2 and message in err and out == ""
-
-
-def test_what_a_folder_holds_under_a_name_of_audio_is_read_or_told(
-    tag, audio: Path, tmp_path: Path
-):
-    (tmp_path / "a folder.wav").mkdir()
-    (tmp_path / "gone.wav").symlink_to("nowhere.wav")
-    (tmp_path / '-x, "ä" 音.wav').symlink_to(audio / "more" / "short.wav")
-    (tmp_path / "loop").symlink_to(tmp_path)
-    status, out, err = tag(tmp_path, "--format=csv")
-    names = {row["recording"] for row in csv.DictReader(io.StringIO(out))}
-    assert status == 2 and names == {str(tmp_path / '-x, "ä" 音.wav')}
-    assert "1 of 2 recordings" in err
-    assert f"cannot be opened: No such file or directory\n  where: {tmp_path}/gone.wav" in err
-
-
-def test_without_stdin_there_is_nothing_to_read_from_it(tag, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", None)  # as Python has it where a shell closed it: <&-
-    status, _, err = tag("-")
-    assert status == 2 and "stdin is closed" in err
+    # There are windows as well.
+    assert len(found["long.flac.txt"].splitlines()) == kinds.count("event") < len(kinds) - 1
+    status, out, _ = tag(audio / "more" / "short.wav", "--format=audacity", EAGER)
+    assert status == 0 and out == found["more/short.wav.txt"]
 
 
 def test_a_name_of_several_lines_is_one_label():
@@ -184,15 +143,45 @@ def test_a_name_of_several_lines_is_one_label():
     )
 
 
-def test_an_output_that_cannot_be_written_is_one_error(tag, audio: Path, tmp_path: Path):
-    (tmp_path / "file").touch()
-    arguments = (audio / "more", f"--output={tmp_path}/file/tags.txt")
-    status, _, err = tag(*arguments)
-    assert status == 2 and "cannot be written" in err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--top-k=0", "a.wav"], "top-k"),
+        (["--batch-size=0", "a.wav"], "batch-size"),
+        (["-", "a.wav"], "stdin cannot be tagged together with files"),
+        (["EMPTY"], "there is no audio here"),
+        (["a.wav", "--windows.overlap=1"], "overlap=1"),
+        (["a.wav", "--events.threshold=0"], "threshold"),
+        (["a.wav", "b.wav", "--format=audacity"], "a track of labels holds one recording"),
+        (["a.wav", "b/../a.wav", "--format=audacity", "--output=x"], "one file of labels"),
+        (["a.wav", f"--output={__file__}/tags.txt"], "cannot be written"),
+    ],
+)
+def test_mistakes_are_one_error(tag: Run, arguments: list[str], message: str, tmp_path: Path):
+    status, out, err = tag(*(str(tmp_path) if word == "EMPTY" else word for word in arguments))
+    assert status == 2 and message in err and out == ""
+
+
+def test_without_stdin_nothing_can_be_read_from_it(tag: Run, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it where a shell closed it: <&-
+    status, _, err = tag("-")
+    assert status == 2 and "stdin is closed" in err
+
+
+def test_odd_names_in_a_folder_are_read_or_reported(tag: Run, audio: Path, tmp_path: Path):
+    (tmp_path / "a folder.wav").mkdir()
+    (tmp_path / "gone.wav").symlink_to("nowhere.wav")
+    (tmp_path / '-x, "ä" 音.wav').symlink_to(audio / "more" / "short.wav")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    status, out, err = tag(tmp_path, "--format=csv")
+    names = {row["recording"] for row in csv.DictReader(io.StringIO(out))}
+    assert status == 2 and names == {str(tmp_path / '-x, "ä" 音.wav')}
+    assert "1 of 2 recordings" in err
+    assert f"cannot be used: No such file or directory\n  where: {tmp_path}/gone.wav" in err
 
 
 @pytest.mark.slow
-def test_the_code_of_the_page_and_of_the_readme_runs(tmp_path: Path, monkeypatch, capsys):
+def test_the_code_in_the_documents_runs(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save_checkpoint(tiny_checkpoint(), epoch_path(Path("runs/full"), 2))
     pages = (ROOT / "docs" / "use_the_model.md", ROOT / "README.md")
@@ -218,10 +207,9 @@ def test_a_published_checkpoint_tags_with_a_class_list(audio: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_a_pipe_is_tagged_while_it_is_open(model: Path):
     """Results of the first seconds come before the last second is sent."""
-    waveform = sweep(6.0)
     command = [sys.executable, "-m", "eval.tag", str(model), "-", "--format=json", "--device=cpu"]
     buffer = io.BytesIO()
-    soundfile.write(buffer, waveform, RATE_HZ, format="WAV", subtype="PCM_16")
+    soundfile.write(buffer, sweep(6.0), RATE_HZ, format="WAV", subtype="PCM_16")
     content = bytearray(buffer.getvalue())
     content[4:8] = content[40:44] = b"\xff" * 4
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -240,30 +228,26 @@ def test_a_pipe_is_tagged_while_it_is_open(model: Path):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_an_hour_takes_no_more_memory_than_minutes(model: Path, tmp_path: Path):
-    """And gives as many windows as it has."""
     peaks = []
     for minutes in (4, 60):
-        path = tmp_path / f"{minutes}.flac"
+        path, output = tmp_path / f"{minutes}.flac", tmp_path / f"{minutes}.json"
         with soundfile.SoundFile(path, "w", 32_000, 2, "PCM_16") as file:
             for second in range(0, minutes * 60, 10):
                 piece = sweep(10.0, rate_hz=32_000, seed=second)
                 file.write(np.stack([piece, piece], axis=1))
-        command = [
-            sys.executable, "-m", "eval.tag", str(model), str(path), "--format=json",
-            "--windows.overlap=0", f"--output={tmp_path}/{minutes}.json", "--device=cpu",
-        ]  # fmt: skip
+        settings = ["--format=json", "--windows.overlap=0", f"--output={output}", "--device=cpu"]
+        command = [sys.executable, "-m", "eval.tag", str(model), str(path), *settings]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         assert status == 0
         peaks.append(usage.ru_maxrss / 1024)
-        last = json.loads((tmp_path / f"{minutes}.json").read_text().splitlines()[-1])
-        assert last["end_s"] == minutes * 60
+        assert json.loads(output.read_text().splitlines()[-1])["end_s"] == minutes * 60
     whole_file_mib = 60 * 60 * 16_000 * 4 / 2**20
     assert peaks[1] < peaks[0] + 0.15 * whole_file_mib, peaks
 
 
 @pytest.mark.slow
-def test_real_recordings_score_as_evaluation_scores_them(real_clips: Path, tmp_path: Path):
+def test_real_recordings_score_as_in_evaluation(real_clips: Path, tmp_path: Path):
     """16-bit files at the model's rate, which packing keeps bit by bit: only DALI is between."""
     checkpoint = tiny_checkpoint()
     features = replace(checkpoint.features, num_frames=512)
@@ -274,11 +258,10 @@ def test_real_recordings_score_as_evaluation_scores_them(real_clips: Path, tmp_p
         folder = tmp_path / "clips" / str(number % 3)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number}.flac").symlink_to(path)
-    run_command(
-        "sharding.build", "folder", str(tmp_path / "clips"), f"--output={tmp_path / 'shards'}"
-    )
+    shards = tmp_path / "shards"
+    run_command("sharding.build", "folder", str(tmp_path / "clips"), f"--output={shards}")
     config = LoaderConfig(features=features, reader=ReaderConfig(decode_threads=1), device="cpu")
-    index = open_indexes([str(tmp_path / "shards")])
+    index = open_indexes([str(shards)])
     model = checkpoint.build()
     with evaluation_batches(index, batch_size=8, config=config) as batches, torch.no_grad():
         scores = torch.cat([model(batch.log_mel) for batch in batches]).numpy()
