@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.ways import Batch, Way
 from psla_wds.loading.waveforms import WaveformConfig, training_waveforms
 from psla_wds.reading.read_ahead import ReadAhead
-from psla_wds.reading.reader import Reader, ReaderConfig
+from psla_wds.reading.reader import ReaderConfig
 from psla_wds.sampling.augment import AugmentConfig
 from psla_wds.sampling.plan import SamplerConfig, plan_epoch
 from psla_wds.sampling.schedule import BatchLayout, TrainingSchedule
@@ -40,11 +40,11 @@ def open_ahead(
         index, WaveformConfig(augment=PLAIN), BatchLayout(batch_size=batch_size), seed=0
     )
     config = ReaderConfig(threads=threads, prefetch_batches=prefetch_batches)
-    reader = Reader(index, threads=threads)
+    ahead = ReadAhead(index, schedule, config)
     try:
-        yield ReadAhead(reader, index, schedule, config)
+        yield ahead
     finally:
-        reader.close()
+        ahead.close()
 
 
 def read_way(index: ShardIndex, batch_size: int) -> Way:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Int64
@@ -21,6 +22,7 @@ from tyro.conf import Positional
 
 from psla_wds import cli
 from psla_wds.cli import LocationArg
+from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError, ManifestError, ShardError
 from psla_wds.io.disk import disk_errors
 from psla_wds.io.folders import entries, file_size, is_folder
@@ -35,9 +37,8 @@ from psla_wds.shards.tar import Sidecar, read_sidecar, read_sidecars, tars_in, w
 from sharding.foreign.sample_index import write_dali_indexes
 from sharding.foreign.scan import is_current, is_foreign, scan
 from sharding.foreign.tar_members import REPACK
-from sharding.packing.plan import PLAN_FILE, sweep
-from sharding.packing.rejects import REJECTED, check_rejected, write_rejected
-from sharding.packing.shares import check_complete, forget_reports, reported_arrays
+from sharding.packing.plan import PLAN_FILE, check_complete, sweep
+from sharding.packing.reports import REJECTED, check_rejected, write_rejected
 
 SORTED_BY_CLASS = 0.2
 """Of `class_separation`: as if each tar held five classes of a great many."""
@@ -51,16 +52,13 @@ class Args:
     """Folder of the shards, or its URL."""
     class_labels: LocationArg | None = None
     """CSV of the classes: index,mid,display_name; needed where the folder has none, and copied."""
-    max_rejected: float = 0.01
-    """Share of the clips that may be unusable before it is an error."""
+    max_rejected: Annotated[float, Within(0, 1)] = 0.01
+    """Share of the clips that may be unusable before the command fails."""
     dali_index: bool = False
     """Also write a .idx beside each tar, for the webdataset reader of NVIDIA DALI."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_rejected <= 1:
-            flag = "--max-rejected"
-            what = f"max_rejected={self.max_rejected} must be from 0 to 1"
-            raise ConfigError(what, where=flag, fix=f"set {flag}")
+        check_ranges(self)
 
 
 @dataclass
@@ -94,7 +92,9 @@ def make_index(
     """The index of a folder, once each foreign tar in it has a sidecar, and what was found."""
     _check_writable(shards)
     check_complete(shards)
-    if reported_arrays(shards):
+    # The tasks of an array leave publishing to this command; one build publishes by itself.
+    is_unpublished = is_build(shards) and not is_folder(shards / INDEX_FOLDER)
+    if is_unpublished:
         _check_refused(shards, max_rejected)
     foreign, found = foreign_tars(shards), Found()
     if foreign or (class_labels and tars_in(shards)):
@@ -109,17 +109,14 @@ def make_index(
         index = merge_sidecars(shards)
     if foreign:
         _warn_if_sorted(index)
-    if reported_arrays(shards):
-        forget_reports(shards)
+    if is_unpublished:
         sweep(shards)
     return index, found
 
 
 def _check_refused(shards: Location, max_rejected: float) -> None:
-    """List what the tasks of an array refused, but for what a retry has packed into later shards.
-
-    The sidecars say it, whoever made the shards.
-    """
+    """List the clips that the tasks of an array refused, as the sidecars say, except those that a
+    retry has packed into later shards."""
     refused, num_packed = dict[str, dict[str, str]](), 0
     tars = tars_in(shards)
     for sidecar in progress_bar(
@@ -132,13 +129,18 @@ def _check_refused(shards: Location, max_rejected: float) -> None:
                 refused.pop(clip_id, None)
     rejected, where = list(refused.values()), shards / REJECTED
     write_rejected(where, rejected)
-    fix = "mend the files and run sharding.build with --retry-rejected"
+    fix = "repair the files and run sharding.build with --retry-rejected"
     check_rejected(rejected, num_packed + len(rejected), max_rejected, where=where, fix=fix)
+
+
+def is_build(shards: Location) -> bool:
+    """Whether sharding.build made, or began, this folder."""
+    return file_size(shards / PLAN_FILE) is not None
 
 
 def foreign_tars(shards: Location) -> list[Location]:
     """Tars that sharding.build did not make; none in a folder that is one of its builds."""
-    if file_size(shards / PLAN_FILE) is not None:
+    if is_build(shards):
         return []
     tars = tars_in(shards)
     found = zip(tars, read_sidecars(tars), strict=True)

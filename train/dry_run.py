@@ -44,7 +44,7 @@ def try_out(
 def _what_is_read(
     config: TrainConfig, index: ShardIndex, eval_index: ShardIndex | None, data: TrainingData
 ) -> dict[str, str]:
-    plan = data.schedule.plans.of_epoch(1)
+    plan = data.schedule.plan(1)
     partners = config.augment.mixup_rate * len(plan.rows) * float(index.size.mean())
     read_bytes = float(index.size[plan.rows].sum()) + partners
     return {

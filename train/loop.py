@@ -69,7 +69,7 @@ class Trainer:
         with data.loader as loader, self._states:
             batches = DataTimer(loader)
             for epoch in range(self._epochs_done + 1, config.epochs + 1):
-                plan = data.schedule.plans.of_epoch(epoch)
+                plan = data.schedule.plan(epoch)
                 world.agree(plan.fingerprint(), f"plans of epoch {epoch}")
                 waited_before_s = loader.storage_wait_s
                 interval = self._train_epoch(epoch, data, batches, log)

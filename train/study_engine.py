@@ -18,9 +18,9 @@ from psla_wds.io.files import atomic_open
 from psla_wds.models.checkpoint import load_checkpoint
 from psla_wds.runtime.array_tasks import ArrayTask
 from psla_wds.shards.index import ShardIndex
-from train.config import TrainConfig
+from train.config import TrainConfig, may_change_on_resume
 from train.loop import EXIT_STATUS_OF_SIGNAL
-from train.run.folder import CONFIG, MAY_CHANGE, read_config, read_made_with
+from train.run.folder import CONFIG, read_config, read_made_with
 from train.run.log import read_run
 from train.study_commands import Best, Step
 from train.study_marks import why_stale
@@ -141,10 +141,10 @@ def begun(config: TrainConfig) -> bool:
 
 def check_runs(steps: Iterable[Step], index: ShardIndex, eval_index: ShardIndex) -> None:
     """Raise if a run that is there is not what the study would train, on these clips."""
-    may_change = set(MAY_CHANGE) - FIXED
     for step in steps:
         if step.config is None or not begun(step.config):
             continue
+        may_change = may_change_on_resume(step.config) - FIXED
         path = step.config.run_dir / CONFIG
         found, wanted = to_json(read_config(path)), to_json(step.config)
         changed = [n for n in wanted if n not in may_change and found[n] != wanted[n]]

@@ -5,15 +5,16 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 from psla_wds.errors import ConfigError
 from psla_wds.reading.read_ahead import ReadAhead
-from psla_wds.reading.reader import ReaderConfig, open_reader
+from psla_wds.reading.reader import ReaderConfig
 from psla_wds.sampling.schedule import BatchLayout, Schedule, TrainingSchedule
 from psla_wds.shards.index import ShardIndex
 
 B = TypeVar("B")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +58,7 @@ class BatchSource(ABC, Generic[B]):
 
     def __init__(self, index: ShardIndex, schedule: Schedule, config: ReaderConfig) -> None:
         self._index, self._is_open = index, True
-        self._reader = open_reader(index, config)
-        self._ahead = ReadAhead(self._reader, index, schedule, config)
+        self._ahead = ReadAhead(index, schedule, config)
 
     @abstractmethod
     def _next(self) -> B:
@@ -69,10 +69,10 @@ class BatchSource(ABC, Generic[B]):
             raise RuntimeError("the batches were closed: use them inside the `with` block")
         return self._next()
 
-    def __iter__(self) -> Self:
+    def __iter__(self) -> Iterator[B]:
         return self
 
-    def __enter__(self) -> Self:
+    def __enter__(self: S) -> S:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,7 +81,7 @@ class BatchSource(ABC, Generic[B]):
     def close(self) -> None:
         """End the threads and close the shards."""
         self._is_open = False
-        self._reader.close()
+        self._ahead.close()
 
     @property
     def damaged(self) -> dict[str, str]:
@@ -119,7 +119,7 @@ class Epochs(Generic[B]):
             self.step += 1
             yield batch
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Epochs[B]":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -13,7 +13,7 @@ from psla_wds.features.config import FeatureConfig
 from psla_wds.features.encoded_batch import UndecodableBatchError
 from psla_wds.loading.epochs import BatchSource
 from psla_wds.reading.read_tuner import verdict
-from psla_wds.reading.reader import DamagedClipError, ReaderConfig, undecodable_clip
+from psla_wds.reading.reader import DamagedClipError, ReaderConfig
 from psla_wds.sampling.augment import AugmentConfig, Draws, mixed_targets
 from psla_wds.sampling.plan import SamplerConfig
 from psla_wds.sampling.schedule import Schedule
@@ -129,7 +129,7 @@ class Loader(BatchSource[Batch]):
             try:
                 decode_pcm(clip.data)
             except RuntimeError as reason:
-                return undecodable_clip(self._index, row, reason)
+                return DamagedClipError(f"cannot be decoded: {reason}", self._index, row)
         raise ShardError(
             "DALI cannot decode a clip of a batch, though libsndfile can decode all",
             where="; ".join(self._index.where(row) for row, _ in error.batch.clips),

@@ -15,12 +15,7 @@ import soundfile
 from jaxtyping import Float32, UInt8
 
 from psla_wds.loading.epochs import BatchSource, Epochs, Share, current_share
-from psla_wds.reading.reader import (
-    CLIPS_PER_TASK,
-    DamagedClipError,
-    ReaderConfig,
-    undecodable_clip,
-)
+from psla_wds.reading.reader import CLIPS_PER_TASK, DamagedClipError, ReaderConfig
 from psla_wds.sampling.augment import AugmentConfig, Draws
 from psla_wds.sampling.plan import SamplerConfig
 from psla_wds.sampling.schedule import EvaluationSchedule, Schedule, TrainingSchedule
@@ -157,7 +152,8 @@ class WaveformLoader(BatchSource[WaveformBatch]):
                     io.BytesIO(encoded.data), dtype="float32", always_2d=True
                 )
             except RuntimeError as reason:
-                raise undecodable_clip(self._index, row, reason) from None
+                problem = f"cannot be decoded: {reason}"
+                raise DamagedClipError(problem, self._index, row) from None
             waveforms.append(samples.mean(axis=1))
         return waveforms
 

@@ -19,11 +19,18 @@ class ReadAhead:
     """
 
     def __init__(
-        self, reader: Reader, index: ShardIndex, schedule: Schedule, config: ReaderConfig
+        self,
+        index: ShardIndex,
+        schedule: Schedule,
+        config: ReaderConfig,
+        reader: Reader | None = None,
     ) -> None:
-        self._reader, self._index, self._schedule = reader, index, schedule
-        self._config = config
+        """`reader` is opened by default, with as many threads as reading begins with."""
+        self._index, self._schedule, self._config = index, schedule, config
         self.tuner = ReadTuner(threads=config.threads, depth=config.prefetch_batches)
+        self._reader = reader or Reader(
+            index, threads=self.tuner.threads, timeout_s=config.timeout_s, stage=config.stage
+        )
         self._pending: dict[int, tuple[Draws, PendingRead, int]] = {}  # the last: bytes
         self.damaged: dict[int, str] = {}
         """Rows that are not drawn any more, each with what is wrong."""
@@ -57,6 +64,10 @@ class ReadAhead:
             raise error
         self.damaged[error.row] = str(error)
         self._pending.clear()  # some may have begun to read it
+
+    def close(self) -> None:
+        """End the threads and close the shards."""
+        self._reader.close()
 
     def _note(self, num_clips: int, *, waited_s: float) -> None:
         self.waited_s += waited_s

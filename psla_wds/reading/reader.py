@@ -1,7 +1,7 @@
 """Encoded clips by byte range, read ahead by threads.
 
-Threads, and no worker processes: reading and checking release the interpreter lock, and handing
-a clip from one process to another costs more than reading it.
+Threads, not worker processes: reading and checking release the interpreter lock, and handing a
+clip from one process to another costs more than reading it.
 """
 
 import logging
@@ -26,7 +26,7 @@ from psla_wds.io.retries import ReadError, retry
 from psla_wds.io.storage import ShardFile, open_shard
 from psla_wds.io.url_ranges import REQUEST_TIMEOUT_S
 from psla_wds.reading.read_pool import ReadPool
-from psla_wds.reading.read_tuner import FIRST_THREADS, cores_per_process
+from psla_wds.reading.read_tuner import cores_per_process
 from psla_wds.reading.staging import Staging
 from psla_wds.shards.index import ShardIndex
 
@@ -74,30 +74,15 @@ class ReaderConfig:
 class DamagedClipError(ShardError):
     """One clip cannot be read or decoded, and nothing else is known to be wrong."""
 
-    def __init__(self, what: str, *, row: int, where: object, fix: str) -> None:
-        super().__init__(what, where=where, fix=fix)
+    def __init__(self, what: str, index: ShardIndex, row: int) -> None:
+        folder = index.shards[index.shard[row]].parent
+        super().__init__(
+            f"the clip {what}",
+            where=index.where(row),
+            fix=f"find all damage with: python -m sharding.check {folder} --deep; or train without "
+            "such clips: --reader.max-damaged 10",
+        )
         self.row = row
-
-
-def undecodable_clip(index: ShardIndex, row: int, reason: Exception) -> DamagedClipError:
-    """The error for a clip whose bytes are as they were packed, and are no audio."""
-    folder = index.shards[index.shard[row]].parent
-    return DamagedClipError(
-        f"the clip cannot be decoded: {reason}",
-        row=row,
-        where=index.where(row),
-        fix=f"find all such clips with: python -m sharding.check {folder} --deep",
-    )
-
-
-def open_reader(index: ShardIndex, config: ReaderConfig) -> "Reader":
-    """A reader of the clips of an index, with as many threads as reading begins with."""
-    return Reader(
-        index,
-        threads=config.threads or FIRST_THREADS,
-        timeout_s=config.timeout_s,
-        stage=config.stage,
-    )
 
 
 class Reader:
@@ -165,14 +150,8 @@ class Reader:
         try:
             return retry(lambda: self._try_read(row), where, pause=self._closed.wait)
         except _DamageError as damage:
-            folder = self._index.shards[self._index.shard[row]].parent
-            raise DamagedClipError(
-                f"the clip {damage}, also when read again",
-                row=row,
-                where=where(),
-                fix=f"find all damage with: python -m sharding.check {folder}; or train on without "
-                "such clips: --reader.max-damaged 10",
-            ) from None
+            what = f"{damage}, also when read again"
+            raise DamagedClipError(what, self._index, row) from None
         except ReadError as failure:
             raise ShardError(
                 f"the clip {failure}, also when read again",
@@ -222,8 +201,8 @@ class PendingRead:
     def wait(self) -> list[UInt8[np.ndarray, " _"]]:
         """The encoded clips, in the order of their rows; raises what a read raised.
 
-        Storage that does not answer is told, with what is waited for, and waited for up to the
-        timeout.
+        Storage that does not answer is waited for up to the timeout, with warnings that name the
+        clip.
         """
         return [clip for chunk in self._chunks for clip in self._wait(chunk)]
 

@@ -107,13 +107,16 @@ class TrainingSchedule:
                 where="first_step",
                 fix="set it to the number of steps that were done, 0 for a new run",
             )
-        self.plans = Plans(index, settings.sampler, seed=seed)
-        self.steps_per_epoch = settings.sampler.steps_per_epoch(len(index), layout.batch_size)
+        sampler = settings.sampler
+        weights = None if sampler.sampling == "shuffle" else clip_weights(index)
+        self._make_plan = partial(plan_epoch, index, sampler, seed=seed, weights=weights)
+        self._plans: dict[int, Future[EpochPlan]] = {}
+        self.steps_per_epoch = sampler.steps_per_epoch(len(index), layout.batch_size)
         self.first_step = first_step
         self.clips_per_pass, self.rolls = layout.clips_per_pass, settings.augment.time_roll > 0
         self._num_clips, self._settings, self._layout = len(index), settings, layout
         if not self.steps_per_epoch:
-            num_draws = settings.sampler.num_draws(len(index))
+            num_draws = sampler.num_draws(len(index))
             raise ConfigError(
                 f"an epoch has {num_draws} draws, fewer than one batch ({layout.batch_size})",
                 where="batch_size",
@@ -123,7 +126,7 @@ class TrainingSchedule:
     def __call__(self, iteration: int, damaged: frozenset[int] = NONE_DAMAGED) -> Draws:
         passes, forward_pass = divmod(iteration, self._layout.accumulate)
         epochs, step = divmod(self.first_step + passes, self.steps_per_epoch)
-        plan = self.plans.of_epoch(epochs + 1)
+        plan = self.plan(epochs + 1)
         draws = augmented_draws(
             plan,
             self._settings.augment,
@@ -134,6 +137,18 @@ class TrainingSchedule:
         if not damaged:
             return draws
         return without_damaged(draws, damaged, plan, num_clips=self._num_clips)
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """The plan of an epoch, counted from 1; the next one is made meanwhile, in a thread."""
+        for wanted in (epoch, epoch + 1):
+            if wanted not in self._plans:
+                pool = ThreadPoolExecutor(1, thread_name_prefix="plan")
+                self._plans[wanted] = pool.submit(self._make_plan, epoch=wanted)
+                pool.shutdown(wait=False)  # the thread ends with the plan
+        # The epoch before is kept: its last batches are delivered after the next one was begun.
+        for past in [known for known in self._plans if known < epoch - 1]:
+            del self._plans[past]
+        return self._plans[epoch].result()
 
     def draws_of_step(self, step: int, damaged: frozenset[int] = NONE_DAMAGED) -> list[Draws]:
         """The draws of each pass of a step, counted from 1 over all epochs."""
@@ -155,24 +170,3 @@ class EvaluationSchedule:
         assert not damaged
         start, stop = self._layout.positions(iteration, 0, self._num_clips)
         return plain_draws(np.arange(start, stop)) if start < stop else None
-
-
-class Plans:
-    """The plan of each epoch; the next one is made while this one is in use."""
-
-    def __init__(self, index: ShardIndex, config: SamplerConfig, *, seed: int) -> None:
-        weights = None if config.sampling == "shuffle" else clip_weights(index)
-        self._make = partial(plan_epoch, index, config, seed=seed, weights=weights)
-        self._plans: dict[int, Future[EpochPlan]] = {}
-
-    def of_epoch(self, epoch: int) -> EpochPlan:
-        """The plan of an epoch, counted from 1."""
-        for wanted in (epoch, epoch + 1):
-            if wanted not in self._plans:
-                pool = ThreadPoolExecutor(1, thread_name_prefix="plan")
-                self._plans[wanted] = pool.submit(self._make, epoch=wanted)
-                pool.shutdown(wait=False)  # the thread ends with the plan
-        # The epoch before is kept: its last batches are delivered after the next one was begun.
-        for past in [known for known in self._plans if known < epoch - 1]:
-            del self._plans[past]
-        return self._plans[epoch].result()

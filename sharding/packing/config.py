@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from psla_wds.audio.encode import OPUS_RATES_HZ, Codec
 from psla_wds.cli import LocationArg
+from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
 from psla_wds.io.url_files import require_writable
 from sharding.packing.engines import num_cores
@@ -18,68 +19,55 @@ class PackConfig:
     """How the shards are made."""
 
     output: LocationArg
-    """Folder of the shards, or its URL (s3://, gs://); a new one, or one where this very build was
+    """Folder of the shards, or its URL (s3://, gs://): a new one, or one where the same build was
     interrupted."""
-    workers: int = field(default_factory=num_cores)
-    """Processes; as many as there are cores unless set. They do not change the result."""
-    engine: Literal["local", "dask"] = "local"
-    """local: --workers processes here. dask: the workers of --scheduler or --scheduler-file."""
-    scheduler: str | None = None
-    """Address of a Dask scheduler, such as tcp://host:8786."""
-    scheduler_file: Path | None = None
-    """File that a Dask scheduler wrote its address to."""
-    task: str | None = None
-    """I/N with I from 0 to N - 1, or slurm in a job of a Slurm array: make only every Nth shard,
-    from the Ith on. When all tasks are done, python -m sharding.index joins them."""
-    codec: Codec = "flac"
-    """flac: about half the size of wav, which is ten times cheaper to decode. opus and vorbis
-    lose something, and take a tenth to a sixth of wav."""
-    sample_rate_hz: int = 16_000
-    """Clips are resampled to this rate."""
-    clips_per_shard: int = 1000
-    """The last shard may have fewer."""
-    shard_mib: int | None = None
-    """Shards of about so many MiB, by a sample of the clips, instead of --clips-per-shard."""
-    min_clip_s: float = 0.1
-    """Shorter clips are refused."""
-    max_clip_s: float | None = None
-    """Of longer clips the first so many seconds are kept; all of them unless set."""
-    seed: int = 0
-    """Of the order of the clips, and of --eval-share."""
-    eval_share: float = 0.0
+    eval_share: Annotated[float, Within(0, 1, without=(1,))] = 0.0
     """Share of the clips without a split that become split eval; the others become train."""
-    max_rejected: float = 0.01
-    """Share of the clips that may be refused before the build is an error."""
+    sample_rate_hz: Annotated[int, Within(1000)] = 16_000
+    """Sample rate to which clips are resampled."""
+    codec: Codec = "flac"
+    """flac is about half the size of wav, whose decoding is ten times cheaper. opus and vorbis are
+    lossy and take a sixth to a tenth of wav."""
+    clips_per_shard: Annotated[int, Within(1)] = 1000
+    """Clips in a shard; the last one may have fewer."""
+    shard_mib: Annotated[int | None, Within(1)] = None
+    """Size of a shard in MiB, approximately, in place of --clips-per-shard."""
+    min_clip_s: Annotated[float, Within(0)] = 0.1
+    """Length below which clips are refused."""
+    max_clip_s: Annotated[float | None, Within(0, without=(0,))] = None
+    """Length to which longer clips are cut. Default: none are cut."""
     keep_unlabelled: bool = False
-    """Pack clips without a label too, instead of refusing them."""
+    """Pack clips without a label instead of refusing them."""
     refuse_silent: bool = False
     """Refuse clips below -70 dBFS; they are counted in any case."""
     refuse_duplicates: bool = False
-    """Refuse clips whose audio an earlier clip has; they are counted in any case."""
+    """Refuse clips with the same audio as an earlier clip; they are counted in any case."""
+    max_rejected: Annotated[float, Within(0, 1)] = 0.01
+    """Share of the clips that may be refused before the build fails."""
     retry_rejected: bool = False
-    """Try the clips in rejected.jsonl again, into new shards; the old ones stay as they are."""
+    """Try the clips in rejected.jsonl again, into new shards; existing shards stay as they are."""
+    seed: int = 0
+    """Seed for the order of the clips and for --eval-share."""
+    workers: Annotated[int, Within(1)] = field(default_factory=num_cores)
+    """Processes; they do not change the result. Default: one a core."""
+    engine: Literal["local", "dask"] = "local"
+    """local runs --workers processes here; dask uses the workers of --scheduler or
+    --scheduler-file."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler, such as tcp://host:8786."""
+    scheduler_file: Path | None = None
+    """File to which a Dask scheduler wrote its address."""
+    task: str | None = None
+    """I/N, with I from 0 to N - 1, makes only every Nth shard from the Ith on; slurm takes both
+    from a Slurm array. When all tasks are done, python -m sharding.index joins the shards."""
     dry_run: bool = False
-    """Print clips, classes, shards, size and time, from a sample of 64 clips; write nothing."""
+    """Print clips, classes, shards, size and time, estimated from 64 clips; write nothing."""
 
     def __post_init__(self) -> None:
-        for name, valid, bounds in (
-            ("workers", self.workers >= 1, "at least 1"),
-            ("sample_rate_hz", self.sample_rate_hz >= 1000, "at least 1000"),
-            ("clips_per_shard", self.clips_per_shard >= 1, "at least 1"),
-            ("shard_mib", self.shard_mib is None or self.shard_mib >= 1, "at least 1"),
-            ("min_clip_s", self.min_clip_s >= 0, "at least 0"),
-            ("max_clip_s", self.max_clip_s is None or self.max_clip_s > 0, "above 0"),
-            ("eval_share", 0 <= self.eval_share < 1, "from 0 to below 1"),
-            ("max_rejected", 0 <= self.max_rejected <= 1, "from 0 to 1"),
-        ):
-            if not valid:
-                flag = f"--{name.replace('_', '-')}"
-                raise ConfigError(
-                    f"{name}={getattr(self, name)} must be {bounds}", where=flag, fix=f"set {flag}"
-                )
+        check_ranges(self)
         if self.codec == "opus" and self.sample_rate_hz not in OPUS_RATES_HZ:
             raise ConfigError(
-                f"Opus has no {self.sample_rate_hz:,} Hz",
+                f"Opus has no sample rate of {self.sample_rate_hz:,} Hz",
                 where="--codec opus",
                 fix=f"--sample-rate-hz {', '.join(map(str, OPUS_RATES_HZ))}, or another --codec",
             )
@@ -91,21 +79,21 @@ class PackConfig:
         schedulers = [self.scheduler, self.scheduler_file]
         if len(schedulers) - schedulers.count(None) != (self.engine == "dask"):
             raise ConfigError(
-                "engine dask needs one scheduler, and engine local none",
+                "engine dask needs exactly one scheduler, engine local none",
                 where="--engine",
                 fix="--engine dask with --scheduler ADDRESS or --scheduler-file FILE",
             )
         if self.task is not None and self.retry_rejected:
             raise ConfigError(
-                "refused clips are tried again when all shards stand, which one task cannot know",
+                "refused clips can be retried only once all shards are made",
                 where="--task, --retry-rejected",
-                fix="run all tasks, python -m sharding.index, then this without --task",
+                fix="run all tasks and python -m sharding.index, then this command without --task",
             )
         if self.task is not None and self.refuse_duplicates:
             raise ConfigError(
-                "duplicates show only when all shards stand, which one task cannot know",
+                "duplicates can be found only once all shards are made",
                 where="--task, --refuse-duplicates",
-                fix="run it without --task, on a cluster by --engine dask",
+                fix="run the build without --task; on a cluster, with --engine dask",
             )
 
     @property

@@ -18,15 +18,21 @@ from psla_wds.shards.index_files import CLASS_LABELS, INDEX_FOLDER
 from psla_wds.shards.merge import merge_sidecars
 from psla_wds.shards.tar import read_sidecars, tars_in
 from sharding.packing.config import PackConfig
-from sharding.packing.coverage import COVERAGE, coverage, warn_of_losses, write_coverage
 from sharding.packing.dask_engine import run_dask, scheduler_address
 from sharding.packing.duplicates import find_duplicates, read_duplicates, write_duplicates
 from sharding.packing.engines import Update, run_local
 from sharding.packing.forecast import settled_layout
 from sharding.packing.plan import ShardTasks, open_output, plan_shards, sweep
-from sharding.packing.rejects import REJECTED, check_rejected, write_rejected
+from sharding.packing.reports import (
+    COVERAGE,
+    REJECTED,
+    check_rejected,
+    coverage,
+    warn_of_losses,
+    write_coverage,
+    write_rejected,
+)
 from sharding.packing.shard import ShardResult
-from sharding.packing.shares import forget_reports, report_task
 
 TAR_NAME = re.compile(r"shard-(\d{6,})\.tar")
 
@@ -67,11 +73,10 @@ def pack_all(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> O
 def pack_share(
     clips: Sequence[Clip], classes: ClassList, config: PackConfig, task: ArrayTask
 ) -> str:
-    """Make the shards of one task of an array, and tell of them; the index waits for all tasks."""
+    """Make the shards of one task of an array, and say so; the index waits for all tasks."""
     tasks = _begin(clips, classes, config)
     own = task.of(tasks)
     rejected = _refused(run(own, config))
-    report_task(task, config.output, rejected)
     return (
         f"made {len(own):,} of {len(tasks):,} shards in {config.output} (task {task}); "
         f"{len(rejected):,} clips refused; next, when all tasks are done: "
@@ -132,22 +137,21 @@ def _updates(tasks: ShardTasks, config: PackConfig) -> Iterator[Update]:
 def publish(
     clips: Sequence[Clip], rejected: list[dict[str, str]], classes: ClassList, config: PackConfig
 ) -> ShardIndex:
-    """List what was refused and what is missing, and unless it is too much, write the index."""
+    """List the clips refused and missing and, unless they are too many, write the index."""
     folder = config.output
     covered = coverage(clips, rejected, classes)
     write_rejected(folder / REJECTED, rejected)
-    write_coverage(folder, covered)
+    write_coverage(folder / COVERAGE, covered)
     warn_of_losses(covered, folder / COVERAGE)
     check_rejected(
         rejected,
         len(clips),
         config.max_rejected,
         where=folder / REJECTED,
-        fix="mend the files and add --retry-rejected",
+        fix="repair the files and add --retry-rejected",
     )
     with disk_errors(folder / INDEX_FOLDER, "write the index"):
         index = merge_sidecars(folder)
-    forget_reports(folder)
     sweep(folder)
     return index
 
@@ -170,5 +174,5 @@ def check_classes(folder: Location, classes: ClassList) -> None:
         raise ConfigError(
             "the shards were packed with another class list",
             where=folder / CLASS_LABELS,
-            fix="name that list, or choose another --output",
+            fix="use that list, or choose another --output",
         )

@@ -20,6 +20,7 @@ from sharding.packing.clip_table import ClipTable
 from sharding.packing.shard import Encoding, ShardTask
 
 PLAN_FILE = "build.json"
+MAX_SHOWN = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +174,20 @@ def missing_shards(folder: Location) -> list[int]:
         for number, tar in enumerate(tars)
         if tar.name not in names or sidecar_path(tar).name not in names
     ]
+
+
+def check_complete(folder: Location) -> None:
+    """`ShardError` if shards of the build in this folder are missing."""
+    missing = missing_shards(folder)
+    if missing:
+        more = f" (+{len(missing) - MAX_SHOWN:,} more)" if len(missing) > MAX_SHOWN else ""
+        raise ShardError(
+            f"{len(missing):,} shards are not made yet: "
+            f"{', '.join(map(str, missing[:MAX_SHOWN]))}{more}",
+            where=folder,
+            fix="run the tasks that make them again (task I/N makes every shard whose number "
+            "leaves I when divided by N), or the same sharding.build without --task",
+        )
 
 
 def sweep(folder: Location) -> None:

@@ -23,7 +23,7 @@ from sharding.packing.pack_all import (
     run,
 )
 from sharding.packing.plan import missing_shards, plan_shards, read_plan, require_same
-from sharding.packing.rejects import REJECTED, read_rejected
+from sharding.packing.reports import REJECTED, read_rejected
 from sharding.packing.shard import pack_clip, refusal_of
 
 

@@ -16,9 +16,9 @@ from psla_wds.audio.decode import ClipRefusedError, load_clip
 from psla_wds.errors import PslaError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
-from psla_wds.loading.loader import Loader
+from psla_wds.loading.batches import evaluation_batches
+from psla_wds.loading.loader import LoaderConfig
 from psla_wds.reading.reader import ReaderConfig
-from psla_wds.sampling.schedule import BatchLayout, EvaluationSchedule
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import read_index
 from psla_wds.shards.merge import write_index
@@ -66,16 +66,10 @@ def load_outcome(shards: Path, audio: bytes) -> str:
 
 
 def loaded(index: ShardIndex) -> list[torch.Tensor]:
-    loader = Loader(
-        index,
-        EvaluationSchedule(index, BatchLayout(batch_size=1)),
-        clips_per_pass=1,
-        features=FEATURES,
-        config=ReaderConfig(threads=1, decode_threads=1),
-        device=torch.device("cpu"),
-    )
-    with loader:
-        return [batch.log_mel for batch in loader]
+    reader = ReaderConfig(threads=1, decode_threads=1)
+    config = LoaderConfig(features=FEATURES, reader=reader, device="cpu")
+    with evaluation_batches(index, batch_size=1, config=config) as batches:
+        return [batch.log_mel for batch in batches]
 
 
 def limit_memory() -> None:

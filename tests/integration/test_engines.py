@@ -225,7 +225,7 @@ def test_tasks_of_an_array_need_no_coordinator(many: Path, whole: Path, tmp_path
         _, stderr = process.communicate(timeout=240)
         assert process.returncode == 0, stderr
     done = run_command("sharding.index", str(output), check=False)
-    assert_user_error(done, "13 shards are not made yet: 1, 4, 7", "of tasks 1 of 3")
+    assert_user_error(done, "13 shards are not made yet: 1, 4, 7", "run the tasks")
     assert_user_error(
         build(many, output, "--task=1/3", "--codec=wav", fails=True), "holds another build"
     )
@@ -254,10 +254,9 @@ def test_what_tasks_refuse_counts_when_they_are_joined(tmp_path: Path):
     output = tmp_path / "shards"
     for number in range(2):
         build(corpus, output, f"--task={number}/2")
-    lines = [path.read_text() for path in (output / "tasks").iterdir()]
-    assert [json.loads(line)["clip_id"] for line in lines if line] == ["clip.003.wav"]
-    done = run_command("sharding.index", str(output), check=False)
-    assert_user_error(done, "1 of 24 clips were refused")
+    for _ in range(2):
+        done = run_command("sharding.index", str(output), check=False)
+        assert_user_error(done, "1 of 24 clips were refused")
     assert not (output / "index").exists()
     run_command("sharding.index", str(output), "--max-rejected=0.1")
     assert json.loads((output / "rejected.jsonl").read_text())["clip_id"] == "clip.003.wav"
@@ -274,7 +273,7 @@ def test_what_a_retry_packed_is_not_refused_when_tasks_are_joined_again(tmp_path
     build(corpus, output, "--task=0/1")
     make_index(output)
     assert (output / "rejected.jsonl").read_text() == ""
-    assert len(read_index(output)) == 24 and not (output / "tasks").exists()
+    assert len(read_index(output)) == 24
 
 
 @pytest.mark.parametrize("flag", ["refuse_duplicates", "retry_rejected"])

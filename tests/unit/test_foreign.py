@@ -22,7 +22,7 @@ from sharding.check import check
 from sharding.foreign.scan import scan
 from sharding.foreign.tar_members import split_name
 from sharding.index import class_separation, make_index
-from sharding.packing.rejects import REJECTED
+from sharding.packing.reports import REJECTED
 
 CLASSES = ClassList(("/t/0", "/t/1", "/t/2", "7"), ("low", "middle, or so", "2", "noise"))
 

@@ -11,8 +11,7 @@ from label_overlays import named_index
 
 from psla_wds.errors import ConfigError, ScoreError
 from psla_wds.evaluation.score_folder import ScoreFolder
-from psla_wds.reading.read_ahead import mixed_targets
-from psla_wds.sampling.augment import plain_draws
+from psla_wds.sampling.augment import mixed_targets, plain_draws
 from psla_wds.shards.clip_ids import ClipIds
 from psla_wds.shards.index import ShardIndex, concatenate
 from psla_wds.shards.teacher import META, apply_teacher, read_top_scores, top_scores

@@ -1,3 +1,5 @@
+"""Threads for reads: they pass on results and errors, grow, and are left behind if they hang."""
+
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -7,7 +9,7 @@ import pytest
 from psla_wds.reading.read_pool import ReadPool
 
 
-def test_what_a_task_returns_or_raises_reaches_who_waits_for_it():
+def test_results_and_errors_reach_who_waits_for_them():
     pool: ReadPool[int] = ReadPool(2)
     futures = [pool.submit(lambda i=i: i * i) for i in range(100)]
     assert [future.result() for future in futures] == [i * i for i in range(100)]
@@ -34,9 +36,7 @@ def test_a_pool_grows_while_its_threads_are_at_work():
     assert pool.close()
 
 
-def test_closing_drops_what_waits_and_does_not_wait_for_what_hangs(
-    monkeypatch: pytest.MonkeyPatch,
-):
+def test_closing_drops_what_waits_and_leaves_what_hangs(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("psla_wds.reading.read_pool.CLOSE_WAIT_S", 0.2)
     pool, storage_answers = ReadPool(2), threading.Event()
     hanging = pool.submit(storage_answers.wait)

@@ -8,14 +8,16 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 
 from psla_wds.loading.loader import Batch
-from psla_wds.models.audio_tagger import build_model
+from psla_wds.models.audio_tagger import AudioTagger, build_model
 from psla_wds.models.config import ModelConfig
 from psla_wds.runtime.distributed import World
+from train.config import Compile
 from train.learner import Learner
 from train.optimizer import Moment
 from train.recipes import DEMO
@@ -98,3 +100,52 @@ def test_passes_of_a_step_change_nothing_but_rounding():
         student.model.eval().train = lambda mode=True: None
         curves.append(curve(student, source))
     assert difference(*curves) < 1e-4
+
+
+# --- compiled steps
+
+KEPT_BLOCKS = (0, 1, 2, 3, 5, 8, 11, 15)
+"""One of each stage of EfficientNet-B0, and one that drop-connect can skip: these compile in a
+minute or two, on two cores, where the whole network takes several."""
+
+
+@pytest.fixture
+def unchecked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tests check shapes by wrappers that dynamo cannot trace; training has none.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+def short_model(drop_connect_rate: float) -> AudioTagger:
+    model = build_model(replace(DEMO.model, drop_connect_rate=drop_connect_rate), 5)
+    blocks = model.trunk._blocks
+    model.trunk._blocks = torch.nn.ModuleList(blocks[number] for number in KEPT_BLOCKS)
+    return model
+
+
+def compiled_learner(mode: Compile, drop_connect_rate: float, seed: int = 0) -> Learner:
+    torch.manual_seed(0)
+    config = replace(DEMO, compile=mode, seed=seed)
+    return Learner(config, ALONE, short_model(drop_connect_rate))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("unchecked_shapes")
+class TestCompiledStep:
+    def test_its_losses_are_the_eager_ones_but_for_rounding(self):
+        eager, compiled = (
+            curve(compiled_learner(mode, 0.0), batches()) for mode in ("off", "default")
+        )
+        assert eager[-1] < 0.6 * eager[0]
+        assert difference(compiled, eager) < 0.02
+
+    def test_its_run_goes_on_exactly_where_its_state_was_taken(self):
+        some = batches()
+        expected = curve(compiled_learner("default", 0.5), some)
+        first, second = (compiled_learner("default", 0.5) for _ in range(2))
+        begun = curve(first, some, steps=range(10))
+        second.load_state(first.state())
+        resumed = curve(second, some, steps=range(10, STEPS))
+        assert [*begun, *resumed] == [*expected]
+        other = curve(compiled_learner("default", 0.5, seed=1), some)
+        assert difference(other, expected) > 0.01  # drop-connect is at work

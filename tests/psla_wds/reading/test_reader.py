@@ -1,10 +1,17 @@
+"""Clips by byte range: in order, checked, tried again, and never waited for without an end."""
+
 import os
 import shutil
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import assert_user_error
+from store_server import serving
 
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.reading.reader import Reader, ReaderConfig
@@ -21,16 +28,21 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", (0.0, 0.0))
 
 
+def read(shards: Path, rows: np.ndarray, threads: int = 1) -> list[bytes]:
+    reader = Reader(read_index(shards), threads=threads)
+    try:
+        return [clip.tobytes() for clip in reader.start(rows).wait()]
+    finally:
+        reader.close()
+
+
 def test_clips_come_in_the_order_of_the_rows_with_repeats(shards: Path):
     index = read_index(shards)
     rows = np.random.default_rng(0).integers(0, len(index), 100)
-    reader = Reader(index, threads=3)
-    clips = reader.start(rows).wait()
-    reader.close()
-    for row, clip in zip(rows, clips, strict=True):
-        content = index.shards[index.shard[row]].read_bytes()
+    for row, clip in zip(rows, read(shards, rows, threads=3), strict=True):
         start = index.offset[row]
-        assert clip.tobytes() == content[start : start + index.size[row]]
+        content = index.shards[index.shard[row]].read_bytes()
+        assert clip == content[start : start + index.size[row]]
 
 
 def test_a_flipped_bit_is_named_with_shard_offset_and_clip(copied: Path):
@@ -39,10 +51,8 @@ def test_a_flipped_bit_is_named_with_shard_offset_and_clip(copied: Path):
     content = bytearray(tar.read_bytes())
     content[index.offset[row] + index.size[row] // 2] ^= 4
     tar.write_bytes(content)
-    reader = Reader(index, threads=1)
     with pytest.raises(ShardError, match="damaged: its CRC-32 differs") as caught:
-        reader.start(np.arange(len(index))).wait()
-    reader.close()
+        read(copied, np.arange(len(index)))
     for part in (str(tar), f"byte {index.offset[row]}", index.clip_id(row), "sharding.check"):
         assert part in str(caught.value)
 
@@ -52,12 +62,9 @@ def test_a_shard_that_became_shorter_or_vanished_is_named(copied: Path):
     with index.shards[0].open("r+b") as file:
         file.truncate(600)
     index.shards[1].unlink()
-    reader = Reader(index, threads=1)
-    with pytest.raises(ShardError, match="cut short"):
-        reader.start(np.flatnonzero(index.shard == 0)).wait()
-    with pytest.raises(ShardError, match="No such file"):
-        reader.start(np.flatnonzero(index.shard == 1)).wait()
-    reader.close()
+    for shard, problem in enumerate(("cut short", "No such file")):
+        with pytest.raises(ShardError, match=problem):
+            read(copied, np.flatnonzero(index.shard == shard))
 
 
 def test_a_read_that_fails_for_a_moment_is_tried_again(
@@ -70,15 +77,12 @@ def test_a_read_that_fails_for_a_moment_is_tried_again(
             raise failure
         return pread(descriptor, buffers, offset)
 
-    monkeypatch.setattr("psla_wds.io.storage.os.preadv", flaky)
-    reader = Reader(index, threads=1)
-    clips = reader.start(np.arange(10)).wait()
-    reader.close()
-    assert [len(clip) for clip in clips] == index.size[:10].tolist()
+    monkeypatch.setattr(os, "preadv", flaky)
+    assert [*map(len, read(shards, np.arange(10)))] == index.size[:10].tolist()
     assert "I/O error; trying again" in caplog.text and index.clip_id(0) in caplog.text
 
 
-def test_a_read_that_hangs_is_told_with_what_it_waits_for(
+def test_a_read_that_hangs_is_reported_with_its_clip(
     shards: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     index, pread, storage_answers = read_index(shards), os.preadv, threading.Event()
@@ -87,16 +91,62 @@ def test_a_read_that_hangs_is_told_with_what_it_waits_for(
         storage_answers.wait(timeout=30)
         return pread(descriptor, buffers, offset)
 
-    monkeypatch.setattr("psla_wds.io.storage.os.preadv", hanging)
+    monkeypatch.setattr(os, "preadv", hanging)
     monkeypatch.setattr("psla_wds.reading.reader.HANG_WARNING_S", 0.05)
-    reader = Reader(index, threads=1)
-    pending = reader.start(np.array([13, 14]))
     threading.Timer(0.3, storage_answers.set).start()
-    clips = pending.wait()
-    reader.close()
-    assert [len(clip) for clip in clips] == index.size[13:15].tolist()
+    assert [*map(len, read(shards, np.array([13, 14])))] == index.size[13:15].tolist()
     warnings = [r.getMessage() for r in caplog.records]
     assert 2 <= len(warnings) <= 8 and all(index.where(13) in text for text in warnings)
+
+
+READ_ALL = """
+import sys
+import numpy as np
+from psla_wds import cli
+from psla_wds.shards.index_files import read_index
+from psla_wds.reading.reader import Reader
+
+def main():
+    index = read_index(sys.argv[1])
+    print("opened", flush=True)
+    sys.stdin.readline()
+    reader = Reader(index, threads=2, timeout_s=2)
+    try:
+        reader.start(np.arange(len(index))).wait()
+    finally:
+        reader.close()
+
+cli.run(main)
+"""
+
+
+def never_answering_file(folder: Path) -> None:
+    (folder / "shard-000002.tar").unlink()
+    os.mkfifo(folder / "shard-000002.tar")  # opening it waits for a writer
+
+
+@pytest.mark.parametrize("storage", ["file", "silent", "reset"])
+def test_storage_that_never_answers_ends_the_process(copied: Path, storage: str):
+    with serving(copied) as store:
+        location = str(copied) if storage == "file" else store.url()
+        process = subprocess.Popen(
+            [sys.executable, "-c", READ_ALL, location],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None and process.stdout.readline() == "opened\n"
+        if storage == "file":
+            never_answering_file(copied)
+        else:
+            store.fault = lambda path, number: storage if path.endswith("2.tar") else None
+        started = time.perf_counter()
+        out, err = process.communicate("read\n", timeout=60)
+    assert time.perf_counter() - started < 20
+    done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    assert_user_error(done, "did not arrive within 2 s", "shard-000002.tar, byte ", "clip clip.")
+    assert "--reader.timeout-s" in err
 
 
 def test_closing_ends_the_threads(shards: Path):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import weakref
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -19,30 +19,25 @@ from psla_wds import (
     FeatureConfig,
     LoaderConfig,
     ReaderConfig,
-    SamplerConfig,
     open_indexes,
     training_batches,
 )
 from psla_wds.features.dali import PREFETCH_BATCHES
 from psla_wds.reading.reader import PendingRead
 
-MAIN = Path(__file__).parents[2] / "train" / "main.py"
+MAIN = Path(__file__).parents[3] / "train" / "main.py"
 BATCH_SIZE = 40
 
 
-# --- buffers
-
-
 def log_mels(shards: Path, count: int) -> list[torch.Tensor]:
-    config = LoaderConfig(
-        features=FeatureConfig(num_frames=64),
-        sampler=SamplerConfig(draws_per_epoch=count * BATCH_SIZE),
-        # Few threads and many clips: most are still to be decoded when they are handed over.
-        reader=ReaderConfig(decode_threads=1),
-    )
-    index = open_indexes([str(shards)])
-    with training_batches(index, batch_size=BATCH_SIZE, config=config) as batches:
-        return [batch.log_mel.clone() for batch in islice(batches, count)]
+    # Few threads and many clips: most are still to be decoded when they are handed over.
+    reader = ReaderConfig(decode_threads=1)
+    config = LoaderConfig(features=FeatureConfig(num_frames=64), reader=reader, device="cpu")
+    with training_batches(
+        open_indexes([str(shards)]), batch_size=BATCH_SIZE, config=config
+    ) as epochs:
+        batches = islice(chain.from_iterable(repeat(epochs)), count)
+        return [batch.log_mel.clone() for batch in batches]
 
 
 def test_buffers_are_released_soon_and_not_before_they_were_used(

@@ -1,3 +1,5 @@
+"""What each rank draws at each iteration: the same global batches whatever their number."""
+
 import time
 from pathlib import Path
 
@@ -6,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from psla_wds import SamplerConfig, WaveformConfig
 from psla_wds.errors import ConfigError
-from psla_wds.sampling.augment import AugmentConfig, Draws
-from psla_wds.sampling.plan import SamplerConfig
-from psla_wds.sampling.schedule import BatchLayout, EvaluationSchedule, Plans, TrainingSchedule
+from psla_wds.sampling.augment import Draws
+from psla_wds.sampling.schedule import BatchLayout, EvaluationSchedule, TrainingSchedule
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import read_index
 
-BATCH_SIZE = 12
+BATCH_SIZE, DRAWS = 12, 50
+SETTINGS = WaveformConfig(sampler=SamplerConfig(draws_per_epoch=DRAWS))
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +25,8 @@ def index(shards: Path) -> ShardIndex:
 
 
 def schedule(index: ShardIndex, *, first_step: int = 0, **layout: int) -> TrainingSchedule:
-    return TrainingSchedule(
-        Plans(index, SamplerConfig(draws_per_epoch=50), seed=5),
-        AugmentConfig(),
-        BatchLayout(batch_size=BATCH_SIZE, **layout),
-        log_mel_shape=(1056, 128),
-        first_step=first_step,
-    )
+    batches = BatchLayout(batch_size=BATCH_SIZE, **layout)
+    return TrainingSchedule(index, SETTINGS, batches, seed=5, first_step=first_step)
 
 
 def values(parts: list[Draws]) -> list[tuple]:
@@ -42,7 +40,7 @@ def values(parts: list[Draws]) -> list[tuple]:
     ("world_size", "accumulate"),
     [(1, 1), (2, 1), (3, 1), (4, 1), (6, 1), (12, 1), (1, 2), (2, 3), (3, 4), (6, 2)],
 )
-def test_every_number_of_ranks_and_passes_has_the_same_global_batches(
+def test_any_number_of_ranks_and_passes_has_the_same_batches(
     index: ShardIndex, world_size: int, accumulate: int
 ):
     alone = schedule(index)
@@ -55,10 +53,12 @@ def test_every_number_of_ranks_and_passes_has_the_same_global_batches(
         passes = range(step * accumulate, (step + 1) * accumulate)
         parts = [rank(iteration) for rank in ranks for iteration in passes]
         assert values(parts) == values([alone(step)])
+        of_step = [draws for rank in ranks for draws in rank.draws_of_step(step + 1)]
+        assert values(of_step) == values(parts)
 
 
 @given(st.integers(0, 40), st.sampled_from([1, 2, 3, 4]))
-def test_a_run_that_resumes_reads_what_was_left(index: ShardIndex, stopped_at: int, ranks: int):
+def test_a_run_that_resumes_draws_what_was_left(index: ShardIndex, stopped_at: int, ranks: int):
     whole = schedule(index)
     resumed = [
         schedule(index, first_step=stopped_at, rank=r, world_size=ranks) for r in range(ranks)
@@ -66,6 +66,8 @@ def test_a_run_that_resumes_reads_what_was_left(index: ShardIndex, stopped_at: i
     for step in range(3):
         parts = [rank(step) for rank in resumed]
         assert values(parts) == values([whole(stopped_at + step)])
+        of_step = [rank.draws_of_step(stopped_at + step + 1)[0] for rank in resumed]
+        assert values(of_step) == values(parts)
 
 
 def test_epochs_differ(index: ShardIndex):
@@ -76,7 +78,7 @@ def test_epochs_differ(index: ShardIndex):
     assert first != second
 
 
-def test_step_half_a_million_is_there_as_fast_as_the_first(index: ShardIndex):
+def test_step_half_a_million_comes_as_fast_as_the_first(index: ShardIndex):
     schedule(index)(0)
     started = time.perf_counter()
     schedule(index, first_step=500_000)(0)
@@ -91,6 +93,7 @@ def test_evaluation_reads_every_clip_once(index: ShardIndex, ranks: int, clips_p
         evaluation, iteration = EvaluationSchedule(index, layout), 0
         while (draws := evaluation(iteration)) is not None:
             assert not draws.mixed.any() and not draws.masks.any()
+            assert len(draws.rows) <= evaluation.clips_per_pass
             rows += draws.rows.tolist()
             iteration += 1
     assert sorted(rows) == list(range(len(index)))
@@ -100,18 +103,19 @@ def test_evaluation_reads_every_clip_once(index: ShardIndex, ranks: int, clips_p
     ("batch_size", "world_size", "accumulate", "sizes"),
     [(100, 8, 1, "96 or 104"), (3, 8, 1, "8"), (100, 8, 2, "96 or 112"), (0, 2, 1, "2")],
 )
-def test_a_batch_that_cannot_be_shared_offers_the_nearest_sizes(
+def test_a_batch_that_cannot_be_shared_offers_others(
     batch_size: int, world_size: int, accumulate: int, sizes: str
 ):
     with pytest.raises(ConfigError, match=f"set --batch-size {sizes}$"):
         BatchLayout(batch_size=batch_size, world_size=world_size, accumulate=accumulate)
 
 
-def test_an_epoch_without_one_batch_is_refused(index: ShardIndex):
-    with pytest.raises(ConfigError, match="at most 5"):
-        TrainingSchedule(
-            Plans(index, SamplerConfig(draws_per_epoch=5), seed=0),
-            AugmentConfig(),
-            BatchLayout(batch_size=BATCH_SIZE),
-            log_mel_shape=(1056, 128),
-        )
+@pytest.mark.parametrize(
+    ("batch_size", "first_step", "words"), [(51, 0, "at most 50"), (12, -1, "first_step=-1")]
+)
+def test_a_run_without_one_step_is_refused(
+    index: ShardIndex, batch_size: int, first_step: int, words: str
+):
+    layout = BatchLayout(batch_size=batch_size)
+    with pytest.raises(ConfigError, match=words):
+        TrainingSchedule(index, SETTINGS, layout, seed=0, first_step=first_step)

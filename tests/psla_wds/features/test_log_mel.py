@@ -1,3 +1,5 @@
+"""The definition of the features in torch, against torchaudio's."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -18,12 +20,6 @@ from psla_wds.features.config import FeatureConfig
 from psla_wds.features.log_mel import LogMel, fit, mel_matrix, normalise
 
 DEFAULT = FeatureConfig()
-LOG_EPSILON = float(np.log(np.finfo(np.float32).eps))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_torch_thread() -> None:
-    torch.set_num_threads(1)  # the clips are small
 
 
 def as_float32(waveform: np.ndarray) -> torch.Tensor:
@@ -67,7 +63,8 @@ def test_a_batch_equals_its_clips():
 def test_an_empty_filter_is_constant_at_the_floor():
     log_mel = LogMel(DEFAULT)(as_float32(white_noise()))
     assert (mel_matrix(DEFAULT).sum(1) == 0).nonzero().tolist() == [[3]]
-    torch.testing.assert_close(log_mel[:, 3], torch.full_like(log_mel[:, 3], LOG_EPSILON))
+    floor = torch.full_like(log_mel[:, 3], float(np.log(np.finfo(np.float32).eps)))
+    torch.testing.assert_close(log_mel[:, 3], floor)
 
 
 def test_the_matrices_are_not_saved_with_a_model():
@@ -97,20 +94,20 @@ def test_derived_numbers_at_the_papers_settings():
 @pytest.mark.parametrize(
     ("wrong", "advice"),
     [
-        ({"high_hz": 9_000.0}, "set --features.high-hz 8000"),
-        ({"high_hz": 0.0}, "set --features.high-hz 8000"),
-        ({"low_hz": 8_000.0}, "set --features.low-hz 0"),
-        ({"hop_ms": 30.0}, "set --features.hop-ms 25"),
-        ({"hop_ms": 0.01}, "set --features.hop-ms 10"),
-        ({"window_ms": 0.1}, "set --features.window-ms 25"),
-        ({"num_mels": 3}, "set --features.num-mels 128"),
-        ({"num_frames": 0}, "set --features.num-frames 1056"),
-        ({"sample_rate_hz": 0}, "set --features.sample-rate-hz 16000"),
-        ({"std": 0.0}, "set --features.std 4.5699"),
+        ({"high_hz": 9_000.0}, "high-hz 8000"),
+        ({"high_hz": 0.0}, "high-hz 8000"),
+        ({"low_hz": 8_000.0}, "low-hz 0"),
+        ({"hop_ms": 30.0}, "hop-ms 25"),
+        ({"hop_ms": 0.01}, "hop-ms 10"),
+        ({"window_ms": 0.1}, "window-ms 25"),
+        ({"num_mels": 3}, "num-mels to a number that is at least 4"),
+        ({"num_frames": 0}, "num-frames to a number that is at least 1"),
+        ({"sample_rate_hz": 0}, "sample-rate-hz to a number that is at least 1"),
+        ({"std": 0.0}, "std to a number that is above 0"),
     ],
     ids=str,
 )
-def test_a_setting_out_of_range_names_the_flag_that_mends_it(wrong: dict, advice: str):
+def test_a_setting_out_of_range_names_its_flag(wrong: dict, advice: str):
     with pytest.raises(ConfigError) as caught:
         replace(DEFAULT, **wrong)
-    assert f"  fix:   {advice}" in str(caught.value).splitlines()
+    assert f"  fix:   set --features.{advice}" in str(caught.value).splitlines()
