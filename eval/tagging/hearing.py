@@ -62,11 +62,11 @@ def results_of(
     highest = np.full(len(tagger.classes), -np.inf, np.float32)
 
     def tag(label: int, score: float) -> Tag:
-        return Tag(tagger.classes.mids[label], tagger.classes.names[label], float(score))
+        return Tag(tagger.classes.mids[label], tagger.classes.names[label], score)
 
     def top(scores: Float32[np.ndarray, " classes"]) -> tuple[Tag, ...]:
-        best = np.argsort(-scores, kind="stable")[:top_k].tolist()
-        return tuple(tag(label, scores[label]) for label in best)
+        best = np.argsort(-scores, kind="stable")[:top_k]
+        return tuple(map(tag, best.tolist(), scores[best].tolist()))
 
     for window in windows:
         highest = np.maximum(highest, window.scores)

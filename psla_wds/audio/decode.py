@@ -231,14 +231,14 @@ class _Audio:
         size = size or _block_samples(self.rate_hz, self._file.channels)
         if start:  # some codecs cannot seek, nor say where they are
             self._file.seek(start)
-        is_there = True
-        while is_there and position < stop:
+        while position < stop:
             wanted = min(size, stop - position)
             block = self._file.read(wanted, dtype="float32", always_2d=True)
             position += len(block)
-            is_there = len(block) == wanted  # reading on would pass over what is damaged
             if len(block):
                 yield block
+            if len(block) < wanted:  # reading on would pass over what is damaged
+                break
         if position < stop < ENDLESS:
             raise ClipRefusedError(
                 "truncated", f"{position - start} of {stop - start} samples are there"

@@ -32,17 +32,17 @@ from psla_wds.audio.decode import (
 from psla_wds.errors import AudioError
 
 RATE_HZ = 16_000
-FORMATS = {
-    "wav": ("WAV", "PCM_16"),
-    "wav24": ("WAV", "PCM_24"),
-    "float": ("WAV", "FLOAT"),
-    "flac": ("FLAC", "PCM_16"),
-    "ogg": ("OGG", "VORBIS"),
-    "opus": ("OGG", "OPUS"),
-    "mp3": ("MP3", "MPEG_LAYER_III"),
-    "aiff": ("AIFF", "PCM_16"),
-    "cannot seek": ("WAV", "GSM610"),
-}
+FORMATS = [
+    ("WAV", "PCM_16"),
+    ("WAV", "PCM_24"),
+    ("WAV", "FLOAT"),
+    ("WAV", "GSM610"),  # which cannot seek
+    ("FLAC", "PCM_16"),
+    ("OGG", "VORBIS"),
+    ("OGG", "OPUS"),
+    ("MP3", "MPEG_LAYER_III"),
+    ("AIFF", "PCM_16"),
+]
 NEEDS_FFMPEG = pytest.mark.skipif(ffmpeg.version() is None, reason="no ffmpeg on PATH")
 
 
@@ -62,14 +62,14 @@ def file_of(
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize(("rate_hz", "channels"), [(16_000, 1), (48_000, 2)])
+@pytest.mark.parametrize(("format", "subtype"), FORMATS)
+@pytest.mark.parametrize("rate_hz", [16_000, 48_000])
 def test_formats_rates_and_channels_become_mono(
-    tmp_path: Path, name: str, rate_hz: int, channels: int
+    tmp_path: Path, format: str, subtype: str, rate_hz: int
 ):
-    num_channels = 1 if name == "cannot seek" else channels
-    waveform = np.repeat(sine(rate_hz)[:, None], num_channels, axis=1)
-    (tmp_path / "clip").write_bytes(file_of(waveform, rate_hz, *FORMATS[name]))
+    channels = 1 if subtype == "GSM610" else rate_hz // 16_000
+    waveform = np.repeat(sine(rate_hz)[:, None], channels, axis=1)
+    (tmp_path / "clip").write_bytes(file_of(waveform, rate_hz, format, subtype))
     loaded = load(tmp_path / "clip")
     assert loaded.dtype == np.float32 and abs(len(loaded) - RATE_HZ) < 0.1 * RATE_HZ
     assert peak_hz(loaded) == pytest.approx(1000, abs=3)
@@ -134,31 +134,6 @@ def test_real_recordings_are_the_same_in_blocks(real_clips: Path):
     others = [path for path in paths if soundfile.info(path).samplerate != RATE_HZ]
     for path in [*paths[:: len(paths) // 40], *others[:40]]:
         np.testing.assert_array_equal(whole(decode(path, RATE_HZ)), load(path))
-
-
-def test_real_recordings_come_back_from_44_1_khz(real_clips: Path):
-    """Despite a noise above the band that is left, which must not come back into it."""
-    files = sorted((real_clips / "esc50").glob("*.flac"))[::100]
-    assert len(files) >= 5
-    for path in files:
-        source, rate_hz = soundfile.read(path, dtype="float32")
-        up = soxr.resample(source, rate_hz, 44_100, quality="VHQ")
-        hiss = band(np.random.default_rng(0).normal(0, 0.1, len(up)), 44_100, 9_000.0, 22_050.0)
-        wide = np.stack([1.5 * up + hiss, 0.5 * up + hiss], axis=1)
-        content = io.BytesIO(file_of(wide, 44_100, subtype="FLOAT"))
-        loaded = load_clip(content, sample_rate_hz=rate_hz)
-        assert len(loaded) == pytest.approx(len(source), abs=1)
-        num_samples = min(len(loaded), len(source))
-        difference = band(loaded[:num_samples] - source[:num_samples], rate_hz, 0.0, 7_000.0)
-        inside = difference[rate_hz // 10 : -rate_hz // 10]  # filters ring where a file ends
-        assert np.abs(inside).max() < 1e-3 * max(np.abs(source).max(), 0.01), path
-
-
-def band(waveform: np.ndarray, rate_hz: int, low_hz: float, high_hz: float) -> np.ndarray:
-    spectrum = np.fft.rfft(waveform)
-    frequencies = np.fft.rfftfreq(len(waveform), 1 / rate_hz)
-    kept = (frequencies >= low_hz) & (frequencies <= high_hz)
-    return np.fft.irfft(spectrum * kept, len(waveform))
 
 
 # Excerpts.
@@ -288,12 +263,11 @@ def test_a_header_that_cannot_know_is_not_believed(claim: int, tmp_path: Path):
             assert len(whole(decode(pipe, RATE_HZ))) == 6 * RATE_HZ
 
 
-@pytest.mark.parametrize("position", [0, 5000, 22_049])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("position", [0, 22_049])
 @pytest.mark.parametrize("rate_hz", [16_000, 44_100])
-def test_one_value_that_is_not_finite_is_noticed(position: int, value: float, rate_hz: int):
+def test_one_value_that_is_not_finite_is_noticed(position: int, rate_hz: int):
     waveform = np.full((22_050, 2), 0.1, np.float32)
-    waveform[position, 1] = value
+    waveform[position, 1] = np.inf
     with pytest.raises(ClipRefusedError) as refused:
         whole(resample(iter([waveform[:9000], waveform[9000:]]), rate_hz, RATE_HZ))
     assert refused.value.reason == "not-finite"

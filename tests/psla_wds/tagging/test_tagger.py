@@ -12,10 +12,10 @@ import torch
 from reference.official_model import OfficialEfficientNet, publish
 from tiny_models import CLASSES, FEATURES, RATE_HZ, sweep, tiny_checkpoint
 
-from psla_wds.audio.decode import mix_channels, resample
+from psla_wds.audio.decode import resample
 from psla_wds.errors import AudioError, CheckpointError, ConfigError
 from psla_wds.features.config import FeatureConfig
-from psla_wds.features.log_mel import LogMel, WindowFeatures, fit, normalise
+from psla_wds.features.log_mel import LogMel, fit, normalise
 from psla_wds.models.checkpoint import Checkpoint, epoch_path, save_checkpoint
 from psla_wds.tagging.config import EventConfig, WindowConfig
 from psla_wds.tagging.tagger import Tagger
@@ -61,10 +61,8 @@ def test_windows_begin_on_the_grid_of_frames(tagger, checkpoint):
     tags = tagger(waveform, RATE_HZ)
     assert tags.frame_s == pytest.approx(0.32)
     np.testing.assert_allclose(np.diff(tags.window_starts_s), 0.64)
-    for start_s, end_s, scores in zip(
-        tags.window_starts_s, tags.window_ends_s, tags.window_scores, strict=True
-    ):
-        piece = waveform[round(start_s * RATE_HZ) : round(end_s * RATE_HZ)][:WINDOW_SAMPLES]
+    for start_s, scores in zip(tags.window_starts_s, tags.window_scores, strict=True):
+        piece = waveform[round(start_s * RATE_HZ) :][:WINDOW_SAMPLES]
         np.testing.assert_allclose(scores, by_definition(checkpoint, piece), atol=1e-5)
     np.testing.assert_array_equal(tags.scores, tags.window_scores.max(axis=0))
     assert tags.window_ends_s[-1] == tags.duration_s == 5.0
@@ -127,25 +125,13 @@ def test_rates_and_channels_are_heard_as_when_packed(tagger, rate_hz: int, chann
     np.testing.assert_array_equal(tags.frame_scores, expected.frame_scores)
 
 
-PCM = np.round(sweep(0.5) * 32768).astype(np.int16)
-FLOATS = torch.from_numpy(PCM / np.float32(32768))
-
-
-@pytest.mark.parametrize(
-    ("waveform", "same"),
-    [
-        (PCM, FLOATS),
-        (torch.from_numpy(PCM), FLOATS),
-        (FLOATS.double().numpy(), FLOATS),
-        (FLOATS.clone().requires_grad_(), FLOATS),
-        (FLOATS.bfloat16(), FLOATS.bfloat16().float()),
-        (np.stack([PCM, PCM // 2], axis=1), torch.from_numpy(mix_channels(
-            np.stack([PCM, PCM // 2], axis=1) / np.float32(32768)))),
-    ],
-    ids=["int16", "tensor", "double", "gradient", "bfloat16", "stereo"],
-)  # fmt: skip
-def test_arrays_and_tensors_of_many_types_are_taken(tagger: Tagger, waveform, same: torch.Tensor):
-    np.testing.assert_array_equal(tagger(waveform, RATE_HZ).scores, tagger(same, RATE_HZ).scores)
+def test_arrays_and_tensors_of_many_types_are_taken(tagger: Tagger):
+    pcm = np.round(sweep(0.5) * 32768).astype(np.int16)
+    floats = torch.from_numpy(pcm / np.float32(32768))
+    for same in (torch.from_numpy(pcm), floats, floats.double().numpy(), floats.requires_grad_()):
+        assert np.array_equal(tagger(same, RATE_HZ).scores, tagger(pcm, RATE_HZ).scores)
+    halved = floats.bfloat16()
+    assert np.array_equal(tagger(halved, RATE_HZ).scores, tagger(halved.float(), RATE_HZ).scores)
 
 
 def test_silence_has_scores(tagger: Tagger):
@@ -236,38 +222,21 @@ def test_columns_are_counted_without_weights(checkpoint: Checkpoint, num_frames:
     assert (model.stride_frames, model.num_columns) == (32, frame_scores.shape[1])
 
 
-def test_features_of_a_window_are_those_of_the_definition():
-    features = FeatureConfig(num_frames=64)
-    waveforms = torch.from_numpy(np.stack([sweep(1.0), sweep(1.0, seed=1)]))
-    lengths = torch.tensor([7_000, 100])
-    waveforms[0, 7_000:] = 0.0
-    waveforms[1, 100:] = 0.0
-    found = WindowFeatures(features)(waveforms, lengths)
-    for row, length in enumerate(lengths.tolist()):
-        expected = normalise(fit(LogMel(features)(waveforms[row, :length]), 64), features)
-        torch.testing.assert_close(found[row], expected)
-
-
 # Settings.
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"windows": {"overlap": 1.0}},
-        {"windows": {"window_s": 0.0}},
-        {"windows": {"window_s": 2.0}},
+        {"windows": WindowConfig(window_s=2.0)},
         {"device": "cuda:99"},
         {"device": "gpu"},
         {"batch_size": 0},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(checkpoint: Checkpoint, settings: dict):
-    with pytest.raises(ConfigError, match=r"window|overlap|device|batch_size"):
-        Tagger(
-            [checkpoint],
-            **{k: WindowConfig(**v) if k == "windows" else v for k, v in settings.items()},
-        )
+    with pytest.raises(ConfigError, match=r"window_s|device|batch_size"):
+        Tagger([checkpoint], **settings)
 
 
 @pytest.mark.slow
