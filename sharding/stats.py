@@ -22,8 +22,8 @@ from jaxtyping import Float32
 from tyro.conf import Positional
 
 from psla_wds import cli
-from psla_wds.audio.decode import SILENT_DBFS, decode_pcm, level_dbfs, reason_of
-from psla_wds.audio.quality import Spectrum, is_clipped
+from psla_wds.audio.decode import decode_pcm, reason_of
+from psla_wds.audio.quality import SILENT_DBFS, Spectrum, is_clipped, level_dbfs
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.features.log_mel import LogMel

@@ -1,1 +1,1 @@
-"""What tagging prints and writes."""
+"""What eval.tag hears in recordings, window by window (hearing), and how it is written (formats)."""
