@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psla_wds.errors import PslaError
-from train.config import TrainConfig
-from train.run.folder import CONFIG, read_config
+from train.config import CONFIG, TrainConfig, read_config
 from train.run.log import read_run
 from train.study_commands import Commands, Step
 from train.study_engine import Engine, begun

@@ -18,9 +18,8 @@ from psla_wds.io.files import atomic_open
 from psla_wds.models.checkpoint import load_checkpoint
 from psla_wds.runtime.array_tasks import ArrayTask
 from psla_wds.shards.index import ShardIndex
-from train.config import TrainConfig, may_change_on_resume
+from train.config import CONFIG, TrainConfig, may_change_on_resume, read_config, read_made_with
 from train.loop import EXIT_STATUS_OF_SIGNAL
-from train.run.folder import CONFIG, read_config, read_made_with
 from train.run.log import read_run
 from train.study_commands import Best, Step
 from train.study_marks import why_stale

@@ -9,8 +9,7 @@ from psla_wds.errors import ScoreError
 from psla_wds.models.checkpoint import CHECKPOINTS
 from psla_wds.models.config import IMAGENET, RANDOM
 from psla_wds.models.model_folder import Provenance
-from train.config import KINDS
-from train.run.folder import read_config, read_made_with
+from train.config import KINDS, read_config, read_made_with
 
 HEADLINES = (
     "mAP",

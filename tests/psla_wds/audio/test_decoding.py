@@ -1,4 +1,4 @@
-"""Files, pipes and arrays to waveforms: right samples, whole or in blocks, or one reason why not."""
+"""Files, pipes and arrays to waveforms: the right samples, whole or in blocks, or a reason."""
 
 import csv
 import io
