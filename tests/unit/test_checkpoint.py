@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from eval.average import average_weights
 from psla_wds.errors import CheckpointError, ConfigError
+from psla_wds.evaluation.weight_average import average_weights
 from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
 from psla_wds.models.audio_tagger import build_model
