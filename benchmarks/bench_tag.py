@@ -29,9 +29,9 @@ from psla_wds.labels.class_list import ClassList
 from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.checkpoint import Checkpoint
 from psla_wds.models.config import Head, ModelConfig
+from psla_wds.tagging.config import WindowConfig
 from psla_wds.tagging.tagger import Tagger
 from psla_wds.tagging.waveform_model import WaveformModel
-from psla_wds.tagging.config import WindowConfig
 
 NETWORKS: dict[str, tuple[str, Head]] = {
     "mobilenet-v2, linear": ("mobilenet-v2", "linear"),

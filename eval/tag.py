@@ -21,6 +21,7 @@ from psla_wds import cli
 from psla_wds.config import Within, check_ranges
 from psla_wds.errors import AudioError, ConfigError
 from psla_wds.labels.class_list import read_class_list
+from psla_wds.models.config import Precision
 from psla_wds.tagging.config import EventConfig, WindowConfig
 
 STDIN = "-"
@@ -46,6 +47,8 @@ class Args:
     from stdin, so that no window waits for others."""
     device: str | None = None
     """cpu or cuda. Default: a GPU if there is one."""
+    precision: Precision = "float32"
+    """Precision of the trunk, by autocast; the head is float32."""
     windows: WindowConfig = field(default_factory=WindowConfig)
     events: EventConfig = field(default_factory=EventConfig)
 
@@ -104,6 +107,7 @@ def main() -> None:
             windows=args.windows,
             batch_size=1 if STDIN in args.recordings else args.batch_size,
             device=args.device,
+            precision=args.precision,
         )
         failures = tag_recordings(tagger, recordings, write, top_k=args.top_k, events=args.events)
     if args.output:

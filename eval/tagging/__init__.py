@@ -1,1 +1,1 @@
-"""What eval.tag hears in recordings, window by window (hearing), and how it is written (formats)."""
+"""What eval.tag hears in recordings, window by window, and the formats that it writes."""

@@ -1,7 +1,7 @@
 """Audio files, streams and arrays to waveforms of one channel at another sample rate.
 
-One mechanism for packing and tagging: `load_clip` reads an excerpt in one block, `decode` gives a
-recording of any length in many. The samples are the same, those of MP3 up to rounding.
+One mechanism for packing and tagging: `load_clip` reads an excerpt at once, `decode` a recording
+of any length block by block. The samples are the same.
 """
 
 import functools
@@ -93,8 +93,9 @@ def load_clip(
         if may_be_cut and _is_cut(audio.num_samples / audio.rate_hz, start_s, end_s):
             start_s, end_s = 0.0, math.inf
         start, stop = _checked_range(audio, start_s, min(end_s, start_s + max_s))
-        excerpt = list(audio.blocks(start, stop, size=stop - start))
-    return np.concatenate(list(resample(excerpt, audio.rate_hz, sample_rate_hz)))
+        (excerpt,) = audio.blocks(start, stop, size=stop - start)  # faster than in many
+    pieces = _pieces(excerpt, audio.rate_hz)
+    return np.concatenate(list(resample(pieces, audio.rate_hz, sample_rate_hz)))
 
 
 def decode(source: Path | int, sample_rate_hz: int) -> Iterator[Block]:
@@ -142,11 +143,9 @@ def decode_array(
             "give (samples,), or (samples, channels), as soundfile.read does; torchaudio's have "
             "channels first: transpose them",
         )
-    table = waveform[:, None] if waveform.ndim == 1 else waveform
-    size = _block_samples(sample_rate_hz, table.shape[1])
-    blocks = (_as_float(table[start : start + size]) for start in range(0, len(table), size))
+    pieces = _pieces(waveform[:, None] if waveform.ndim == 1 else waveform, sample_rate_hz)
     with _audio_errors("waveform"):
-        yield from resample(blocks, sample_rate_hz, to_hz)
+        yield from resample(map(_as_float, pieces), sample_rate_hz, to_hz)
 
 
 def resample(
@@ -209,10 +208,18 @@ def is_cut_short(file: io.BufferedIOBase) -> bool:
     return claimed_end > file.seek(0, os.SEEK_END) + SLACK_BYTES
 
 
+class _SoundFile(soundfile.SoundFile):
+    """A file that is read from one place on: soundfile seeks after each read of what it can seek
+    in, and a gap follows in MP3."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 class _Audio:
     """A file or pipe that is open, and the samples in it."""
 
-    def __init__(self, file: soundfile.SoundFile, raw: io.BufferedIOBase | int) -> None:
+    def __init__(self, file: _SoundFile, raw: io.BufferedIOBase | int) -> None:
         self._file, self._raw = file, raw
         self.rate_hz: int = file.samplerate
         is_pipe = isinstance(raw, int) and not stat.S_ISREG(os.fstat(raw).st_mode)
@@ -281,7 +288,7 @@ def _opened(source: Path | io.BytesIO | int, *, seekable: bool = False) -> Itera
                     source = raw = stack.enter_context(ffmpeg.decoded(source, seekable=seekable))
             else:
                 raw = source
-            file = stack.enter_context(soundfile.SoundFile(source, closefd=False))
+            file = stack.enter_context(_SoundFile(source, closefd=False))
             yield _Audio(file, raw)
     except (RuntimeError, OSError) as error:
         raise ClipRefusedError("unreadable", reason_of(error)) from None
@@ -330,6 +337,13 @@ def _checked_range(audio: _Audio, start_s: float, end_s: float) -> tuple[int, in
 
 def _block_samples(rate_hz: int | float, num_channels: int) -> int:
     return max(1, min(int(rate_hz), BLOCK_SAMPLES // num_channels))
+
+
+def _pieces(
+    waveform: Shaped[np.ndarray, "samples channels"], rate_hz: int | float
+) -> Iterator[Shaped[np.ndarray, "piece channels"]]:
+    size = _block_samples(rate_hz, waveform.shape[1])
+    return (waveform[start : start + size] for start in range(0, len(waveform), size))
 
 
 def _as_float(
