@@ -54,7 +54,12 @@ FIXES = {
     "not-finite": "mend what made it, or leave it out",
     "empty": "give a longer recording",
     "needs-ffmpeg": "apt-get install ffmpeg, or convert it to WAV or FLAC",
+    "bad-rate": "give samples a second",
+    "bad-shape": "give (samples,), or (samples, channels) as soundfile.read does; transpose what "
+    "torchaudio.load gives",
+    "bad-type": "give floats in [-1, 1], or signed integers",
 }
+"""Fixes by the reason of a refusal, where it is not that the file cannot be read."""
 
 
 class ClipRefusedError(Exception):
@@ -112,17 +117,6 @@ def decode(source: Path | int, sample_rate_hz: int) -> Iterator[Block]:
         yield from resample(audio.blocks(), audio.rate_hz, sample_rate_hz)
 
 
-def length_s(path: Path) -> float | None:
-    """Seconds that a file says it has; None where only decoding tells, or it cannot be read."""
-    if path.suffix.lower() in ffmpeg.SUFFIXES or not path.is_file():
-        return None
-    try:
-        header = soundfile.info(str(path))
-    except (RuntimeError, OSError):
-        return None
-    return header.frames / header.samplerate
-
-
 def decode_array(
     waveform: Shaped[np.ndarray, "*shape"], sample_rate_hz: int | float, *, to_hz: int
 ) -> Iterator[Block]:
@@ -135,16 +129,12 @@ def decode_array(
     Raises `AudioError` if it is empty, of another shape or type, or holds values that are not
     finite; or if `sample_rate_hz` is not positive.
     """
-    if not 0 < sample_rate_hz < np.inf:
-        raise _bad_array(f"sample_rate_hz={sample_rate_hz} is not a rate", "give samples a second")
-    if waveform.ndim not in (1, 2) or not 0 < np.prod(waveform.shape[1:]) <= MAX_CHANNELS:
-        raise _bad_array(
-            f"an array of shape {waveform.shape} is not a waveform",
-            "give (samples,), or (samples, channels), as soundfile.read does; torchaudio's have "
-            "channels first: transpose them",
-        )
-    pieces = _pieces(waveform[:, None] if waveform.ndim == 1 else waveform, sample_rate_hz)
     with _audio_errors("waveform"):
+        if not 0 < sample_rate_hz < np.inf:
+            raise ClipRefusedError("bad-rate", f"sample_rate_hz={sample_rate_hz} is not a rate")
+        if waveform.ndim not in (1, 2) or not 0 < np.prod(waveform.shape[1:]) <= MAX_CHANNELS:
+            raise ClipRefusedError("bad-shape", f"shape {waveform.shape} is not a waveform's")
+        pieces = _pieces(waveform[:, None] if waveform.ndim == 1 else waveform, sample_rate_hz)
         yield from resample(map(_as_float, pieces), sample_rate_hz, to_hz)
 
 
@@ -303,10 +293,6 @@ def _audio_errors(where: object) -> Iterator[None]:
         raise AudioError(f"the audio cannot be used: {error}", where=where, fix=fix) from None
 
 
-def _bad_array(what: str, fix: str) -> AudioError:
-    return AudioError(what, where="waveform", fix=fix)
-
-
 def _is_cut(length_s: float, start_s: float, end_s: float) -> bool:
     """Whether a file of this length is the excerpt, rather than the recording it is cut from."""
     if length_s <= end_s - start_s + CUT_TOLERANCE_S:
@@ -352,10 +338,7 @@ def _as_float(
     if np.issubdtype(block.dtype, np.signedinteger):
         return block.astype(np.float32) / np.float32(-float(np.iinfo(block.dtype).min))
     if not np.issubdtype(block.dtype, np.floating):
-        raise _bad_array(
-            f"values of type {block.dtype} are not samples",
-            "give floats in [-1, 1], or signed integers",
-        )
+        raise ClipRefusedError("bad-type", f"values of type {block.dtype} are not samples")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
         return block.astype(np.float32)
 
