@@ -3,17 +3,19 @@
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import groupby, takewhile
+from pathlib import Path
 
 import numpy as np
+import soundfile
 from jaxtyping import Float32
 from tqdm import tqdm
 
 from eval.tagging.formats import Recording, Result, Tag, Writer
-from psla_wds.audio.decode import Block, decode, length_s
+from psla_wds.audio.decode import Block, decode
 from psla_wds.errors import AudioError
 from psla_wds.progress import AUDIO_S, progress_bar
 from psla_wds.tagging.config import EventConfig
-from psla_wds.tagging.events import EventFinder
+from psla_wds.tagging.events import EventFinder, in_order
 from psla_wds.tagging.tagger import Tagger, WindowTags
 
 
@@ -75,7 +77,7 @@ def results_of(
         found = finder.add(window.frame_scores)
         if window.is_last:
             found += finder.finish(window.end_s)
-        for event in sorted(found, key=lambda event: event.start_s):
+        for event in in_order(found):
             tags = (tag(event.label, event.score),)
             yield Result("event", name, event.start_s, event.end_s, tags)
         if window.is_last:
@@ -84,6 +86,9 @@ def results_of(
 
 def _total_s(recordings: list[Recording]) -> int | None:
     """Seconds of all recordings; None where one does not say."""
-    known = [length_s(r.source) if not isinstance(r.source, int) else None for r in recordings]
-    lengths_s = [length for length in known if length is not None]
-    return round(sum(lengths_s)) if len(lengths_s) == len(known) else None
+    files = [r.source for r in recordings if isinstance(r.source, Path) and r.source.is_file()]
+    try:
+        lengths_s = [soundfile.info(str(file)).duration for file in files]
+    except (RuntimeError, OSError):  # ffmpeg reads it, or nothing does
+        return None
+    return round(sum(lengths_s)) if len(files) == len(recordings) else None

@@ -1,7 +1,7 @@
 """Audio files, streams and arrays to waveforms of one channel at another sample rate.
 
-One mechanism for packing and tagging: `load_clip` reads an excerpt in one block, `decode` gives a
-recording of any length in many. The samples are the same, those of MP3 up to rounding.
+One mechanism for packing and tagging: `load_clip` reads an excerpt at once, `decode` a recording
+of any length block by block. The samples are the same.
 """
 
 import functools
@@ -54,7 +54,12 @@ FIXES = {
     "not-finite": "mend what made it, or leave it out",
     "empty": "give a longer recording",
     "needs-ffmpeg": "apt-get install ffmpeg, or convert it to WAV or FLAC",
+    "bad-rate": "give samples a second",
+    "bad-shape": "give (samples,), or (samples, channels) as soundfile.read does; transpose what "
+    "torchaudio.load gives",
+    "bad-type": "give floats in [-1, 1], or signed integers",
 }
+"""Fixes by the reason of a refusal, where it is not that the file cannot be read."""
 
 
 class ClipRefusedError(Exception):
@@ -93,8 +98,9 @@ def load_clip(
         if may_be_cut and _is_cut(audio.num_samples / audio.rate_hz, start_s, end_s):
             start_s, end_s = 0.0, math.inf
         start, stop = _checked_range(audio, start_s, min(end_s, start_s + max_s))
-        excerpt = list(audio.blocks(start, stop, size=stop - start))
-    return np.concatenate(list(resample(excerpt, audio.rate_hz, sample_rate_hz)))
+        (excerpt,) = audio.blocks(start, stop, size=stop - start)  # faster than in many
+    pieces = _pieces(excerpt, audio.rate_hz)
+    return np.concatenate(list(resample(pieces, audio.rate_hz, sample_rate_hz)))
 
 
 def decode(source: Path | int, sample_rate_hz: int) -> Iterator[Block]:
@@ -111,17 +117,6 @@ def decode(source: Path | int, sample_rate_hz: int) -> Iterator[Block]:
         yield from resample(audio.blocks(), audio.rate_hz, sample_rate_hz)
 
 
-def length_s(path: Path) -> float | None:
-    """Seconds that a file says it has; None where only decoding tells, or it cannot be read."""
-    if path.suffix.lower() in ffmpeg.SUFFIXES or not path.is_file():
-        return None
-    try:
-        header = soundfile.info(str(path))
-    except (RuntimeError, OSError):
-        return None
-    return header.frames / header.samplerate
-
-
 def decode_array(
     waveform: Shaped[np.ndarray, "*shape"], sample_rate_hz: int | float, *, to_hz: int
 ) -> Iterator[Block]:
@@ -134,19 +129,13 @@ def decode_array(
     Raises `AudioError` if it is empty, of another shape or type, or holds values that are not
     finite; or if `sample_rate_hz` is not positive.
     """
-    if not 0 < sample_rate_hz < np.inf:
-        raise _bad_array(f"sample_rate_hz={sample_rate_hz} is not a rate", "give samples a second")
-    if waveform.ndim not in (1, 2) or not 0 < np.prod(waveform.shape[1:]) <= MAX_CHANNELS:
-        raise _bad_array(
-            f"an array of shape {waveform.shape} is not a waveform",
-            "give (samples,), or (samples, channels), as soundfile.read does; torchaudio's have "
-            "channels first: transpose them",
-        )
-    table = waveform[:, None] if waveform.ndim == 1 else waveform
-    size = _block_samples(sample_rate_hz, table.shape[1])
-    blocks = (_as_float(table[start : start + size]) for start in range(0, len(table), size))
     with _audio_errors("waveform"):
-        yield from resample(blocks, sample_rate_hz, to_hz)
+        if not 0 < sample_rate_hz < np.inf:
+            raise ClipRefusedError("bad-rate", f"sample_rate_hz={sample_rate_hz} is not a rate")
+        if waveform.ndim not in (1, 2) or not 0 < np.prod(waveform.shape[1:]) <= MAX_CHANNELS:
+            raise ClipRefusedError("bad-shape", f"shape {waveform.shape} is not a waveform's")
+        pieces = _pieces(waveform[:, None] if waveform.ndim == 1 else waveform, sample_rate_hz)
+        yield from resample(map(_as_float, pieces), sample_rate_hz, to_hz)
 
 
 def resample(
@@ -209,10 +198,18 @@ def is_cut_short(file: io.BufferedIOBase) -> bool:
     return claimed_end > file.seek(0, os.SEEK_END) + SLACK_BYTES
 
 
+class _SoundFile(soundfile.SoundFile):
+    """A file that is read from one place on: soundfile seeks after each read of what it can seek
+    in, and a gap follows in MP3."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 class _Audio:
     """A file or pipe that is open, and the samples in it."""
 
-    def __init__(self, file: soundfile.SoundFile, raw: io.BufferedIOBase | int) -> None:
+    def __init__(self, file: _SoundFile, raw: io.BufferedIOBase | int) -> None:
         self._file, self._raw = file, raw
         self.rate_hz: int = file.samplerate
         is_pipe = isinstance(raw, int) and not stat.S_ISREG(os.fstat(raw).st_mode)
@@ -281,7 +278,7 @@ def _opened(source: Path | io.BytesIO | int, *, seekable: bool = False) -> Itera
                     source = raw = stack.enter_context(ffmpeg.decoded(source, seekable=seekable))
             else:
                 raw = source
-            file = stack.enter_context(soundfile.SoundFile(source, closefd=False))
+            file = stack.enter_context(_SoundFile(source, closefd=False))
             yield _Audio(file, raw)
     except (RuntimeError, OSError) as error:
         raise ClipRefusedError("unreadable", reason_of(error)) from None
@@ -294,10 +291,6 @@ def _audio_errors(where: object) -> Iterator[None]:
     except ClipRefusedError as error:
         fix = FIXES.get(error.reason, "check its name and rights, or convert it to WAV or FLAC")
         raise AudioError(f"the audio cannot be used: {error}", where=where, fix=fix) from None
-
-
-def _bad_array(what: str, fix: str) -> AudioError:
-    return AudioError(what, where="waveform", fix=fix)
 
 
 def _is_cut(length_s: float, start_s: float, end_s: float) -> bool:
@@ -332,16 +325,20 @@ def _block_samples(rate_hz: int | float, num_channels: int) -> int:
     return max(1, min(int(rate_hz), BLOCK_SAMPLES // num_channels))
 
 
+def _pieces(
+    waveform: Shaped[np.ndarray, "samples channels"], rate_hz: int | float
+) -> Iterator[Shaped[np.ndarray, "piece channels"]]:
+    size = _block_samples(rate_hz, waveform.shape[1])
+    return (waveform[start : start + size] for start in range(0, len(waveform), size))
+
+
 def _as_float(
     block: Shaped[np.ndarray, "samples channels"],
 ) -> Float[np.ndarray, "samples channels"]:
     if np.issubdtype(block.dtype, np.signedinteger):
         return block.astype(np.float32) / np.float32(-float(np.iinfo(block.dtype).min))
     if not np.issubdtype(block.dtype, np.floating):
-        raise _bad_array(
-            f"values of type {block.dtype} are not samples",
-            "give floats in [-1, 1], or signed integers",
-        )
+        raise ClipRefusedError("bad-type", f"values of type {block.dtype} are not samples")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
         return block.astype(np.float32)
 

@@ -1,5 +1,6 @@
 """Events: when a sound begins and ends, by two thresholds on frame scores."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,11 @@ class _Run:
     score: float
 
 
+def in_order(events: Iterable[Event]) -> list[Event]:
+    """Events by start, then by class."""
+    return sorted(events, key=lambda event: (event.start_s, event.label))
+
+
 class EventFinder:
     """Finds the events of one recording, given its frame scores a piece at a time.
 
@@ -48,7 +54,7 @@ class EventFinder:
         """The last run of a class that reached the threshold, while a next one may be near."""
 
     def add(self, frame_scores: Float32[np.ndarray, "frames classes"]) -> list[Event]:
-        """The events that are known to have ended by now, in order of start and class."""
+        """The events that are known to have ended by now."""
         events = []
         for scores in frame_scores:
             above = np.flatnonzero(scores >= self._low).tolist()
@@ -62,14 +68,14 @@ class EventFinder:
             for label in settled:
                 del self._found[label]
             events += self._events(settled, None)
-        return sorted(events, key=lambda event: (event.start_s, event.label))
+        return events
 
     def finish(self, duration_s: float) -> list[Event]:
         """The other events; one that reaches the last frame ends with the recording."""
         for label in list(self._open):
             self._close(label)
         found, self._found = self._found, {}
-        return sorted(self._events(found, duration_s), key=lambda e: (e.start_s, e.label))
+        return self._events(found, duration_s)
 
     def _close(self, label: int) -> None:
         """End a run. One before it that is still in `_found` is near enough to be joined."""

@@ -27,7 +27,7 @@ from psla_wds.models.checkpoint import Checkpoint
 from psla_wds.models.config import Precision
 from psla_wds.models.ensembles import check_members, load_members
 from psla_wds.tagging.config import EventConfig, WindowConfig
-from psla_wds.tagging.events import Event, EventFinder
+from psla_wds.tagging.events import Event, EventFinder, in_order
 from psla_wds.tagging.waveform_model import WaveformModel
 from psla_wds.tagging.windows import CellMerger, Window, cut, window_layout
 
@@ -80,8 +80,7 @@ class Tags:
     def events(self, config: EventConfig | None = None) -> list[Event]:
         """When sounds begin and end, in order; `event.label` is a position in `classes`."""
         finder = EventFinder(config or EventConfig(), self.frame_s)
-        found = finder.add(self.frame_scores) + finder.finish(self.duration_s)
-        return sorted(found, key=lambda event: (event.start_s, event.label))
+        return in_order(finder.add(self.frame_scores) + finder.finish(self.duration_s))
 
 
 class Tagger:
@@ -167,7 +166,16 @@ class Tagger:
         for window in self.stream(recordings):
             windows.append(window)
             if window.is_last:
-                yield self._joined(windows)
+                window_scores = np.stack([w.scores for w in windows])
+                yield Tags(
+                    classes=self.classes,
+                    scores=window_scores.max(axis=0),
+                    window_starts_s=np.array([w.start_s for w in windows]),
+                    window_ends_s=np.array([w.end_s for w in windows]),
+                    window_scores=window_scores,
+                    frame_s=self.layout.cell_s,
+                    frame_scores=np.concatenate([w.frame_scores for w in windows]),
+                )
                 windows = []
 
     def stream(self, recordings: Iterable[Iterable[Block]]) -> Iterator[WindowTags]:
@@ -213,18 +221,6 @@ class Tagger:
                 fix="use a checkpoint of an earlier epoch",
             )
         return scores.cpu().numpy(), frame_scores.cpu().numpy()
-
-    def _joined(self, windows: list[WindowTags]) -> Tags:
-        window_scores = np.stack([window.scores for window in windows])
-        return Tags(
-            classes=self.classes,
-            scores=window_scores.max(axis=0),
-            window_starts_s=np.array([window.start_s for window in windows]),
-            window_ends_s=np.array([window.end_s for window in windows]),
-            window_scores=window_scores,
-            frame_s=self.layout.cell_s,
-            frame_scores=np.concatenate([window.frame_scores for window in windows]),
-        )
 
 
 def _as_array(waveform: Any) -> np.ndarray:

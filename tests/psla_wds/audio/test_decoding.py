@@ -1,6 +1,5 @@
 """Files, pipes and arrays to waveforms: the right samples, whole or in blocks, or a reason."""
 
-import csv
 import io
 import math
 import os
@@ -24,7 +23,6 @@ from psla_wds.audio.decode import (
     ClipRefusedError,
     decode,
     decode_array,
-    length_s,
     load_clip,
     mix_channels,
     resample,
@@ -32,17 +30,14 @@ from psla_wds.audio.decode import (
 from psla_wds.errors import AudioError
 
 RATE_HZ = 16_000
-FORMATS = [
-    ("WAV", "PCM_16"),
-    ("WAV", "PCM_24"),
-    ("WAV", "FLOAT"),
-    ("WAV", "GSM610"),  # which cannot seek
-    ("FLAC", "PCM_16"),
-    ("OGG", "VORBIS"),
-    ("OGG", "OPUS"),
-    ("MP3", "MPEG_LAYER_III"),
-    ("AIFF", "PCM_16"),
-]
+SUBTYPES = {
+    "WAV": ("PCM_16", "PCM_24", "FLOAT", "GSM610"),  # the last cannot seek
+    "FLAC": ("PCM_16",),
+    "OGG": ("VORBIS", "OPUS"),
+    "MP3": ("MPEG_LAYER_III",),
+    "AIFF": ("PCM_16",),
+}
+FORMATS = [(format, subtype) for format in SUBTYPES for subtype in SUBTYPES[format]]
 NEEDS_FFMPEG = pytest.mark.skipif(ffmpeg.version() is None, reason="no ffmpeg on PATH")
 
 
@@ -67,14 +62,18 @@ def file_of(
 def test_formats_rates_and_channels_become_mono(
     tmp_path: Path, format: str, subtype: str, rate_hz: int
 ):
-    channels = 1 if subtype == "GSM610" else rate_hz // 16_000
-    waveform = np.repeat(sine(rate_hz)[:, None], channels, axis=1)
+    channels = 2 if rate_hz == 48_000 and subtype != "GSM610" else 1
+    waveform = np.repeat(sine(rate_hz, length_s=1.5)[:, None], channels, axis=1)
     (tmp_path / "clip").write_bytes(file_of(waveform, rate_hz, format, subtype))
     loaded = load(tmp_path / "clip")
-    assert loaded.dtype == np.float32 and abs(len(loaded) - RATE_HZ) < 0.1 * RATE_HZ
+    assert loaded.dtype == np.float32 and len(loaded) == pytest.approx(1.5 * RATE_HZ, rel=0.1)
     assert peak_hz(loaded) == pytest.approx(1000, abs=3)
     assert loaded.std() == pytest.approx(0.5 / math.sqrt(2), rel=0.05)
-    assert length_s(tmp_path / "clip") == pytest.approx(1, abs=0.1)
+    blocks = list(decode(tmp_path / "clip", RATE_HZ))
+    assert len(blocks) > 1
+    np.testing.assert_array_equal(np.concatenate(blocks), loaded)
+    once, _ = soundfile.read(tmp_path / "clip", dtype="float32", always_2d=True)
+    np.testing.assert_allclose(whole(resample([once], rate_hz, RATE_HZ)), loaded, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 6])
@@ -89,28 +88,13 @@ def test_the_mean_of_channels_is_numpys(channels: int):
 def test_no_part_of_a_sweep_comes_back_as_an_alias(rate_hz: int, new_rate_hz: int):
     time_s = np.arange(4 * rate_hz) / rate_hz
     rising = 0.5 * np.sin(2 * np.pi * rate_hz / 16 * time_s**2)  # from 0 to half the rate
-    loaded = load_clip(
-        io.BytesIO(file_of(np.stack([rising, rising], axis=1), rate_hz, subtype="FLOAT")),
-        sample_rate_hz=new_rate_hz,
-    )
+    content = io.BytesIO(file_of(rising, rate_hz, subtype="FLOAT"))
+    loaded = load_clip(content, sample_rate_hz=new_rate_hz)
     swept_hz = np.arange(len(loaded)) / new_rate_hz * rate_hz / 8
     in_band = (swept_hz > 100) & (swept_hz < 0.9 * new_rate_hz / 2)
     above = (swept_hz > 1.02 * new_rate_hz / 2) & (swept_hz < 0.99 * rate_hz / 2)
     assert np.abs(loaded[in_band]).max() == pytest.approx(0.5, rel=0.02)
     assert 20 * math.log10(np.abs(loaded[above]).max() / 0.5) < -80
-
-
-@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.aiff"])
-def test_blocks_of_a_file_are_the_clip(name: str, tmp_path: Path):
-    soundfile.write(tmp_path / name, stereo(), 44_100)
-    blocks = list(decode(tmp_path / name, RATE_HZ))
-    assert len(blocks) > 2
-    np.testing.assert_array_equal(np.concatenate(blocks), load(tmp_path / name))
-
-
-def stereo() -> np.ndarray:
-    left = sweep(1.3, rate_hz=44_100)
-    return np.stack([left, 0.5 * left[::-1]], axis=1)
 
 
 @pytest.mark.parametrize("rate_hz", [16_000, 44_100, 1_000, 11_025.5])
@@ -125,15 +109,6 @@ def test_the_size_of_blocks_changes_nothing(rate_hz: float, monkeypatch: pytest.
 def test_a_low_rate_takes_no_memory_for_being_low():
     blocks = decode_array(np.zeros(50_000, np.float32), 1.0, to_hz=RATE_HZ)
     assert max(len(next(blocks)) for _ in range(50)) <= 20 * RATE_HZ
-
-
-@pytest.mark.slow
-def test_real_recordings_are_the_same_in_blocks(real_clips: Path):
-    with (real_clips / "manifest.csv").open(newline="") as file:
-        paths = [real_clips / row["path"] for row in csv.DictReader(file)]
-    others = [path for path in paths if soundfile.info(path).samplerate != RATE_HZ]
-    for path in [*paths[:: len(paths) // 40], *others[:40]]:
-        np.testing.assert_array_equal(whole(decode(path, RATE_HZ)), load(path))
 
 
 # Excerpts.
@@ -300,7 +275,8 @@ def piped(content: bytes) -> Iterator[int]:
 @pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT", "PCM_24"])
 @pytest.mark.parametrize("trailer", [0, 10_000])
 def test_a_wav_comes_out_of_a_pipe(subtype: str, trailer: int):
-    content = file_of(stereo(), 44_100, subtype=subtype)
+    left = sweep(1.3, rate_hz=44_100)
+    content = file_of(np.stack([left, 0.5 * left[::-1]], axis=1), 44_100, subtype=subtype)
     with piped(content + bytes(trailer)) as pipe:
         np.testing.assert_array_equal(whole(decode(pipe, RATE_HZ)), load(io.BytesIO(content)))
 
@@ -322,7 +298,6 @@ def test_a_pipe_that_cannot_be_read_is_an_error(content: bytes, message: str):
 
 def test_a_pipe_with_a_name_is_read_as_one(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.wav")
-    assert length_s(tmp_path / "pipe.wav") is None
     feeder = threading.Thread(target=(tmp_path / "pipe.wav").write_bytes, args=(WAV,))
     feeder.start()
     assert len(whole(decode(tmp_path / "pipe.wav", RATE_HZ))) == 6 * RATE_HZ
@@ -345,7 +320,6 @@ def test_ffmpeg_decodes_what_libsndfile_does_not(tmp_path: Path, name: str):
     waveform = load(path, start_s=1.0, end_s=2.0)
     assert len(waveform) == RATE_HZ and peak_hz(waveform) == pytest.approx(1000, abs=3)
     assert waveform.std() == pytest.approx(0.5 / math.sqrt(2), rel=0.05)
-    assert length_s(path) is None
     np.testing.assert_array_equal(whole(decode(path, RATE_HZ)), load(path))
     next(decode(path, RATE_HZ))  # and no more: ffmpeg is ended
 
