@@ -42,11 +42,11 @@ logger = logging.getLogger("sharding.stats")
 @dataclass(frozen=True)
 class Args:
     shards: Positional[str]
-    """Folder of the shards or its URL, and after a colon its splits, if not all."""
+    """Folder of the shards, or its URL; SHARDS:train,eval takes only these splits."""
     clips: int = 1000
-    """Clips to decode, drawn at random; all of them if there are no more."""
+    """Number of clips to decode, chosen at random."""
     seed: int = 0
-    """Of the draw."""
+    """Seed for choosing the sample."""
     json: bool = False
     """Print one JSON object instead of text."""
 

@@ -35,7 +35,7 @@ class Provenance:
     recipe: dict[str, Any] | None = None
     """The settings of its run, without places."""
     index_fingerprint: str | None = None
-    """Of the shards that it was trained on."""
+    """Fingerprint of the shards that it was trained on."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class ShardTask:
     folder: Location
     clips: tuple[Clip, ...]
     mids: tuple[str, ...]
-    """Of all classes, by position."""
+    """Mids of all classes, by position."""
     encoding: Encoding
     duplicates: dict[str, str] = field(default_factory=dict)
     """Clips to refuse, and the clip that each has the audio of."""
