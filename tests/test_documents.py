@@ -14,7 +14,7 @@ from documents import PAGES, ROOT, Command, commands_of, inline_commands_of
 from psla_wds import cli
 from psla_wds.errors import PslaError
 from train.main import parse
-from train.study_settings import StudyArgs, base_config
+from train.study.settings import StudyArgs, base_config
 
 REST = {
     "python -m sharding.build audioset ...": "--segments S.csv --audio-root A --class-labels C.csv "

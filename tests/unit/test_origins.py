@@ -25,8 +25,6 @@ from psla_wds.labels.class_list import ClassList
 from psla_wds.models.checkpoint import epoch_path
 from psla_wds.shards.clip_ids import ClipIds
 from train.run.log import read_run
-from train.study_commands import Step
-from train.study_engine import Engine, start_process
 
 CLASSES = ("/m/0", "/m/1")
 
@@ -176,38 +174,3 @@ def test_a_figure_of_scores_that_are_not_the_runs_is_left_out(
     train(run, 3)
     assert score_figures(read_run(run)) == []
     assert caplog.records[0].getMessage().startswith("no class-ap: the scores are those of")
-
-
-@pytest.fixture
-def made(run: Path) -> dict[str, Step]:
-    """What a study makes of a run, each file with its mark."""
-    weights = epoch_path(run, 2)
-    score(Args(run / "scores.npz", run / "scored"))
-    (run / "averaging.json").write_text(json.dumps([{"sha256": "0"}, {"sha256": sha256(weights)}]))
-    files = ("scores.npz", "scored/metrics.json", "averaging.json")
-    return {name: Step(name, "json.tool", (), run / name, weights=(weights,)) for name in files}
-
-
-def test_what_a_study_made_of_other_weights_is_a_gap(
-    made: dict[str, Step], run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
-    engine = Engine(tmp_path, 1, start_process)
-    assert all(engine.state(step).done for step in made.values())
-    epoch_path(run, 2).write_bytes(b"trained again")
-    for step in made.values():
-        assert not engine.state(step).done and "delete it" in engine.state(step).text, step.name
-    assert engine.run(made.values()) == 0 and not (tmp_path / "failed").exists()
-    assert "is left as it is: " in caplog.records[-1].getMessage()
-    epoch_path(run, 2).unlink()  # nothing to compare with
-    assert all(engine.state(step).done for step in made.values())
-
-
-def test_what_a_study_made_before_files_had_marks_is_believed_with_a_warning(
-    made: dict[str, Step], run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
-    replace(Scores.load(run / "scores.npz"), origins=()).save(run / "scores.npz")
-    (run / "averaging.json").write_text('[{"epoch": 2}]')
-    engine = Engine(tmp_path, 1, start_process)
-    assert all(engine.state(step).done for step in made.values() for _ in range(2))
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 2 and all("does not say which weights" in line for line in told)
