@@ -67,11 +67,8 @@ def test_an_event_in_the_last_frame_ends_with_the_recording():
 def test_classes_do_not_meet():
     finder = EventFinder(EventConfig(max_gap_s=10.0), 0.5)
     scores = np.array([[0.9, 0.0], [0.0, 0.9]], np.float32)
-    found = finder.add(scores) + finder.finish(1.0)
-    assert [(e.label, e.start_s, e.end_s) for e in in_order(found)] == [
-        (0, 0.0, 0.5),
-        (1, 0.5, 1.0),
-    ]
+    found = in_order(finder.add(scores) + finder.finish(1.0))
+    assert [(e.label, e.start_s, e.end_s) for e in found] == [(0, 0.0, 0.5), (1, 0.5, 1.0)]
 
 
 def test_an_event_is_given_once_none_can_join_it():
