@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from tyro.conf import Positional
 
-from eval.page import decimal
 from psla_wds import cli
 from psla_wds.errors import ScoreError
 from psla_wds.evaluation.metrics import evaluate
@@ -23,6 +22,7 @@ from psla_wds.evaluation.score_folder import check_top_k
 from psla_wds.evaluation.scores import Scores
 from psla_wds.evaluation.teacher import joint_teacher
 from psla_wds.progress import progress_bar
+from psla_wds.text_table import decimal, text_table
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,8 @@ def table(committee: Committee) -> str:
     """A line as in the paper's table XI."""
     maps = committee.model_mAPs
     values = (sum(maps) / len(maps), max(maps), committee.mAP)
-    return (
-        f"{'models':>8}{'average':>10}{'best':>10}{'ensemble':>10}   mAP\n"
-        f"{len(maps):>8}{''.join(f'{decimal(value, 4):>10}' for value in values)}"
-    )
+    head = ["models", "average mAP", "best", "ensemble"]
+    return text_table([head, [str(len(maps)), *(decimal(value, 4) for value in values)]], ">")
 
 
 def main() -> None:

@@ -20,16 +20,24 @@ from typing import Annotated
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from eval.averaging import Evaluation, averaging_curves, averaging_figure, best_start, check_run
-from eval.chart_files import why_no_png, write_figures
-from eval.charts import Figure
-from eval.class_charts import class_ap_figure, class_results
-from eval.comparison import SCORES_OF_A_RUN
-from eval.data_audit import find_training_set
-from eval.draw_counts import plan_figures
-from eval.run_charts import seeds_figure, training_figures
-from eval.run_settings import differing_settings
-from eval.scored_runs import current_scored
+from eval.pages.averaging import (
+    Evaluation,
+    averaging_curves,
+    averaging_figure,
+    best_start,
+    check_run,
+)
+from eval.pages.charts import Figure, standalone, why_no_png, write_drawing
+from eval.pages.comparison import SCORES_OF_A_RUN
+from eval.pages.figures import (
+    class_ap_figure,
+    learning_curve,
+    plan_figures,
+    training_figures,
+)
+from eval.pages.page import json_text
+from eval.run_settings import differing_settings, find_training_set
+from eval.scored_runs import current_scored, predict_again
 from psla_wds import cli
 from psla_wds.errors import ConfigError, ScoreError
 from psla_wds.evaluation.metrics import evaluate
@@ -74,32 +82,30 @@ class Args:
 def log_figures(runs: Sequence[Run]) -> list[Figure]:
     """What the logs show: the learning curve of all runs, and the training of the first."""
     check_seeds(runs)
-    figures = [f for f in training_figures(runs[0]) if f.name != "quality"]
     silent = [str(run.folder) for run in runs if not run.evaluated]
     if silent and len(runs) > 1:
         raise ConfigError(
-            "there is no mean over runs of which one was not evaluated while it trained",
+            "a mean over runs needs runs that were evaluated while they trained",
             where=" ".join(silent),
-            fix="leave it out, or train it with --eval-index",
+            fix="leave these out, or train them with --eval-index",
         )
     if silent:
         logger.warning("no learning-curve: %s was not evaluated while it trained", silent[0])
-        return figures
-    return [_marked(seeds_figure(runs), runs), *figures]
+    figures = [f for f in training_figures(runs[0]) if f.name != "learning-curve"]
+    return figures if silent else [_curve(runs), *figures]
 
 
-def _marked(figure: Figure, runs: Sequence[Run]) -> Figure:
-    """The figure, with a word on runs that are not done."""
+def _curve(runs: Sequence[Run]) -> Figure:
+    """The learning curve, whose note names the runs that are not done."""
+    figure = learning_curve(runs)
     halves = [f"{run.folder.name}: epoch {run.progress()}" for run in runs if not run.is_done]
-    return (
-        replace(figure, note=f"{figure.note} Not done: {'; '.join(halves)}.") if halves else figure
-    )
+    note = f"{figure.note} Not done: {'; '.join(halves)}." if halves else figure.note
+    return replace(figure, title="Learning curve", note=note)
 
 
 def check_seeds(runs: Sequence[Run]) -> None:
     """Raise unless the runs differ by their seed alone, among what they learn from."""
-    found = {n: v for n, v in differing_settings(runs).items() if is_method(n)}
-    found.pop("seed", None)
+    found = {n: v for n, v in differing_settings(runs).items() if is_method(n) and n != "seed"}
     if found:
         differences = "; ".join(f"{name}: {', '.join(values)}" for name, values in found.items())
         raise ConfigError(
@@ -109,19 +115,11 @@ def check_seeds(runs: Sequence[Run]) -> None:
         )
 
 
-def data_figures(run: Run, train_index: tuple[str, ...]) -> list[Figure]:
-    """What the plans of the run show; nothing where its training shards are not found."""
-    data = find_training_set(run, train_index)
-    return plan_figures(data) if data else []
-
-
 def score_figures(run: Run) -> list[Figure]:
     """What its scores show; nothing where it has none, or those of other weights."""
     path = run.folder / SCORES_OF_A_RUN
     if not path.exists():
-        logger.warning(
-            "no class-ap: python -m eval.predict %s --index SHARDS --output %s", run.folder, path
-        )
+        logger.warning("no class-ap: %s", predict_again(run.folder, path))
         return []
     scores = Scores.load(path)
     try:
@@ -129,7 +127,7 @@ def score_figures(run: Run) -> list[Figure]:
     except ScoreError as error:
         logger.warning("no class-ap: %s", error)
         return []
-    return [class_ap_figure(class_results(scores, evaluate(scores.scores, scores.targets)))]
+    return [class_ap_figure(evaluate(scores.scores, scores.targets), scores.names)]
 
 
 def averages(args: Args, folder: Path) -> tuple[list[Figure], str]:
@@ -148,6 +146,28 @@ def averages(args: Args, folder: Path) -> tuple[list[Figure], str]:
     )
 
 
+def draw(args: Args, folder: Path) -> tuple[list[Figure], str]:
+    """Write all figures to a folder; also what to say of the averages."""
+    runs = _logged_runs(args)
+    figures = log_figures(runs) if runs else []
+    for run in runs[:1]:
+        data = find_training_set(run, args.train_index) if args.plans else None
+        figures += plan_figures(data) if data else []
+        figures += score_figures(run)
+    averaged, words = averages(args, folder)
+    figures += averaged
+    if not figures:
+        raise ConfigError(
+            "there is nothing to draw: the log is empty",
+            where=args.runs[0],
+            fix="train the run, or give --index SHARDS",
+        )
+    for figure in figures:
+        write_drawing(standalone(figure), folder / figure.name)
+    (folder / "figures.json").write_text(json_text({f.name: f.to_json() for f in figures}))
+    return figures, words
+
+
 def _logged_runs(args: Args) -> list[Run]:
     """The runs with their logs. Averages need the checkpoints of one alone."""
     alone = args.index and len(args.runs) == 1
@@ -158,22 +178,9 @@ def _logged_runs(args: Args) -> list[Run]:
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m eval.figures")
-    runs = _logged_runs(args)
-    figures = log_figures(runs) if runs else []
     told = disk_errors(args.output, "write the figures", then="run the command again")
     with told, atomic_folder(args.output) as folder:
-        for run in runs[:1]:
-            figures += data_figures(run, args.train_index) if args.plans else []
-            figures += score_figures(run)
-        averaged, words = averages(args, folder)
-        figures += averaged
-        if not figures:
-            raise ConfigError(
-                "there is nothing to draw: the log is empty",
-                where=args.runs[0],
-                fix="train the run, or give --index SHARDS",
-            )
-        write_figures(figures, folder)
+        figures, words = draw(args, folder)
     reason = why_no_png()
     kinds = "SVG" if reason else "SVG and PNG"
     print(f"wrote {args.output}: {', '.join(f.name for f in figures)} ({kinds}){words}")

@@ -17,10 +17,11 @@ import numpy as np
 from jaxtyping import Float32
 from tyro.conf import Positional, UseAppendAction, arg
 
-from eval.chart_files import why_no_png, write_drawing
-from eval.gallery_page import Exhibit, gallery
+from eval.pages.charts import why_no_png, write_drawing
+from eval.pages.gallery import Exhibit, gallery
 from eval.run_settings import open_training_set
 from psla_wds import cli
+from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.io.disk import disk_errors
@@ -33,6 +34,9 @@ from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
 from train.run.log import read_run
 
+SETTINGS = ("features", "sampler", "augment", "seed")
+"""Options that say what a run's config.json says too."""
+
 
 @dataclass(frozen=True)
 class Args:
@@ -42,9 +46,9 @@ class Args:
     """File to write; the .png has its name."""
     index: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]")] = ()
     """Shards, without a run; or the run's, if they are no longer where it had them."""
-    clips: int = 4
+    clips: Annotated[int, Within(1)] = 4
     """Draws to show."""
-    step: int = 1
+    step: Annotated[int, Within(1)] = 1
     """Step whose first draws they are, counted from 1 over all epochs."""
     seed: int = 0
     """Seed of the draws, without a run."""
@@ -53,6 +57,7 @@ class Args:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.run is None and not self.index:
             raise ConfigError(
                 "there is nothing to show", where="RUN", fix="name a run, or give --index SHARDS"
@@ -61,13 +66,8 @@ class Args:
             raise ConfigError(
                 f"{self.output} is not an .svg", where="--output", fix="set --output gallery.svg"
             )
-        if self.clips < 1 or self.step < 1:
-            raise ConfigError(
-                "clips and steps count from 1", where="--clips, --step", fix="set them to 1 or more"
-            )
-        for name in ("features", "sampler", "augment", "seed") if self.run else ():
-            default = FIELDS[name].default_factory() if name != "seed" else 0
-            if getattr(self, name) != default:
+        for name in SETTINGS if self.run else ():
+            if getattr(self, name) != getattr(DEFAULTS, name):
                 raise ConfigError(
                     "the settings are the run's, so this one is not read",
                     where=f"--{name}",
@@ -75,7 +75,7 @@ class Args:
                 )
 
 
-FIELDS = {field.name: field for field in fields(Args)}
+DEFAULTS = Args(index=("SHARDS",))
 
 
 @dataclass(frozen=True)

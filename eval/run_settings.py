@@ -1,5 +1,6 @@
 """Settings of runs side by side, and the plans that follow from them."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,7 +9,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from psla_wds.config import to_json
-from psla_wds.errors import ConfigError
+from psla_wds.errors import ConfigError, PslaError
+from psla_wds.io.locations import is_url
 from psla_wds.progress import progress_bar
 from psla_wds.sampling.augment import NO_PARTNER, drawn_partners
 from psla_wds.sampling.plan import plan_epoch
@@ -16,6 +18,8 @@ from psla_wds.shards.index import ShardIndex
 from train.config import CONFIG, TrainConfig
 from train.run.log import Run
 from train.training_data import open_training_index
+
+logger = logging.getLogger("data")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,24 @@ def open_training_set(run: Run, specs: Sequence[str] = ()) -> TrainingSet:
     data = TrainingSet(open_training_index(config), config)
     _check_same_clips(data, run)
     return data
+
+
+def find_training_set(run: Run, specs: Sequence[str] = ()) -> TrainingSet | None:
+    """The run's training clips; None, and a warning, if they are not where the run had them.
+
+    Shards behind URLs are opened only if `specs` names them: a report must not wait for a network.
+    """
+    try:
+        if not specs and any(is_url(spec) for spec in run.config.index):
+            return None
+        return open_training_set(run, specs)
+    except PslaError as error:
+        if specs:
+            raise
+        logger.warning(
+            "figures of the training clips are left out: %s", str(error).partition("\n")[0]
+        )
+        return None
 
 
 def _check_same_clips(data: TrainingSet, run: Run) -> None:

@@ -17,6 +17,7 @@ ORDER = {
     "psla_wds": [
         "errors",
         "progress",
+        "text_table",
         "config",
         "io",
         "cli",
@@ -34,7 +35,7 @@ ORDER = {
     ],
     "sharding": ["foreign", "sources", "packing"],
     "train": ["config", "optimizer", "recipes", "steps", "run", "learner", "study"],
-    "eval": ["tagging", "exporting"],
+    "eval": ["tagging", "run_settings", "scored_runs", "exporting", "pages"],
 }
 """Rooms of each package: one imports only what stands before it; commands stand behind them all."""
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ARGUMENTS = 500, 50, 6

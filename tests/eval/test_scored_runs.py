@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 from run_folders import epoch_line, write_run
 
-from eval.compare import to_json
-from eval.comparison import compare
-from eval.comparison_page import render
+from eval.pages.comparison import compare, render, to_json
 from eval.ensemble import ensemble
 from eval.figures import score_figures
 from eval.score import Args, score

@@ -9,7 +9,7 @@ import pytest
 from run_folders import write_run
 
 from eval.gallery import Args, exhibits, open_source
-from eval.gallery_page import Exhibit, coloured, gallery
+from eval.pages.gallery import Exhibit, coloured, gallery
 from psla_wds.config import to_json
 from psla_wds.errors import ConfigError
 from psla_wds.loading.batches import LoaderConfig, evaluation_batches, training_batches

@@ -1,4 +1,4 @@
-"""The picture of a gallery: a row a draw, a column a stage of the front end."""
+"""The picture of a gallery: a row for each draw, a column for each stage of the front end."""
 
 import base64
 import io
@@ -10,16 +10,15 @@ from jaxtyping import Float32, UInt8
 from markupsafe import Markup
 from PIL import Image
 
-from eval.chart_files import document
+from eval.pages.charts import document
 from psla_wds.features.config import FeatureConfig
 
 STAGES = ("waveform", "log-mel", "masked", "mixed", "masked and mixed: as trained")
 PANEL_WIDTH, PANEL_HEIGHT = 210, 110
-GAP, LEFT, TOP = 14, 44, 46
-ROW_HEIGHT = PANEL_HEIGHT + 58
+LEFT, TOP = 44, 46
+COLUMN_WIDTH, ROW_HEIGHT = PANEL_WIDTH + 14, PANEL_HEIGHT + 58
 MOST_LETTERS = 170
 COLUMNS_OF_A_WAVEFORM = 420
-
 COLOURS = (
     (8, 8, 30),
     (60, 20, 110),
@@ -37,7 +36,7 @@ class Exhibit:
 
     title: str
     waveform: Float32[np.ndarray, " samples"]
-    """As it lies in the shard."""
+    """Waveform as the shard holds it."""
     sample_rate_hz: int
     log_mels: tuple[Float32[np.ndarray, "frames mels"], ...]
     """Normalised: plain, masked, mixed, and as the model gets it."""
@@ -47,69 +46,58 @@ def gallery(exhibits: Sequence[Exhibit], features: FeatureConfig) -> str:
     """An SVG document; all spectrograms have the same colours for the same values."""
     values = np.concatenate([log_mel.ravel() for e in exhibits for log_mel in e.log_mels])
     low, high = np.quantile(values, [0.01, 0.999]).tolist()
-    width = LEFT + len(STAGES) * (PANEL_WIDTH + GAP)
-    marks = [_heads()]
+    marks = [
+        _text(LEFT + column * COLUMN_WIDTH, 20, name, style="head")
+        for column, name in enumerate(STAGES)
+    ]
     for number, exhibit in enumerate(exhibits):
-        y = TOP + number * ROW_HEIGHT
-        marks.append(_row(exhibit, features, (low, high), y))
-    y = TOP + len(exhibits) * ROW_HEIGHT
-    marks.append(_text(LEFT, y, _note(features, low, high)))
-    return document(Markup().join(marks), width, y + 16)
-
-
-def _note(features: FeatureConfig, low: float, high: float) -> str:
-    return (
+        marks += _row(exhibit, features, (low, high), TOP + number * ROW_HEIGHT)
+    note = (
         f"Spectrograms: {features.num_frames} frames of {features.hop_ms:g} ms, "
         f"{features.num_mels} mel filters from {features.low_hz:g} to {features.high_hz:g} Hz, the "
         f"lowest at the bottom; normalised log energy, dark {low:.2f} to light {high:.2f}. Masks "
         f"and padding have the value {-features.mean / features.std:.2f}."
     )
+    y = TOP + len(exhibits) * ROW_HEIGHT
+    marks.append(_text(LEFT, y, note))
+    return document(Markup().join(marks), LEFT + len(STAGES) * COLUMN_WIDTH, y + 16)
 
 
-def _heads() -> Markup:
-    step = PANEL_WIDTH + GAP
-    return Markup().join(
-        Markup('<text class="key" x="{}" y="20" font-weight="bold">{}</text>').format(
-            LEFT + column * step, name
-        )
-        for column, name in enumerate(STAGES)
-    )
-
-
-def _row(exhibit: Exhibit, features: FeatureConfig, ends: tuple[float, float], y: int) -> Markup:
+def _row(
+    exhibit: Exhibit, features: FeatureConfig, ends: tuple[float, float], y: int
+) -> list[Markup]:
     title = exhibit.title
-    if len(title) > MOST_LETTERS:
-        title = f"{title[:MOST_LETTERS]}…"
-    duration_s = len(exhibit.waveform) / exhibit.sample_rate_hz
-    marks = [Markup('<text class="key" x="{}" y="{}">{}</text>').format(LEFT, y - 6, title)]
-    marks.append(_waveform(exhibit.waveform, y))
-    marks.append(_times(LEFT, y, duration_s))
-    marks += [
+    title = f"{title[:MOST_LETTERS]}…" if len(title) > MOST_LETTERS else title
+    panels = [_waveform(exhibit.waveform, y)]
+    durations_s = [len(exhibit.waveform) / exhibit.sample_rate_hz]
+    for column, log_mel in enumerate(exhibit.log_mels, 1):
+        panels.append(_spectrogram(log_mel, ends, LEFT + column * COLUMN_WIDTH, y))
+        durations_s.append(features.num_frames * features.hop_ms / 1000)
+    times = []
+    for column, duration_s in enumerate(durations_s):
+        x, below = LEFT + column * COLUMN_WIDTH, y + PANEL_HEIGHT + 14
+        times.append(_text(x, below, "0 s"))
+        times.append(_text(x + PANEL_WIDTH, below, f"{duration_s:.3g} s", "end"))
+    full_scale = [
         _text(LEFT - 6, y + 10, "+1", "end"),
         _text(LEFT - 6, y + PANEL_HEIGHT, "\N{MINUS SIGN}1", "end"),
     ]
-    for column, log_mel in enumerate(exhibit.log_mels, 1):
-        x = LEFT + column * (PANEL_WIDTH + GAP)
-        marks += [_spectrogram(log_mel, ends, x, y)]
-        marks.append(_times(x, y, features.num_frames * features.hop_ms / 1000))
-    return Markup().join(marks)
+    return [_text(LEFT, y - 6, title, style="key"), *panels, *times, *full_scale]
 
 
 def _waveform(waveform: Float32[np.ndarray, " samples"], y: int) -> Markup:
     """The lowest and the highest sample of each stretch, from -1 to 1."""
     count = min(COLUMNS_OF_A_WAVEFORM, len(waveform))
-    parts = np.array_split(waveform, count)
-    tops = [float(np.clip(part.max(), -1, 1)) for part in parts]
-    feet = [float(np.clip(part.min(), -1, 1)) for part in parts]
+    parts = np.array_split(np.clip(waveform, -1, 1), count)
+    heights = [float(part.max()) for part in parts] + [float(part.min()) for part in parts[::-1]]
     xs = [LEFT + (i + 0.5) * PANEL_WIDTH / count for i in range(count)]
-    middle, scale = y + PANEL_HEIGHT / 2, PANEL_HEIGHT / 2
-    outline = [*zip(xs, tops, strict=True), *reversed(list(zip(xs, feet, strict=True)))]
-    path = "L".join(f"{x:.1f} {middle - scale * v:.1f}" for x, v in outline)
-    frame = Markup('<path class="rule" fill="none" d="M{} {}h{}v{}h-{}z"/>').format(
-        LEFT, y, PANEL_WIDTH, PANEL_HEIGHT, PANEL_WIDTH
-    )
-    line = Markup('<path class="first" fill="currentColor" d="M{}Z"/>').format(path)
-    return frame + line
+    scale = PANEL_HEIGHT / 2
+    outline = zip([*xs, *xs[::-1]], heights, strict=True)
+    path = "L".join(f"{x:.1f} {y + scale - scale * height:.1f}" for x, height in outline)
+    return Markup(
+        '<path class="rule" fill="none" d="M{} {}h{}v{}h-{}z"/>'
+        '<path class="first" fill="currentColor" d="M{}Z"/>'
+    ).format(LEFT, y, PANEL_WIDTH, PANEL_HEIGHT, PANEL_WIDTH, path)
 
 
 def _spectrogram(
@@ -134,11 +122,7 @@ def coloured(
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
-def _times(x: int, y: int, end_s: float) -> Markup:
-    """The ends of the time axis, in seconds."""
-    below = y + PANEL_HEIGHT + 14
-    return _text(x, below, "0 s") + _text(x + PANEL_WIDTH, below, f"{end_s:.3g} s", "end")
-
-
-def _text(x: int, y: int, text: str, anchor: str = "start") -> Markup:
-    return Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(x, y, anchor, text)
+def _text(x: int, y: int, text: str, anchor: str = "start", *, style: str = "") -> Markup:
+    return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(
+        style, x, y, anchor, text
+    )

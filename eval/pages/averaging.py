@@ -1,14 +1,13 @@
 """mAP of weight averages and of score ensembles, by their first epoch (PSLA figure 8)."""
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from eval.axes import linear_axis
-from eval.charts import Chart, Figure, Series
+from eval.pages.charts import Figure, Line, linear_axis
+from eval.pages.page import json_text
 from psla_wds.errors import CheckpointError
 from psla_wds.evaluation.metrics import evaluate
 from psla_wds.evaluation.predict import Predictor, gather_scores
@@ -24,22 +23,22 @@ from psla_wds.shards.index import ShardIndex
 
 @dataclass(frozen=True)
 class Start:
-    """What begins at an epoch; mAP of each."""
+    """What begins at an epoch, by its mAP."""
 
     epoch: int
     sha256: str
-    """Of its checkpoint."""
+    """Hash of its checkpoint."""
     checkpoint: float
-    """Of the epoch alone."""
+    """mAP of the epoch alone."""
     weight_average: float
-    """Of the mean weights of this to the last epoch."""
+    """mAP of the mean weights from this to the last epoch."""
     score_ensemble: float
-    """Of the mean scores of this to the last epoch."""
+    """mAP of the mean scores from this to the last epoch."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The clips that every epoch is scored on, and how they are brought to the model."""
+    """The clips that every epoch scores, and how they reach the model."""
 
     index: ShardIndex
     world: World
@@ -59,11 +58,10 @@ class Evaluation:
 def averaging_curves(run: Path, evaluation: Evaluation, folder: Path) -> list[Start]:
     """Score every epoch and every average; each checkpoint is read once, the last one first.
 
-    The scores of each epoch, and averaging.json, are written to `folder`.
+    Writes the scores of each epoch, and averaging.json, to `folder`.
     """
     starts = list(_starts(run, evaluation, folder))[::-1]
-    curves = json.dumps([asdict(start) for start in starts], indent=1)
-    (folder / "averaging.json").write_text(curves)
+    (folder / "averaging.json").write_text(json_text(starts))
     return starts
 
 
@@ -103,27 +101,19 @@ def check_run(run: Path, index: ShardIndex) -> None:
 def averaging_figure(starts: list[Start]) -> Figure:
     """The three curves."""
     epochs = [start.epoch for start in starts]
-    curves = {
-        "one epoch": [start.checkpoint for start in starts],
-        "mean weights": [start.weight_average for start in starts],
-        "mean scores": [start.score_ensemble for start in starts],
-    }
-    styles = ("faint", "first", "second")
-    chart = Chart(
-        "mAP of one epoch, of mean weights and of mean scores, by the first epoch of the mean",
-        linear_axis("first epoch", epochs, smallest_step=1),
-        linear_axis("mAP", [value for values in curves.values() for value in values]),
-        tuple(
-            Series(name, epochs, values, style)
-            for (name, values), style in zip(curves.items(), styles, strict=True)
-        ),
+    lines = (
+        Line("one epoch", epochs, [start.checkpoint for start in starts], "faint"),
+        Line("mean weights", epochs, [start.weight_average for start in starts], "first"),
+        Line("mean scores", epochs, [start.score_ensemble for start in starts], "second"),
     )
+    x_axis = linear_axis("first epoch", epochs, smallest_step=1)
+    y_axis = linear_axis("mAP", [value for line in lines for value in line.y])
     best = best_start(starts)
     note = (
-        "Means are of the epochs from here to the last. The best of weights begins at epoch "
+        "Means are over the epochs from here to the last. The best of weights begins at epoch "
         f"{best.epoch}: mAP {best.weight_average:.4f}."
     )
-    return Figure("averaging", "Averages by their first epoch", chart, note)
+    return Figure("averaging", "Averages by their first epoch", x_axis, y_axis, lines, note)
 
 
 def best_start(starts: list[Start]) -> Start:

@@ -1,0 +1,355 @@
+"""What models reach on the clips that all of them scored, and how sure the differences are: as
+values, as text, as JSON and as one HTML page."""
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+
+from eval.pages.figures import changes_figure, runs_figures
+from eval.pages.page import MEANS, Bar, course_of, interval, json_text, render_page
+from eval.run_settings import differing_settings
+from eval.scored_runs import Scored, current_scored, predict_again
+from psla_wds.errors import ScoreError
+from psla_wds.evaluation.bootstrap import (
+    Bounds,
+    Intervals,
+    Resampled,
+    difference_bounds,
+    difference_ends,
+    resampled_metrics,
+    resampled_weights,
+)
+from psla_wds.evaluation.metrics import Metrics, evaluate
+from psla_wds.evaluation.scores import Scores
+from psla_wds.text_table import decimal, signed, text_table
+from train.config import is_method
+from train.run.log import Run, read_run
+
+SCORES_OF_A_RUN = "scores.npz"
+NUM_ON_SCREEN, NUM_ON_PAGE = 5, 10
+"""Largest gains, and as many losses, that are listed."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is compared: a run and its scores, or a score file alone."""
+
+    name: str
+    path: Path
+    """Score file."""
+    scores: Scores
+    run: Run | None = None
+    scored: Scored | None = None
+    """Which weights of the run; None for a score file alone."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A candidate's results."""
+
+    candidate: Candidate
+    mAP_of_all: float  # noqa: N815 (the field's name)
+    """mAP on all clips that it scored."""
+    metrics: Metrics
+    """Metrics on the common clips."""
+    intervals: Intervals | None
+
+    @property
+    def name(self) -> str:
+        return self.candidate.name
+
+    @property
+    def clips(self) -> int:
+        """Number of clips that it scored."""
+        return len(self.candidate.scores)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Difference of another model from the first one, on the same clips."""
+
+    means: dict[str, float]
+    """Differences of mAP, mAUC and d'."""
+    bounds: dict[str, Bounds]
+    """Their intervals, paired: both models have the same resamples. Empty without resamples."""
+    class_AP: Float64[np.ndarray, " classes"]  # noqa: N815 (the field's name)
+    """Differences of each class's average precision; NaN where it is not defined."""
+    class_bounds: Float64[np.ndarray, "2 classes"]
+    """Their intervals; NaN without resamples."""
+
+    def is_clear(self, mean: str) -> bool:
+        """Whether the interval of a mean's difference leaves 0 out."""
+        found = self.bounds.get(mean)
+        return found is not None and (found.low > 0 or found.high < 0)
+
+    def extremes(self, limit: int) -> tuple[list[int], list[int]]:
+        """Positions of the classes that gain most, and of those that lose most."""
+        order = np.argsort(-self.class_AP, kind="stable").tolist()
+        gains = [k for k in order if self.class_AP[k] > 0]
+        losses = [k for k in reversed(order) if self.class_AP[k] < 0]
+        return gains[:limit], losses[:limit]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    models: tuple[Model, ...]
+    changes: tuple[Change, ...]
+    """Difference of every model but the first from the first."""
+    common_clips: int
+    mids: tuple[str, ...]
+    names: tuple[str, ...]
+    settings: dict[str, list[str]]
+    """Settings that are not the same in all runs, with their value in each run."""
+    resamples: int
+
+    @property
+    def runs(self) -> list[tuple[str, Run]]:
+        """The runs among what is compared, by name."""
+        named = [(model.name, model.candidate.run) for model in self.models]
+        return [(name, run) for name, run in named if run]
+
+
+def compare(paths: Sequence[Path], *, resamples: int = 0) -> Comparison:
+    """Compare runs or score files of one class list, on the clips that all have.
+
+    Raises `ScoreError` for other classes, other targets, or no clip in common.
+    """
+    if len(paths) < 2:
+        where = " ".join(map(str, paths))
+        raise ScoreError("there is nothing to compare", where=where, fix="name two runs or more")
+    candidates = find_candidates(paths)
+    common = _on_common_clips(candidates)
+    metrics = [_evaluate(scores) for scores in common]
+    resampled = _resampled(common, candidates, resamples)
+    runs = [candidate.run for candidate in candidates if candidate.run]
+    models = [
+        Model(candidate, _evaluate(candidate.scores).mAP, found, again and again.intervals(found))
+        for candidate, found, again in zip(candidates, metrics, resampled, strict=True)
+    ]
+    changes = [
+        _change(metrics[0], other, resampled[0], again)
+        for other, again in zip(metrics[1:], resampled[1:], strict=True)
+    ]
+    return Comparison(
+        tuple(models),
+        tuple(changes),
+        len(common[0]),
+        common[0].mids,
+        common[0].names,
+        differing_settings(runs) if len(runs) > 1 else {},
+        resamples,
+    )
+
+
+def find_candidates(paths: Sequence[Path]) -> list[Candidate]:
+    """The run or score file at each path; names that are not unique become paths."""
+    found = [_find(path) for path in paths]
+    counts = Counter(candidate.name for candidate in found)
+    return [
+        replace(candidate, name=str(path)) if counts[candidate.name] > 1 else candidate
+        for candidate, path in zip(found, paths, strict=True)
+    ]
+
+
+def _find(path: Path) -> Candidate:
+    """An error for a run without scores, or with those of weights that it no longer has."""
+    if not (path / "config.json").exists() and not (path / "log.jsonl").exists():
+        return Candidate(path.stem, path, Scores.load(path))
+    run, file = read_run(path), path / SCORES_OF_A_RUN
+    if not file.exists():
+        fix = predict_again(path, file)
+        raise ScoreError(f"the run has no {SCORES_OF_A_RUN}", where=path, fix=fix)
+    scores = Scores.load(file)
+    scored = current_scored(scores.origins, path, where=file)
+    return Candidate(path.resolve().name, file, scores, run, scored)
+
+
+def _on_common_clips(candidates: Sequence[Candidate]) -> list[Scores]:
+    """The scores of the clips that all have, in one order."""
+    common = set.intersection(*(set(candidate.scores.clip_ids) for candidate in candidates))
+    if not common:
+        raise ScoreError(
+            "no clip is in all of them",
+            where=" ".join(str(candidate.path) for candidate in candidates),
+            fix="compare scores of one evaluation set",
+        )
+    kept = [_only(candidate.scores, common) for candidate in candidates]
+    return [
+        scores.aligned(kept[0], where=candidate.path)
+        for scores, candidate in zip(kept, candidates, strict=True)
+    ]
+
+
+def _only(scores: Scores, clip_ids: set[str]) -> Scores:
+    rows = np.flatnonzero([clip_id in clip_ids for clip_id in scores.clip_ids])
+    return replace(
+        scores,
+        clip_ids=tuple(scores.clip_ids[row] for row in rows),
+        scores=scores.scores[rows],
+        targets=scores.targets[rows],
+    )
+
+
+def _evaluate(scores: Scores) -> Metrics:
+    return evaluate(scores.scores, scores.targets)
+
+
+def _resampled(
+    common: Sequence[Scores], candidates: Sequence[Candidate], resamples: int
+) -> list[Resampled | None]:
+    """Each model in the same resamples of the clips."""
+    if not resamples:
+        return [None] * len(common)
+    weights = resampled_weights(len(common[0]), resamples)
+    return [
+        resampled_metrics(scores.scores, scores.targets, weights, what=candidate.name)
+        for scores, candidate in zip(common, candidates, strict=True)
+    ]
+
+
+def _change(
+    first: Metrics, other: Metrics, first_again: Resampled | None, again: Resampled | None
+) -> Change:
+    means = {name: getattr(other, name) - getattr(first, name) for name in MEANS}
+    class_ap = other.average_precision - first.average_precision
+    found, of_classes = {}, np.full((2, len(class_ap)), np.nan)
+    if first_again and again:
+        before, after = first_again.means(), again.means()
+        with np.errstate(invalid="ignore"):  # d' is infinite where all pairs are ranked rightly
+            differences = {name: after[name] - before[name] for name in MEANS}
+        found = {name: difference_bounds(means[name], differences[name]) for name in MEANS}
+        resampled = again.average_precision - first_again.average_precision
+        of_classes = difference_ends(class_ap, resampled)
+    return Change(means, found, class_ap, of_classes)
+
+
+def to_json(found: Comparison) -> str:
+    """All of it; what is not defined is null."""
+    by_class = {
+        "positives": found.models[0].metrics.num_positives,
+        "AP": np.array([model.metrics.average_precision for model in found.models]).T,
+        "change_low": np.array([change.class_bounds[0] for change in found.changes]).T,
+        "change_high": np.array([change.class_bounds[1] for change in found.changes]).T,
+    }
+    rows = zip(found.mids, found.names, *by_class.values(), strict=True)
+    return json_text(
+        {
+            "common_clips": found.common_clips,
+            "resamples": found.resamples,
+            "models": [_model_json(model) for model in found.models],
+            "changes": [
+                {
+                    name: {"change": value} | (vars(c.bounds[name]) if c.bounds else {})
+                    for name, value in c.means.items()
+                }
+                for c in found.changes
+            ],
+            "settings": found.settings,
+            "classes": [dict(zip(("mid", "name", *by_class), row, strict=True)) for row in rows],
+        }
+    )
+
+
+def _model_json(model: Model) -> dict[str, object]:
+    means = {f"{name}_common": getattr(model.metrics, name) for name in MEANS}
+    record = {"name": model.name, "scores": str(model.candidate.path)}
+    record |= {"weights": str(model.candidate.scored)} if model.candidate.scored else {}
+    record |= {"clips": model.clips, "mAP": model.mAP_of_all, **means}
+    if model.intervals:
+        record["intervals_95"] = {name: getattr(model.intervals, name) for name in MEANS}
+    return record
+
+
+def to_text(found: Comparison) -> str:
+    """What stands on the screen: the models, each change, and the settings that differ."""
+    shown = [name for name, _ in MEANS.values()]
+    rows = [["", "clips", "mAP", f"of the common: {shown[0]}", *shown[1:]]]
+    for model in found.models:
+        means = [decimal(getattr(model.metrics, name), 4) for name in MEANS]
+        rows.append([model.name, f"{model.clips:,}", decimal(model.mAP_of_all, 4), *means])
+    lines = [text_table(rows), f"{found.common_clips:,} clips are common to all"]
+    for model, change in zip(found.models[1:], found.changes, strict=True):
+        title = f"from {found.models[0].name} to {model.name}:"
+        lines += ["", title, text_table(_change_rows(change), "<><<")]
+        for what, chosen in zip(("gain", "loss"), change.extremes(NUM_ON_SCREEN), strict=True):
+            classes = [[what, signed(change.class_AP[k], 4), found.names[k]] for k in chosen]
+            lines += [text_table(classes, "<><")] if chosen else []
+    if found.settings:
+        rows = [["settings that differ", *(name for name, _ in found.runs)]]
+        rows += [[name, *values] for name, values in found.settings.items()]
+        lines += ["", text_table(rows, "<" * len(rows[0]))]
+    return "\n".join([*lines, *(line for name, run in found.runs for line in _doubts(name, run))])
+
+
+def _change_rows(change: Change) -> list[list[str]]:
+    """A line for each mean: its difference, and how sure that is."""
+    rows = [["", "change", "95 % interval"]] if change.bounds else []
+    for name, (shown, _) in MEANS.items():
+        row = [shown, signed(change.means[name], 4)]
+        if change.bounds:
+            row.append(interval(change.bounds[name], 4, sign=True))
+            row.append("" if change.is_clear(name) else "may be chance")
+        rows.append(row)
+    return rows
+
+
+def _doubts(name: str, run: Run) -> list[str]:
+    """What a reader must know of a run that is not whole."""
+    doubts = {
+        f"{name}: the log ends in the middle of a line, which is left out": run.cut,
+        f"{name} is not done: epoch {run.progress()}": not run.is_done,
+        f"{name} was not evaluated while it trained": not run.evaluated,
+    }
+    return [doubt for doubt, applies in doubts.items() if applies]
+
+
+def render(found: Comparison, arguments: Sequence[str]) -> str:
+    """The page; `arguments` are the paths that were compared, for the command that repeats it."""
+    class_changes = np.stack([change.class_AP for change in found.changes])
+    largest = np.nan_to_num(np.abs(class_changes), nan=-1).max(axis=0)
+    methods = {name: v for name, v in found.settings.items() if is_method(name)}
+    others = {name: v for name, v in found.settings.items() if name not in methods}
+    return render_page(
+        "comparison.html",
+        found=found,
+        changes=[None, *found.changes],
+        courses=[(name, course_of(run)) for name, run in found.runs],
+        doubts=[line for name, run in found.runs for line in _doubts(name, run)],
+        curves=runs_figures(found.runs),
+        shifts=[
+            (
+                model.name,
+                changes_figure(change.class_AP, change.class_bounds, model.name),
+                *_bars(change, found.names),
+            )
+            for model, change in zip(found.models[1:], found.changes, strict=True)
+        ],
+        settings={
+            "": methods,
+            "Where things are, how fast they go, and what computed": others,
+        },
+        order=np.argsort(-largest, kind="stable").tolist(),
+        command=f"python -m eval.compare {shlex.join(arguments)} --page COMPARISON.html",
+    )
+
+
+def _bars(change: Change, names: Sequence[str]) -> list[list[Bar]]:
+    """The largest gains, and the largest losses, with bars relative to the largest of both."""
+    most = float(np.nan_to_num(np.abs(change.class_AP)).max())
+    return [
+        [
+            Bar(
+                names[k],
+                round(float(abs(change.class_AP[k])) / most, 3),
+                signed(change.class_AP[k], 3),
+                loss=bool(change.class_AP[k] < 0),
+            )
+            for k in chosen
+        ]
+        for chosen in change.extremes(NUM_ON_PAGE)
+    ]

@@ -1,0 +1,130 @@
+"""What pages share: rendering, the words for intervals and trainings, and how results are written.
+
+A page is HTML that needs nothing but itself, on a screen, a phone or paper.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from eval.pages.charts import percent
+from psla_wds.errors import ConfigError
+from psla_wds.evaluation.bootstrap import Bounds
+from psla_wds.io.disk import disk_errors
+from psla_wds.io.files import atomic_open
+from psla_wds.reading.read_tuner import verdict
+from psla_wds.text_table import decimal, signed
+from train.run.log import Run
+
+MEANS = {"mAP": ("mAP", 4), "mAUC": ("mAUC", 4), "d_prime": ("d\N{PRIME}", 3)}
+"""Name and digits of each mean over the classes, by its attribute and key."""
+FEWEST_RESAMPLES = 20
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A line of a list with bars."""
+
+    name: str
+    share: float
+    """Length of its bar, from 0 to 1."""
+    text: str
+    loss: bool = False
+
+
+@dataclass(frozen=True)
+class Course:
+    """How far a run's training came, and how fast; rates are medians over its epochs."""
+
+    progress: str
+    epoch: int
+    step: int
+    hours: float
+    clips_per_s: float
+    data_wait: float
+    verdict: str
+    """What bounded the last epoch, in the words of the training's log."""
+
+
+def course_of(run: Run) -> Course | None:
+    """None before the end of the first epoch."""
+    if not run.epochs:
+        return None
+    last = run.epochs[-1]
+    return Course(
+        progress=run.progress(),
+        epoch=last.epoch,
+        step=last.step,
+        hours=sum(record.duration_s for record in run.epochs) / 3600,
+        clips_per_s=statistics.median(record.clips_per_s for record in run.epochs),
+        data_wait=statistics.median(record.data_wait for record in run.epochs),
+        verdict=verdict(last.data_wait, last.storage_wait),
+    )
+
+
+def interval(bounds: Bounds, digits: int, *, sign: bool = False) -> str:
+    """A 95 % interval for people; with signs for one of differences."""
+    number = signed if sign else decimal
+    return f"{number(bounds.low, digits)} to {number(bounds.high, digits)}"
+
+
+def check_resamples(count: int) -> None:
+    """Raise `ConfigError` for a number of resamples that gives no interval worth having."""
+    if count and count < FEWEST_RESAMPLES:
+        raise ConfigError(
+            f"{count} resamples are too few for an interval",
+            where="--bootstrap",
+            fix="set it to 1000, or to 0 for no intervals",
+        )
+
+
+def render_page(template: str, **values: object) -> str:
+    """A page by the name of its template; what comes from data is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "decimal": decimal,
+        "signed": signed,
+        "thousands": "{:,}".format,
+        "percent": percent,
+        "interval": interval,
+    }
+    return environment.get_template(template).render(**values, means=MEANS)
+
+
+def json_text(record: object) -> str:
+    """Strict JSON of values, dataclasses and arrays: null for a number that is not finite."""
+    return json.dumps(_plain(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_texts(texts: dict[Path, str], what: str) -> None:
+    """Write each text, whole or not at all, and the folders for it; `what` names them in errors."""
+    for path, text in texts.items():
+        with disk_errors(path, f"write the {what}", then="run the command again"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_open(path, "w") as file:
+                file.write(text)
