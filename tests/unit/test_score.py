@@ -241,7 +241,7 @@ def test_training_curves_are_there_with_a_run_and_only_then(score_path: Path, ru
         "Learning rate",
         "Share of time spent waiting for data,",
     ]
-    assert "Epoch 2, step 200" in text and "--run &#39;" in text
+    assert "Epoch 2 of 30, step 200" in text and "--run &#39;" in text
 
 
 def test_a_log_cut_in_its_last_line_is_used_up_to_there_and_said(score_path, run_folder):
