@@ -39,8 +39,9 @@ HEADLINES = (
 @dataclass(frozen=True)
 class Args:
     models: Positional[tuple[Path, ...]]
-    """A run's folder (its last epoch is taken), a checkpoint, an average, or a checkpoint of the
-    paper's authors (.pth; needs --class-labels). Several form an ensemble: scores are averaged."""
+    """A run's folder (its last epoch is taken), a checkpoint, an average, a folder by eval.export,
+    or a checkpoint of the paper's authors (.pth; needs --class-labels). Several form an ensemble,
+    whose scores are averaged."""
     output: Path
     """Folder to write."""
     class_labels: Path | None = None
