@@ -57,39 +57,39 @@ def card_text(config: FolderConfig, settings: CardSettings) -> str:
     )
     environment.filters["facts"] = _training_facts
     features, metrics = config.features, config.metrics or {}
+    scores = {METRICS[key]: metrics[key] for key in METRICS if metrics.get(key) is not None}
     return environment.get_template("model_card.md.jinja").render(
         vars(settings),
         config=config,
         features=features,
-        metadata=_metadata(config, settings),
+        metadata=_metadata(config, settings, scores),
         networks=[f"{m.model.backbone} with a {m.model.head} head" for m in config.members],
         window_s=features.max_clip_samples / features.sample_rate_hz,
-        scores={name: metrics[key] for key, name in METRICS.items() if metrics.get(key) is not None},
+        scores=scores,
     )
 
 
-def _metadata(config: FolderConfig, settings: CardSettings) -> str:
+def _metadata(config: FolderConfig, settings: CardSettings, scores: dict[str, float]) -> str:
     """YAML that the Hub files the model under."""
     library = huggingface_hub()
-    metrics = config.metrics or {}
+    clips = str(settings.evaluated_on)
     results = [
         library.EvalResult(
             task_type=TASK,
-            dataset_type=re.sub(r"[^a-z0-9]+", "-", str(settings.evaluated_on).lower()).strip("-"),
-            dataset_name=str(settings.evaluated_on),
+            dataset_type=re.sub(r"[^a-z0-9]+", "-", clips.lower()).strip("-"),
+            dataset_name=clips,
             metric_type=key,
             metric_name=name,
-            metric_value=metrics[key],
+            metric_value=scores[name],
         )
         for key, name in METRICS.items()
-        if metrics.get(key) is not None
+        if name in scores
     ]
-    backbones = sorted({member.model.backbone for member in config.members})
     data = library.ModelCardData(
         license=settings.license,
         library_name=LIBRARY,
         pipeline_tag=TASK,
-        tags=[TASK, "audio-tagging", "psla", *backbones],
+        tags=[TASK, "audio-tagging", "psla", *sorted({m.model.backbone for m in config.members})],
         model_name=settings.title if results else None,
         eval_results=results or None,
     )

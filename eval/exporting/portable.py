@@ -60,24 +60,13 @@ def _packages() -> ModuleType:
     return onnxruntime
 
 
-class _OneInput(torch.nn.Module):
-    """The model called with waveforms alone, all of one length."""
-
-    def __init__(self, model: WaveformModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, waveform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.model(waveform)
-
-
 def _program(model: WaveformModel) -> ExportedProgram:
     # Two waveforms of a second: torch takes sizes of 0 and 1 for constants.
     example = torch.zeros(2, model.features.sample_rate_hz)
-    free = {"waveform": {0: Dim("batch", min=1), 1: Dim("samples", min=1)}}
+    free = {"waveforms": {0: Dim("batch", min=1), 1: Dim("samples", min=1)}}
     try:
         with torch.no_grad():
-            return torch.export.export(_OneInput(model), (example,), dynamic_shapes=free)
+            return torch.export.export(model, (example,), dynamic_shapes=free)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(

@@ -24,8 +24,11 @@ class Hub(BaseHTTPRequestHandler):
         elif self.path == "/api/validate-yaml":
             self._answer({"errors": [], "warnings": []})
         elif "/preupload/" in self.path:
-            regular = {"uploadMode": "regular", "shouldIgnore": False}
-            self._answer({"files": [{"path": f["path"]} | regular for f in json.loads(body)["files"]]})
+            regular, files = (
+                {"uploadMode": "regular", "shouldIgnore": False},
+                json.loads(body)["files"],
+            )
+            self._answer({"files": [{"path": file["path"]} | regular for file in files]})
         elif "/commit/" in self.path:
             self._commit([json.loads(line) for line in body.splitlines()])
         else:
