@@ -44,7 +44,9 @@ def write_onnx(model: WaveformModel, classes: ClassList, path: Path) -> None:
         names=json.dumps(classes.names, ensure_ascii=False),
     )
     exported.save(path, external_data=False)
-    _check(model, onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]), path)
+    check_scores(
+        model, onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]), path
+    )
 
 
 def _packages() -> ModuleType:
@@ -76,8 +78,12 @@ def _program(model: WaveformModel) -> ExportedProgram:
         ) from None
 
 
-def _check(model: WaveformModel, session: Any, path: Path) -> None:
-    """Compare scores for other shapes than the file was made with."""
+def check_scores(model: WaveformModel, session: Any, path: Path) -> None:
+    """Raise `CheckpointError` if ONNX Runtime's scores differ, for other shapes than the export's.
+
+    Args:
+        session: an `onnxruntime.InferenceSession` of the file.
+    """
     rng = np.random.default_rng(0)
     rate_hz = model.features.sample_rate_hz
     for shape in ((1, 3 * rate_hz // 2), (3, rate_hz // 3), (1, 1)):

@@ -1,8 +1,6 @@
 """Exported folders: facts on the card, nothing private, uploads, refusals."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -184,8 +182,3 @@ def test_failed_upload_is_one_error(hub: HubServer, exported: Path, monkeypatch)
     with pytest.raises(PslaError, match=r"upload failed: (.|\n)*hf upload .* --private"):
         push(exported, "owner/tags", private=True)
     assert not hub.commits
-
-
-def test_help_does_not_import_torch():
-    code = "import sys, eval.export; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)

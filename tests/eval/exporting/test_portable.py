@@ -13,7 +13,7 @@ import torch
 from tiny_models import CLASSES, RATE_HZ, sweep, tiny_checkpoint
 
 from eval.export import Args, export
-from eval.exporting.portable import TOLERANCE, write_onnx
+from eval.exporting.portable import TOLERANCE, check_scores, write_onnx
 from psla_wds.audio.decode import load_clip
 from psla_wds.errors import CheckpointError
 from psla_wds.models.checkpoint import Checkpoint, save_checkpoint
@@ -73,12 +73,11 @@ def test_other_networks_export(backbone: str, head: str, tmp_path: Path):
     write_onnx(model, CLASSES, tmp_path / "model.onnx")  # it compares the scores
 
 
-def test_file_with_other_scores_is_not_left(members, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("eval.exporting.portable.TOLERANCE", -1.0)
-    save_checkpoint(members[0], tmp_path / "c.pt")
+def test_file_with_other_scores_is_refused(exported: Path, members):
+    path = exported / "model.onnx"
+    check_scores(WaveformModel(members), onnxruntime.InferenceSession(path), path)
     with pytest.raises(CheckpointError, match=r"model\.onnx differ by"):
-        export(Args(models=(tmp_path / "c.pt",), output=tmp_path / "model", onnx=True))
-    assert not (tmp_path / "model").exists()
+        check_scores(WaveformModel(members[:1]), onnxruntime.InferenceSession(path), path)
 
 
 def test_real_clips_score_as_with_the_tagger(real_clips: Path, members, tmp_path: Path):
@@ -88,11 +87,11 @@ def test_real_clips_score_as_with_the_tagger(real_clips: Path, members, tmp_path
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     tagger = Tagger([member], device="cpu")
     with (real_clips / "manifest.csv").open(newline="") as file:
-        paths = [real_clips / row["path"] for row in csv.DictReader(file)][::60]
+        paths = [real_clips / row["path"] for row in csv.DictReader(file)][::120]
     all_scores = []
     for path in paths:
         waveform = load_clip(path, sample_rate_hz=RATE_HZ)[: member.features.max_clip_samples]
         all_scores.append(tagger(waveform, RATE_HZ).scores)
         (scores,) = session.run(["scores"], {"waveform": waveform[None]})
         np.testing.assert_allclose(scores[0], all_scores[-1], atol=TOLERANCE, rtol=0)
-    assert len(paths) > 25 and np.std(all_scores, axis=0).min() > 0.01
+    assert len(paths) > 12 and np.std(all_scores, axis=0).min() > 0.01
