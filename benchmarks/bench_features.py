@@ -194,9 +194,11 @@ def stage_way(clips: MemoryClips, device: torch.device, stage: str) -> Iterator[
 
 
 def _run(pipeline: Pipeline, feed: Feed) -> Iterator[object]:
-    for iteration in itertools.count():
-        feed.release_before(iteration)
-        yield pipeline.run()
+    while True:
+        feed.release()
+        outputs = pipeline.run()
+        feed.deliver()
+        yield outputs
 
 
 def main() -> None:

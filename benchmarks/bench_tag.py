@@ -22,7 +22,7 @@ from benchmarks.harness import RATES, RESULTS, Column, Rate, compare, record, ta
 from benchmarks.tables import finish
 from eval.exporting.portable import write_onnx
 from psla_wds import FeatureConfig, Tagger, WindowConfig, cli
-from psla_wds.audio.recordings import decode
+from psla_wds.audio.decode import decode
 from psla_wds.errors import PslaError
 from psla_wds.labels.class_list import ClassList
 from psla_wds.models.audio_tagger import AudioTagger

@@ -47,7 +47,7 @@ class Args:
     step: int = 1
     """Step whose first draws they are, counted from 1 over all epochs."""
     seed: int = 0
-    """Of the draws, without a run."""
+    """Seed of the draws, without a run."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -59,7 +59,7 @@ class Args:
             )
         if self.output.suffix != ".svg":
             raise ConfigError(
-                f"{self.output} is no .svg", where="--output", fix="set --output gallery.svg"
+                f"{self.output} is not an .svg", where="--output", fix="set --output gallery.svg"
             )
         if self.clips < 1 or self.step < 1:
             raise ConfigError(
@@ -112,7 +112,7 @@ def open_source(args: Args) -> Source:
 class Stages:
     """A schedule of four batches of the same draws: plain, masked, mixed, and as in training."""
 
-    replaces_damaged = False  # another clip in its place would stand under its name
+    replaces_damaged = False  # another clip in its place would be shown under its name
 
     def __init__(self, draws: Draws, *, rolls: bool) -> None:
         self.rolls, self.clips_per_pass = rolls, len(draws.rows)

@@ -13,8 +13,7 @@ from psla_wds.progress import progress_bar
 from psla_wds.sampling.augment import NO_PARTNER, drawn_partners
 from psla_wds.sampling.plan import plan_epoch
 from psla_wds.shards.index import ShardIndex
-from train.config import TrainConfig
-from train.run.folder import CONFIG
+from train.config import CONFIG, TrainConfig
 from train.run.log import Run
 from train.training_data import open_training_index
 

@@ -33,7 +33,7 @@ ORDER = {
         "tagging",
     ],
     "sharding": ["foreign", "sources", "packing"],
-    "train": ["config", "optimizer", "recipes", "steps", "run", "learner"],
+    "train": ["config", "optimizer", "recipes", "steps", "run", "learner", "study"],
     "eval": ["tagging", "exporting"],
 }
 """Rooms of each package: one imports only what stands before it; commands stand behind them all."""
@@ -52,6 +52,7 @@ WITHOUT_TORCH = [
     "psla_wds.evaluation.scores",
     "eval.ensemble",
     "eval.export",
+    "eval.tag",
 ]
 
 

@@ -1,4 +1,4 @@
-"""What a run would do, told after everything was checked and a batch was read; writes nothing."""
+"""What a run would do, after everything was checked and a batch was read; writes nothing."""
 
 import time
 from dataclasses import replace
@@ -14,7 +14,7 @@ from train.optimizer import Moment, learning_rate
 from train.training_data import open_training_data
 
 MOST_RATES = 12
-"""Epochs whose learning rate is told."""
+"""Most learning rates that are listed."""
 
 
 def try_out(
@@ -96,11 +96,12 @@ def _rates(config: TrainConfig, steps_per_epoch: int, *, trunk: str) -> str:
     def rate(step: int, epoch: int) -> str:
         return f"{learning_rate(config.optimizer, Moment(step, epoch, total)):.3g}"
 
-    told, last = [f"{rate(0, 1)} in step 1{trunk}"], ""
+    listed, last = [f"{rate(0, 1)} in step 1{trunk}"], ""
     for epoch in range(1, config.epochs + 1):
         at_end = rate(epoch * steps_per_epoch - 1, epoch)
         if at_end != last:
-            told.append(f"{at_end} at the end of epoch {epoch}")
+            listed.append(f"{at_end} at the end of epoch {epoch}")
         last = at_end
-    cut = [*told[:MOST_RATES], "...", told[-1]] if len(told) > MOST_RATES + 1 else told
-    return "; ".join(cut)
+    if len(listed) > MOST_RATES + 1:
+        listed = [*listed[:MOST_RATES], "...", listed[-1]]
+    return "; ".join(listed)

@@ -42,7 +42,7 @@ class Learner:
         self._statistics = RunningStatistics(self.model)
         self._ghost_norms = ghost_norms(self.model)
         self.gradient_norm = self.is_bad = torch.zeros((), device=world.device)
-        """Of the last step, on the device: the norm of all gradients, and whether it was skipped
+        """Norm of all gradients in the last step, and whether that was skipped
         since its loss or gradient was not finite."""
 
     @property

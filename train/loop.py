@@ -260,7 +260,7 @@ class Trainer:
         )
 
     def _learning_rate(self, epoch: int) -> float:
-        """Of the last step."""
+        """Learning rate of the last step."""
         return learning_rate(self._config.optimizer, self._moment(self._step - 1, epoch))
 
     def _moment(self, step: int, epoch: int) -> Moment:

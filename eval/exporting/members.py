@@ -9,8 +9,7 @@ from psla_wds.models.checkpoint import CHECKPOINTS, Checkpoint
 from psla_wds.models.config import IMAGENET, RANDOM
 from psla_wds.models.ensembles import check_members, load_members
 from psla_wds.models.model_folder import Provenance, is_model_folder, read_model_config
-from train.config import KINDS
-from train.run.folder import CONFIG, read_config, read_made_with
+from train.config import CONFIG, KINDS, read_config, read_made_with
 
 
 def read_members(

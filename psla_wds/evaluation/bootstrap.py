@@ -34,7 +34,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Of the means over classes, and of each class; NaN where most of a class is not defined."""
+    """Intervals of the means over classes and of each class; NaN where few values are defined."""
 
     mAP: Bounds  # noqa: N815 (the field's name)
     mAUC: Bounds  # noqa: N815 (the field's name)
@@ -151,7 +151,7 @@ def _sums_before(
 
 
 def share_bounds(value: float, resampled: Float64[np.ndarray, " resamples"]) -> Bounds:
-    """Of a number from 0 to 1."""
+    """Logit of a number from 0 to 1."""
     low, high = share_ends(np.array([value]), resampled[None])[:, 0].tolist()
     return Bounds(low, high)
 

@@ -74,7 +74,7 @@ def enhance(
 def class_thresholds(
     index: ShardIndex, teacher: Teacher, threshold: Threshold
 ) -> Float64[np.ndarray, " classes"]:
-    """Of each class, the statistic over the scores of the clips that carry it; NaN for none."""
+    """Statistic over the scores of the clips that carry each class; NaN where none does."""
     carried = [block[labels.nonzero()] for labels, block in _labelled_blocks(index, teacher)]
     label_scores = np.concatenate(carried).astype(np.float64)
     order = np.argsort(index.label_values, kind="stable")

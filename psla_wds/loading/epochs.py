@@ -27,7 +27,7 @@ class Share:
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size:
             raise ConfigError(
-                f"there is no rank {self.rank} among {self.world_size} processes",
+                f"rank {self.rank} does not exist among {self.world_size} processes",
                 where="share",
                 fix="give Share a rank from 0 to world_size - 1",
             )
@@ -38,8 +38,8 @@ class Share:
 
 
 def current_share() -> Share:
-    """The share that torch's default process group gives; all of it when there is no group."""
-    # Who made a process group has imported this; who has no torch shall not need it.
+    """The share that torch's default process group gives; all of it without a group."""
+    # Whoever made a process group has imported this; without torch it must not be needed.
     distributed = sys.modules.get("torch.distributed")
     if distributed and distributed.is_available() and distributed.is_initialized():
         return Share(rank=distributed.get_rank(), world_size=distributed.get_world_size())

@@ -104,7 +104,7 @@ class Reader:
         ]
         num_local = sum(isinstance(location, Path) for location in index.shards)
         _allow_open_files(num_local + (len(index.shards) if stage else 0))
-        # A request takes long, and then other threads shall read the clips beside it.
+        # A request takes long: other threads should read the next clips meanwhile.
         self._clips_per_task = CLIPS_PER_TASK if num_local == len(index.shards) else 1
         self._closed = Event()
         self._staging = Staging(index, self._shards, stage) if stage else None

@@ -39,7 +39,7 @@ class ShardIndex:
     size: Int64[np.ndarray, " clips"]
     """Bytes of the encoded audio."""
     crc32: UInt32[np.ndarray, " clips"]
-    """Of the encoded audio."""
+    """Checksum of the encoded audio."""
     num_samples: Int64[np.ndarray, " clips"]
     split: UInt8[np.ndarray, " clips"]
     """Position in `splits`."""

@@ -35,7 +35,7 @@ LENGTHS_PLUS_ONE = ("label_starts", "id_starts")
 
 
 MAX_META_BYTES = 64 * 2**20
-"""Of meta.json behind a URL: some hundred thousand shards, which take 70 bytes each."""
+"""Largest meta.json behind a URL: some hundred thousand shards, which take 70 bytes each."""
 MAX_BYTES_PER_CLIP = {"label_values": 64 * 2, "id_bytes": 256}
 """In the mean, behind a URL: 64 labels (AudioSet has 2), and ids of 256 bytes (it has 11)."""
 NPY_HEADER_BYTES = 4096

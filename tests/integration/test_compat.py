@@ -21,8 +21,8 @@ from psla_wds.models.checkpoint import (
 )
 from psla_wds.reading.reader import ReaderConfig
 from train.config import TrainConfig
-from train.main import train
 from train.recipes import DEMO
+from train.start import train
 
 
 def trained(shards: Path, run_dir: Path, warmup: str) -> TrainConfig:

@@ -25,8 +25,9 @@ from psla_wds.runtime.distributed import World
 from psla_wds.sampling.augment import AugmentConfig
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
-from train.main import parse, train
+from train.main import parse
 from train.recipes import DEMO
+from train.start import train
 
 ALONE = World(0, 1, torch.device("cpu"))
 CONFIG = LoaderConfig(

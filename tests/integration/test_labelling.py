@@ -15,8 +15,8 @@ from psla_wds.errors import ConfigError, LabelError, PslaError, ScoreError
 from psla_wds.evaluation.scores import Scores
 from psla_wds.shards.index_files import open_indexes
 from psla_wds.shards.overlay import META, apply_overlay
-from train.main import _prepare as prepare_training
 from train.recipes import DEMO
+from train.start import _prepare as prepare_training
 
 LOW, NOISE = 0, 3
 TREE = {"/t/3": ["/t/0", "/t/1", "/t/2"]}  # all sounds are noise

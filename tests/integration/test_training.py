@@ -24,11 +24,11 @@ from psla_wds.models.checkpoint import epoch_checkpoints, load_checkpoint
 from psla_wds.reading.reader import ReaderConfig
 from psla_wds.sampling.plan import SamplerConfig
 from psla_wds.shards.index_files import open_indexes
-from train.config import TrainConfig
-from train.main import parse, train
+from train.config import TrainConfig, read_made_with
+from train.main import parse
 from train.recipes import DEMO
-from train.run.folder import read_made_with
 from train.run.log import read_run
+from train.start import train
 
 MAIN = Path(__file__).parents[2] / "train" / "main.py"
 SETTINGS = {
@@ -388,10 +388,10 @@ def test_ranks_of_other_settings_or_code_end_with_one_message(shards: Path, tmp_
     program = tmp_path / "main.py"
     for change, message in (
         ("sys.argv += ['--seed=' + os.environ['RANK']]", "different settings of seed"),
-        ("main._code = lambda: 'of rank ' + os.environ['RANK']", "different code"),
+        ("start._code = lambda: 'of rank ' + os.environ['RANK']", "different code"),
     ):
         program.write_text(
-            f"import os, sys\nfrom psla_wds import cli\nfrom train import main\n{change}\n"
+            f"import os, sys\nfrom psla_wds import cli\nfrom train import main, start\n{change}\n"
             "cli.run(main.main)\n"
         )
         done = torchrun(2, arguments(shards, tmp_path / "run"), check=False, program=program)

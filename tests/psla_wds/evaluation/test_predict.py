@@ -5,9 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_models import FEATURES, tiny_checkpoint
 from torch import Tensor, nn
 
-from psla_wds import FeatureConfig, ReaderConfig, ShardIndex, open_indexes
+from psla_wds import (
+    FeatureConfig,
+    ReaderConfig,
+    ShardIndex,
+    Tagger,
+    WaveformConfig,
+    evaluation_waveforms,
+    open_indexes,
+)
 from psla_wds.errors import ConfigError
 from psla_wds.evaluation.predict import Predictor, gather_scores
 from psla_wds.models.audio_tagger import AudioTagger
@@ -61,3 +70,27 @@ def test_the_precision_is_float32_unless_another_is_asked_for(index: ShardIndex)
     np.testing.assert_allclose(close.scores, scores.scores, rtol=0.02)
     with pytest.raises(ConfigError, match="float16 needs a GPU"):
         gather_scores(predictor(index, Witness(), precision="float16"), index, ALONE)
+
+
+def scores_of_both(index: ShardIndex, precision: Precision) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of all clips as eval.predict has them, and as eval.tag has them."""
+    checkpoint, reader = tiny_checkpoint(), ReaderConfig(decode_threads=1)
+    predictor = Predictor(
+        checkpoint.build(), checkpoint.classes, FEATURES, 4, reader, precision=precision
+    )
+    parts = [scores for _, scores in predictor.batches(index, ALONE)]
+    tagger = Tagger([checkpoint], device="cpu", precision=precision)
+    config = WaveformConfig(reader=reader)
+    with evaluation_waveforms(index, batch_size=4, config=config) as batches:
+        clips = [waveform for batch in batches for waveform in batch.waveforms]
+    return np.concatenate(parts), np.stack([tags.scores for tags in tagger.many(clips, 16_000)])
+
+
+def test_predicting_and_tagging_agree_in_each_precision(index: ShardIndex):
+    exact, tagged_exact = scores_of_both(index, "float32")
+    rounded, tagged_rounded = scores_of_both(index, "bfloat16")
+    np.testing.assert_allclose(tagged_exact, exact, atol=1e-3)  # DALI's features, and torch's
+    assert np.abs(rounded - exact).max() > 5e-3
+    assert np.abs(tagged_rounded - tagged_exact).max() > 5e-3
+    for some in (rounded, tagged_rounded):
+        assert np.abs(some - exact).max() < 0.3  # random weights magnify rounding

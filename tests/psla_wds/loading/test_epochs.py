@@ -188,7 +188,7 @@ def test_threads_end_and_files_close_with_the_block(index: ShardIndex, opened, c
 def test_mistakes_are_named_before_anything_is_read(index: ShardIndex, shards: Path):
     with pytest.raises(PslaError, match="first_step=-1"):
         training_waveforms(index, batch_size=8, first_step=-1)
-    with pytest.raises(PslaError, match="no rank 2 among 2"):
+    with pytest.raises(PslaError, match="rank 2 does not exist among 2"):
         Share(rank=2, world_size=2)
     with pytest.raises(PslaError, match="cannot be shared by 3"):
         training_batches(index, batch_size=8, share=Share(rank=0, world_size=3))
