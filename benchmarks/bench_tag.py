@@ -3,9 +3,8 @@
     python -m benchmarks.bench_tag
 
 Windows of 10.6 s without overlap, from waveforms in memory: by PyTorch one at a time and in
-batches, by ONNX Runtime and by the program of torch.export, whose scores must agree; then the work
-of eval.tag on a FLAC file of stereo at 44.1 kHz, decoding and resampling included. Weights are
-random, which takes as long.
+batches, and by ONNX Runtime, whose scores must agree; then the work of eval.tag on a FLAC file of
+stereo at 44.1 kHz, decoding and resampling included. Weights are random, which takes as long.
 """
 
 import tempfile
@@ -21,7 +20,7 @@ import torch
 
 from benchmarks.harness import RATES, RESULTS, Column, Rate, compare, record, table, timed
 from benchmarks.tables import finish
-from eval.exporting.portable import write_onnx, write_pt2
+from eval.exporting.portable import write_onnx
 from psla_wds import FeatureConfig, Tagger, WindowConfig, cli
 from psla_wds.audio.decode import decode
 from psla_wds.errors import PslaError
@@ -97,11 +96,9 @@ def _ways(member: Checkpoint, args: Args, folder: Path) -> dict[str, Rate]:
     waveforms = _sound(args.windows * features.max_clip_samples).reshape(args.windows, -1)
     model = WaveformModel([member])
     write_onnx(model, member.classes, folder / "model.onnx")
-    write_pt2(model, folder / "model.pt2")
     runs = {
         "PyTorch": _by_torch(model),
         "ONNX Runtime": _by_onnx_runtime(folder / "model.onnx", args.threads),
-        "torch.export": _by_torch(torch.export.load(folder / "model.pt2").module()),
     }
     _check_equal(runs, waveforms[:2])
     ways = {
@@ -117,7 +114,7 @@ def _ways(member: Checkpoint, args: Args, folder: Path) -> dict[str, Rate]:
     return ways | {"eval.tag, a FLAC file at 44.1 kHz": timed(partial(_tag_file, tagger, path))}
 
 
-def _by_torch(model: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> Run:
+def _by_torch(model: WaveformModel) -> Run:
     def run(waveforms: np.ndarray) -> np.ndarray:
         with torch.no_grad():
             return model(torch.from_numpy(waveforms))[0].numpy()
@@ -163,7 +160,6 @@ def _mebibytes(member: Checkpoint, folder: Path) -> dict[str, float]:
     sizes = {
         "PyTorch": weights,
         "ONNX Runtime": (folder / "model.onnx").stat().st_size,
-        "torch.export": (folder / "model.pt2").stat().st_size,
         "eval.tag": weights,
     }
     return {name: size / 2**20 for name, size in sizes.items()}

@@ -52,6 +52,7 @@ WITHOUT_TORCH = [
     "psla_wds.loading.waveforms",
     "psla_wds.evaluation.scores",
     "eval.ensemble",
+    "eval.export",
     "eval.tag",
 ]
 

@@ -69,6 +69,11 @@ class WaveformModel(nn.Module):
         columns = [of_member[..., : self.num_columns] for of_member in frame_scores]
         return torch.stack(scores).mean(0), torch.stack(columns).mean(0).mT
 
+    @property
+    def frame_s(self) -> float:
+        """Seconds from one frame score to the next."""
+        return self.stride_frames * self.features.hop_samples / self.features.sample_rate_hz
+
     def _taggers(self) -> list[AudioTagger]:
         return cast(list[AudioTagger], list(self.members))
 

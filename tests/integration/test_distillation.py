@@ -156,7 +156,7 @@ def test_mistakes_are_told(trained: Path, teacher: Path, shards: Path, tmp_path:
     with pytest.raises(ConfigError, match="no labels are read"):
         Args(trained, (), tmp_path / "t", top_k=2, labels=Path("overlay"))
     done = run_command("eval.score", str(teacher), f"--output={tmp_path / 's'}", check=False)
-    assert_user_error(done, "the highest scores of each clip alone", "--distill")
+    assert_user_error(done, "only the highest scores of each clip", "--distill")
     assert not list(tmp_path.iterdir())
     with pytest.raises(ConfigError, match="distill_weight has no effect where distill is None"):
         parse(["demo", "--distill-weight=0.5"])

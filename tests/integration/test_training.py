@@ -415,7 +415,9 @@ def test_a_rank_that_fails_in_an_evaluation_ends_all_with_its_message(shards: Pa
 
 
 def test_an_unknown_recipe_gets_the_list_of_those_there_are():
-    with pytest.raises(ConfigError, match=r"no recipe demos\n.*\n.*audioset-full, .*, demo, or"):
+    with pytest.raises(
+        ConfigError, match=r"unknown recipe demos\n.*\n.*audioset-full, .*, demo, or"
+    ):
         parse(["demos", "--index=x"])
     with pytest.raises(ConfigError, match="cannot read the configuration"):
         parse(["nothing.json"])

@@ -50,7 +50,7 @@ def score_path(scores: Scores, tmp_path: Path) -> Path:
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     lines = [step_line(step) for step in (50, 100)] + [epoch_line(1), step_line(150), epoch_line(2)]
-    return write_run(tmp_path / "runs" / "a run", lines, seed=7, optimizer={"warmup": EVIL})
+    return write_run(tmp_path / "runs" / "a run", lines, seed=7, wandb=EVIL)
 
 
 def results_of(score_path: Path, run: Path | None = None, **more: object) -> tuple[dict, str]:
@@ -204,7 +204,7 @@ def test_options_that_need_another_are_refused(options: dict[str, object], fix: 
 def test_the_page_escapes_data_and_needs_no_network(score_path: Path, run_folder: Path):
     page = page_of(score_path, run_folder)
     assert page.count("<script>") == 1 and EVIL not in page
-    assert "<code>optimizer.warmup</code></td><td><code>&lt;script&gt;" in page
+    assert "<code>wandb</code></td><td><code>&lt;script&gt;" in page
     assert not re.search(r"https?://|url\(|@import|\s(src|srcset|action)=", page)
     assert set(re.findall(r'href="(.)', page)) == {"#"}
     assert "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'" in page
@@ -225,7 +225,7 @@ def test_a_run_adds_its_training_to_the_page(score_path: Path, run_folder: Path)
     assert charts_in(without) == CLASS_CHARTS and "--run RUN" in without
     page = page_of(score_path, run_folder)
     assert charts_in(page) == ["Loss", "Evaluation mAP", *STEP_CHARTS, *CLASS_CHARTS]
-    assert "Epoch 2, step 200; 0.03 hours, 900 clips/s." in page
+    assert "Epoch 2 of 30, step 200; 0.03 hours, 900 clips/s." in page
     assert "Epoch 2 was bounded by the step: 2.0% of the time went to waiting for data." in page
     assert f"--run &#39;{run_folder}&#39;" in page
 
