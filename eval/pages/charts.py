@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from markupsafe import Markup
 
@@ -107,12 +107,6 @@ def log_axis(label: str, values: Iterable[Number]) -> Axis:
     return Axis(label, ticks, start, end, log=True)
 
 
-class Mark(Protocol):
-    """What is drawn between the axes."""
-
-    def svg(self, figure: "Figure") -> Markup: ...
-
-
 @dataclass(frozen=True)
 class Line:
     """A line, broken where a value cannot be drawn; a few points have a mark each."""
@@ -196,6 +190,9 @@ def _thin(*columns: Sequence[Number]) -> list[Sequence[Number]]:
         return list(columns)
     starts = range(0, len(columns[0]), size)
     return [[sum(v[i : i + size]) / len(v[i : i + size]) for i in starts] for v in columns]
+
+
+Mark = Line | Band | Dots
 
 
 @dataclass(frozen=True)
