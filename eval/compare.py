@@ -2,21 +2,19 @@
 
     python -m eval.compare RUN RUN ... --page COMPARISON.html
 
-A run is a folder with its scores in it, as `make demo` leaves one: scores.npz. Prints the metrics,
-what changes from the first to each other, with 95 % intervals over paired resamples of the clips,
-the classes that gain and lose most, and the settings that differ. Clips that are not in all of
-them, since web data shrinks, are left out, and counted.
+A run is a folder with scores.npz, as `make demo` writes it. The output has the metrics, the
+changes from the first run to each other run (with 95 % intervals over paired resamples of the
+clips), the classes with the largest gains and losses, and the settings that differ. Clips that
+some of the runs lack are left out, and counted.
 """
 
-from collections.abc import Sequence
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional
 
-from eval.pages.comparison import Comparison, compare, render, to_json, to_text
-from eval.pages.page import check_resamples, write_texts
 from psla_wds import cli
 from psla_wds.config import Within, check_ranges
 
@@ -24,42 +22,32 @@ from psla_wds.config import Within, check_ranges
 @dataclass(frozen=True)
 class Args:
     runs: Positional[tuple[Path, ...]]
-    """Folders of runs with their scores.npz, or score files; the first is what the others are
-    compared with."""
+    """Run folders with scores.npz, or score files; the others are compared with the first."""
     output: Path | None = None
     """JSON file to write the comparison to."""
     page: Path | None = None
     """HTML page to write."""
     bootstrap: Annotated[int, Within(0)] = 1000
-    """Resamples of the clips for the intervals; 0 for none."""
+    """Resamples of the clips for the intervals; 0 for no intervals."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        check_resamples(self.bootstrap)
-
-
-def write(found: Comparison, args: Args) -> Sequence[Path]:
-    """Write what was asked for, and return its paths."""
-    texts = {}
-    if args.output:
-        texts[args.output] = to_json(found)
-    if args.page:
-        texts[args.page] = render(found, [str(path) for path in args.runs])
-    write_texts(texts, "comparison")
-    return list(texts)
 
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m eval.compare")
+    # Imported here, since they take seconds.
+    from eval.pages.comparison import compare, render, to_json, to_text
+    from eval.pages.page import write_texts
+
     found = compare(args.runs, resamples=args.bootstrap)
     print(to_text(found))
-    written = write(found, args)
-    if args.page:
-        print(f"wrote {' and '.join(map(str, written))}; next: open {args.page}")
-    elif written:
-        print(f"wrote {args.output}; --page COMPARISON.html writes a page as well")
-    else:
-        print("next: --page COMPARISON.html writes all of it, and the curves, as a page")
+    texts = {args.output: to_json(found)} if args.output else {}
+    texts |= {args.page: render(found, sys.argv[1:])} if args.page else {}
+    write_texts(texts, "comparison")
+    wrote = f"wrote {' and '.join(map(str, texts))}; " if texts else ""
+    page = f"open {args.page}" if args.page else "--page COMPARISON.html writes a page with curves"
+    print(f"{wrote}next: {page}")
 
 
 if __name__ == "__main__":

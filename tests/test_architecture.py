@@ -35,7 +35,7 @@ ORDER = {
     ],
     "sharding": ["foreign", "sources", "packing"],
     "train": ["config", "optimizer", "recipes", "steps", "run", "learner", "study"],
-    "eval": ["tagging", "run_settings", "scored_runs", "exporting", "pages"],
+    "eval": ["tagging", "exporting", "pages"],
 }
 """Rooms of each package: one imports only what stands before it; commands stand behind them all."""
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ARGUMENTS = 500, 50, 6
@@ -51,8 +51,12 @@ WITHOUT_TORCH = [
     "psla_wds.loading.epochs",
     "psla_wds.loading.waveforms",
     "psla_wds.evaluation.scores",
+    "eval.compare",
     "eval.ensemble",
     "eval.export",
+    "eval.figures",
+    "eval.gallery",
+    "eval.score",
     "eval.tag",
 ]
 

@@ -17,13 +17,13 @@ from psla_wds.io.files import sha256_of
 from psla_wds.models.checkpoint import Checkpoint, check_classes, epoch_checkpoints, load_checkpoint
 from psla_wds.progress import progress_bar
 from psla_wds.reading.reader import ReaderConfig
-from psla_wds.runtime.distributed import World
+from psla_wds.runtime.distributed import World, join_world
 from psla_wds.shards.index import ShardIndex
 
 
 @dataclass(frozen=True)
 class Start:
-    """What begins at an epoch, by its mAP."""
+    """mAP of an epoch, and of the averages that begin with it."""
 
     epoch: int
     sha256: str
@@ -31,26 +31,25 @@ class Start:
     checkpoint: float
     """mAP of the epoch alone."""
     weight_average: float
-    """mAP of the mean weights from this to the last epoch."""
+    """mAP of the mean weights from this epoch to the last."""
     score_ensemble: float
-    """mAP of the mean scores from this to the last epoch."""
+    """mAP of the mean scores from this epoch to the last."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The clips that every epoch scores, and how they reach the model."""
+    """The clips that every epoch scores, and the way that they reach the model."""
 
     index: ShardIndex
-    world: World
     batch_size: int
     reader: ReaderConfig
 
-    def scores(self, checkpoint: Checkpoint) -> Scores:
-        model = checkpoint.build().to(self.world.device)
+    def scores(self, checkpoint: Checkpoint, world: World) -> Scores:
+        model = checkpoint.build().to(world.device)
         predictor = Predictor(
             model, checkpoint.classes, checkpoint.features, self.batch_size, self.reader
         )
-        scores = gather_scores(predictor, self.index, self.world)
+        scores = gather_scores(predictor, self.index, world)
         assert scores is not None  # one process
         return scores
 
@@ -60,30 +59,17 @@ def averaging_curves(run: Path, evaluation: Evaluation, folder: Path) -> list[St
 
     Writes the scores of each epoch, and averaging.json, to `folder`.
     """
-    starts = list(_starts(run, evaluation, folder))[::-1]
+    epochs = _epochs(run)
+    classes = load_checkpoint(epochs[-1][1]).classes
+    check_classes(classes, evaluation.index.classes, where=run)
+    evaluation.index.check_shards()
+    with join_world() as world:
+        starts = list(_starts(epochs, evaluation, world, folder))[::-1]
     (folder / "averaging.json").write_text(json_text(starts))
     return starts
 
 
-def _starts(run: Path, evaluation: Evaluation, folder: Path) -> Iterator[Start]:
-    average, total = RunningAverage(), np.zeros(())
-    epochs = epochs_of(run)
-    steps = progress_bar(epochs[::-1], desc="epochs", unit="epoch")
-    for count, (epoch, path) in enumerate(steps, 1):
-        checkpoint = average.add(path)
-        origin = Origin(sha256_of(path), epoch)
-        alone = replace(evaluation.scores(checkpoint), origins=(origin,))
-        alone.save(folder / f"epoch-{epoch:03d}.npz")
-        averaged = alone
-        if count > 1:
-            averaged = evaluation.scores(replace(checkpoint, weights=average.weights()))
-        total = total + alone.scores
-        mean = (total / count).astype(np.float32)
-        maps = [evaluate(s, alone.targets).mAP for s in (alone.scores, averaged.scores, mean)]
-        yield Start(epoch, origin.sha256, *maps)
-
-
-def epochs_of(run: Path) -> list[tuple[int, Path]]:
+def _epochs(run: Path) -> list[tuple[int, Path]]:
     """The epochs of a run with their checkpoints; an error if there is none, or a gap."""
     found = epoch_checkpoints(run)
     if not found:
@@ -91,15 +77,27 @@ def epochs_of(run: Path) -> list[tuple[int, Path]]:
     return list(zip(sorted(found), find_epochs(run, min(found), max(found)), strict=True))
 
 
-def check_run(run: Path, index: ShardIndex) -> None:
-    """Raise unless the run's epochs can be scored on these shards."""
-    classes = load_checkpoint(epochs_of(run)[-1][1]).classes
-    check_classes(classes, index.classes, where=run)
-    index.check_shards()
+def _starts(
+    epochs: list[tuple[int, Path]], evaluation: Evaluation, world: World, folder: Path
+) -> Iterator[Start]:
+    average, total = RunningAverage(), np.zeros(())
+    steps = progress_bar(epochs[::-1], desc="epochs", unit="epoch")
+    for count, (epoch, path) in enumerate(steps, 1):
+        checkpoint = average.add(path)
+        origin = Origin(sha256_of(path), epoch)
+        alone = replace(evaluation.scores(checkpoint, world), origins=(origin,))
+        alone.save(folder / f"epoch-{epoch:03d}.npz")
+        averaged = alone
+        if count > 1:
+            averaged = evaluation.scores(replace(checkpoint, weights=average.weights()), world)
+        total = total + alone.scores
+        mean = (total / count).astype(np.float32)
+        maps = [evaluate(s, alone.targets).mAP for s in (alone.scores, averaged.scores, mean)]
+        yield Start(epoch, origin.sha256, *maps)
 
 
 def averaging_figure(starts: list[Start]) -> Figure:
-    """The three curves."""
+    """mAP of epochs, mean weights and mean scores, by their first epoch (PSLA figure 8)."""
     epochs = [start.epoch for start in starts]
     lines = (
         Line("one epoch", epochs, [start.checkpoint for start in starts], "faint"),
@@ -108,13 +106,9 @@ def averaging_figure(starts: list[Start]) -> Figure:
     )
     x_axis = linear_axis("first epoch", epochs, smallest_step=1)
     y_axis = linear_axis("mAP", [value for line in lines for value in line.y])
-    best = best_start(starts)
+    best = max(starts, key=lambda start: start.weight_average)
     note = (
-        "Means are over the epochs from here to the last. The best of weights begins at epoch "
-        f"{best.epoch}: mAP {best.weight_average:.4f}."
+        "Means are over the epochs from here to the last. The best mean of weights starts at "
+        f"epoch {best.epoch}: mAP {best.weight_average:.4f}."
     )
     return Figure("averaging", "Averages by their first epoch", x_axis, y_axis, lines, note)
-
-
-def best_start(starts: list[Start]) -> Start:
-    return max(starts, key=lambda start: start.weight_average)

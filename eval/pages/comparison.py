@@ -1,5 +1,5 @@
-"""What models reach on the clips that all of them scored, and how sure the differences are: as
-values, as text, as JSON and as one HTML page."""
+"""A comparison of models on the clips that all of them scored, with intervals of the differences:
+as values, as text, as JSON and as one HTML page."""
 
 import shlex
 from collections import Counter
@@ -11,9 +11,14 @@ import numpy as np
 from jaxtyping import Float64
 
 from eval.pages.figures import changes_figure, runs_figures
-from eval.pages.page import MEANS, Bar, course_of, interval, json_text, render_page
-from eval.run_settings import differing_settings
-from eval.scored_runs import Scored, current_scored, predict_again
+from eval.pages.page import MEANS, Bar, check_resamples, course_of, interval, json_text, render_page
+from eval.pages.runs import (
+    SCORES_OF_A_RUN,
+    Scored,
+    current_scored,
+    differing_settings,
+    predict_again,
+)
 from psla_wds.errors import ScoreError
 from psla_wds.evaluation.bootstrap import (
     Bounds,
@@ -30,14 +35,13 @@ from psla_wds.text_table import decimal, signed, text_table
 from train.config import is_method
 from train.run.log import Run, read_run
 
-SCORES_OF_A_RUN = "scores.npz"
 NUM_ON_SCREEN, NUM_ON_PAGE = 5, 10
-"""Largest gains, and as many losses, that are listed."""
+"""Number of largest gains listed, and of largest losses."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is compared: a run and its scores, or a score file alone."""
+    """What is compared: a run with its scores, or a score file alone."""
 
     name: str
     path: Path
@@ -45,50 +49,41 @@ class Candidate:
     scores: Scores
     run: Run | None = None
     scored: Scored | None = None
-    """Which weights of the run; None for a score file alone."""
+    """The run's weights that gave the scores; None for a score file alone."""
 
 
-@dataclass(frozen=True)
-class Model:
-    """A candidate's results."""
+@dataclass(frozen=True, kw_only=True)
+class Model(Candidate):
+    """A candidate with its results."""
 
-    candidate: Candidate
     mAP_of_all: float  # noqa: N815 (the field's name)
     """mAP on all clips that it scored."""
     metrics: Metrics
     """Metrics on the common clips."""
     intervals: Intervals | None
-
-    @property
-    def name(self) -> str:
-        return self.candidate.name
-
-    @property
-    def clips(self) -> int:
-        """Number of clips that it scored."""
-        return len(self.candidate.scores)
+    """None without resamples."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """Difference of another model from the first one, on the same clips."""
+    """Difference between another model and the first one, on the same clips."""
 
     means: dict[str, float]
     """Differences of mAP, mAUC and d'."""
     bounds: dict[str, Bounds]
-    """Their intervals, paired: both models have the same resamples. Empty without resamples."""
+    """Their paired intervals: both models have the same resamples. Empty without resamples."""
     class_AP: Float64[np.ndarray, " classes"]  # noqa: N815 (the field's name)
     """Differences of each class's average precision; NaN where it is not defined."""
     class_bounds: Float64[np.ndarray, "2 classes"]
     """Their intervals; NaN without resamples."""
 
     def is_clear(self, mean: str) -> bool:
-        """Whether the interval of a mean's difference leaves 0 out."""
+        """Whether the interval of a mean's difference excludes 0."""
         found = self.bounds.get(mean)
         return found is not None and (found.low > 0 or found.high < 0)
 
     def extremes(self, limit: int) -> tuple[list[int], list[int]]:
-        """Positions of the classes that gain most, and of those that lose most."""
+        """Positions of the classes with the largest gains, and with the largest losses."""
         order = np.argsort(-self.class_AP, kind="stable").tolist()
         gains = [k for k in order if self.class_AP[k] > 0]
         losses = [k for k in reversed(order) if self.class_AP[k] < 0]
@@ -99,19 +94,18 @@ class Change:
 class Comparison:
     models: tuple[Model, ...]
     changes: tuple[Change, ...]
-    """Difference of every model but the first from the first."""
+    """Difference between each other model and the first."""
     common_clips: int
     mids: tuple[str, ...]
     names: tuple[str, ...]
     settings: dict[str, list[str]]
-    """Settings that are not the same in all runs, with their value in each run."""
+    """Settings that differ between runs, with their value in each run."""
     resamples: int
 
     @property
     def runs(self) -> list[tuple[str, Run]]:
-        """The runs among what is compared, by name."""
-        named = [(model.name, model.candidate.run) for model in self.models]
-        return [(name, run) for name, run in named if run]
+        """The runs among the models, with their names."""
+        return [(model.name, model.run) for model in self.models if model.run]
 
 
 def compare(paths: Sequence[Path], *, resamples: int = 0) -> Comparison:
@@ -119,35 +113,41 @@ def compare(paths: Sequence[Path], *, resamples: int = 0) -> Comparison:
 
     Raises `ScoreError` for other classes, other targets, or no clip in common.
     """
+    check_resamples(resamples)
     if len(paths) < 2:
         where = " ".join(map(str, paths))
-        raise ScoreError("there is nothing to compare", where=where, fix="name two runs or more")
+        raise ScoreError("there is nothing to compare", where=where, fix="name two or more runs")
     candidates = find_candidates(paths)
     common = _on_common_clips(candidates)
-    metrics = [_evaluate(scores) for scores in common]
-    resampled = _resampled(common, candidates, resamples)
-    runs = [candidate.run for candidate in candidates if candidate.run]
+    metrics = [evaluate(scores.scores, scores.targets) for scores in common]
+    again = _resampled(common, candidates, resamples)
     models = [
-        Model(candidate, _evaluate(candidate.scores).mAP, found, again and again.intervals(found))
-        for candidate, found, again in zip(candidates, metrics, resampled, strict=True)
+        Model(
+            **vars(candidate),
+            mAP_of_all=evaluate(candidate.scores.scores, candidate.scores.targets).mAP,
+            metrics=found,
+            intervals=resampled.intervals(found) if resampled else None,
+        )
+        for candidate, found, resampled in zip(candidates, metrics, again, strict=True)
     ]
     changes = [
-        _change(metrics[0], other, resampled[0], again)
-        for other, again in zip(metrics[1:], resampled[1:], strict=True)
+        _change(metrics[0], other, again[0], resampled)
+        for other, resampled in zip(metrics[1:], again[1:], strict=True)
     ]
+    runs = [candidate.run for candidate in candidates if candidate.run]
     return Comparison(
-        tuple(models),
-        tuple(changes),
-        len(common[0]),
-        common[0].mids,
-        common[0].names,
-        differing_settings(runs) if len(runs) > 1 else {},
-        resamples,
+        models=tuple(models),
+        changes=tuple(changes),
+        common_clips=len(common[0]),
+        mids=common[0].mids,
+        names=common[0].names,
+        settings=differing_settings(runs) if len(runs) > 1 else {},
+        resamples=resamples,
     )
 
 
 def find_candidates(paths: Sequence[Path]) -> list[Candidate]:
-    """The run or score file at each path; names that are not unique become paths."""
+    """The run or score file at each path; a name that is not unique becomes the path."""
     found = [_find(path) for path in paths]
     counts = Counter(candidate.name for candidate in found)
     return [
@@ -157,7 +157,7 @@ def find_candidates(paths: Sequence[Path]) -> list[Candidate]:
 
 
 def _find(path: Path) -> Candidate:
-    """An error for a run without scores, or with those of weights that it no longer has."""
+    """A `ScoreError` for a run without scores, or with scores from other weights than its own."""
     if not (path / "config.json").exists() and not (path / "log.jsonl").exists():
         return Candidate(path.stem, path, Scores.load(path))
     run, file = read_run(path), path / SCORES_OF_A_RUN
@@ -170,11 +170,11 @@ def _find(path: Path) -> Candidate:
 
 
 def _on_common_clips(candidates: Sequence[Candidate]) -> list[Scores]:
-    """The scores of the clips that all have, in one order."""
+    """The scores of the clips that all candidates have, in one order."""
     common = set.intersection(*(set(candidate.scores.clip_ids) for candidate in candidates))
     if not common:
         raise ScoreError(
-            "no clip is in all of them",
+            "no clip is in all of the scores",
             where=" ".join(str(candidate.path) for candidate in candidates),
             fix="compare scores of one evaluation set",
         )
@@ -193,10 +193,6 @@ def _only(scores: Scores, clip_ids: set[str]) -> Scores:
         scores=scores.scores[rows],
         targets=scores.targets[rows],
     )
-
-
-def _evaluate(scores: Scores) -> Metrics:
-    return evaluate(scores.scores, scores.targets)
 
 
 def _resampled(
@@ -229,7 +225,7 @@ def _change(
 
 
 def to_json(found: Comparison) -> str:
-    """All of it; what is not defined is null."""
+    """The comparison as JSON; null for an undefined value."""
     by_class = {
         "positives": found.models[0].metrics.num_positives,
         "AP": np.array([model.metrics.average_precision for model in found.models]).T,
@@ -256,22 +252,26 @@ def to_json(found: Comparison) -> str:
 
 
 def _model_json(model: Model) -> dict[str, object]:
-    means = {f"{name}_common": getattr(model.metrics, name) for name in MEANS}
-    record = {"name": model.name, "scores": str(model.candidate.path)}
-    record |= {"weights": str(model.candidate.scored)} if model.candidate.scored else {}
-    record |= {"clips": model.clips, "mAP": model.mAP_of_all, **means}
+    record: dict[str, object] = {
+        "name": model.name,
+        "scores": str(model.path),
+        "clips": len(model.scores),
+    }
+    record |= {"weights": str(model.scored)} if model.scored else {}
+    record |= {"mAP": model.mAP_of_all}
+    record |= {f"{name}_common": getattr(model.metrics, name) for name in MEANS}
     if model.intervals:
         record["intervals_95"] = {name: getattr(model.intervals, name) for name in MEANS}
     return record
 
 
 def to_text(found: Comparison) -> str:
-    """What stands on the screen: the models, each change, and the settings that differ."""
+    """The comparison for the screen: the models, each change, and the settings that differ."""
     shown = [name for name, _ in MEANS.values()]
     rows = [["", "clips", "mAP", f"of the common: {shown[0]}", *shown[1:]]]
     for model in found.models:
         means = [decimal(getattr(model.metrics, name), 4) for name in MEANS]
-        rows.append([model.name, f"{model.clips:,}", decimal(model.mAP_of_all, 4), *means])
+        rows.append([model.name, f"{len(model.scores):,}", decimal(model.mAP_of_all, 4), *means])
     lines = [text_table(rows), f"{found.common_clips:,} clips are common to all"]
     for model, change in zip(found.models[1:], found.changes, strict=True):
         title = f"from {found.models[0].name} to {model.name}:"
@@ -287,7 +287,7 @@ def to_text(found: Comparison) -> str:
 
 
 def _change_rows(change: Change) -> list[list[str]]:
-    """A line for each mean: its difference, and how sure that is."""
+    """Rows of the means: the difference, and how sure it is."""
     rows = [["", "change", "95 % interval"]] if change.bounds else []
     for name, (shown, _) in MEANS.items():
         row = [shown, signed(change.means[name], 4)]
@@ -299,17 +299,17 @@ def _change_rows(change: Change) -> list[list[str]]:
 
 
 def _doubts(name: str, run: Run) -> list[str]:
-    """What a reader must know of a run that is not whole."""
+    """Warnings about a run that is not complete."""
     doubts = {
-        f"{name}: the log ends in the middle of a line, which is left out": run.cut,
+        f"{name}: the last line of the log is cut, and left out": run.cut,
         f"{name} is not done: epoch {run.progress()}": not run.is_done,
         f"{name} was not evaluated while it trained": not run.evaluated,
     }
     return [doubt for doubt, applies in doubts.items() if applies]
 
 
-def render(found: Comparison, arguments: Sequence[str]) -> str:
-    """The page; `arguments` are the paths that were compared, for the command that repeats it."""
+def render(found: Comparison, words: Sequence[str]) -> str:
+    """The page; `words` are the arguments of the command that makes it."""
     class_changes = np.stack([change.class_AP for change in found.changes])
     largest = np.nan_to_num(np.abs(class_changes), nan=-1).max(axis=0)
     methods = {name: v for name, v in found.settings.items() if is_method(name)}
@@ -331,10 +331,10 @@ def render(found: Comparison, arguments: Sequence[str]) -> str:
         ],
         settings={
             "": methods,
-            "Where things are, how fast they go, and what computed": others,
+            "Paths, speed and versions": others,
         },
         order=np.argsort(-largest, kind="stable").tolist(),
-        command=f"python -m eval.compare {shlex.join(arguments)} --page COMPARISON.html",
+        command=f"python -m eval.compare {shlex.join(words)}",
     )
 
 

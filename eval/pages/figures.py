@@ -1,9 +1,10 @@
 """Figures of runs and of classes: from logs, from the plans of epochs, and from scores."""
 
+import logging
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int64
@@ -23,16 +24,61 @@ from eval.pages.charts import (
     short_number,
     signed_number,
 )
-from eval.run_settings import TrainingSet
-from psla_wds.evaluation.metrics import Metrics
+from eval.pages.runs import (
+    SCORES_OF_A_RUN,
+    TrainingSet,
+    check_seeds,
+    current_scored,
+    predict_again,
+)
+from psla_wds.errors import ConfigError, ScoreError
+from psla_wds.evaluation.metrics import Metrics, evaluate
+from psla_wds.evaluation.scores import Scores
 from train.run.log import Run
 
 NUM_NAMED = 8
-"""Classes that are named in a chart; the table has all of them."""
+"""Number of classes named in a chart."""
+
+logger = logging.getLogger("figures")
+
+
+def log_figures(runs: Sequence[Run]) -> list[Figure]:
+    """The learning curve of runs that differ only by their seed, and the first run's training."""
+    check_seeds(runs)
+    silent = [str(run.folder) for run in runs if not run.evaluated]
+    if silent and len(runs) > 1:
+        raise ConfigError(
+            "a mean over runs needs runs that were evaluated while they trained",
+            where=" ".join(silent),
+            fix="leave these out, or train them with --eval-index",
+        )
+    figures = [f for f in training_figures(runs[0]) if f.name != "learning-curve"]
+    if silent:
+        logger.warning("no learning-curve: %s was not evaluated while it trained", silent[0])
+        return figures
+    curve = learning_curve(runs)
+    halves = [f"{run.folder.name}: epoch {run.progress()}" for run in runs if not run.is_done]
+    note = f"{curve.note} Not done: {'; '.join(halves)}." if halves else curve.note
+    return [replace(curve, title="Learning curve", note=note), *figures]
+
+
+def score_figures(run: Run) -> list[Figure]:
+    """Average precision of each class; nothing, with a warning, without scores of the run."""
+    path = run.folder / SCORES_OF_A_RUN
+    if not path.exists():
+        logger.warning("no class-ap: %s", predict_again(run.folder, path))
+        return []
+    scores = Scores.load(path)
+    try:
+        current_scored(scores.origins, run.folder, where=path)
+    except ScoreError as error:
+        logger.warning("no class-ap: %s", error)
+        return []
+    return [class_ap_figure(evaluate(scores.scores, scores.targets), scores.names)]
 
 
 def training_figures(run: Run) -> list[Figure]:
-    """Loss, evaluation mAP, learning rate and waiting for data, as far as the log has them."""
+    """Loss, evaluation mAP, learning rate and waiting for data, if the log has them."""
     figures = [loss_figure(run)] if run.steps or run.epochs else []
     figures += [learning_curve([run])] if run.evaluated else []
     return figures + (step_figures(run) if run.steps else [])
@@ -90,7 +136,7 @@ def learning_curve(runs: Sequence[Run]) -> Figure:
 
 
 def _at_the_end(values: dict[int, list[float]]) -> str:
-    """What the last epoch that all runs have came to."""
+    """Result of the last epoch that all runs have, in words."""
     if not values:
         return "No epoch was evaluated in all runs."
     epoch, last = max(values), values[max(values)]
@@ -106,7 +152,7 @@ def _at_the_end(values: dict[int, list[float]]) -> str:
 
 
 def runs_figures(runs: Sequence[tuple[str, Run]]) -> list[Figure]:
-    """Evaluation mAP and training loss by epoch of several runs, by name; none before an epoch."""
+    """Evaluation mAP and training loss by epoch, a line for each run; none without epochs."""
     if not any(run.epochs for _, run in runs):
         return []
     maps, losses = (_lines(runs, value) for value in ("mAP", "train_loss"))
@@ -144,7 +190,7 @@ def positives_figure(metrics: Metrics, names: Sequence[str]) -> Figure:
         for k, value, count in zip(scored.tolist(), values.tolist(), counts, strict=True)
     ]
     marks = (random_ranking, Dots(counts, values.tolist(), titles))
-    note = "A dot is a class. Dashed: a random ranking, which gets the share of positives."
+    note = "Each dot is a class. Dashed: a random ranking, whose AP is the share of positives."
     title = "Average precision by positives"
     return Figure("positives", title, x_axis, linear_axis("AP", [0, 1]), marks, note)
 
@@ -166,18 +212,18 @@ def class_ap_figure(metrics: Metrics, names: Sequence[str]) -> Figure:
 
 @dataclass(frozen=True)
 class DrawCounts:
-    """What a run draws over all of its epochs, counted on the plans themselves."""
+    """Draws of a run over all of its epochs, counted on the plans themselves."""
 
     of_class: Int64[np.ndarray, " classes"]
-    """Draws of clips that carry each class; what is mixed in does not count."""
+    """Draws of clips that carry each class, without mixed-in clips."""
     unseen: list[float]
-    """Share of the clips that no draw had after 0, 1, 2, ... epochs."""
+    """Share of the clips that were never drawn after 0, 1, 2, ... epochs."""
     unseen_with_partners: list[float]
-    """Share of the clips that neither a draw nor mixup had."""
+    """Share of the clips that were neither drawn nor mixed in."""
 
 
 def count_draws(data: TrainingSet) -> DrawCounts:
-    """Go through the plans of all epochs."""
+    """Count the draws in the plans of all epochs."""
     index, num_clips = data.index, len(data.index)
     times, seen = np.zeros(num_clips, np.int64), np.zeros(num_clips, bool)
     unseen, with_partners = [1.0], [1.0]
@@ -193,7 +239,7 @@ def count_draws(data: TrainingSet) -> DrawCounts:
 
 
 def plan_figures(data: TrainingSet) -> list[Figure]:
-    """Clips and draws of every class, and what stays unseen (PSLA figures 4 to 6)."""
+    """Clips and draws of every class, and the share of unseen clips (PSLA figures 4 to 6)."""
     counts, drawn, settings = data.index.class_counts(), count_draws(data), data.config
     mixes = settings.augment.mixup_rate > 0
     names, sampling = data.index.classes.names, settings.sampler.sampling
@@ -205,7 +251,7 @@ def plan_figures(data: TrainingSet) -> list[Figure]:
 
 
 def class_counts_figure(counts: np.ndarray, names: Sequence[str]) -> Figure:
-    """Clips of every class, as the data set has them (PSLA figure 4)."""
+    """Clips of every class in the data set (PSLA figure 4)."""
     order = _by_clips(counts)
     values = counts[order].tolist()
     y_axis = log_axis("clips", [*values, min(values, default=1) / 2])  # a foot for the smallest
@@ -240,12 +286,12 @@ def class_draws_figure(
 
 
 def unseen_figure(unseen: Sequence[float], with_partners: Sequence[float] | None) -> Figure:
-    """Share of the clips that no draw had so far, by epoch (PSLA figure 6)."""
+    """Share of the clips that were not seen yet, by epoch (PSLA figure 6)."""
     epochs = list(range(len(unseen)))
     marks = [Line("draws alone", epochs, unseen, "first")]
     note = f"After epoch {epochs[-1]}: {percent(unseen[-1])} never drawn"
     if with_partners is not None:
-        marks.append(Line("draws and what mixup adds", epochs, with_partners, "second"))
+        marks.append(Line("draws and mixup", epochs, with_partners, "second"))
         note += f", {percent(with_partners[-1])} neither drawn nor mixed in"
     x_axis = linear_axis("epochs done", epochs, smallest_step=1)
     y_axis = linear_axis("share of clips", [0, 1], text=percent)
@@ -253,10 +299,10 @@ def unseen_figure(unseen: Sequence[float], with_partners: Sequence[float] | None
 
 
 def changes_figure(changes: np.ndarray, bounds: np.ndarray, name: str) -> Figure:
-    """Change of every class's AP, the largest gain first, with its 95 % interval if it has one.
+    """Change of every class's AP, the largest gain first, with its 95 % interval if known.
 
     Args:
-        bounds: [2, classes] low and high ends of the intervals; NaN where there is none.
+        bounds: [2, classes] low and high ends of the intervals; NaN where unknown.
     """
     order = np.argsort(-changes, kind="stable")
     order = order[np.isfinite(changes[order])]

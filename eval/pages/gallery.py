@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -11,7 +11,16 @@ from markupsafe import Markup
 from PIL import Image
 
 from eval.pages.charts import document
+from eval.pages.runs import open_training_set
 from psla_wds.features.config import FeatureConfig
+from psla_wds.loading.loader import Loader, LoaderConfig
+from psla_wds.loading.waveforms import WaveformLoader
+from psla_wds.sampling.augment import NO_PARTNER, Draws, plain_draws
+from psla_wds.sampling.schedule import NONE_DAMAGED, BatchLayout, TrainingSchedule
+from psla_wds.shards.index import ShardIndex
+from train.config import TrainConfig
+from train.run.log import Run
+from train.training_data import open_training_index
 
 STAGES = ("waveform", "log-mel", "masked", "mixed", "masked and mixed: as trained")
 PANEL_WIDTH, PANEL_HEIGHT = 210, 110
@@ -32,18 +41,102 @@ COLOURS = (
 
 @dataclass(frozen=True)
 class Exhibit:
-    """A draw, and what becomes of it."""
+    """A draw at each stage."""
 
     title: str
     waveform: Float32[np.ndarray, " samples"]
-    """Waveform as the shard holds it."""
+    """Waveform in the shard."""
     sample_rate_hz: int
     log_mels: tuple[Float32[np.ndarray, "frames mels"], ...]
-    """Normalised: plain, masked, mixed, and as the model gets it."""
+    """Normalised: plain, masked, mixed, and both, as the model gets it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Clips, and the draws of training from one step on."""
+
+    index: ShardIndex
+    config: LoaderConfig
+    schedule: TrainingSchedule
+
+    def draws(self, limit: int) -> Draws:
+        """The first draws of the step."""
+        drawn = self.schedule(0)
+        return Draws(**{f.name: getattr(drawn, f.name)[:limit] for f in fields(Draws)})
+
+
+def plan_of_run(run: Run, specs: Sequence[str], step: int) -> Plan:
+    """The plan of a run from a step on; `specs` name its training shards if they were moved."""
+    data = open_training_set(run, specs)
+    return _plan(data.index, data.config, step)
+
+
+def plan_of_shards(config: TrainConfig, step: int) -> Plan:
+    """The plan that a run with this configuration would have."""
+    return _plan(open_training_index(config), config, step)
+
+
+def _plan(index: ShardIndex, settings: TrainConfig, step: int) -> Plan:
+    config = LoaderConfig(
+        sampler=settings.sampler, augment=settings.augment, features=settings.features
+    )
+    layout = BatchLayout(batch_size=settings.batch_size)
+    schedule = TrainingSchedule(index, config, layout, seed=settings.seed, first_step=step - 1)
+    return Plan(index, config, schedule)
+
+
+class _Stages:
+    """A schedule of four batches with the same draws: plain, masked, mixed, and both."""
+
+    replaces_damaged = False  # another clip would be shown under the name of this one
+
+    def __init__(self, draws: Draws, *, rolls: bool) -> None:
+        self.rolls, self.clips_per_pass = rolls, len(draws.rows)
+        plain = plain_draws(draws.rows)
+        masked, mixed = replace(plain, masks=draws.masks), replace(draws, masks=plain.masks)
+        self._batches = (plain, masked, mixed, draws)
+
+    def __call__(self, iteration: int, damaged: frozenset[int] = NONE_DAMAGED) -> Draws | None:
+        assert not damaged
+        return self._batches[iteration] if iteration < len(self._batches) else None
+
+
+def exhibits(plan: Plan, limit: int) -> list[Exhibit]:
+    """The first draws of the step, at each stage of the front end."""
+    draws = plan.draws(limit)
+    stages = _Stages(draws, rolls=plan.schedule.rolls)
+    with WaveformLoader(plan.index, stages, plan.config.reader) as waveforms:
+        batch = next(waveforms)
+    with Loader(plan.index, stages, plan.config) as batches:
+        log_mels: list[Float32[np.ndarray, "draws frames mels"]] = [
+            batch.log_mel.cpu().numpy().copy() for batch in batches
+        ]
+    return [
+        Exhibit(
+            title=_title(plan.index, draws, i),
+            waveform=waveform,
+            sample_rate_hz=plan.index.sample_rate_hz,
+            log_mels=tuple(stage[i] for stage in log_mels),
+        )
+        for i, waveform in enumerate(batch.waveforms)
+    ]
+
+
+def _title(index: ShardIndex, draws: Draws, i: int) -> str:
+    first = _named(index, int(draws.rows[i]))
+    if draws.partners[i] == NO_PARTNER:
+        return f"{first}, not mixed"
+    share = 1 - float(draws.lam[i])
+    return f"{first}, mixed with {share:.0%} of {_named(index, int(draws.partners[i]))}"
+
+
+def _named(index: ShardIndex, row: int) -> str:
+    names = [index.classes.names[label] for label in index.labels(row)]
+    return f"{index.clip_id(row)} ({'; '.join(names) or 'no label'})"
 
 
 def gallery(exhibits: Sequence[Exhibit], features: FeatureConfig) -> str:
-    """An SVG document; all spectrograms have the same colours for the same values."""
+    """An SVG document; all spectrograms share one scale of colours."""
     values = np.concatenate([log_mel.ravel() for e in exhibits for log_mel in e.log_mels])
     low, high = np.quantile(values, [0.01, 0.999]).tolist()
     marks = [
@@ -114,7 +207,7 @@ def _spectrogram(
 def coloured(
     values: Float32[np.ndarray, "rows columns"], ends: tuple[float, float]
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """The values as colours, from that of the low end to that of the high one."""
+    """The values as colours, from the low end to the high one."""
     low, high = ends
     share = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
     places = np.linspace(0, 1, len(COLOURS))

@@ -1,31 +1,38 @@
 """The report of a set of scores: as text, as metrics.json and as one HTML page."""
 
+import logging
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from eval.pages.charts import Figure
-from eval.pages.figures import class_ap_figure, positives_figure, training_figures
-from eval.pages.page import MEANS, Bar, course_of, interval, json_text, render_page
-from eval.run_settings import flatten, settings_of
-from eval.scored_runs import Scored, predict_again
-from psla_wds.evaluation.bootstrap import Intervals
-from psla_wds.evaluation.metrics import Metrics
+from eval.pages.figures import class_ap_figure, plan_figures, positives_figure, training_figures
+from eval.pages.page import MEANS, Bar, check_resamples, course_of, interval, json_text, render_page
+from eval.pages.runs import Scored, find_training_set, predict_again, scored_of_run, settings_of
+from psla_wds.errors import ScoreError
+from psla_wds.evaluation.bootstrap import Intervals, bootstrap
+from psla_wds.evaluation.metrics import Metrics, accuracy, evaluate
 from psla_wds.evaluation.scores import Origin, Scores
+from psla_wds.io.files import sha256_of
 from psla_wds.models.checkpoint import find_checkpoint
+from psla_wds.shards.clip_ids import NOT_THERE, ClipIds
 from psla_wds.text_table import decimal, text_table
-from train.run.log import Run
+from train.run.log import LOG, Run
 
 NUM_ON_SCREEN, NUM_ON_PAGE = 5, 10
-"""Best classes, and as many worst ones, that are listed."""
+"""Number of best classes listed, and of worst ones."""
+
+logger = logging.getLogger("score")
 
 
 @dataclass(frozen=True)
 class ClassResult:
-    """A class's line in metrics.json and in the tables. NaN where a metric is not defined."""
+    """A class's row in metrics.json and in the tables. NaN where a metric is undefined."""
 
     mid: str
     name: str
@@ -38,41 +45,28 @@ class ClassResult:
 
 
 @dataclass(frozen=True)
-class Correlation:
-    """How a class's average precision goes along with a quantity (PSLA table VII)."""
-
-    pearson: float
-    """NaN if fewer than two classes have both values, or one of the values is constant."""
-    classes: int
-    """Number of classes that have both values."""
-
-
-@dataclass(frozen=True)
 class Report:
     """Scores of a set of clips, and what is known of the run that gave them."""
 
     scores_path: Path
     sha256: str
     """Hash of the score file; for a folder, of its scores.npy."""
-    output: Path
+    origins: tuple[Origin, ...]
     metrics: Metrics
     accuracy: float | None
     """None where clips have several labels."""
+    intervals: Intervals | None
+    """None without resamples."""
     classes: tuple[ClassResult, ...]
-    run: Run | None = None
-    origins: tuple[Origin, ...] = ()
-    """The checkpoints that gave the scores, as far as the score file says."""
-    scored: Scored | None = None
-    """Which weights of the run they are."""
-    intervals: Intervals | None = None
-    correlations: dict[str, Correlation] = field(default_factory=dict)
-    """Correlation of the classes' average precision with each quantity, by its name."""
     left_out: tuple[str, ...] = ()
-    """Classes of the data set that the model has no class for."""
+    """Classes of the data set that the model lacks."""
+    run: Run | None = None
+    scored: Scored | None = None
+    """The run's weights that gave the scores."""
     plan_figures: tuple[Figure, ...] = ()
-    """What the run draws, where its training clips were found."""
+    """Draws of the run, where its training clips were found."""
     trained_on: int = 0
-    """Clips among those scored that the run was trained on: a mistake, as a rule."""
+    """Number of scored clips that the run was trained on: usually a mistake."""
 
     @property
     def without_positives(self) -> list[str]:
@@ -80,7 +74,45 @@ class Report:
         return [result.name for result in self.classes if not result.positives]
 
 
-def class_results(
+def make_report(
+    scores: Scores,
+    path: Path,
+    *,
+    run: Run | None = None,
+    train_index: Sequence[str] = (),
+    resamples: int = 0,
+    left_out: tuple[str, ...] = (),
+) -> Report:
+    """Evaluate scores.
+
+    Args:
+        path: the score file or folder that they come from.
+        train_index: the run's training shards, if they are no longer where the run had them.
+        resamples: resamples of the clips for the intervals; 0 for no intervals.
+    """
+    check_resamples(resamples)
+    if not scores.targets.any():
+        raise ScoreError(
+            "no clip has a positive class, so there is nothing to score",
+            where=path,
+            fix="give the labels by --index SHARDS, and --mapping if its classes are others",
+        )
+    metrics = evaluate(scores.scores, scores.targets)
+    intervals = bootstrap(scores.scores, scores.targets, resamples=resamples) if resamples else None
+    return Report(
+        scores_path=path,
+        sha256=sha256_of(path / "scores.npy" if path.is_dir() else path),
+        origins=scores.origins,
+        metrics=metrics,
+        accuracy=accuracy(scores.scores, scores.targets),
+        intervals=intervals,
+        classes=_class_results(scores, metrics, intervals),
+        left_out=left_out,
+        **(_about(run, scores, path, train_index) if run else {}),
+    )
+
+
+def _class_results(
     scores: Scores, metrics: Metrics, intervals: Intervals | None
 ) -> tuple[ClassResult, ...]:
     columns = [metrics.average_precision, metrics.roc_auc, metrics.num_positives]
@@ -89,15 +121,31 @@ def class_results(
     return tuple(ClassResult(*row) for row in rows)
 
 
+def _about(run: Run, scores: Scores, path: Path, train_index: Sequence[str]) -> dict[str, Any]:
+    """The fields of a report that say something about the run."""
+    if run.cut:
+        logger.warning("%s ends in the middle of a line: left out", run.folder / LOG)
+    scored = scored_of_run(scores.origins, run.folder, where=path)
+    if not scored.is_current:  # no error: the user named both scores and run
+        logger.warning("%s: these are scores from %s", path, scored)
+    found = {"run": run, "scored": scored}
+    data = find_training_set(run, train_index)
+    if data is None:
+        return found
+    rows = data.index.clip_ids.rows_of(ClipIds.of(scores.clip_ids))
+    trained_on = int(np.count_nonzero(rows != NOT_THERE))
+    return found | {"plan_figures": tuple(plan_figures(data)), "trained_on": trained_on}
+
+
 def best_and_worst(classes: Sequence[ClassResult], limit: int) -> dict[str, list[ClassResult]]:
-    """Up to `limit` classes of highest AP and as many of lowest; no class is in both."""
+    """Up to `limit` classes with the highest AP, and with the lowest; no class is in both."""
     scored = sorted((c for c in classes if not math.isnan(c.AP)), key=lambda c: -c.AP)
     half = (len(scored) + 1) // 2
     return {"Best": scored[:half][:limit], "Worst": scored[half:][::-1][:limit]}
 
 
 def to_json(report: Report) -> str:
-    """metrics.json: null for what is not defined; what was not asked for is left out."""
+    """Content of metrics.json: null for an undefined value; what was not asked for is left out."""
     metrics, intervals = report.metrics, report.intervals
     record: dict[str, Any] = {name: getattr(metrics, name) for name in MEANS} | {
         "mean_prevalence": metrics.mean_prevalence,
@@ -109,7 +157,6 @@ def to_json(report: Report) -> str:
         "origins": [str(origin) for origin in report.origins],
         "classes_left_out": report.left_out,
         "intervals_95": intervals and {name: getattr(intervals, name) for name in MEANS},
-        "correlations": report.correlations,
     }
     record |= {name: value for name, value in optional.items() if value}
     record |= {"accuracy": report.accuracy} if report.accuracy is not None else {}
@@ -119,7 +166,7 @@ def to_json(report: Report) -> str:
 
 
 def to_text(report: Report) -> str:
-    """What stands on the screen: the means, then the classes at both ends."""
+    """The report for the screen: the means, then the best and the worst classes."""
     metrics, intervals = report.metrics, report.intervals
     rows = [["", "", "95 % interval"]] if intervals else []
     for name, (shown, _) in MEANS.items():
@@ -131,13 +178,9 @@ def to_text(report: Report) -> str:
     rows.append(["classes", f"{metrics.num_classes_scored:,}"])
     lines = [text_table(rows, "<><")]
     if report.without_positives:
-        lines.append(f"{len(report.without_positives):,} classes without a positive are left out")
+        lines.append(f"classes left out, without a positive: {len(report.without_positives):,}")
     if report.left_out:
-        lines.append(f"{len(report.left_out)} classes left out: {', '.join(report.left_out)}")
-    lines += [
-        f"AP and {name}: correlation {decimal(found.pearson, 4)}, {found.classes} classes"
-        for name, found in report.correlations.items()
-    ]
+        lines.append(f"classes left out by the mapping: {', '.join(report.left_out)}")
     for title, results in best_and_worst(report.classes, NUM_ON_SCREEN).items():
         table = [[title, "AP", "AUC", "positives"]]
         table += [
@@ -147,8 +190,8 @@ def to_text(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def render(report: Report) -> str:
-    """The page."""
+def render(report: Report, words: Sequence[str]) -> str:
+    """The page; `words` are the arguments of the command that makes it."""
     run, metrics = report.run, report.metrics
     names = [result.name for result in report.classes]
     extremes = best_and_worst(report.classes, NUM_ON_PAGE)
@@ -166,35 +209,25 @@ def render(report: Report) -> str:
             for title, found in extremes.items()
         },
         ranked=sorted(report.classes, key=lambda c: 1.0 if math.isnan(c.AP) else -c.AP),
-        settings=flatten(settings_of(run)) if run else [],
-        commands=commands(report),
+        settings=settings_of(run) if run else {},
+        commands=[*_commands_before(report), f"python -m eval.score {shlex.join(words)}"],
     )
 
 
-def commands(report: Report) -> list[str]:
-    """What makes this page again, from the configuration on."""
-    score = ["python", "-m", "eval.score", report.scores_path, "--output", report.output]
+def _commands_before(report: Report) -> list[str]:
+    """The commands that train the run again, and score it."""
     if report.run is None:
-        return [_command(*score)]
+        return []
     run, files = report.run.folder, report.scored.files if report.scored else ()
-    return [
-        _command("torchrun", "train/main.py", run / "config.json", "--run-dir", "NEW_RUN"),
-        *_predictions(run, files, report.scores_path),
-        _command(*score, "--run", run),
-    ]
-
-
-def _predictions(run: Path, files: tuple[Path, ...], scores: Path) -> list[str]:
-    """What makes the scores of a run's weights."""
+    train = ["torchrun", "train/main.py", str(run / "config.json"), "--run-dir", "NEW_RUN"]
     if len(files) > 1:
-        ensemble = ["python", "-m", "eval.ensemble", "EPOCH.npz", "...", "--output", scores]
-        each = predict_again(run / "checkpoints" / "EPOCH.pt", Path("EPOCH.npz"))
-        return [each, _command(*ensemble)]
+        epoch = predict_again(run / "checkpoints" / "EPOCH.pt", Path("EPOCH.npz"))
+        output = shlex.quote(str(report.scores_path))
+        mean = f"python -m eval.ensemble EPOCH.npz ... --output {output}"
+        return [shlex.join(train), epoch, mean]
     model = run if not files or files[0] == find_checkpoint(run) else files[0]
-    average = ["python", "-m", "eval.average", run, "--epochs", "FIRST", "LAST", "--output", model]
-    is_average = model.parent == run
-    return [_command(*average)] * is_average + [predict_again(model, scores)]
-
-
-def _command(*words: object) -> str:
-    return shlex.join(map(str, words))
+    commands = [shlex.join(train)]
+    if model.parent == run:  # an average
+        words = ["eval.average", str(run), "--epochs", "FIRST", "LAST", "--output", str(model)]
+        commands.append(f"python -m {shlex.join(words)}")
+    return [*commands, predict_again(model, report.scores_path)]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from run_folders import epoch_line, not_evaluated, step_line, write_run
 
-from eval.compare import Args, write
+from eval.compare import main
 from eval.pages.comparison import Comparison, compare, render, to_json, to_text
 from eval.pages.figures import runs_figures
-from psla_wds.errors import ConfigError, PslaError, ScoreError
+from psla_wds.errors import ConfigError, ScoreError
 from psla_wds.evaluation.metrics import evaluate
 from psla_wds.evaluation.scores import Scores
 
@@ -32,7 +32,7 @@ def compared(folder: Path, *scores: Scores, resamples: int = 0) -> Comparison:
     return compare(paths, resamples=resamples)
 
 
-def test_models_are_compared_on_the_clips_that_all_have(tmp_path: Path):
+def test_models_are_compared_on_common_clips(tmp_path: Path):
     a, b = model(1, range(0, 60)), model(2, range(79, 19, -1))
     comparison = compared(tmp_path, a, b)
     found = json.loads(to_json(comparison))
@@ -47,7 +47,7 @@ def test_models_are_compared_on_the_clips_that_all_have(tmp_path: Path):
     np.testing.assert_allclose([row["AP"] for row in found["classes"]], np.array(aps).T)
     assert comparison.changes[0].means["mAP"] == pytest.approx((aps[1] - aps[0]).mean())
     assert "40 clips are common" in to_text(comparison)
-    assert '<br><span class="quiet">20 left out</span>' in render(comparison, ["a", "b"])
+    assert '<br><span class="quiet">20 left out</span>' in render(comparison, [])
 
 
 @pytest.mark.parametrize(
@@ -59,12 +59,14 @@ def test_models_are_compared_on_the_clips_that_all_have(tmp_path: Path):
     ],
     ids=["clips", "targets", "classes"],
 )
-def test_models_of_other_data_are_refused(tmp_path: Path, changes: dict, problem: str):
+def test_incomparable_scores_are_refused(tmp_path: Path, changes: dict, problem: str):
     first = model(1, range(40))
     with pytest.raises(ScoreError, match=problem):
         compared(tmp_path, first, replace(first, **changes))
     with pytest.raises(ScoreError, match="nothing to compare"):
         compared(tmp_path, first)
+    with pytest.raises(ConfigError, match="too few"):
+        compared(tmp_path, first, first, resamples=5)
 
 
 def test_intervals_of_changes_are_paired(tmp_path: Path):
@@ -77,27 +79,22 @@ def test_intervals_of_changes_are_paired(tmp_path: Path):
     assert not same.is_clear("mAP") and not np.nan_to_num(same.class_bounds).any()
     assert better.bounds["mAP"].low < better.means["mAP"] < better.bounds["mAP"].high
     assert better.is_clear("mAP") and better.is_clear("mAUC")
-    # Apart, the two intervals overlap: only the pairs tell the models from one another.
+    # Apart, the two intervals overlap: only the pairs separate the models.
     assert found.models[2].intervals.mAP.low < found.models[0].intervals.mAP.high
-    assert to_text(found).count("may be chance") == 3
-    page = render(found, [])
-    assert page.count("may be chance") == 3
-    assert page.count('number rose"') == 6 and page.count('number fell"') == 0
     ends = better.class_bounds.copy()
     ends[:, 0], ends[:, 1] = (-0.1, 0.2), (-0.2, -0.1)
-    unclear = replace(found, changes=(same, replace(better, class_bounds=ends)))
-    page = render(unclear, [])
+    page = render(replace(found, changes=(same, replace(better, class_bounds=ends))), [])
+    assert to_text(found).count("may be chance") == page.count("may be chance") == 3
     assert page.count('number rose"') == 4 and page.count('number fell"') == 1
 
 
-def test_classes_that_gain_and_lose_most_are_listed(tmp_path: Path):
+def test_the_largest_gains_and_losses_are_listed(tmp_path: Path):
     found = compared(tmp_path, model(1, range(80)), model(2, range(80)))
     values = found.changes[0].class_AP
     gains, losses = found.changes[0].extremes(2)
     assert gains == [k for k in np.argsort(-values) if values[k] > 0][:2]
     assert losses == [k for k in np.argsort(values) if values[k] < 0][:2]
     nothing = replace(found.changes[0], class_AP=np.full(6, np.nan))
-    assert nothing.extremes(2) == ([], [])
     assert '<dl class="ranking">' in render(replace(found, changes=(nothing,)), [])
 
 
@@ -105,10 +102,16 @@ def test_classes_that_gain_and_lose_most_are_listed(tmp_path: Path):
 def runs(tmp_path: Path) -> tuple[Path, Path]:
     """Two runs of other rates; the second is half done, and its log is cut in the middle."""
     lines = [step_line(50), epoch_line(1), epoch_line(2, map_=0.4)]
-    settings = {"epochs": 2, "reader": {"threads": 1}}
-    first = write_run(tmp_path / "first", lines, optimizer={"learning_rate": 1e-3}, **settings)
-    settings["reader"] = {"threads": 8}
-    second = write_run(tmp_path / "second", lines, optimizer={"learning_rate": 5e-4}, **settings)
+    first, second = (
+        write_run(
+            tmp_path / name,
+            lines,
+            epochs=2,
+            reader={"threads": threads},
+            optimizer={"learning_rate": rate},
+        )
+        for name, threads, rate in (("first", 1, 1e-3), ("second", 8, 5e-4))
+    )
     log = second / "log.jsonl"
     log.write_bytes(log.read_bytes()[:-20])
     for seed, run in enumerate((first, second)):
@@ -116,35 +119,26 @@ def runs(tmp_path: Path) -> tuple[Path, Path]:
     return first, second
 
 
-def test_runs_are_compared_with_their_settings(runs: tuple[Path, Path]):
-    found = compare(runs)
-    assert found.settings["optimizer.learning_rate"] == ["0.001", "0.0005"]
+def test_runs_are_compared_with_their_settings(runs: tuple[Path, Path], tmp_path: Path):
+    silent = write_run(tmp_path / "silent", [not_evaluated(1)], epochs=1)
+    model(1, range(80)).save(silent / "scores.npz")
+    found = compare([*runs, silent])
+    assert found.settings["optimizer.learning_rate"] == ["0.001", "0.0005", "0.0001"]
     text, page = to_text(found), render(found, ["first", "a b"])
-    rows = [line.split() for line in text.splitlines()]
-    assert ["optimizer.learning_rate", "0.001", "0.0005"] in rows
     doubts = {
         "second is not done: epoch 1 of 2": 1,
-        "second: the log ends in the middle of a line, which is left out": 1,
+        "second: the last line of the log is cut, and left out": 1,
+        "silent was not evaluated while it trained": 1,
         "first is not done": 0,
     }
     for doubt, count in doubts.items():
         assert text.count(doubt) == page.count(doubt) == count
-    learned = page.split("Settings that differ")[1].split("Where things are")[0]
+    learned = page.split("Settings that differ")[1].split("Paths, speed")[0]
     assert "optimizer.learning_rate" in learned and "reader.threads" not in learned
     assert "eval.compare first &#39;a b&#39;" in page
     curves = runs_figures(found.runs)[0].marks
-    assert [(line.name, line.y) for line in curves] == [("first", [0.25, 0.4]), ("second", [0.25])]
-
-
-def test_a_run_that_was_not_evaluated_is_marked(tmp_path: Path):
-    done = write_run(tmp_path / "done", [epoch_line(1)], epochs=1)
-    silent = write_run(tmp_path / "silent", [not_evaluated(1)], epochs=1)
-    empty = write_run(tmp_path / "empty", [], epochs=1)
-    for run in (done, silent, empty):
-        model(1, range(80)).save(run / "scores.npz")
-    found = compare([done, silent, empty])
-    assert "silent was not evaluated while it trained" in to_text(found)
-    assert "silent was not evaluated while it trained." in render(found, [])
+    assert [line.name for line in curves] == ["first", "second", "silent"]
+    assert [line.y for line in curves[:2]] == [[0.25, 0.4], [0.25]]
 
 
 def test_a_run_without_scores_says_how_to_get_them(runs: tuple[Path, Path]):
@@ -153,18 +147,14 @@ def test_a_run_without_scores_says_how_to_get_them(runs: tuple[Path, Path]):
         compare(runs)
 
 
-def test_a_comparison_is_written_as_json_and_as_a_page(runs: tuple[Path, Path], tmp_path: Path):
-    args = Args(runs, tmp_path / "out" / "c.json", tmp_path / "out" / "c.html")
-    assert write(compare(runs, resamples=20), args) == [args.output, args.page]
-    written = json.loads(args.output.read_text())
+def test_the_command_writes_json_and_a_page(
+    runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    output, page = tmp_path / "out" / "c.json", tmp_path / "out" / "c.html"
+    words = ["compare", *map(str, runs), f"--output={output}", f"--page={page}", "--bootstrap=20"]
+    monkeypatch.setattr("sys.argv", words)
+    main()
+    written = json.loads(output.read_text())
     assert written["resamples"] == 20 and "low" in written["changes"][0]["mAP"]
-    assert args.page.read_text(encoding="utf-8").startswith("<!doctype html>")
-    (tmp_path / "file").touch()
-    with pytest.raises(PslaError, match="cannot write the comparison: File exists"):
-        write(compare(runs), replace(args, output=tmp_path / "file" / "c.json"))
-
-
-@pytest.mark.parametrize("count", [-1, 5])
-def test_too_few_resamples_are_refused(count: int):
-    with pytest.raises(ConfigError, match="--bootstrap"):
-        Args((), bootstrap=count)
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert capsys.readouterr().out.endswith(f"wrote {output} and {page}; next: open {page}\n")
