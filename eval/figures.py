@@ -14,9 +14,9 @@ figures.json has all numbers. PNG files need pip install 'psla-wds[report]'.
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional
 
 from psla_wds import cli
 from psla_wds.errors import ConfigError
@@ -27,8 +27,6 @@ from psla_wds.reading.reader import ReaderConfig
 if TYPE_CHECKING:
     from eval.pages.charts import Figure
 
-Shards = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]")]
-
 logger = logging.getLogger("figures")
 
 
@@ -38,9 +36,9 @@ class Args:
     """Run folders; several must differ only by their seed."""
     output: Path
     """Folder to write; it must not exist."""
-    index: Shards = ()
+    index: cli.Shards = ()
     """Shards to evaluate every epoch of the first run on, for the averages."""
-    train_index: Shards = ()
+    train_index: cli.Shards = ()
     """Training shards of the first run, if they are no longer where it had them."""
     plans: bool = True
     """Draw the figures of the epochs' plans: about a second per epoch of two million clips."""
@@ -79,7 +77,7 @@ def main() -> None:
 
 def draw(args: Args, folder: Path) -> "list[Figure]":
     """Write all figures to a folder; the averages are the last one."""
-    from eval.pages.averaging import Evaluation, averaging_curves, averaging_figure
+    from eval.pages.averaging import averaging_curves, averaging_figure
     from eval.pages.charts import standalone, write_drawing
     from eval.pages.figures import log_figures, plan_figures, score_figures
     from eval.pages.page import json_text
@@ -96,8 +94,14 @@ def draw(args: Args, folder: Path) -> "list[Figure]":
         figures += plan_figures(data) if data else []
         figures += score_figures(runs[0])
     if args.index:
-        evaluation = Evaluation(open_indexes(args.index), args.batch_size, args.reader)
-        figures.append(averaging_figure(averaging_curves(args.runs[0], evaluation, folder)))
+        starts = averaging_curves(
+            args.runs[0],
+            open_indexes(args.index),
+            folder,
+            batch_size=args.batch_size,
+            reader=args.reader,
+        )
+        figures.append(averaging_figure(starts))
     if not figures:
         raise ConfigError(
             "there is nothing to draw: the log is empty",

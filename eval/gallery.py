@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional
 
 from psla_wds import cli
 from psla_wds.config import Within, check_ranges
@@ -32,7 +32,7 @@ class Args:
     """Run folder, for its settings and training shards."""
     output: Path = Path("gallery.svg")
     """File to write; the .png has the same name."""
-    index: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]")] = ()
+    index: cli.Shards = ()
     """Shards, without a run; with a run, its training shards if they were moved."""
     clips: Annotated[int, Within(1)] = 4
     """Number of draws to show."""

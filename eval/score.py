@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional
 
 from psla_wds import cli
 from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
-
-Shards = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]")]
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Args:
     """Folder for metrics.json and report.html; made if it does not exist."""
     run: Path | None = None
     """Run folder whose training curves and configuration the report shows."""
-    index: Shards = ()
+    index: cli.Shards = ()
     """Shards of the scored clips; their labels replace the targets in the score file."""
     labels: Path | None = None
     """Label overlay for --index, from eval.enhance (PSLA table IX)."""
@@ -41,7 +39,7 @@ class Args:
     highest."""
     bootstrap: Annotated[int, Within(0)] = 0
     """Resamples of the clips for confidence intervals, such as 1000. Default: no intervals."""
-    train_index: Shards = ()
+    train_index: cli.Shards = ()
     """Training shards of --run, if they are no longer where the run had them."""
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """mAP of weight averages and of score ensembles, by their first epoch (PSLA figure 8)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from psla_wds.io.files import sha256_of
 from psla_wds.models.checkpoint import Checkpoint, check_classes, epoch_checkpoints, load_checkpoint
 from psla_wds.progress import progress_bar
 from psla_wds.reading.reader import ReaderConfig
-from psla_wds.runtime.distributed import World, join_world
+from psla_wds.runtime.distributed import join_world
 from psla_wds.shards.index import ShardIndex
 
 
@@ -36,64 +36,50 @@ class Start:
     """mAP of the mean scores from this epoch to the last."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The clips that every epoch scores, and the way that they reach the model."""
-
-    index: ShardIndex
-    batch_size: int
-    reader: ReaderConfig
-
-    def scores(self, checkpoint: Checkpoint, world: World) -> Scores:
-        model = checkpoint.build().to(world.device)
-        predictor = Predictor(
-            model, checkpoint.classes, checkpoint.features, self.batch_size, self.reader
-        )
-        scores = gather_scores(predictor, self.index, world)
-        assert scores is not None  # one process
-        return scores
-
-
-def averaging_curves(run: Path, evaluation: Evaluation, folder: Path) -> list[Start]:
-    """Score every epoch and every average; each checkpoint is read once, the last one first.
+def averaging_curves(
+    run: Path, index: ShardIndex, folder: Path, *, batch_size: int, reader: ReaderConfig
+) -> list[Start]:
+    """Score every epoch of a run, and every average, on the clips of an index.
 
     Writes the scores of each epoch, and averaging.json, to `folder`.
     """
-    epochs = _epochs(run)
-    classes = load_checkpoint(epochs[-1][1]).classes
-    check_classes(classes, evaluation.index.classes, where=run)
-    evaluation.index.check_shards()
+    epochs = epoch_checkpoints(run)
+    if not epochs:
+        raise CheckpointError("there is no checkpoint here", where=run, fix="give a run's folder")
+    paths = find_epochs(run, min(epochs), max(epochs))
+    check_classes(load_checkpoint(paths[-1]).classes, index.classes, where=run)
+    index.check_shards()
     with join_world() as world:
-        starts = list(_starts(epochs, evaluation, world, folder))[::-1]
+
+        def scored(checkpoint: Checkpoint) -> Scores:
+            model, features = checkpoint.build().to(world.device), checkpoint.features
+            predictor = Predictor(model, checkpoint.classes, features, batch_size, reader)
+            scores = gather_scores(predictor, index, world)
+            assert scores is not None  # one process
+            return scores
+
+        starts = list(_starts(paths, scored, folder))[::-1]
     (folder / "averaging.json").write_text(json_text(starts))
     return starts
 
 
-def _epochs(run: Path) -> list[tuple[int, Path]]:
-    """The epochs of a run with their checkpoints; an error if there is none, or a gap."""
-    found = epoch_checkpoints(run)
-    if not found:
-        raise CheckpointError("there is no checkpoint here", where=run, fix="give a run's folder")
-    return list(zip(sorted(found), find_epochs(run, min(found), max(found)), strict=True))
-
-
 def _starts(
-    epochs: list[tuple[int, Path]], evaluation: Evaluation, world: World, folder: Path
+    paths: list[Path], scored: Callable[[Checkpoint], Scores], folder: Path
 ) -> Iterator[Start]:
+    """The last epoch first, so that each checkpoint is read once."""
     average, total = RunningAverage(), np.zeros(())
-    steps = progress_bar(epochs[::-1], desc="epochs", unit="epoch")
-    for count, (epoch, path) in enumerate(steps, 1):
+    for count, path in enumerate(progress_bar(paths[::-1], desc="epochs", unit="epoch"), 1):
         checkpoint = average.add(path)
-        origin = Origin(sha256_of(path), epoch)
-        alone = replace(evaluation.scores(checkpoint, world), origins=(origin,))
-        alone.save(folder / f"epoch-{epoch:03d}.npz")
+        origin = Origin(sha256_of(path), checkpoint.epoch)
+        alone = replace(scored(checkpoint), origins=(origin,))
+        alone.save(folder / f"epoch-{origin.epoch:03d}.npz")
         averaged = alone
         if count > 1:
-            averaged = evaluation.scores(replace(checkpoint, weights=average.weights()), world)
+            averaged = scored(replace(checkpoint, weights=average.weights()))
         total = total + alone.scores
         mean = (total / count).astype(np.float32)
         maps = [evaluate(s, alone.targets).mAP for s in (alone.scores, averaged.scores, mean)]
-        yield Start(epoch, origin.sha256, *maps)
+        yield Start(origin.epoch, origin.sha256, *maps)
 
 
 def averaging_figure(starts: list[Start]) -> Figure:

@@ -256,7 +256,7 @@ def class_counts_figure(counts: np.ndarray, names: Sequence[str]) -> Figure:
     values = counts[order].tolist()
     y_axis = log_axis("clips", [*values, min(values, default=1) / 2])  # a foot for the smallest
     note = "Log scale."
-    if len(values) > 1:
+    if values and values[0] > values[-1]:
         note += f" The largest has {values[0] / values[-1]:,.3g} times the clips of the smallest."
     if empty := len(counts) - len(order):
         note += f" {empty} classes have none."

@@ -151,7 +151,7 @@ def test_clips_without_scores_end_the_run_before_it_begins(
 
 
 def test_mistakes_are_told(trained: Path, teacher: Path, shards: Path, tmp_path: Path):
-    with pytest.raises(ConfigError, match="the model has 4 scores a clip, not 9"):
+    with pytest.raises(ConfigError, match="the model gives 4 scores per clip, fewer than 9"):
         _prepare(Args(trained, (str(shards),), tmp_path / "t", top_k=9))
     with pytest.raises(ConfigError, match="no labels are read"):
         Args(trained, (), tmp_path / "t", top_k=2, labels=Path("overlay"))

@@ -44,7 +44,9 @@ def test_undefined_values_are_gaps_and_long_lines_are_thinned():
     line = Line("", [1, 2, 3, 4], [1, 0, 10, 100], "first")
     band = Band("", [1, 2, 3], [1, math.nan, 1], [10, 10, 10], "first")
     many = Line("", range(1, 10_000), range(1, 10_000), "first")
-    paths = [p.get("d") for p in parsed(line, band, many, axis=log_axis("x", [1, 100])).iter("path")]
+    paths = [
+        p.get("d") for p in parsed(line, band, many, axis=log_axis("x", [1, 100])).iter("path")
+    ]
     assert paths[0].count("M") == 2 and paths[0].count("L") == 1
     assert paths[1].count("L") == 3 and paths[1].endswith("Z")
     assert paths[2].count("L") < 500

@@ -63,12 +63,12 @@ def other(run: Path) -> Path:
 def test_an_ensemble_knows_its_weights_if_all_are_known(run: Path, tmp_path: Path):
     first, paths = scores_of((epoch_path(run, 1), 1)), [tmp_path / "a.npz", run / "scores.npz"]
     first.save(paths[0])
-    found = ensemble(paths).scores
+    found, _ = ensemble(paths)
     assert str(scored_of_run(found.origins, run, where=run)) == "2 checkpoints (epoch 2)"
     scored = scored_of_run([*found.origins, Origin("0" * 64, 2)], run, where=run)
     assert scored.is_foreign and "not in the run's folder" in str(scored)
     replace(first, origins=()).save(paths[0])
-    assert ensemble(paths).scores.origins == ()
+    assert ensemble(paths)[0].origins == ()
 
 
 def test_comparisons_name_weights_and_refuse_old_ones(run: Path, other: Path):
