@@ -2,8 +2,8 @@
 
     python -m eval.enhance P.npz --index SHARDS --ontology ontology.json --output OVERLAY
 
-P.npz holds the teacher's scores for the clips of --index, from eval.predict. The shards stay as they
-are: the labels go to OVERLAY, for --labels of train/main.py and eval.predict.
+P.npz holds the teacher's scores for the clips of --index, from eval.predict. The shards do not
+change: the labels go to OVERLAY, for --labels of train/main.py and eval.predict.
 """
 
 import json
@@ -95,8 +95,8 @@ def run(args: Args) -> dict[str, Any]:
     report["origins"] = [str(origin) for origin in scores.origins]
     if truth:
         report["truth"] = against_truth(done, truth)
-    told = disk_errors(args.output, "write the labels", then="run the command again")
-    with told, atomic_folder(args.output) as folder:
+    errors = disk_errors(args.output, "write the labels", then="run the command again")
+    with errors, atomic_folder(args.output) as folder:
         write_overlay(folder, index, done.after)
         (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         (folder / "report.txt").write_text(to_text(report))

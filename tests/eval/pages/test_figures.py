@@ -161,5 +161,5 @@ def test_the_command_writes_figures_and_their_numbers(
     with pytest.raises(PslaError, match="cannot write the figures: Not a directory"):
         main()
     for runs in ((), (run,)):
-        with pytest.raises(ConfigError, match="no run is given|exists already"):
+        with pytest.raises(ConfigError, match=r"no run is given|exists already"):
             Args(runs, run)
