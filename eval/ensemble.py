@@ -36,12 +36,6 @@ class Args:
 
     def __post_init__(self) -> None:
         check_top_k(self.top_k, self.output)
-        if len(self.scores) < 2:
-            raise ScoreError(
-                f"an ensemble needs at least two models, not {len(self.scores)}",
-                where=" ".join(map(str, self.scores)),
-                fix="name more score files",
-            )
 
 
 def ensemble(paths: Sequence[Path]) -> tuple[Scores, list[float]]:
@@ -68,6 +62,12 @@ def table(scores: Scores, model_maps: list[float]) -> str:
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m eval.ensemble")
+    if len(args.scores) < 2:
+        raise ScoreError(
+            f"an ensemble needs at least two models, not {len(args.scores)}",
+            where=" ".join(map(str, args.scores)),
+            fix="name more score files",
+        )
     if args.top_k is not None:
         num_clips = joint_teacher(args.scores, args.output, args.top_k)
         print(

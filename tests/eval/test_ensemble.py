@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scored_models import model, saved, shuffled
 
-from eval.ensemble import Args, ensemble, table
+from eval.ensemble import ensemble, main, table
 from psla_wds.errors import ScoreError
 from psla_wds.evaluation.metrics import evaluate
 from psla_wds.evaluation.scores import Scores
@@ -44,6 +44,7 @@ def test_scores_of_something_else_are_refused(
         ensemble(saved(tmp_path, model(1), change(model(2))))
 
 
-def test_one_model_is_not_an_ensemble():
+def test_one_model_is_not_an_ensemble(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.argv", ["ensemble", "a.npz", "--output=e.npz"])
     with pytest.raises(ScoreError, match="at least two models, not 1"):
-        Args((Path("a.npz"),), Path("e.npz"))
+        main()
