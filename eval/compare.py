@@ -27,8 +27,8 @@ class Args:
     """JSON file to write the comparison to."""
     page: Path | None = None
     """HTML page to write."""
-    bootstrap: Annotated[int, Within(0)] = 1000
-    """Resamples of the clips for the intervals; 0 for no intervals."""
+    bootstrap: Annotated[int, Within(20)] = 1000
+    """Resamples of the clips for the 95 % intervals."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -37,8 +37,8 @@ class Args:
     several: Literal["first", "max"] = "first"
     """Score of a class to which several of the model's classes map: the first one's, or the
     highest."""
-    bootstrap: Annotated[int, Within(0)] = 0
-    """Resamples of the clips for confidence intervals, such as 1000. Default: no intervals."""
+    bootstrap: Annotated[int | None, Within(20)] = None
+    """Resamples of the clips for 95 % intervals, such as 1000. Default: no intervals."""
     train_index: cli.Shards = ()
     """Training shards of --run, if they are no longer where the run had them."""
 

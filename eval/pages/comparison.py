@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from eval.pages.figures import changes_figure, runs_figures
-from eval.pages.page import MEANS, Bar, check_resamples, course_of, interval, json_text, render_page
+from eval.pages.page import MEANS, Bar, course_of, interval, json_text, render_page
 from eval.pages.runs import (
     SCORES_OF_A_RUN,
     Scored,
@@ -60,8 +60,7 @@ class Model(Candidate):
     """mAP on all clips that it scored."""
     metrics: Metrics
     """Metrics on the common clips."""
-    intervals: Intervals | None
-    """None without resamples."""
+    intervals: Intervals
 
 
 @dataclass(frozen=True)
@@ -71,16 +70,15 @@ class Change:
     means: dict[str, float]
     """Differences of mAP, mAUC and d'."""
     bounds: dict[str, Bounds]
-    """Their paired intervals: both models have the same resamples. Empty without resamples."""
+    """Their paired intervals: both models have the same resamples."""
     class_AP: Float64[np.ndarray, " classes"]  # noqa: N815 (the field's name)
     """Differences of each class's average precision; NaN where it is not defined."""
     class_bounds: Float64[np.ndarray, "2 classes"]
-    """Their intervals; NaN without resamples."""
+    """Their intervals."""
 
     def is_clear(self, mean: str) -> bool:
         """Whether the interval of a mean's difference excludes 0."""
-        found = self.bounds.get(mean)
-        return found is not None and (found.low > 0 or found.high < 0)
+        return self.bounds[mean].low > 0 or self.bounds[mean].high < 0
 
     def extremes(self, limit: int) -> tuple[list[int], list[int]]:
         """Positions of the classes with the largest gains, and with the largest losses."""
@@ -108,25 +106,28 @@ class Comparison:
         return [(model.name, model.run) for model in self.models if model.run]
 
 
-def compare(paths: Sequence[Path], *, resamples: int = 0) -> Comparison:
+def compare(paths: Sequence[Path], *, resamples: int = 1000) -> Comparison:
     """Compare runs or score files of one class list, on the clips that all have.
 
     Raises `ScoreError` for other classes, other targets, or no clip in common.
     """
-    check_resamples(resamples)
     if len(paths) < 2:
         where = " ".join(map(str, paths))
         raise ScoreError("there is nothing to compare", where=where, fix="name two or more runs")
     candidates = find_candidates(paths)
     common = _on_common_clips(candidates)
     metrics = [evaluate(scores.scores, scores.targets) for scores in common]
-    again = _resampled(common, candidates, resamples)
+    weights = resampled_weights(len(common[0]), resamples)
+    again = [
+        resampled_metrics(scores.scores, scores.targets, weights, what=candidate.name)
+        for scores, candidate in zip(common, candidates, strict=True)
+    ]
     models = [
         Model(
             **vars(candidate),
             mAP_of_all=evaluate(candidate.scores.scores, candidate.scores.targets).mAP,
             metrics=found,
-            intervals=resampled.intervals(found) if resampled else None,
+            intervals=resampled.intervals(found),
         )
         for candidate, found, resampled in zip(candidates, metrics, again, strict=True)
     ]
@@ -195,33 +196,18 @@ def _only(scores: Scores, clip_ids: set[str]) -> Scores:
     )
 
 
-def _resampled(
-    common: Sequence[Scores], candidates: Sequence[Candidate], resamples: int
-) -> list[Resampled | None]:
-    """Each model in the same resamples of the clips."""
-    if not resamples:
-        return [None] * len(common)
-    weights = resampled_weights(len(common[0]), resamples)
-    return [
-        resampled_metrics(scores.scores, scores.targets, weights, what=candidate.name)
-        for scores, candidate in zip(common, candidates, strict=True)
-    ]
-
-
-def _change(
-    first: Metrics, other: Metrics, first_again: Resampled | None, again: Resampled | None
-) -> Change:
+def _change(first: Metrics, other: Metrics, before: Resampled, after: Resampled) -> Change:
     means = {name: getattr(other, name) - getattr(first, name) for name in MEANS}
+    means_before, means_after = before.means(), after.means()
+    with np.errstate(invalid="ignore"):  # d' is infinite where all pairs are ranked rightly
+        differences = {name: means_after[name] - means_before[name] for name in MEANS}
     class_ap = other.average_precision - first.average_precision
-    found, of_classes = {}, np.full((2, len(class_ap)), np.nan)
-    if first_again and again:
-        before, after = first_again.means(), again.means()
-        with np.errstate(invalid="ignore"):  # d' is infinite where all pairs are ranked rightly
-            differences = {name: after[name] - before[name] for name in MEANS}
-        found = {name: difference_bounds(means[name], differences[name]) for name in MEANS}
-        resampled = again.average_precision - first_again.average_precision
-        of_classes = difference_ends(class_ap, resampled)
-    return Change(means, found, class_ap, of_classes)
+    return Change(
+        means,
+        {name: difference_bounds(means[name], differences[name]) for name in MEANS},
+        class_ap,
+        difference_ends(class_ap, after.average_precision - before.average_precision),
+    )
 
 
 def to_json(found: Comparison) -> str:
@@ -239,10 +225,7 @@ def to_json(found: Comparison) -> str:
             "resamples": found.resamples,
             "models": [_model_json(model) for model in found.models],
             "changes": [
-                {
-                    name: {"change": value} | (vars(c.bounds[name]) if c.bounds else {})
-                    for name, value in c.means.items()
-                }
+                {name: {"change": value} | vars(c.bounds[name]) for name, value in c.means.items()}
                 for c in found.changes
             ],
             "settings": found.settings,
@@ -260,8 +243,7 @@ def _model_json(model: Model) -> dict[str, object]:
     record |= {"weights": str(model.scored)} if model.scored else {}
     record |= {"mAP": model.mAP_of_all}
     record |= {f"{name}_common": getattr(model.metrics, name) for name in MEANS}
-    if model.intervals:
-        record["intervals_95"] = {name: getattr(model.intervals, name) for name in MEANS}
+    record["intervals_95"] = {name: getattr(model.intervals, name) for name in MEANS}
     return record
 
 
@@ -288,13 +270,11 @@ def to_text(found: Comparison) -> str:
 
 def _change_rows(change: Change) -> list[list[str]]:
     """Rows of the means: the difference, and how sure it is."""
-    rows = [["", "change", "95 % interval"]] if change.bounds else []
+    rows = [["", "change", "95 % interval"]]
     for name, (shown, _) in MEANS.items():
-        row = [shown, signed(change.means[name], 4)]
-        if change.bounds:
-            row.append(interval(change.bounds[name], 4, sign=True))
-            row.append("" if change.is_clear(name) else "may be chance")
-        rows.append(row)
+        ends = interval(change.bounds[name], 4, sign=True)
+        doubt = "" if change.is_clear(name) else "may be chance"
+        rows.append([shown, signed(change.means[name], 4), ends, doubt])
     return rows
 
 

@@ -299,24 +299,25 @@ def unseen_figure(unseen: Sequence[float], with_partners: Sequence[float] | None
 
 
 def changes_figure(changes: np.ndarray, bounds: np.ndarray, name: str) -> Figure:
-    """Change of every class's AP, the largest gain first, with its 95 % interval if known.
+    """Change of every class's AP, the largest gain first, with its 95 % interval.
 
     Args:
-        bounds: [2, classes] low and high ends of the intervals; NaN where unknown.
+        bounds: [2, classes] low and high ends of the intervals.
     """
     order = np.argsort(-changes, kind="stable")
     order = order[np.isfinite(changes[order])]
     ranks, values = (np.arange(len(order)) + 0.5).tolist(), changes[order].tolist()
     low, high = bounds[:, order].tolist()
-    marks: list[Mark] = [Line("", [0, len(order)], [0, 0], "dashed")]
-    if np.isfinite(low).any():
-        marks.append(Band("95 % interval", ranks, low, high, "first"))
-    marks.append(Line("change", ranks, values, "first"))
+    marks = (
+        Line("", [0, len(order)], [0, 0], "dashed"),
+        Band("95 % interval", ranks, low, high, "first"),
+        Line("change", ranks, values, "first"),
+    )
     x_axis = _rank_axis("classes, the largest gain first", len(order))
     y_axis = linear_axis("change of AP", [*values, *low, *high, 0], text=signed_number)
     better = int((changes[order] > 0).sum())
     note = f"{name}: {better} of {len(order)} classes gain."
-    return Figure("changes", "Gains and losses", x_axis, y_axis, tuple(marks), note)
+    return Figure("changes", "Gains and losses", x_axis, y_axis, marks, note)
 
 
 def _by_clips(counts: np.ndarray) -> np.ndarray:

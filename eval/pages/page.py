@@ -15,7 +15,6 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.pages.charts import percent
-from psla_wds.errors import ConfigError
 from psla_wds.evaluation.bootstrap import Bounds
 from psla_wds.io.disk import disk_errors
 from psla_wds.io.files import atomic_open
@@ -25,7 +24,6 @@ from train.run.log import Run
 
 MEANS = {"mAP": ("mAP", 4), "mAUC": ("mAUC", 4), "d_prime": ("d\N{PRIME}", 3)}
 """Name and digits of each mean over the classes, by its attribute and key."""
-FEWEST_RESAMPLES = 20
 
 
 @dataclass(frozen=True)
@@ -73,16 +71,6 @@ def interval(bounds: Bounds, digits: int, *, sign: bool = False) -> str:
     """A 95 % interval for people; with signs for one of differences."""
     number = signed if sign else decimal
     return f"{number(bounds.low, digits)} to {number(bounds.high, digits)}"
-
-
-def check_resamples(count: int) -> None:
-    """Raise `ConfigError` for a number of resamples that gives no interval worth having."""
-    if count and count < FEWEST_RESAMPLES:
-        raise ConfigError(
-            f"{count} resamples are too few for an interval",
-            where="--bootstrap",
-            fix="set it to 1000, or to 0 for no intervals",
-        )
 
 
 def render_page(template: str, **values: object) -> str:

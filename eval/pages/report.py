@@ -12,7 +12,7 @@ import numpy as np
 
 from eval.pages.charts import Figure
 from eval.pages.figures import class_ap_figure, plan_figures, positives_figure, training_figures
-from eval.pages.page import MEANS, Bar, check_resamples, course_of, interval, json_text, render_page
+from eval.pages.page import MEANS, Bar, course_of, interval, json_text, render_page
 from eval.pages.runs import Scored, find_training_set, predict_again, scored_of_run, settings_of
 from psla_wds.errors import ScoreError
 from psla_wds.evaluation.bootstrap import Intervals, bootstrap
@@ -80,7 +80,7 @@ def make_report(
     *,
     run: Run | None = None,
     train_index: Sequence[str] = (),
-    resamples: int = 0,
+    resamples: int | None = None,
     left_out: tuple[str, ...] = (),
 ) -> Report:
     """Evaluate scores.
@@ -88,9 +88,8 @@ def make_report(
     Args:
         path: the score file or folder that they come from.
         train_index: the run's training shards, if they are no longer where the run had them.
-        resamples: resamples of the clips for the intervals; 0 for no intervals.
+        resamples: resamples of the clips for 95 % intervals; None for no intervals.
     """
-    check_resamples(resamples)
     if not scores.targets.any():
         raise ScoreError(
             "no clip has a positive class, so there is nothing to score",
