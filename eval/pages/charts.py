@@ -8,7 +8,6 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,17 @@ Number = int | float
 Place = tuple[float, float]
 
 COLOURS = ("first", "second", "third", "fourth", "fifth", "sixth")
-"""Styles of lines that a reader must tell apart, in this order."""
+"""Styles of the lines in a chart, in this order."""
 WIDTH, HEIGHT = 460, 270
 LEFT, RIGHT, TOP, BOTTOM = 48, 448, 12, 228
 LETTER_WIDTH, LINE_HEIGHT = 7, 15
-"""Average size of a letter of 11 px, which keeps texts apart."""
+"""Average size of a letter of 11 px, to keep texts apart."""
 MAX_MARKED, MAX_DRAWN = 80, 500
-"""Points of a line: up to so many have a mark each; of more than so many, means are drawn."""
+"""Most points of a line that get a mark each, and most points drawn; longer lines show means."""
 MARGIN, TITLE_HEIGHT, LEGEND_HEIGHT, LINE_LENGTH = 12, 30, 18, 70
-"""Layout of a file, in units of the chart; letters in a line of its note."""
+"""Layout of a file, in units of the chart; most letters in a line of its note."""
 ZOOM = 3
-"""Pixels of a PNG to a unit of the chart: 1,380 across."""
+"""Pixels of a PNG per unit of the chart: 1,380 across."""
 FONTS = '"DejaVu Sans", "Liberation Sans", "Noto Sans", Arial, Helvetica, sans-serif'
 
 
@@ -63,7 +62,7 @@ class Axis:
     text: Callable[[Number], str] = short_number
 
     def fraction(self, value: Number) -> float:
-        """Where `value` lies between the ends."""
+        """Place of `value` between the ends: 0 to 1."""
         low, high = self.low, self.high
         if self.log:
             low, high, value = math.log(low), math.log(high), math.log(value)
@@ -94,7 +93,7 @@ def linear_axis(
 
 
 def log_axis(label: str, values: Iterable[Number]) -> Axis:
-    """A logarithmic axis around those of `values` that are positive."""
+    """A logarithmic axis around the positive `values`."""
     positive = [v for v in values if 0 < v < math.inf] or [1.0, 10.0]
     low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
     round_numbers = [float(f"{digit}e{e}") for e in range(low, high + 1) for digit in (1, 2, 5)]
@@ -109,14 +108,14 @@ def log_axis(label: str, values: Iterable[Number]) -> Axis:
 
 @dataclass(frozen=True)
 class Line:
-    """A line, broken where a value cannot be drawn; a few points have a mark each."""
+    """A line with gaps at undefined values; if its points are few, each has a mark."""
 
     name: str
-    """Its entry in the legend; empty for none."""
+    """Entry in the legend; empty for no entry."""
     x: Sequence[Number]
     y: Sequence[Number]
     style: str
-    """Class of the style sheet, which sets the colour."""
+    """Class in the style sheet, which sets the colour."""
 
     def svg(self, figure: "Figure") -> Markup:
         places = figure.places(*_thin(self.x, self.y))
@@ -133,7 +132,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Band:
-    """The area between two lines, over the stretch where both can be drawn."""
+    """The area between two lines, where both are defined."""
 
     name: str
     x: Sequence[Number]
@@ -153,13 +152,13 @@ class Band:
 
 @dataclass(frozen=True)
 class Dots:
-    """Points that show their title under the pointer."""
+    """Points with a title that shows under the pointer."""
 
     x: Sequence[Number]
     y: Sequence[Number]
     titles: Sequence[str]
     labelled: bool = False
-    """Whether the titles stand in the chart too; one that would cover another is left out."""
+    """Whether titles are drawn in the chart too, except those that would cover another."""
 
     def svg(self, figure: "Figure") -> Markup:
         dot = Markup('<circle class="{}" cx="{}" cy="{}" r="2.4"><title>{}</title></circle>')
@@ -184,7 +183,7 @@ class Dots:
 
 
 def _thin(*columns: Sequence[Number]) -> list[Sequence[Number]]:
-    """Means of neighbouring points, so that no line has more than the eye can see."""
+    """Means of neighbouring points, so that a page with long lines stays small."""
     size = math.ceil(len(columns[0]) / MAX_DRAWN)
     if size <= 1:
         return list(columns)
@@ -197,10 +196,10 @@ Mark = Line | Band | Dots
 
 @dataclass(frozen=True)
 class Figure:
-    """Marks between two axes, the first mark at the bottom, and what to see in them."""
+    """Marks between two axes, the first mark at the bottom, with a title and a note."""
 
     name: str
-    """Stem of its files."""
+    """Stem of its file names."""
     title: str
     x_axis: Axis
     y_axis: Axis
@@ -209,12 +208,12 @@ class Figure:
 
     @property
     def legend(self) -> list[Line | Band]:
-        """The lines and bands that have a name, if there are several."""
+        """The named lines and bands, if there are several."""
         named = [mark for mark in self.marks if isinstance(mark, Line | Band) and mark.name]
         return named if len(named) > 1 else []
 
     def places(self, x: Sequence[Number], y: Sequence[Number]) -> list[Place | None]:
-        """Where points lie; None for one that cannot be drawn."""
+        """Places of points; None for an undefined one."""
         x_axis, y_axis = self.x_axis, self.y_axis
         return [
             (_across(x_axis, a), _up(y_axis, b)) if x_axis.can_show(a) and y_axis.can_show(b)
@@ -234,7 +233,7 @@ class Figure:
         return element.format(WIDTH, HEIGHT, words, self.svg())
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers that it shows; null for those that cannot be drawn."""
+        """The numbers and words of the chart."""
         words = {"title": self.title, "note": self.note}
         axes = {"x": self.x_axis.label, "y": self.y_axis.label}
         kept = [{k: v for k, v in vars(mark).items() if k != "style"} for mark in self.marks]
@@ -305,8 +304,8 @@ def _legend(figure: Figure) -> list[Markup]:
 
 
 def document(marks: Markup, width: int, height: int) -> str:
-    """An SVG document on white, with the style and the light colours of the pages: not every
-    program that shows an SVG knows variables."""
+    """An SVG document on white, with the style and the light colours of the pages; they replace
+    the style sheet's variables, which some programs do not know."""
     folder = Path(__file__).parent
     light = (folder / "page.css").read_text(encoding="utf-8").partition("}")[0]
     colours = dict(re.findall(r"(--\w+): (#\w+)", light))
@@ -321,7 +320,7 @@ def document(marks: Markup, width: int, height: int) -> str:
 
 
 def why_no_png() -> str:
-    """What is missing for PNG files; empty if nothing is."""
+    """The reason why PNG files cannot be written; empty if they can."""
     texts = (Markup('<text x="5" y="20">0</text>'), Markup())
     try:
         letter, nothing = (_rasterised(document(text, 30, 30), 1) for text in texts)
@@ -333,5 +332,6 @@ def why_no_png() -> str:
 
 
 def _rasterised(svg: str, zoom: int) -> bytes:
-    resvg = import_module("resvg_py")
-    return bytes(resvg.svg_to_bytes(svg_string=svg, zoom=zoom))
+    import resvg_py  # an extra
+
+    return bytes(resvg_py.svg_to_bytes(svg_string=svg, zoom=zoom))

@@ -1,6 +1,6 @@
-"""What pages share: rendering, the words for intervals and trainings, and how results are written.
+"""Shared parts of pages: rendering, intervals and trainings in words, JSON, and writing of files.
 
-A page is HTML that needs nothing but itself, on a screen, a phone or paper.
+A page is one HTML file, for screens, phones and paper.
 """
 
 import json
@@ -23,12 +23,12 @@ from psla_wds.text_table import decimal, signed
 from train.run.log import Run
 
 MEANS = {"mAP": ("mAP", 4), "mAUC": ("mAUC", 4), "d_prime": ("d\N{PRIME}", 3)}
-"""Name and digits of each mean over the classes, by its attribute and key."""
+"""Name and digits of each mean over the classes, by its attribute."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A line of a list with bars."""
+    """A row of a list with bars."""
 
     name: str
     share: float
@@ -39,7 +39,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Course:
-    """How far a run's training came, and how fast; rates are medians over its epochs."""
+    """Progress and speed of a run's training; rates are medians over its epochs."""
 
     progress: str
     epoch: int
@@ -48,11 +48,11 @@ class Course:
     clips_per_s: float
     data_wait: float
     verdict: str
-    """What bounded the last epoch, in the words of the training's log."""
+    """Bound of the last epoch (step, reads or decoding), as in the training's log."""
 
 
 def course_of(run: Run) -> Course | None:
-    """None before the end of the first epoch."""
+    """The course of a run; None before the end of its first epoch."""
     if not run.epochs:
         return None
     last = run.epochs[-1]
@@ -68,13 +68,13 @@ def course_of(run: Run) -> Course | None:
 
 
 def interval(bounds: Bounds, digits: int, *, sign: bool = False) -> str:
-    """A 95 % interval for people; with signs for one of differences."""
+    """A 95 % interval in words; intervals of differences have signs."""
     number = signed if sign else decimal
     return f"{number(bounds.low, digits)} to {number(bounds.high, digits)}"
 
 
 def render_page(template: str, **values: object) -> str:
-    """A page by the name of its template; what comes from data is escaped."""
+    """A page, by the name of its template; values are escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -110,7 +110,7 @@ def _plain(value: Any) -> Any:
 
 
 def write_texts(texts: dict[Path, str], what: str) -> None:
-    """Write each text, whole or not at all, and the folders for it; `what` names them in errors."""
+    """Write each text whole or not at all, and make its folder; `what` names them in errors."""
     for path, text in texts.items():
         with disk_errors(path, f"write the {what}", then="run the command again"):
             path.parent.mkdir(parents=True, exist_ok=True)

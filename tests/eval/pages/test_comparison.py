@@ -90,10 +90,10 @@ def test_runs_are_compared_with_their_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     lines = [step_line(50), epoch_line(1), epoch_line(2, map_=0.4)]
-    names = ("first", "second", "silent")
+    betas = {"first": [0.9, 0.9], "second": [0.8, 0.9], "silent": [0.9, 0.9]}
     runs = [
         write_run(tmp_path / name, lines, epochs=2, reader={"threads": n}, optimizer={"betas": b})
-        for n, (name, b) in enumerate(zip(names, ([0.9, 0.9], [0.8, 0.9], [0.9, 0.9])), 1)
+        for n, (name, b) in enumerate(betas.items(), 1)
     ]
     log = runs[1] / "log.jsonl"
     log.write_bytes(log.read_bytes()[:-20])
