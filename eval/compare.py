@@ -22,8 +22,7 @@ from eval.comparison_page import render
 from eval.page import decimal, signed_decimal, without_nan
 from psla_wds import cli
 from psla_wds.errors import ConfigError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open, disk_errors
 
 NUM_EXTREMES = 5
 

@@ -20,8 +20,7 @@ from psla_wds import cli
 from psla_wds.errors import ConfigError, LabelError
 from psla_wds.evaluation.enhancement import Teacher, Threshold, enhance
 from psla_wds.evaluation.scores import Scores
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_folder
+from psla_wds.io.atomic_files import atomic_folder, disk_errors
 from psla_wds.labels.ontology import Pairs, read_ontology
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes

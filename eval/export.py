@@ -18,8 +18,7 @@ from eval.exporting.model_card import CardSettings, card_text
 from eval.exporting.provenance import headline_metrics, provenance_of
 from psla_wds import cli
 from psla_wds.errors import ConfigError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_folder
+from psla_wds.io.atomic_files import atomic_folder, disk_errors
 from psla_wds.labels.class_list import ClassList, read_class_list
 from psla_wds.models.checkpoint import Checkpoint
 from psla_wds.models.ensembles import check_members, load_members

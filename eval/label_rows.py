@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from psla_wds.errors import LabelError
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.overlay import with_labels
 

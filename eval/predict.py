@@ -19,7 +19,7 @@ from psla_wds.errors import ConfigError
 from psla_wds.evaluation.origins import Origin
 from psla_wds.evaluation.predict import Predictor, gather_scores
 from psla_wds.evaluation.score_folder import check_top_k
-from psla_wds.io.files import sha256_of
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.models.checkpoint import (
     Checkpoint,
     check_classes,

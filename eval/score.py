@@ -30,8 +30,7 @@ from psla_wds.evaluation.bootstrap import Intervals, bootstrap
 from psla_wds.evaluation.mapping import Mapping, Several, map_scores, read_mapping, with_targets
 from psla_wds.evaluation.metrics import Metrics, accuracy, evaluate
 from psla_wds.evaluation.scores import Scores
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_open, sha256_of
+from psla_wds.io.atomic_files import atomic_open, disk_errors, sha256_of
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
 from psla_wds.shards.overlay import apply_overlay

@@ -20,8 +20,7 @@ import tyro
 from psla_wds import cli
 from psla_wds.config import to_json
 from psla_wds.errors import PslaError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open, disk_errors
 from psla_wds.runtime.array_tasks import parse_task
 from psla_wds.shards.index_files import open_indexes
 from train.paper_tables import Row

@@ -13,8 +13,7 @@ from types import FrameType
 
 from psla_wds.config import to_json
 from psla_wds.errors import ConfigError, PslaError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open, disk_errors
 from psla_wds.models.checkpoint import load_checkpoint
 from psla_wds.runtime.array_tasks import ArrayTask
 from psla_wds.shards.index import ShardIndex

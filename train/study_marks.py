@@ -11,7 +11,7 @@ import numpy as np
 
 from psla_wds.errors import DAMAGE
 from psla_wds.evaluation.origins import read_origins
-from psla_wds.io.files import sha256_of
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.models.checkpoint import find_checkpoint
 from train.study_commands import Step
 

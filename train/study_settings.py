@@ -10,8 +10,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from psla_wds.config import to_json
 from psla_wds.errors import ConfigError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open, disk_errors
 from psla_wds.models.config import IMAGENET, RANDOM
 from psla_wds.models.initial_weights import published_address
 from train.config import TrainConfig

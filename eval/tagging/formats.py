@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from eval.tagging.results import Result, ResultWriter, Source
 from psla_wds.errors import ConfigError, PslaError
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open
 
 Format = Literal["text", "json", "csv", "audacity"]
 

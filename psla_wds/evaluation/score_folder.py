@@ -11,9 +11,8 @@ from jaxtyping import Float32, Int64
 
 from psla_wds.errors import ConfigError, ScoreError
 from psla_wds.evaluation.origins import Origin
+from psla_wds.io.atomic_files import disk_errors, publish_folder
 from psla_wds.io.columns import check_ragged, map_column
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import publish_folder
 from psla_wds.labels.class_list import ClassList
 from psla_wds.shards.clip_ids import ClipIds
 from psla_wds.shards.teacher import is_top_scores, top_scores, write_meta

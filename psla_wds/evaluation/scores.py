@@ -17,8 +17,7 @@ from jaxtyping import Float32, Int64, UInt8
 from psla_wds.errors import ScoreError
 from psla_wds.evaluation.origins import Origin, read_origins
 from psla_wds.evaluation.score_folder import read_score_folder, row_blocks
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open, disk_errors
 from psla_wds.labels.class_list import ClassList
 from psla_wds.shards.index import ShardIndex
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from psla_wds.errors import CheckpointError, ConfigError, PslaError
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open
 
 
 def save_tensors(content: dict[str, Any], path: Path) -> None:

@@ -21,9 +21,9 @@ from jaxtyping import Int64, UInt8
 from tyro.conf import arg
 
 from psla_wds.errors import ConfigError, ShardError
-from psla_wds.io.retries import ReadError, retry
-from psla_wds.io.storage import ShardFile, open_shard
-from psla_wds.io.url_ranges import REQUEST_TIMEOUT_S
+from psla_wds.io.remote import REQUEST_TIMEOUT_S
+from psla_wds.io.retry import ReadError, retry
+from psla_wds.io.stores import ShardFile, open_shard
 from psla_wds.reading.read_pool import ReadPool
 from psla_wds.reading.read_tuner import FIRST_THREADS, cores_per_process
 from psla_wds.reading.staging import Staging

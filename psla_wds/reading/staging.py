@@ -15,10 +15,10 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 
 from psla_wds.errors import ShardError
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open
 from psla_wds.io.locations import Location
-from psla_wds.io.retries import ReadError, retry
-from psla_wds.io.storage import LocalShard, ShardFile
+from psla_wds.io.retry import ReadError, retry
+from psla_wds.io.stores import LocalShard, ShardFile
 from psla_wds.shards.index import ShardIndex
 
 logger = logging.getLogger("stage")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from psla_wds.errors import ConfigError, ShardError
-from psla_wds.io.disk import disk_errors
+from psla_wds.io.atomic_files import disk_errors
 from sharding.packing.engines import MAX_TRIES, Update, worker_died
 from sharding.packing.shard import ShardResult, ShardTask, pack_shard
 

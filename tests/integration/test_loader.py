@@ -16,7 +16,7 @@ import torch
 
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.features.config import FeatureConfig
-from psla_wds.io.storage import ShardFile
+from psla_wds.io.stores import ShardFile
 from psla_wds.loading.loader import Batch, Loader
 from psla_wds.reading.read_tuner import FIRST_THREADS
 from psla_wds.reading.reader import DamagedClipError, Reader, ReaderConfig
@@ -32,7 +32,7 @@ BATCH_SIZE, STEPS = 6, 16  # two epochs
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("psla_wds.io.retry.RETRY_PAUSES_S", ())
 
 
 def open_loader(

@@ -38,7 +38,7 @@ http {{
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", (0.01, 0.02, 0.05, 0.1, 0.1, 0.1))
+    monkeypatch.setattr("psla_wds.io.retry.RETRY_PAUSES_S", (0.01, 0.02, 0.05, 0.1, 0.1, 0.1))
 
 
 @pytest.fixture
@@ -128,9 +128,9 @@ def test_mistakes_with_s3_are_told(shards: Path, s3: int, monkeypatch: pytest.Mo
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3}")
     index = read_index("s3://bucket/some/shards")
-    with pytest.raises(StaleIndexError, match="no index here"):
+    with pytest.raises(StaleIndexError, match="no such folder"):
         read_index("s3://bucket/elsewhere")
-    with pytest.raises(StaleIndexError, match="no index here"):
+    with pytest.raises(StaleIndexError, match="no such folder"):
         read_index("s3://nobucket/shards")
     index.shards[1].fs.rm(index.shards[1].path)
     with pytest.raises(StaleIndexError, match="it is missing"):

@@ -34,7 +34,7 @@ def store(shards: Path) -> Iterator[Store]:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", (0.01, 0.02, 0.05, 0.1))
+    monkeypatch.setattr("psla_wds.io.retry.RETRY_PAUSES_S", (0.01, 0.02, 0.05, 0.1))
 
 
 def all_clips(index: ShardIndex, **settings: object) -> list[bytes]:
@@ -235,7 +235,7 @@ def test_a_column_behind_a_url_may_not_be_larger_than_its_clips(
     store.folder = shutil.copytree(shards, tmp_path / "shards")
     np.save(store.folder / "index" / "size.npy", np.ones(1_000_000, np.int64))
     store.sent_bytes = 0
-    with pytest.raises(StaleIndexError, match="8,000,128 bytes, where 4,488 are the most"):
+    with pytest.raises(StaleIndexError, match="8,000,128 bytes; at most 4,488 are read"):
         read_index(store.url())
     assert store.sent_bytes < 100_000
 

@@ -16,7 +16,7 @@ from conftest import assert_user_error, manifest_arguments, run_command, write_c
 from s3_server import CREDENTIALS, serving_s3
 
 from psla_wds.io.locations import parse_location
-from psla_wds.io.url_files import download, upload
+from psla_wds.io.stores import at
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -144,7 +144,7 @@ def test_what_a_store_refuses_is_one_error(
     nowhere = build(many, "s3://nobucket/shards", fails=True)
     assert_user_error(nowhere, "no such bucket", "s3://nobucket/shards")
     unknown = run_command("sharding.info", "s3://nobucket/shards", check=False)
-    assert_user_error(unknown, "no index here")
+    assert_user_error(unknown, "no such folder")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     assert_user_error(build(many, "s3://bucket/a", fails=True), "can be reached from here")
@@ -160,7 +160,7 @@ def test_a_tar_that_is_sent_in_parts_arrives_whole(bucket: Bucket, tmp_path: Pat
     tar = tmp_path / "large.tar"
     tar.write_bytes(random.Random(0).randbytes(130 * 2**20))
     url = parse_location("s3://bucket/large.tar")
-    upload(tar, url)
+    at(url).put(tar)
     assert "-" in bucket.store.info("bucket/large.tar")["ETag"], "sent in one part"
-    download(url, tmp_path / "back.tar")
-    assert (tmp_path / "back.tar").read_bytes() == tar.read_bytes()
+    with at(url).local_copy() as copy:
+        assert copy.read_bytes() == tar.read_bytes()

@@ -31,11 +31,11 @@ from psla_wds.shards.index_files import read_index
 from psla_wds.reading.reader import Reader
 
 psla_wds.reading.staging.COPY_BYTES, psla_wds.reading.staging.POLL_S = 4096, 0.05
-shard_read, pause_s = psla_wds.io.storage.LocalShard.read_into, float(sys.argv[3])
+shard_read, pause_s = psla_wds.io.stores.LocalShard.read_into, float(sys.argv[3])
 def slow_read(*arguments):
     time.sleep(pause_s)
     return shard_read(*arguments)
-psla_wds.io.storage.LocalShard.read_into = slow_read
+psla_wds.io.stores.LocalShard.read_into = slow_read
 index = read_index(sys.argv[1])
 reader = Reader(index, threads=1, stage=Path(sys.argv[2]))
 print("begun", flush=True)

@@ -17,8 +17,8 @@ from store_server import serving
 
 from psla_wds.audio.decode import ClipRefusedError
 from psla_wds.errors import ConfigError, ShardError, StaleIndexError
-from psla_wds.io.folders import local_copy
 from psla_wds.io.locations import Location, parse_location
+from psla_wds.io.stores import at
 from psla_wds.shards.index_files import read_index
 from sharding.build import build
 from sharding.check import check
@@ -51,7 +51,7 @@ def in_this_process(tasks: Sequence[ShardTask], workers: int) -> Iterator[Update
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("sharding.packing.pack_all.run_local", in_this_process)
-    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("psla_wds.io.retry.RETRY_PAUSES_S", (0.0, 0.0))
     yield
     STORE.store.clear()
     STORE.pseudo_dirs[:] = [""]
@@ -135,7 +135,7 @@ def test_an_index_counts_from_its_last_file_on(
         faulty.setattr(type(STORE), "put_file", failing)
         with pytest.raises(ShardError, match="refuses access"):
             make_index(location("a"))
-    with pytest.raises(StaleIndexError, match="there is no index here"):
+    with pytest.raises(StaleIndexError, match="no index here"):
         read_index(location("a"))
     make_index(location("a"))
     assert content("a") == content_on_disk(shards)
@@ -279,7 +279,7 @@ def test_a_path_of_a_manifest_may_be_a_url_of_its_own(tmp_path: Path):
     )
     here, there = listed.read()[1]
     assert np.array_equal(decode(here, sample_rate_hz=8000), decode(there, sample_rate_hz=8000))
-    with local_copy(there.path) as copy:
+    with at(there.path).local_copy() as copy:
         assert copy.suffix == ".wav", "by which what ffmpeg reads is known"
     assert not copy.exists()
     with pytest.raises(ClipRefusedError, match="no such file"):

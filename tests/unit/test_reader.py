@@ -18,7 +18,7 @@ def copied(shards: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("psla_wds.io.retry.RETRY_PAUSES_S", (0.0, 0.0))
 
 
 def test_clips_come_in_the_order_of_the_rows_with_repeats(shards: Path):
@@ -70,7 +70,7 @@ def test_a_read_that_fails_for_a_moment_is_tried_again(
             raise failure
         return pread(descriptor, buffers, offset)
 
-    monkeypatch.setattr("psla_wds.io.storage.os.preadv", flaky)
+    monkeypatch.setattr("psla_wds.io.stores.os.preadv", flaky)
     reader = Reader(index, threads=1)
     clips = reader.start(np.arange(10)).wait()
     reader.close()
@@ -87,7 +87,7 @@ def test_a_read_that_hangs_is_told_with_what_it_waits_for(
         storage_answers.wait(timeout=30)
         return pread(descriptor, buffers, offset)
 
-    monkeypatch.setattr("psla_wds.io.storage.os.preadv", hanging)
+    monkeypatch.setattr("psla_wds.io.stores.os.preadv", hanging)
     monkeypatch.setattr("psla_wds.reading.reader.HANG_WARNING_S", 0.05)
     reader = Reader(index, threads=1)
     pending = reader.start(np.array([13, 14]))

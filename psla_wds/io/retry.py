@@ -1,4 +1,4 @@
-"""Trying again what a disk or a store could not do at once."""
+"""Reads that fail for a moment, on a disk or in a store, are tried again."""
 
 import logging
 import random
@@ -10,13 +10,13 @@ logger = logging.getLogger("reader")
 T = TypeVar("T")
 
 RETRY_PAUSES_S = (0.1, 0.5, 2.0, 8.0)
-"""Before a read that failed is tried again: networks and file servers recover."""
+"""Pauses before a failed read is tried again: networks and file servers recover."""
 JITTER = random.Random()
-"""Its own, so that what a training script does with `random` stays what it is."""
+"""A generator of its own: what a training script does with `random` stays as it is."""
 
 
 class ReadError(Exception):
-    """In one line what is wrong with a read that may go well when tried again."""
+    """A read failed, and may succeed when tried again; the message is one line."""
 
 
 def retry(
@@ -31,6 +31,6 @@ def retry(
             return read()
         except ReadError as failure:
             logger.warning("%s: %s; trying again", where(), failure)
-        # When a store fails, many readers fail at once: they shall not all come back at once.
+        # When a store fails, many readers fail at once: they must not all come back at once.
         pause(pause_s * JITTER.uniform(0.5, 1.5))
     return read()
