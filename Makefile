@@ -21,7 +21,7 @@ PYTHON := $(VENV)/bin/python
 ENVIRONMENT := $(VENV)/installed
 endif
 
-.PHONY: help demo test test-all lint gpu-check clean
+.PHONY: help demo test test-all lint gpu-check gpu-tests gpu-features gpu-step gpu-loader clean
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -9
 
@@ -42,8 +42,24 @@ test: lint
 test-all: lint
 	$(PYTHON) -m pytest -n auto --dist loadfile -m 'not gpu'
 
+# Each part within a bound of seconds; a part that fails does not stop those after it, and make names
+# those that failed. Results are gpu_*.json, beside those of a CPU. All parts take up to 20 minutes.
+GPU_RESULTS ?= benchmarks/results
 gpu-check: $(ENVIRONMENT)
-	$(PYTHON) -m benchmarks.gpu_check
+	$(PYTHON) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "there is no GPU: run this on a GPU machine")'
+	$(MAKE) --keep-going --jobs=1 gpu-tests gpu-features gpu-step gpu-loader
+
+gpu-tests: $(ENVIRONMENT)
+	timeout 300 $(PYTHON) -m pytest tests/gpu --require-gpu -rfE
+
+gpu-features: $(ENVIRONMENT)
+	timeout 240 $(PYTHON) -m benchmarks.bench_features --batch-size 100 --output $(GPU_RESULTS)/gpu_features.json
+
+gpu-step: $(ENVIRONMENT)
+	timeout 540 $(PYTHON) -m benchmarks.bench_step --batch-size 100 --seconds 2 --output $(GPU_RESULTS)/gpu_step.json
+
+gpu-loader: $(ENVIRONMENT)
+	timeout 180 $(PYTHON) -m benchmarks.bench_loader --batch-size 100 --levels features --output $(GPU_RESULTS)/gpu_loader.json
 
 # The demo. One process for each GPU, or two on the CPU.
 PROCESSES = $(shell $(PYTHON) -c 'import torch; print(torch.cuda.device_count() or 2)')

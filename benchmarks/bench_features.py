@@ -4,160 +4,206 @@
 
 Every way starts from the same FLAC bytes in memory (torchaudio's from files) and ends with the same
 normalised log-mel, which is checked first. A stage costs what the graph that ends with it takes
-longer than the one that ends before it. Its limit is what it must read and write of a clip over
-the bandwidth of a copy, measured in the same run. With a GPU, both it and the CPU are measured.
+longer than the graph that ends before it. With a GPU, both it and the CPU are measured.
 """
 
+import io
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import soundfile
 import torch
+from nvidia.dali import Pipeline
 
-from benchmarks.bench_loader import encoded_clips
-from benchmarks.corpus import CLIP_S, RATE_HZ, make_corpus
-from benchmarks.harness import RESULTS, compare, record, show, write
-from benchmarks.paper_way import check_same
-from benchmarks.stage_ways import (
-    FEATURES,
-    Clips,
-    copy_bandwidth,
-    dali_way,
-    matrix_way,
-    stage_bytes,
-    stage_way,
-    torch_way,
-    torchaudio_way,
+from benchmarks.corpus import CorpusArgs, MemoryClips, make_corpus, read_clips
+from benchmarks.harness import (
+    RATES,
+    RESULTS,
+    Column,
+    Open,
+    Row,
+    compare,
+    record,
+    steady,
+    table,
 )
-from benchmarks.ways import Timing, steady_rate
-from psla_wds import cli
+from benchmarks.papers_way import load, torchaudio_log_mel
+from benchmarks.tables import finish
+from psla_wds import FeatureConfig, cli
+from psla_wds.features.dali import PREFETCH_BATCHES, Feed, FrontEnd, graph_stages
+from psla_wds.features.encoded_batch import EncodedBatch
+from psla_wds.features.log_mel import LogMel, fit, normalise
+from psla_wds.sampling.augment import plain_draws
 from sharding.packing.engines import num_cores
 
-COMPARED_BATCHES = 4
+FEATURES = FeatureConfig()
 CPU = torch.device("cpu")
-
-Open = Callable[[], AbstractContextManager[Iterator[Any]]]
+COMPARED_BATCHES = 4
+LOUD_ENOUGH = (-13.0 - FEATURES.mean) / FEATURES.std
+"""Log-mel below this is rounding near the floor of -15.9, in every implementation."""
+LARGEST_DIFFERENCE = 5e-3
+"""In normalised units; on real clips torchaudio differs by half of it from its own float64."""
+STAGE_COLUMNS = (
+    Column("device", "device"),
+    Column("stage", "name"),
+    Column("us a clip", "us_per_clip", "{:,.0f}", "spread"),
+    Column("spread", "spread", "{:.0%}"),
+)
 
 
 @dataclass(frozen=True)
-class Args:
-    clips: int = 1000
-    """Clips of ten seconds."""
-    batch_size: int = 32
-    repeats: int = 5
-    seconds: float = 1.0
-    """Time that each way is measured for in each round, once it runs steadily."""
-    corpus: Path = Path("data/bench")
-    """Folder of the clips; made if it is not there."""
+class Args(CorpusArgs):
     output: Path = RESULTS / "bench_features.json"
+
+
+def encoded(clips: MemoryClips, iteration: int) -> EncodedBatch:
+    """DALI's input: no clip is mixed or masked, though the graph does the work of both."""
+    audio = clips.batch(iteration)
+    return EncodedBatch.of(plain_draws(np.arange(len(audio))), audio)
+
+
+def decoded(clips: MemoryClips, iteration: int) -> torch.Tensor:
+    """Waveforms (clips, samples), decoded by libsndfile; all clips have one length."""
+    files = (io.BytesIO(clip.data) for clip in clips.batch(iteration))
+    return torch.from_numpy(np.stack([soundfile.read(f, dtype="float32")[0] for f in files]))
 
 
 def measure(args: Args) -> dict[str, Any]:
     """Compare the ways, then the stages; the record for the results folder."""
     devices = [CPU] + ([torch.device("cuda")] if torch.cuda.is_available() else [])
-    index, paths = make_corpus(args.corpus, num_clips=args.clips)
-    clips = Clips(encoded_clips(index), args.batch_size)
-    timing = Timing(args.batch_size, args.seconds, args.repeats)
-    ways = whole_ways(clips, paths, devices)
+    corpus = make_corpus(args.corpus, args.clips)
+    clips = read_clips(corpus, args.batch_size)
+    ways = whole_ways(clips, corpus.paths, devices)
     check_equal(ways)
     for device in devices:
         ways[f"torch, waveforms on the {device.type}"] = partial(matrix_way, clips, device)
     torch.set_num_threads(1)  # of torchaudio, as in a DataLoader worker
-    results = compare(rates(ways, timing), repeats=args.repeats)
+    whole = compare_opened(ways, args)
     torch.set_num_threads(num_cores())
-    content = record(
-        "Decode and log-mel features of 10 s clips",
-        results,
-        codec="flac",
-        clips=args.clips,
-        batch_size=args.batch_size,
-        page_cache="warm",
-        repeats=args.repeats,
-    )
-    clip_bytes = float(index.size.mean())
-    return content | {
-        "stages": [
-            stage for device in devices for stage in stages(clips, clip_bytes, device, timing)
-        ]
-    }
+    stages = [row for device in devices for row in stage_rows(clips, device, args)]
+    tables = [table([Column("", "name"), *RATES], whole), table(STAGE_COLUMNS, stages)]
+    return record("Decode and log-mel features of 10 s FLAC clips, warm page cache", tables, args)
 
 
-def whole_ways(clips: Clips, paths: list[Path], devices: list[torch.device]) -> dict[str, Open]:
-    """All from encoded clips to normalised log-mel; the first is what others are compared with."""
-    cores = num_cores()
+def compare_opened(ways: dict[str, Open], args: Args) -> list[Row]:
+    timing = {"batch_size": args.batch_size, "seconds": args.seconds}
+    rates = {name: steady(opened, **timing) for name, opened in ways.items()}
+    return compare(rates, repeats=args.repeats)
+
+
+def whole_ways(
+    clips: MemoryClips, paths: list[Path], devices: list[torch.device]
+) -> dict[str, Open]:
+    """All from encoded clips to normalised log-mel; the others are compared with the first."""
     ways: dict[str, Open] = {
         "torchaudio, clip by clip, 1 thread": partial(torchaudio_way, paths, clips.batch_size)
     }
     for device in devices:
-        kind = device.type
-        ways[f"torch, batched, {kind}"] = partial(torch_way, clips, device)
-        ways[f"DALI graph, {kind}, 1 thread"] = partial(dali_way, clips, device, threads=1)
-        ways[f"DALI graph, {kind}, {cores} threads"] = partial(
-            dali_way, clips, device, threads=cores
-        )
+        ways[f"torch, batched, {device.type}"] = partial(torch_way, clips, device)
+        for threads in dict.fromkeys((1, num_cores())):
+            name = f"DALI graph, {device.type}, {threads} thread{'s' * (threads > 1)}"
+            ways[name] = partial(dali_way, clips, device, threads=threads)
     return ways
 
 
+@contextmanager
+def torchaudio_way(paths: list[Path], batch_size: int) -> Iterator[Iterator[torch.Tensor]]:
+    """The paper's way: clip by clip, on the CPU."""
+    log_mels = (torchaudio_log_mel(load(path), FEATURES) for path in itertools.cycle(paths))
+    batches = (list(itertools.islice(log_mels, batch_size)) for _ in itertools.count())
+    yield (normalise(torch.stack(batch), FEATURES) for batch in batches)
+
+
+@contextmanager
+def torch_way(clips: MemoryClips, device: torch.device) -> Iterator[Iterator[torch.Tensor]]:
+    """Clips decoded by libsndfile in one thread, then two matrix products on the device."""
+    log_mel = LogMel(FEATURES).to(device)
+    yield (_finished(log_mel(decoded(clips, i).to(device))) for i in itertools.count())
+
+
+@contextmanager
+def matrix_way(clips: MemoryClips, device: torch.device) -> Iterator[Iterator[torch.Tensor]]:
+    """The same on waveforms that lie on the device: the alternative to DALI's later stages."""
+    log_mel, waveforms = LogMel(FEATURES).to(device), decoded(clips, 0).to(device)
+    yield (_finished(log_mel(waveforms)) for _ in itertools.count())
+
+
+def _finished(log_mel: torch.Tensor) -> torch.Tensor:
+    return normalise(fit(log_mel, FEATURES.num_frames), FEATURES)
+
+
+@contextmanager
+def dali_way(
+    clips: MemoryClips, device: torch.device, *, threads: int
+) -> Iterator[Iterator[torch.Tensor]]:
+    """The graph of training."""
+    settings = {"batch_size": clips.batch_size, "num_threads": threads, "device": device}
+    front_end = FrontEnd(partial(encoded, clips), FEATURES, **settings)
+    yield (front_end.run()[0] for _ in itertools.count())
+    del front_end
+
+
 def check_equal(ways: dict[str, Open]) -> None:
-    """All ways give the features of the first."""
-
-    def first_batches(opened: Open) -> torch.Tensor:
+    """Every way gives the features of the first."""
+    found = {}
+    for name, opened in ways.items():
         with opened() as batches:
-            return torch.cat([b.cpu() for b in itertools.islice(batches, COMPARED_BATCHES)])
-
-    reference, *others = (first_batches(opened) for opened in ways.values())
-    for name, features in zip(list(ways)[1:], others, strict=True):
-        check_same(name, features, reference, FEATURES)
-
-
-def rates(ways: dict[str, Open], timing: Timing) -> dict[str, Callable[[], float]]:
-    return {name: lambda o=opened: steady_rate(o(), timing) for name, opened in ways.items()}
+            some = itertools.islice(batches, COMPARED_BATCHES)
+            found[name] = torch.cat([batch.cpu() for batch in some])
+    reference, *_ = found.values()
+    for name, features in found.items():
+        difference = float((features - reference)[reference > LOUD_ENOUGH].abs().max())
+        if difference > LARGEST_DIFFERENCE:
+            raise AssertionError(f"{name} differs by {difference:.2g} from torchaudio")
 
 
-def stages(
-    clips: Clips, clip_bytes: float, device: torch.device, timing: Timing
-) -> list[dict[str, Any]]:
-    """What each stage costs, by graphs that end with it, and at most could do by its bytes.
-
-    Decoding is on the CPU whatever the device.
-    """
-    moved = stage_bytes(clip_bytes, int(CLIP_S * RATE_HZ))
-    ways: dict[str, Open] = {
-        stage: partial(stage_way, clips, device, stage, threads=num_cores()) for stage in moved
-    }
-    bandwidths = {kind: copy_bandwidth(kind) for kind in (CPU, device)}
-    before_us, found = 0.0, []
-    for number, result in enumerate(compare(rates(ways, timing), repeats=timing.repeats)):
-        until_us = 1e6 / result.clips_per_s
-        bandwidth = bandwidths[CPU if number == 0 else device]
-        found.append(
-            asdict(result)
-            | {
-                "device": device.type,
-                "us_per_clip": until_us - before_us,
-                "limit_us_per_clip": 1e6 * moved[result.name] / bandwidth,
-                "bytes_per_clip": moved[result.name],
-                "gb_per_s": bandwidth / 1e9,
-            }
-        )
+def stage_rows(clips: MemoryClips, device: torch.device, args: Args) -> list[Row]:
+    """The cost of each stage, by graphs that end with it. Decoding is on the CPU in any case."""
+    with Pipeline(1, 1, None):
+        feed = Feed(partial(encoded, clips), FEATURES, rolls=False)
+        names = list(graph_stages(feed, FEATURES, CPU))
+    ways: dict[str, Open] = {name: partial(stage_way, clips, device, name) for name in names}
+    before_us, rows = 0.0, []
+    for row in compare_opened(ways, args):
+        until_us = 1e6 / row["clips_per_s"]
+        rows.append(row | {"device": device.type, "us_per_clip": until_us - before_us})
         before_us = until_us
-    return found
+    return rows
+
+
+@contextmanager
+def stage_way(clips: MemoryClips, device: torch.device, stage: str) -> Iterator[Iterator[object]]:
+    """The graph as far as a stage; what only later stages need is not computed."""
+    feed = Feed(partial(encoded, clips), FEATURES, rolls=False)
+    gpu = None if device.type == "cpu" else torch.cuda.current_device()
+    pipeline = Pipeline(clips.batch_size, num_cores(), gpu, prefetch_queue_depth=PREFETCH_BATCHES)
+    with pipeline:
+        pipeline.set_outputs(graph_stages(feed, FEATURES, device)[stage])
+    with warnings.catch_warnings():  # that inputs of later stages are not used
+        warnings.filterwarnings("ignore", message="The external source node")
+        pipeline.build()
+    yield _run(pipeline, feed)
+    del pipeline
+
+
+def _run(pipeline: Pipeline, feed: Feed) -> Iterator[object]:
+    while True:
+        feed.release()
+        outputs = pipeline.run()
+        feed.deliver()
+        yield outputs
 
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m benchmarks.bench_features")
-    content = measure(args)
-    show(content)
-    for stage in content["stages"]:
-        print(
-            f"{stage['device']}, {stage['name']}: {stage['us_per_clip']:,.0f} us a clip, "
-            f"at least {stage['limit_us_per_clip']:,.0f} by its bytes"
-        )
-    write(content, args.output)
+    finish(measure(args), args.output)
 
 
 if __name__ == "__main__":

@@ -5,221 +5,293 @@
 Read: encoded bytes and targets reach the consumer. Decode: float32 waveforms and targets. Features:
 balanced draws, half of them mixed, log-mel, masks. Each loader works on the same clips, which is
 checked, in batches of the same size, at the fastest of its settings. MosaicML Streaming and
-LitData take part if they are installed: in an environment of their own, since they need
-an older NumPy, pip install -c benchmarks/constraints.txt -e '.[bench]'.
+LitData take part where they are installed: they need an older NumPy, and so an environment of
+their own, pip install -c benchmarks/constraints.txt -e '.[bench]'.
 """
 
-from collections.abc import Callable, Iterator
+import itertools
+import os
+import subprocess
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import soundfile
 import torch
+from tqdm import tqdm
 
-from benchmarks.corpus import make_corpus
-from benchmarks.dali_ways import decode_way, memory_way, shard_reader_way
-from benchmarks.harness import RESULTS, machine, show, write
-from benchmarks.our_ways import cat_limit, pread_limit, read_way, waveform_way
-from benchmarks.paper_way import LooseFiles, Recipe, check_same, clip_features, data_loader
-from benchmarks.peers import Work, peer_ways
-from benchmarks.ways import Timing, Way, check_same_clips, measure_level
-from psla_wds import cli
-from psla_wds.audio.decode import decode_pcm
-from psla_wds.features.config import FeatureConfig
-from psla_wds.features.dali import FrontEnd
-from psla_wds.features.encoded_batch import NULL_WAV, EncodedBatch
-from psla_wds.features.log_mel import normalise
-from psla_wds.loading.loader import Loader
-from psla_wds.reading.reader import Reader, ReaderConfig
-from psla_wds.sampling.augment import AugmentConfig
-from psla_wds.sampling.plan import SamplerConfig, clip_weights
-from psla_wds.sampling.schedule import BatchLayout, Plans, TrainingSchedule
-from psla_wds.shards.index import ShardIndex
+from benchmarks.corpus import Corpus, CorpusArgs, make_corpus, read_clips
+from benchmarks.harness import (
+    RATES,
+    RESULTS,
+    WARMUP_BATCHES,
+    Column,
+    Rate,
+    Row,
+    compare,
+    endless,
+    record,
+    steady,
+    table,
+)
+from benchmarks.papers_way import check_same_work, papers_batches
+from benchmarks.peers import (
+    DALI_SETTINGS,
+    WEIGHTED,
+    Clips,
+    Setting,
+    Way,
+    Work,
+    dali_decoder,
+    peer_ways,
+)
+from benchmarks.tables import finish
+from psla_wds import (
+    AugmentConfig,
+    Batch,
+    LoaderConfig,
+    ReaderConfig,
+    SamplerConfig,
+    ShardIndex,
+    cli,
+    training_batches,
+)
+from psla_wds.features.encoded_batch import EncodedBatch
+from psla_wds.reading.read_ahead import ReadAhead
+from psla_wds.sampling.plan import plan_epoch
+from psla_wds.sampling.schedule import BatchLayout, TrainingSchedule
 from sharding.packing.engines import num_cores
 
-FEATURES = FeatureConfig()
-AUGMENT = AugmentConfig()
+PLAIN = AugmentConfig(mixup_rate=0.0, freq_mask=0, time_mask=0)
+"""One clip is read a draw, as by the peers."""
+READER_SETTINGS: tuple[Setting, ...] = tuple(
+    {"threads": threads, "prefetch_batches": prefetch}
+    for threads in (1, 2, 4)
+    for prefetch in (4, 16)
+)
 PREAD_THREADS = (1, 2, 4)
 NUM_COMPARED = 100
 """Clips that every loader must deliver as they are in the shards."""
+LARGEST_DIFFERENCE = 1e-6
+"""Between decoders of the same 16-bit samples, which scale by 2**-15 or by 1 / 32767 rounded."""
 
 Level = Literal["read", "decode", "features"]
 
-Pair = tuple[torch.Tensor, torch.Tensor]
-"""Log-mel and targets of a batch."""
-
 
 @dataclass(frozen=True)
-class Args:
-    clips: int = 1000
-    """Clips of ten seconds."""
-    batch_size: int = 32
-    repeats: int = 5
-    seconds: float = 1.0
-    """Time that each loader is measured for in each round, once it runs steadily."""
+class Args(CorpusArgs):
     levels: tuple[Level, ...] = get_args(Level)
-    """Which are measured."""
-    corpus: Path = Path("data/bench")
-    """Folder of the clips; made if it is not there."""
+    """Levels to measure."""
     output: Path = RESULTS / "bench_loader.json"
 
 
 def measure(args: Args) -> dict[str, Any]:
     """Compare the loaders; the record for the results folder."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    index, paths = make_corpus(args.corpus, num_clips=args.clips)
-    timing = Timing(args.batch_size, args.seconds, args.repeats)
-    results = []
+    corpus = make_corpus(args.corpus, args.clips)
+    tables = []
     for level in args.levels:
+        limits = read_limits(corpus.index, args) if level == "read" else {}
         if level == "features":
-            check_equal(index, paths, device)
-            ways, limits = feature_ways(index, paths, args, device), {}
+            ways = feature_ways(corpus, args.batch_size, device)
         else:
-            ways = ways_to_clips(index, paths, args, decode=level == "decode")
-            limits = read_limits(index, timing) if level == "read" else {}
-        results += measure_level(level, ways, limits, timing)
-    return {
-        "title": "Loader: 10 s clips in batches",
-        "conditions": {
-            "device": device.type,
-            "codec": "flac",
-            "clips": args.clips,
-            "batch_size": args.batch_size,
-            "page_cache": "warm",
-            "repeats": args.repeats,
-        },
-        "machine": machine(),
-        "results": results,
-    }
+            ways = clip_ways(Work(corpus, args.batch_size, decode=level == "decode"))
+        columns = [Column(level, "name"), Column("order", "order"), *RATES]
+        tables.append(table(columns, measure_level(ways, limits, args)))
+    return record("Loader: 10 s FLAC clips in batches, warm page cache", tables, args)
 
 
-def ways_to_clips(index: ShardIndex, paths: list[Path], args: Args, *, decode: bool) -> list[Way]:
+def measure_level(ways: list[Way], limits: dict[str, Rate], args: Args) -> list[Row]:
+    """Find each loader's fastest setting, then compare the loaders and the limits."""
+    facts: dict[str, Row] = {name: {"order": "limit"} for name in limits}
+    best: dict[str, Rate] = {}
+    for way in tqdm(ways, desc="settings", leave=False):
+        settings = [(f"{setting}", partial(way.open, **setting)) for setting in way.settings]
+        rates = {
+            n: steady(o, batch_size=args.batch_size, seconds=args.seconds) for n, o in settings
+        }
+        sweep = {name: rate() if len(rates) > 1 else 0.0 for name, rate in rates.items()}
+        setting = max(sweep, key=sweep.__getitem__)
+        best[way.name] = rates[setting]
+        facts[way.name] = {"order": way.order, "setting": setting, "sweep": sweep}
+    rows = compare(best | limits, repeats=args.repeats)
+    return [row | facts[row["name"]] for row in rows]
+
+
+def clip_ways(work: Work) -> list[Way]:
     """All loaders of bytes or of waveforms, checked, and the limit of those that decode."""
-    clips, size = encoded_clips(index), args.batch_size
-    ways = [
-        *peer_ways(Work(index, paths, args.corpus, size, decode)),
-        shard_reader_way(index, size, decode=decode),
-        *([] if decode else [shard_reader_way(index, size, decode=False, mapped=False)]),
-        *(way(index, size) for way in ((decode_way, waveform_way) if decode else (read_way,))),
-    ]
-    check_clips(ways, index, clips, decode=decode)
-    return [*ways, memory_way(clips, index, size)] if decode else ways
+    ways = [*peer_ways(work), decode_way(work) if work.decode else read_way(work)]
+    check_clips(ways, work)
+    return [*ways, memory_way(work)] if work.decode else ways
 
 
-def encoded_clips(index: ShardIndex) -> list[np.ndarray]:
-    """All clips, in memory."""
-    reader = Reader(index, threads=2)
+def check_clips(ways: list[Way], work: Work) -> None:
+    """Every loader delivers the same bytes or waveforms, and targets, under a clip's id."""
+    index = work.corpus.index
+    rows = range(0, len(index), max(1, len(index) // NUM_COMPARED))
+    row_of = {index.clip_id(row): row for row in rows}
+    for way in ways:
+        met = 0
+        with way.open(**way.settings[0]) as batches:
+            for batch in itertools.islice(batches, 2 * WARMUP_BATCHES):
+                for key, clip, target in zip(batch.keys, batch.clips, batch.targets, strict=True):
+                    clip_id = key if isinstance(key, str) else index.clip_id(key)
+                    if (row := row_of.get(clip_id)) is None:
+                        continue
+                    met += 1
+                    same_labels = (np.asarray(target) == index.targets(np.array([row]))[0]).all()
+                    if not (same_labels and same_clip(clip, work.corpus.paths[row], work.decode)):
+                        raise AssertionError(f"{way.name} delivers another clip as {clip_id}")
+        if not met:
+            raise AssertionError(f"{way.name} delivered none of the {len(row_of)} clips compared")
+
+
+def same_clip(clip: np.ndarray, path: Path, decode: bool) -> bool:
+    """Bytes must be the same, and waveforms but for rounding."""
+    if not decode:
+        return bytes(memoryview(clip)) == path.read_bytes()
+    expected, found = soundfile.read(path, dtype="float32")[0], np.asarray(clip).reshape(-1)
+    return (
+        len(found) == len(expected) and float(np.abs(found - expected).max()) <= LARGEST_DIFFERENCE
+    )
+
+
+@contextmanager
+def open_ahead(work: Work, *, threads: int, prefetch_batches: int) -> Iterator[ReadAhead]:
+    """The reader of training, on balanced draws."""
+    index = work.corpus.index
+    layout = BatchLayout(batch_size=work.batch_size)
+    schedule = TrainingSchedule(index, LoaderConfig(augment=PLAIN), layout, seed=0)
+    config = ReaderConfig(threads=threads, prefetch_batches=prefetch_batches)
+    ahead = ReadAhead(index, schedule, config)
     try:
-        return [clip.copy() for clip in reader.start(np.arange(len(index))).wait()]
+        yield ahead
     finally:
-        reader.close()
+        ahead.close()
 
 
-def read_limits(index: ShardIndex, timing: Timing) -> dict[str, Callable[[], float]]:
-    """What no loader can be faster than in reading."""
-    limits = {
-        f"limit: pread by offset, threads {n}": pread_limit(
-            index, timing.batch_size, threads=n, seconds=timing.seconds
-        )
+def read_way(work: Work) -> Way:
+    """Bytes by weighted draws, with their targets from the index."""
+    index = work.corpus.index
+
+    @contextmanager
+    def opened(**setting: int) -> Iterator[Iterator[Clips]]:
+        with open_ahead(work, **setting) as ahead:
+            batches = map(ahead.batch, itertools.count())
+            yield (Clips(b.draws.rows, b.audio, index.targets(b.draws.rows)) for b in batches)
+
+    return Way("psla-wds", WEIGHTED, opened, READER_SETTINGS)
+
+
+def decode_way(work: Work) -> Way:
+    """The same draws, read by our threads, decoded by DALI's."""
+    index = work.corpus.index
+
+    @contextmanager
+    def opened(**setting: int) -> Iterator[Iterator[Clips]]:
+        with open_ahead(work, threads=2, prefetch_batches=4) as ahead:
+            fed: deque[EncodedBatch] = deque()  # DALI reads the clips of these where they lie
+
+            def source(iteration: int) -> list[np.ndarray]:
+                fed.append(ahead.batch(iteration))
+                return fed[-1].audio
+
+            def labels() -> tuple[np.ndarray, np.ndarray]:
+                rows = fed.popleft().draws.rows
+                return rows, index.targets(rows)
+
+            with dali_decoder(source, labels, work.batch_size, setting) as batches:
+                yield batches
+
+    return Way("psla-wds", WEIGHTED, opened, DALI_SETTINGS)
+
+
+def memory_way(work: Work) -> Way:
+    """DALI's decoder on bytes that lie in memory: the limit of every way that decodes by it."""
+    clips, rows = read_clips(work.corpus, work.batch_size), np.arange(work.batch_size)
+    targets = work.corpus.index.targets(rows)
+
+    def opened(**setting: int) -> Any:
+        return dali_decoder(clips.batch, lambda: (rows, targets), work.batch_size, setting)
+
+    return Way("limit: DALI decode of bytes in memory", "limit", opened, DALI_SETTINGS)
+
+
+def read_limits(index: ShardIndex, args: Args) -> dict[str, Rate]:
+    """The rates that no loader can exceed in reading."""
+    limits: dict[str, Rate] = {
+        f"limit: pread by offset, threads {n}": partial(pread_rate, index, args, n)
         for n in PREAD_THREADS
     }
-    return limits | {"limit: cat of the tars": cat_limit(index, seconds=timing.seconds)}
+    return limits | {"limit: cat of the tars": partial(cat_rate, index, args.seconds)}
 
 
-def check_clips(
-    ways: list[Way], index: ShardIndex, clips: list[np.ndarray], *, decode: bool
-) -> None:
-    """Every loader delivers the same bytes, or the same waveforms, under a clip's id."""
-    rows = range(0, len(index), max(1, len(index) // NUM_COMPARED))
-    expected = {index.clip_id(row): _decoded(clips[row]) if decode else clips[row] for row in rows}
+def pread_rate(index: ShardIndex, args: Args, threads: int) -> float:
+    """Clips per second of a bare loop in each thread: weighted draws, batches of one pread a clip
+    and of labels. Nothing is checked, nothing is handed from thread to thread.
+    """
+    rows = plan_epoch(index, SamplerConfig(), seed=0, epoch=1).rows
+    files = [os.open(str(path), os.O_RDONLY) for path in index.shards]
 
-    def clip_id(key: str | np.integer) -> str:
-        return key if isinstance(key, str) else index.clip_id(key)
+    def read(rows: np.ndarray) -> int:
+        shards, offsets, sizes = (c[rows].tolist() for c in (index.shard, index.offset, index.size))
+        starts = itertools.cycle(range(0, len(rows) - args.batch_size + 1, args.batch_size))
+        for number, start in enumerate(starts, start=1):
+            stop = start + args.batch_size
+            audio = [np.empty(size, np.uint8) for size in sizes[start:stop]]
+            for place, clip in enumerate(audio, start):
+                os.preadv(files[shards[place]], [clip.data], offsets[place])
+            index.targets(rows[start:stop])
+            if time.perf_counter() > ends:
+                return number * args.batch_size
+        return 0
 
-    for way in ways:
-        check_same_clips(way, expected, clip_id)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            started = time.perf_counter()
+            ends = started + args.seconds
+            parts = [rows[number::threads] for number in range(threads)]
+            return sum(pool.map(read, parts)) / (time.perf_counter() - started)
+    finally:
+        for file in files:
+            os.close(file)
 
 
-def _decoded(clip: np.ndarray) -> np.ndarray:
-    """16-bit samples as float32 in [-1, 1)."""
-    return (decode_pcm(clip.data)[0].astype(np.float32) / 2**15).reshape(-1)
+def cat_rate(index: ShardIndex, seconds: float) -> float:
+    """Clips per second at which `cat` gets through the tars, headers and labels included."""
+    command = ["cat", *map(str, index.shards)]
+    started, passes = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        passes += 1
+    return passes * len(index) / (time.perf_counter() - started)
 
 
-def feature_ways(
-    index: ShardIndex, paths: list[Path], args: Args, device: torch.device
-) -> list[Way]:
-    """The paper's way and ours, each with all cores."""
-    files = LooseFiles(
-        paths, torch.from_numpy(index.targets(np.arange(len(index)))), Recipe(FEATURES, AUGMENT)
-    )
-    weights = clip_weights(index)
+def feature_ways(corpus: Corpus, batch_size: int, device: torch.device) -> list[Way]:
+    """The paper's way and ours, each with all cores, checked."""
+    cores = num_cores()
+    config = LoaderConfig(reader=ReaderConfig(decode_threads=cores), device=device)
 
     @contextmanager
-    def papers_way(workers: int) -> Iterator[Iterator[Pair]]:
-        loose = data_loader(files, weights, batch_size=args.batch_size, workers=workers)
-        batches = iter(loose)
-        yield (_on(device, *batch) for batch in batches)
-        del batches  # its workers end with it
+    def ours() -> Iterator[Iterator[Batch]]:
+        with training_batches(corpus.index, batch_size=batch_size, config=config) as epochs:
+            yield endless(epochs)
 
-    @contextmanager
-    def our_way(threads: int) -> Iterator[Iterator[Pair]]:
-        with open_loader(index, args.batch_size, device, threads=threads) as batches:
-            yield (_on(device, batch.log_mel, batch.targets) for batch in batches)
-
-    cores, order = num_cores(), "exact weighted, with replacement"
-    return [
-        Way("paper's way", order, papers_way, ({"workers": cores},)),
-        Way("psla-wds", order, our_way, ({"threads": cores},)),
-    ]
-
-
-def _on(device: torch.device, log_mel: torch.Tensor, targets: torch.Tensor) -> Pair:
-    return log_mel.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-
-
-def open_loader(
-    index: ShardIndex, batch_size: int, device: torch.device, *, threads: int
-) -> Loader:
-    schedule = TrainingSchedule(
-        Plans(index, SamplerConfig(), seed=0),
-        AUGMENT,
-        BatchLayout(batch_size=batch_size),
-        log_mel_shape=(FEATURES.num_frames, FEATURES.num_mels),
-    )
-    return Loader(
-        index,
-        schedule,
-        clips_per_pass=batch_size,
-        features=FEATURES,
-        config=ReaderConfig(decode_threads=threads),
-        device=device,
-    )
-
-
-def check_equal(index: ShardIndex, paths: list[Path], device: torch.device) -> None:
-    """For the same clips, partners and weights, both ways give the same features."""
-    rows = np.arange(8)
-    lam = np.linspace(0.2, 0.8, 8).astype(np.float32)
-    reader = Reader(index, threads=2)
-    clips, partners = reader.start(rows).wait(), reader.start(rows + 8).wait()
-    reader.close()
-    partners[:2], lam[:2] = [NULL_WAV] * 2, 1.0
-    batch = EncodedBatch(clips, partners, lam, np.zeros((8, 4), np.int32))
-    front_end = FrontEnd(lambda _: batch, FEATURES, batch_size=8, num_threads=1, device=device)
-    ours = front_end.run().cpu()
-    for row in rows:
-        partner = paths[row + 8] if row >= 2 else None
-        theirs = clip_features(paths[row], partner, float(lam[row]), FEATURES)
-        check_same(f"clip {row}", ours[row], normalise(theirs, FEATURES), FEATURES)
+    papers = partial(papers_batches, corpus, batch_size, config, workers=cores)
+    check_same_work({"paper's way": papers, "psla-wds": ours})
+    return [Way("paper's way", WEIGHTED, papers), Way("psla-wds", WEIGHTED, ours)]
 
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m benchmarks.bench_loader")
-    content = measure(args)
-    show(content)
-    write(content, args.output)
+    finish(measure(args), args.output)
 
 
 if __name__ == "__main__":

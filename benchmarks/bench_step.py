@@ -5,116 +5,217 @@
 On a GPU at the paper's size (EfficientNet-B2, 1056 frames, batch 100) and with one setting after
 another changed; on a CPU at a small size. All steps are of 527 classes, on balanced draws of 10 s
 clips, half of them mixed, masked; that all ways feed such batches is checked first. The paper's way
-is float32, eager, with features by torchaudio in the workers of a DataLoader. Ends with a
-projection of the paper's schedules, by the operations that model_cost counts.
+is float32, eager, with features by torchaudio in the workers of a DataLoader.
 """
 
+import itertools
 import statistics
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 
-from benchmarks.corpus import make_corpus
-from benchmarks.harness import RESULTS, compare, machine, write
-from benchmarks.model_cost import Cost, cost
-from benchmarks.step_ways import (
-    RESIDENT_WARMUP,
-    Change,
-    Sources,
-    Steps,
-    check_same_work,
-    new_learner,
-    official_learner,
+from benchmarks.corpus import Corpus, CorpusArgs, make_corpus
+from benchmarks.harness import (
+    RATES,
+    RESULTS,
+    WARMUP_BATCHES,
+    Column,
+    Open,
+    compare,
+    endless,
+    record,
+    synchronize,
+    table,
 )
-from benchmarks.table_forms import steps as steps_table
-from psla_wds import cli
-from psla_wds.features.config import FeatureConfig
+from benchmarks.papers_way import check_same_work, papers_batches
+from benchmarks.tables import finish
+from psla_wds import Batch, FeatureConfig, LoaderConfig, cli, training_batches
+from psla_wds.models.audio_tagger import build_model
 from psla_wds.models.config import ModelConfig
+from psla_wds.progress import DataTimer, Interval
+from psla_wds.runtime.distributed import World
+from sharding.packing.engines import num_cores
 from train.config import TrainConfig
-from train.recipes import AUDIOSET_FULL, RECIPES
+from train.learner import Learner
+from train.optimizer import Moment
+from train.recipes import AUDIOSET_FULL
 
+NUM_CLASSES = 527
 RESIDENT, LOADER, PAPER = "data on the device: the limit", "psla-wds loader", "paper's way"
-H200_TFLOP_PER_S, H200_GB_PER_S = 989.0, 4800.0
-COUNTED_CLIPS = 4
-"""Of a pass whose cost is counted: few, since it is the same for each but for the weights."""
-PAPERS_CLIPS = {"audioset-full": 1_953_082, "audioset-balanced": 20_785, "fsd50k": 37_134}
-"""Clips that the paper's authors could get (PSLA table I), each drawn once an epoch on average."""
-ON_GPU: tuple[Change, ...] = (
-    "float32",
-    "float16",
-    "contiguous",
-    "compile",
-    "cuda-graphs",
-    "default-adam",
+RESIDENT_BATCHES = 4
+RESIDENT_WARMUP = 4
+"""Steps; a captured graph is replayed from the third on."""
+COLUMNS = (
+    Column("", "name"),
+    Column("clips/s", "clips_per_s", "{:,.1f}", "spread"),
+    Column("of the limit", "speed_up", "{:.0%}", "speed_up_spread"),
+    Column("data_wait", "data_wait", "{:.1%}"),
+    RATES[2],
 )
+
+ON_GPU = torch.cuda.is_available()
+Change = Literal["float32", "float16", "contiguous", "compile", "cuda-graphs", "default-adam"]
 
 
 @dataclass(frozen=True)
-class Args:
-    """What is None depends on the device."""
+class Args(CorpusArgs):
+    """Defaults are the paper's size on a GPU, and a small one on a CPU."""
 
-    clips: int = 1000
-    """Clips of ten seconds that are drawn from."""
-    backbone: str | None = None
-    """efficientnet-b2 on a GPU, else efficientnet-b0; both with the paper's four heads."""
-    num_frames: int | None = None
-    """1056 on a GPU, else 256."""
-    batch_size: int | None = None
-    """100 on a GPU, else 16."""
-    changes: tuple[Change, ...] | None = None
-    """Settings changed one by one, with data on the device; all on a GPU, else none. contiguous:
-    not channels_last. default-adam: what torch chooses, not the fused one."""
-    tflop_per_s: float | None = None
-    """Peak of the device, to state the share reached; NVIDIA's for an H200 in bfloat16 (989) on a
-    GPU, else no share is stated."""
-    gb_per_s: float | None = None
-    """Bandwidth of its memory, likewise; 4800 on a GPU."""
-    repeats: int = 5
+    backbone: str = "efficientnet-b2" if ON_GPU else "efficientnet-b0"
+    """Network, with the paper's four heads."""
+    num_frames: int = 1056 if ON_GPU else 256
+    batch_size: int = 100 if ON_GPU else 16
+    changes: tuple[Change, ...] = get_args(Change) if ON_GPU else ()
+    """Settings to change one by one, with data on the device. contiguous: not channels_last.
+    default-adam: torch's choice, not the fused one."""
     seconds: float = 5.0
     """Time that each way is measured for in each round, once it runs steadily."""
-    corpus: Path = Path("data/bench")
-    """Folder of the clips; made if it is not there."""
     output: Path = RESULTS / "bench_step.json"
 
-    def for_device(self, device: torch.device) -> "Args":
-        """With a value for all that depends on the device; None is left where there is none."""
-        on_gpu = device.type == "cuda"
-        defaults = {
-            "backbone": "efficientnet-b2" if on_gpu else "efficientnet-b0",
-            "num_frames": 1056 if on_gpu else 256,
-            "batch_size": 100 if on_gpu else 16,
-            "changes": ON_GPU if on_gpu else (),
-            "tflop_per_s": H200_TFLOP_PER_S if on_gpu else None,
-            "gb_per_s": H200_GB_PER_S if on_gpu else None,
-        }
-        missing = {n: value for n, value in defaults.items() if getattr(self, n) is None}
-        return replace(self, **missing)
+
+@dataclass(frozen=True)
+class Sources:
+    """The ways to feed a step: clips and recipe of all of them, and the device of the step."""
+
+    corpus: Corpus
+    config: TrainConfig
+    device: torch.device
+
+    @property
+    def _loader_config(self) -> LoaderConfig:
+        return LoaderConfig(
+            augment=self.config.augment, features=self.config.features, device=self.device
+        )
+
+    @contextmanager
+    def loader(self) -> Iterator[Iterator[Batch]]:
+        """The loader of training."""
+        index, size = self.corpus.index, self.config.batch_size
+        with training_batches(index, batch_size=size, config=self._loader_config) as epochs:
+            yield map(_widened, endless(epochs))
+
+    @contextmanager
+    def resident(self) -> Iterator[Iterator[Batch]]:
+        """A few batches of the loader that lie on the device already: nothing is waited for."""
+        with self.loader() as batches:
+            some = [
+                replace(batch, log_mel=batch.log_mel.clone())
+                for batch in itertools.islice(batches, RESIDENT_BATCHES)
+            ]
+        yield itertools.cycle(some)
+
+    @contextmanager
+    def papers_way(self) -> Iterator[Iterator[Batch]]:
+        """Features by torchaudio in the workers of a DataLoader, one for each core."""
+        size, config = self.config.batch_size, self._loader_config
+        with papers_batches(self.corpus, size, config, workers=num_cores()) as batches:
+            yield map(_widened, batches)
+
+
+def _widened(batch: Batch) -> Batch:
+    """The batch with the paper's number of classes; no clip carries those that are added."""
+    missing = NUM_CLASSES - batch.targets.shape[1]
+    return replace(batch, targets=F.pad(batch.targets, (0, missing)))
+
+
+@dataclass
+class Steps:
+    """Steps of one learner on the batches of one source."""
+
+    learner: Learner
+    open: Open
+    batch_size: int
+    seconds: float
+    warmup: int = WARMUP_BATCHES
+    """Steps before the clock starts: they use up what was read ahead."""
+    data_waits: list[float] = field(default_factory=list)
+    """Share of the time that the step waited for batches, of each measurement."""
+    step: int = 0
+
+    def rate(self) -> float:
+        """Clips per second, once it runs steadily."""
+        with self.open() as batches:
+            timer = DataTimer(batches)
+            for _ in range(self.warmup):
+                self._step(timer)
+            synchronize()
+            interval = Interval(timer)
+            while interval.elapsed_s < self.seconds:
+                interval.clips += self._step(timer)
+            synchronize()
+            clips_per_s, data_wait = interval.clips_per_s, interval.data_wait
+        self.data_waits.append(data_wait)
+        return clips_per_s
+
+    def _step(self, batches: Iterator[Batch]) -> int:
+        self.learner.step(batches, Moment(self.step, epoch=1, total_steps=10**9))
+        self.step += 1
+        return self.batch_size
+
+
+def new_learner(config: TrainConfig, device: torch.device, change: Change | None = None) -> Learner:
+    """A learner of random weights, with at most one thing changed."""
+    match change:
+        case "float32" | "float16":
+            config = replace(config, precision=change)
+        case "compile":
+            config = replace(config, compile="default")
+        case "cuda-graphs":
+            config = replace(config, compile="reduce-overhead")
+    torch.manual_seed(config.seed)
+    world = World(rank=0, size=1, device=device)
+    learner = Learner(config, world, build_model(config.model, NUM_CLASSES))
+    if change == "contiguous":
+        learner.model.to(memory_format=torch.contiguous_format)
+    if change == "default-adam":
+        unfuse(learner)
+    return learner
+
+
+def unfuse(learner: Learner) -> None:
+    """Let torch choose Adam's implementation, as it does where nobody asks for a fused one."""
+    for group in learner.optimizer.param_groups:
+        group["fused"] = None
+
+
+def papers_learner(config: TrainConfig, device: torch.device) -> Learner:
+    """A learner in float32, eager, with torch's own memory format and Adam."""
+    learner = new_learner(replace(config, precision="float32", compile="off"), device, "contiguous")
+    unfuse(learner)
+    return learner
 
 
 def measure(args: Args) -> dict[str, Any]:
-    """Check, measure, project; the record for the results folder."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    args = args.for_device(device)
-    config = step_config(args, device)
-    index, paths = make_corpus(args.corpus, num_clips=args.clips)
-    sources = Sources(index, paths, config, device)
-    feeds = {LOADER: sources.loader, RESIDENT: sources.resident, PAPER: sources.papers_way}
-    check_same_work(feeds)
+    """Check and measure; the record for the results folder."""
+    device = torch.device("cuda" if ON_GPU else "cpu")
+    config = step_config(args)
+    sources = Sources(make_corpus(args.corpus, args.clips), config, device)
+    check_same_work({LOADER: sources.loader, RESIDENT: sources.resident, PAPER: sources.papers_way})
     ways = ways_to_train(sources, args)
-    results = compare({n: steps.rate for n, steps in ways.items()}, repeats=args.repeats)
-    waits = {n: statistics.median(steps.data_waits[1:]) for n, steps in ways.items()}
-    rates = {result.name: result.clips_per_s for result in results}
-    counted = cost_of(config.model, config.features.num_frames)
-    return {
-        "title": f"Steps of {args.backbone}, {args.num_frames} frames, batch {args.batch_size}",
-        "conditions": conditions(args, config, device),
-        "machine": machine(),
-        "results": [asdict(result) | {"data_wait": waits[result.name]} for result in results],
-        "limit": shares_of_peak(args, counted, rates[RESIDENT]),
-        "projections": projections(counted, rates),
-    }
+    rows = compare({name: steps.rate for name, steps in ways.items()}, repeats=args.repeats)
+    for row in rows:
+        row["data_wait"] = statistics.median(ways[row["name"]].data_waits[1:])
+    size = f"{args.num_frames} frames, batch {args.batch_size}, {config.precision}"
+    return record(f"Steps of {args.backbone}, {size}", [table(COLUMNS, rows)], args)
+
+
+def step_config(args: Args) -> TrainConfig:
+    """The recipe of the full AudioSet at the size that is measured, from random weights."""
+    paper = AUDIOSET_FULL
+    time_mask = paper.augment.time_mask * args.num_frames // paper.features.num_frames
+    return replace(
+        paper,
+        precision="bfloat16" if ON_GPU else "float32",
+        batch_size=args.batch_size,
+        features=FeatureConfig(num_frames=args.num_frames),
+        augment=replace(paper.augment, time_mask=time_mask),
+        model=ModelConfig(backbone=args.backbone, initial_weights="none"),
+    )
 
 
 def ways_to_train(sources: Sources, args: Args) -> dict[str, Steps]:
@@ -123,93 +224,19 @@ def ways_to_train(sources: Sources, args: Args) -> dict[str, Steps]:
     timing = {"batch_size": config.batch_size, "seconds": args.seconds}
     on_device = timing | {"open": sources.resident, "warmup": RESIDENT_WARMUP}
     learner = new_learner(config, device)
-    return {
+    ways = {
         RESIDENT: Steps(learner, **on_device),
         LOADER: Steps(learner, open=sources.loader, **timing),
-        PAPER: Steps(official_learner(config, device), open=sources.papers_way, **timing),
-    } | {
-        f"limit, {change}": Steps(new_learner(config, device, change), **on_device)
-        for change in args.changes or ()
+        PAPER: Steps(papers_learner(config, device), open=sources.papers_way, **timing),
     }
-
-
-def step_config(args: Args, device: torch.device) -> TrainConfig:
-    """The recipe of the full AudioSet at the size that is measured, from random weights."""
-    assert args.backbone and args.num_frames and args.batch_size
-    paper = AUDIOSET_FULL
-    time_mask = paper.augment.time_mask * args.num_frames // paper.features.num_frames
-    return replace(
-        paper,
-        precision="bfloat16" if device.type == "cuda" else "float32",
-        batch_size=args.batch_size,
-        features=FeatureConfig(num_frames=args.num_frames),
-        augment=replace(paper.augment, time_mask=time_mask),
-        model=ModelConfig(backbone=args.backbone, initial_weights="none"),
-    )
-
-
-def conditions(args: Args, config: TrainConfig, device: torch.device) -> dict[str, Any]:
-    return {
-        "device": device.type,
-        "precision": config.precision,
-        "backbone": args.backbone,
-        "num_frames": args.num_frames,
-        "batch_size": args.batch_size,
-        "clips": args.clips,
-        "codec": "flac",
-        "page_cache": "warm",
-        "repeats": args.repeats,
-    }
-
-
-def cost_of(model: ModelConfig, num_frames: int) -> Cost:
-    return cost(model.backbone, model.head, batch_size=COUNTED_CLIPS, num_frames=num_frames)
-
-
-def shares_of_peak(args: Args, counted: Cost, clips_per_s: float) -> dict[str, float | None]:
-    """What a rate makes of the device: operations, and bytes that cannot be fused away.
-
-    The bytes are counted with the trunk in bfloat16.
-    """
-    tflop_per_s = clips_per_s * counted.training_gflop / 1e3
-    gb_per_s = clips_per_s * counted.fused_mib * 2**20 / 1e9
-    return {
-        "tflop_per_s": tflop_per_s,
-        "tflop_per_s_peak": args.tflop_per_s,
-        "gb_per_s": gb_per_s,
-        "gb_per_s_peak": args.gb_per_s,
-    }
-
-
-def projections(counted: Cost, rates: dict[str, float]) -> list[dict[str, Any]]:
-    """Hours that the paper's schedules would take at rates that were measured.
-
-    Their clips cost as many of those measured as they need more operations, which is exact for
-    the network and frames that were measured, and an extrapolation for others.
-    """
-    rows = []
-    for name, clips in PAPERS_CLIPS.items():
-        recipe = RECIPES[name][1]
-        presented = clips // recipe.batch_size * recipe.batch_size * recipe.epochs
-        own = cost_of(recipe.model, recipe.features.num_frames)
-        relative = own.training_gflop / counted.training_gflop
-        rows.append(
-            {
-                "kind": "projection",
-                "schedule": name,
-                "clips": presented,
-                "cost": relative,
-                "hours": {way: presented * relative / rates[way] / 3600 for way in (LOADER, PAPER)},
-            }
-        )
-    return rows
+    for change in args.changes:
+        ways[f"limit, {change}"] = Steps(new_learner(config, device, change), **on_device)
+    return ways
 
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m benchmarks.bench_step")
-    content = measure(args)
-    print(steps_table(content))
-    write(content, args.output)
+    finish(measure(args), args.output)
 
 
 if __name__ == "__main__":

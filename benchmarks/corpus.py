@@ -1,40 +1,89 @@
-"""The clips that benchmarks work on: ten seconds each, 16 kHz, loose and as shards."""
+"""The clips that benchmarks work on: ten seconds of 16 kHz FLAC, as shards and as loose files."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
+import numpy as np
 
-from psla_wds.audio.decode import encode_clip, load_clip
-from psla_wds.shards.index import ShardIndex
-from psla_wds.shards.index_files import open_indexes
-from sharding.build import PackConfig, build
-from sharding.sources import AudioSetSource
-from sharding.synthesize import Args, synthesize
+from benchmarks.harness import run_module
+from psla_wds import ShardIndex, open_indexes
+from psla_wds.errors import ConfigError
 
 CLIP_S = 10.0
 RATE_HZ = 16_000
 
 
-def make_corpus(folder: Path, *, num_clips: int) -> tuple[ShardIndex, list[Path]]:
-    """Synthetic clips as shards, and the same clips as loose FLAC files in the index's order.
+@dataclass(frozen=True)
+class CorpusArgs:
+    """Arguments of the benchmarks that feed clips to something."""
 
-    What lies there already is used again.
-    """
-    source, loose, shards = folder / "source", folder / "loose", folder / "shards"
+    clips: int = 1000
+    """Number of clips, each ten seconds long."""
+    batch_size: int = 32
+    repeats: int = 5
+    seconds: float = 1.0
+    """Time that each way is measured for in each round, once it runs steadily."""
+    corpus: Path = Path("data/bench")
+    """Folder of the clips. It is made where it does not exist, and used as it is where it does."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The same clips twice."""
+
+    folder: Path
+    index: ShardIndex
+    paths: list[Path]
+    """A loose file for each row of the index, with the same bytes."""
+
+
+def make_corpus(folder: Path, num_clips: int) -> Corpus:
+    """Synthetic clips as shards and as loose files; `ConfigError` if there are others."""
+    source, shards = folder / "source", folder / "shards"
     if not (source / "segments.csv").exists():
-        synthesize(Args(output=source, clips=num_clips, seed=0, clip_s=CLIP_S))
-    audioset = AudioSetSource(
-        segments=source / "segments.csv",
-        audio_root=source / "audio",
-        class_labels=source / "class_labels_indices.csv",
-    )
-    build(audioset, PackConfig(output=shards, clips_per_shard=500))
+        settings = ("--clips", num_clips, "--seed", 0, "--clip-s", CLIP_S)
+        run_module("sharding.synthesize", source, *settings)
+    if not (shards / "index").exists():
+        per_shard = min(500, max(1, num_clips // 4))  # a shard for each worker of a peer
+        run_module(
+            *("sharding.build", "audioset", "--segments", source / "segments.csv"),
+            *("--audio-root", source / "audio", "--output", shards, "--clips-per-shard", per_shard),
+            *("--class-labels", source / "class_labels_indices.csv"),
+        )
     index = open_indexes([str(shards)])
-    loose.mkdir(exist_ok=True)
-    paths = [loose / f"{index.clip_id(row)}.flac" for row in range(len(index))]
-    files = {clip.clip_id: clip.path for clip in audioset.read()[1]}
-    for row, path in enumerate(tqdm(paths, desc="loose files")):
+    if len(index) != num_clips:
+        raise ConfigError(
+            f"the corpus has {len(index)} clips, not {num_clips}",
+            where=folder,
+            fix=f"set --clips {len(index)}, or another folder by --corpus",
+        )
+    return Corpus(folder, index, loose_files(index, folder / "loose"))
+
+
+def loose_files(index: ShardIndex, folder: Path) -> list[Path]:
+    """Copy the clips out of the shards, where this was not done before."""
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"{index.clip_id(row)}.flac" for row in range(len(index))]
+    for row, path in enumerate(paths):
         if not path.exists():
-            waveform = load_clip(files[index.clip_id(row)], sample_rate_hz=RATE_HZ)
-            path.write_bytes(encode_clip(waveform, sample_rate_hz=RATE_HZ, codec="flac"))
-    return index, paths
+            with open(str(index.shards[index.shard[row]]), "rb") as tar:
+                tar.seek(int(index.offset[row]))
+                path.write_bytes(tar.read(int(index.size[row])))
+    return paths
+
+
+class MemoryClips:
+    """Encoded clips in memory, cut into batches that come again and again."""
+
+    def __init__(self, clips: list[np.ndarray], batch_size: int) -> None:
+        """`clips` are uint8 (bytes,)."""
+        self._clips, self.batch_size = clips, batch_size
+        self._starts = range(0, len(clips) - batch_size + 1, batch_size)
+
+    def batch(self, iteration: int) -> list[np.ndarray]:
+        start = self._starts[iteration % len(self._starts)]
+        return self._clips[start : start + self.batch_size]
+
+
+def read_clips(corpus: Corpus, batch_size: int) -> MemoryClips:
+    return MemoryClips([np.fromfile(path, np.uint8) for path in corpus.paths], batch_size)

@@ -1,11 +1,15 @@
-"""One harness for every benchmark: times, reports, and records the machine."""
+"""The harness of all benchmarks: ways measured in turn, facts of the machine, records."""
 
+import itertools
 import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,50 +22,69 @@ from psla_wds.runtime.environment import environment, version
 RESULTS = Path(__file__).parent / "results"
 PEERS = ("webdataset", "mosaicml-streaming", "litdata")
 PACKAGES = ("torch", "torchaudio", "nvidia-dali-cuda130", "numpy", "soundfile", "psla-wds", *PEERS)
-MAX_SPREAD = 0.1
+WARMUP_BATCHES = 12
+"""More than any loader here reads ahead: after them it is as fast as it can stay."""
+
+Rate = Callable[[], float]
+"""Measures once, and returns clips per second."""
+Open = Callable[[], AbstractContextManager[Iterator[Any]]]
+"""Opens endless batches; whatever it started ends with the context."""
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Result:
-    """What one of the things compared reached."""
+class Column:
+    """A column of a record's table."""
 
     name: str
-    clips_per_s: float
-    """Median over the repeats."""
-    spread: float
-    """(fastest - slowest) / median; above 0.1 the machine was busy: measure again."""
-    speed_up: float
-    """Over the first of the things compared."""
+    key: str
+    """Where a row has the value."""
+    form: str = "{}"
+    """For `str.format`. A column of numbers has a form of its own, one of text the default."""
+    spread: str = ""
+    """Where a row has the spread of this value; empty: the value does not vary."""
 
 
-def compare(
-    ways: dict[str, Callable[[], float]], *, warmup: int = 1, repeats: int = 5
-) -> list[Result]:
+RATES = (
+    Column("clips/s", "clips_per_s", "{:,.0f}", "spread"),
+    Column("speed-up", "speed_up", "{:.2f}x", "speed_up_spread"),
+    Column("spread", "spread", "{:.0%}"),
+)
+
+
+def compare(ways: dict[str, Rate], *, warmup: int = 1, repeats: int = 5) -> list[Row]:
     """Measure the ways in turn, round after round, so that a drift of the machine meets them all.
 
-    A way gives its clips per second. It leaves no work pending, which would slow down the next.
+    A row has the median of a way's clips per second, and of its speed-up over the first way in the
+    same round, each with its spread. A way leaves no work pending, which would slow down the next.
     """
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    for round_ in tqdm(range(warmup + repeats), desc="rounds", leave=False):
+    for number in tqdm(range(warmup + repeats), desc="rounds", leave=False):
         for name, rate in ways.items():
             clips_per_s = rate()
-            if round_ >= warmup:
+            if number >= warmup:
                 rates[name].append(clips_per_s)
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    baseline = next(iter(medians.values()))
-    return [
-        Result(
-            name,
-            medians[name],
-            (max(values) - min(values)) / medians[name],
-            medians[name] / baseline,
+    first = next(iter(rates.values()))
+    rows = []
+    for name, values in rates.items():
+        clips_per_s, spread = median_and_spread(values)
+        ratios = [value / base for value, base in zip(values, first, strict=True)]
+        speed_up, speed_up_spread = median_and_spread(ratios)
+        rows.append(
+            {"name": name, "clips_per_s": clips_per_s, "spread": spread}
+            | {"speed_up": speed_up, "speed_up_spread": speed_up_spread}
         )
-        for name, values in rates.items()
-    ]
+    return rows
 
 
-def timed(body: Callable[[], int]) -> Callable[[], float]:
-    """The clips per second of a body that processes as many clips as it returns."""
+def median_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """The median, and (largest - smallest) / median."""
+    median = statistics.median(values)
+    return median, (max(values) - min(values)) / median
+
+
+def timed(body: Callable[[], int]) -> Rate:
+    """The clips per second of a body that returns how many clips it processed."""
 
     def rate() -> float:
         started = time.perf_counter()
@@ -72,44 +95,67 @@ def timed(body: Callable[[], int]) -> Callable[[], float]:
     return rate
 
 
+def steady(opened: Open, *, batch_size: int, seconds: float) -> Rate:
+    """The clips per second of batches, once those that were read ahead are used up.
+
+    Each loader is opened for its own measurement only: one that reads ahead while another is
+    measured would gain what the other loses.
+    """
+
+    def rate() -> float:
+        with opened() as batches:
+            for _ in itertools.islice(batches, WARMUP_BATCHES):
+                pass
+            synchronize()
+            started, taken = time.perf_counter(), 0
+            for _ in batches:
+                taken += 1
+                if time.perf_counter() - started > seconds:
+                    break
+            synchronize()
+            return taken * batch_size / (time.perf_counter() - started)
+
+    return rate
+
+
+def endless(epochs: Iterable[Any]) -> Iterator[Any]:
+    """The batches of a loader's epochs, one epoch after another; each iteration is an epoch."""
+    return itertools.chain.from_iterable(itertools.repeat(epochs))
+
+
 def synchronize() -> None:
-    """Wait for the GPU, if there is one: its work is done later than it is asked for."""
+    """Wait for the GPU, if there is one: its work ends later than the call that starts it."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
-def record(title: str, results: list[Result], **conditions: object) -> dict[str, Any]:
-    """What is written to the results folder; `conditions` say what was measured, and how."""
+def run_module(module: str, *words: object) -> None:
+    """Run a command of this project in a process of its own; its stdout is dropped."""
+    command = [sys.executable, "-m", module, *map(str, words)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def table(columns: Sequence[Column], rows: list[Row]) -> dict[str, Any]:
+    """A table of a record. Rows may hold more than the columns show."""
+    return {"columns": [asdict(column) for column in columns], "rows": rows}
+
+
+def record(
+    title: str, tables: list[dict[str, Any]], args: Any, *, notes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The content of a results file; `args` are the arguments of the benchmark."""
+    conditions = {k: v for k, v in asdict(args).items() if not isinstance(v, Path)}
     return {
         "title": title,
         "conditions": conditions,
         "machine": machine(),
-        "results": [asdict(result) for result in results],
+        "notes": list(notes),
+        "tables": tables,
     }
 
 
-def show(content: dict[str, Any]) -> None:
-    """Print a record as a table, with a note on what should be measured again."""
-    print(content["title"])
-    print(f"{'':<44}{'clips/s':>10}{'speed-up':>10}{'spread':>8}")
-    for before, r in zip([{}, *content["results"]], content["results"], strict=False):
-        if r.get("level") != before.get("level"):
-            print(f"{r['level']}:")
-        rates = f"{r['clips_per_s']:>10,.0f}{r['speed_up']:>9.2f}x{r['spread']:>8.0%}"
-        print(f"{r['name']:<44}{rates}")
-    for r in content["results"]:
-        if r["spread"] > MAX_SPREAD:
-            print(f"note: {r['name']} varied by {r['spread']:.0%}: measure again, machine idle")
-
-
-def write(content: object, output: Path) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {output}; next: python -m benchmarks.tables")
-
-
 def machine() -> dict[str, Any]:
-    """What the numbers depend on."""
+    """The facts that the numbers depend on."""
     return environment() | {
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
@@ -123,3 +169,8 @@ def _cpu_name() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor()
+
+
+def write(content: dict[str, Any], output: Path) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,56 +1,85 @@
-"""Loaders of others, each fed the same clips in the form that it wants.
+"""Loaders of others below the level of features, each fed the same clips in the form it wants.
 
-All but DALI's hand batches over from the worker processes of a torch DataLoader. Each packs a batch
-into one buffer there, which is the fastest hand-over that we found for any of them.
+All but DALI's hand batches over from the worker processes of a torch DataLoader. Clips are packed
+into one buffer there, the fastest hand-over that we found for any of these loaders.
 """
 
 import io
+import itertools
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 import torch
 import webdataset
-from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
+from nvidia.dali import Pipeline, fn
+from nvidia.dali.types import DALIDataType
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from benchmarks.paper_way import NEVER_ENDS
-from benchmarks.ways import Batch, Setting, Way
-from psla_wds.sampling.plan import clip_weights
-from psla_wds.shards.index import ShardIndex
+from benchmarks.corpus import Corpus
+from benchmarks.papers_way import balanced_sampler, use_one_thread
+from sharding.packing.engines import num_cores
 
 logger = logging.getLogger("peers")
 
-SETTINGS: tuple[Setting, ...] = (
-    {"workers": 0, "prefetch": 0},
+Setting = dict[str, int]
+WORKERS: tuple[Setting, ...] = (
+    {"workers": 0},
     {"workers": 1, "prefetch": 4},
     {"workers": 2, "prefetch": 2},
     {"workers": 2, "prefetch": 8},
 )
-SHUFFLE_BUFFER = 1000
-MOSAICML_EPOCH = 500_000
-"""Clips; more than are read while it is measured."""
+DALI_SETTINGS: tuple[Setting, ...] = tuple(
+    {"threads": threads, "depth": depth}
+    for threads in sorted({1, num_cores(), 2 * num_cores()})
+    for depth in (2, 4)
+)
+WEIGHTED = "exact weighted, with replacement"
+SHUFFLE_BUFFER, DALI_BUFFER = 1000, 500
+CHUNK_BYTES = 64 * 2**20
+
 Sample = tuple[str, Any, np.ndarray]
 """Clip id, encoded bytes, positions of its classes."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """What the peers are to deliver, from which clips."""
+class Way:
+    """A loader at one level of work."""
 
-    index: ShardIndex
-    paths: list[Path]
-    """The clips as loose files, in the order of the index."""
-    folder: Path
-    """For the copies of the clips in the formats of others."""
+    name: str
+    order: str
+    """The order of clips that it delivers."""
+    open: Callable[..., Any]
+    """Opens endless batches (`harness.Open`), given a setting."""
+    settings: tuple[Setting, ...] = ({},)
+    """Settings to try; the fastest is measured."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The clips that a loader delivers, as bytes or decoded."""
+
+    corpus: Corpus
     batch_size: int
     decode: bool
+
+
+@dataclass(frozen=True)
+class Clips:
+    """A batch, whichever loader it comes from."""
+
+    keys: Any
+    """Clip ids, or rows of the index."""
+    clips: list[np.ndarray]
+    """Encoded bytes, or float32 waveforms."""
+    targets: np.ndarray | torch.Tensor
+    """float32 (clips, classes), 1 where a clip carries a class."""
 
 
 @dataclass(frozen=True)
@@ -78,45 +107,63 @@ class Collate:
 def _shared(clips: list[np.ndarray], length: int) -> torch.Tensor:
     """The clips one after another, in memory that another process can map: written once."""
     dtype = torch.from_numpy(clips[0][:0].copy()).dtype
-    if torch.utils.data.get_worker_info() is None:
-        buffer = torch.empty(length, dtype=dtype)
+    buffer = torch.empty(0, dtype=dtype)
+    if get_worker_info() is None:
+        buffer.resize_(length)
     else:
-        size = length * dtype.itemsize
-        storage = torch.UntypedStorage._new_shared(size)
-        buffer = torch.empty(0, dtype=dtype).set_(storage, 0, (length,))
+        storage = torch.UntypedStorage._new_shared(length * dtype.itemsize)
+        buffer.set_(storage, 0, (length,))
     np.concatenate(clips, out=buffer.numpy())
     return buffer
 
 
 @contextmanager
-def torch_batches(
-    samples: Dataset[Sample], work: Work, sampler: Any, setting: Setting
-) -> Iterator[Iterator[Batch]]:
+def _worker_batches(
+    samples: Dataset[Sample], work: Work, setting: Setting, sampler: Any = None
+) -> Iterator[Iterator[Clips]]:
     """Batches of a torch DataLoader, whose workers end with the context."""
-    workers = setting["workers"]
     loader: DataLoader[Any] = DataLoader(
         samples,
         work.batch_size,
         sampler=sampler,
-        num_workers=workers,
-        prefetch_factor=setting["prefetch"] if workers else None,
-        collate_fn=Collate(len(work.index.classes), work.decode),
+        num_workers=setting["workers"],
+        prefetch_factor=setting.get("prefetch"),
+        collate_fn=Collate(len(work.corpus.index.classes), work.decode),
         drop_last=True,
-        worker_init_fn=_one_thread,
+        worker_init_fn=use_one_thread,
     )
     batches = iter(loader)
-    yield (_unpack(*batch) for batch in batches)
+    yield (_unpacked(*batch) for batch in batches)
     del batches, loader
 
 
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)
+def _unpacked(keys: list[str], buffer: torch.Tensor, lengths: list[int], targets: Any) -> Clips:
+    clips = np.split(buffer.numpy(), np.cumsum(lengths)[:-1])
+    return Clips(keys, clips, targets)
 
 
-def _unpack(keys: list[str], buffer: torch.Tensor, lengths: list[int], targets: Any) -> Batch:
-    ends = np.cumsum(lengths)
-    clips = [buffer.numpy()[end - n : end] for n, end in zip(lengths, ends, strict=True)]
-    return Batch(keys, clips, targets)
+class LooseFiles(Dataset[Sample]):
+    """Clips as files, read when they are asked for."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        rows = range(len(corpus.index))
+        self._ids = [corpus.index.clip_id(row) for row in rows]
+        self._labels = [corpus.index.labels(row) for row in rows]
+        self._paths = corpus.paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, row: int) -> Sample:
+        return self._ids[row], self._paths[row].read_bytes(), self._labels[row]
+
+
+def loose_files_way(work: Work) -> Way:
+    def opened(**setting: int) -> Any:
+        sampler = balanced_sampler(work.corpus)
+        return _worker_batches(LooseFiles(work.corpus), work, setting, sampler)
+
+    return Way("paper's way: loose files", WEIGHTED, opened, WORKERS)
 
 
 class Endless(IterableDataset[Sample]):
@@ -130,36 +177,10 @@ class Endless(IterableDataset[Sample]):
             yield from map(self._convert, self._samples)
 
 
-class LooseFiles(Dataset[Sample]):
-    """A clip a file."""
-
-    def __init__(self, work: Work) -> None:
-        self._ids = [work.index.clip_id(row) for row in range(len(work.index))]
-        self._labels = [work.index.labels(row) for row in range(len(work.index))]
-        self._paths = work.paths
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, row: int) -> Sample:
-        return self._ids[row], self._paths[row].read_bytes(), self._labels[row]
-
-
-def loose_files(work: Work) -> Way:
-    """The paper's way."""
-    weights = clip_weights(work.index).tolist()
-
-    def opened(**setting: int) -> Any:
-        sampler = WeightedRandomSampler(weights, NEVER_ENDS, replacement=True)
-        return torch_batches(LooseFiles(work), work, sampler, setting)
-
-    return Way("paper's way: loose files", "exact weighted, with replacement", opened, SETTINGS)
-
-
 def webdataset_way(work: Work, *, shuffled: bool) -> Way:
     """Shards in sequence, or in random order through a shuffle buffer."""
-    position = {mid: i for i, mid in enumerate(work.index.classes.mids)}
-    urls = [str(path) for path in work.index.shards]
+    position = {mid: i for i, mid in enumerate(work.corpus.index.classes.mids)}
+    urls = [str(path) for path in work.corpus.index.shards]
 
     def convert(sample: dict[str, Any]) -> Sample:
         clip = json.loads(sample["json"])
@@ -167,28 +188,25 @@ def webdataset_way(work: Work, *, shuffled: bool) -> Way:
         return clip["clip_id"], sample["flac"], labels
 
     def opened(**setting: int) -> Any:
-        samples = webdataset.WebDataset(
-            urls, shardshuffle=len(urls) if shuffled else False, empty_check=False
-        )
+        shard_order = len(urls) if shuffled else False
+        samples = webdataset.WebDataset(urls, shardshuffle=shard_order, empty_check=False)
         if shuffled:
             samples = samples.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER // 10)
-        return torch_batches(Endless(samples, convert), work, None, setting)
+        return _worker_batches(Endless(samples, convert), work, setting)
 
-    if shuffled:
-        order = f"shuffled shards, buffer of {SHUFFLE_BUFFER}"
-        return Way("webdataset, shuffled", order, opened, SETTINGS)
-    return Way("webdataset, sequential", "sequential", opened, SETTINGS)
+    order = f"shuffled shards, buffer of {SHUFFLE_BUFFER}" if shuffled else "sequential"
+    return Way(f"webdataset, {order.split()[0]}", order, opened, WORKERS)
 
 
-def mosaicml(work: Work) -> Way:
+def mosaicml_way(work: Work) -> Way:
     from streaming import MDSWriter, StreamingDataset
 
-    folder = work.folder / "mds"
+    folder = work.corpus.folder / "mds"
     if not (folder / "index.json").exists():
         columns = {"clip_id": "str", "audio": "bytes", "labels": "bytes"}
-        with MDSWriter(out=str(folder), columns=columns, size_limit="64mb") as writer:
-            for row in range(len(work.index)):
-                writer.write(_record(work, row))
+        with MDSWriter(out=str(folder), columns=columns, size_limit=CHUNK_BYTES) as writer:
+            for sample in _records(work.corpus):
+                writer.write(sample)
 
     def opened(**setting: int) -> Any:
         samples = StreamingDataset(
@@ -198,62 +216,133 @@ def mosaicml(work: Work) -> Way:
             num_canonical_nodes=1,
             # At the end of an epoch a worker waits for the others, which wait to be asked for a
             # batch: for ever, when they are not asked in turn.
-            epoch_size=MOSAICML_EPOCH,
+            epoch_size=500_000,
         )
-        return torch_batches(Endless(samples, _from_record), work, None, setting)
+        return _worker_batches(Endless(samples, _from_record), work, setting)
 
-    return Way("MosaicML StreamingDataset", "shuffled (py1e)", opened, SETTINGS)
+    return Way("MosaicML StreamingDataset", "shuffled (py1e)", opened, WORKERS)
 
 
-def litdata(work: Work) -> Way:
+def litdata_way(work: Work) -> Way:
     import litdata
+    from litdata.streaming.writer import BinaryWriter
 
-    folder = work.folder / "litdata"
+    folder = work.corpus.folder / "litdata"
     if not (folder / "index.json").exists():
-        from litdata.streaming.writer import BinaryWriter
-
         folder.mkdir(exist_ok=True)
-        writer = BinaryWriter(str(folder), chunk_bytes=64 * 2**20)
-        for row in range(len(work.index)):
-            writer[row] = _record(work, row)
+        writer = BinaryWriter(str(folder), chunk_bytes=CHUNK_BYTES)
+        for row, sample in enumerate(_records(work.corpus)):
+            writer[row] = sample
         writer.done()
         writer.merge()
 
     def opened(**setting: int) -> Any:
         samples = litdata.StreamingDataset(str(folder), shuffle=True, drop_last=False)
-        return torch_batches(Endless(samples, _from_record), work, None, setting)
+        return _worker_batches(Endless(samples, _from_record), work, setting)
 
-    return Way("LitData StreamingDataset", "shuffled chunks", opened, SETTINGS)
-
-
-def _record(work: Work, row: int) -> dict[str, Any]:
-    """A clip as others pack it; positions of classes as bytes, which is fastest to read."""
-    return {
-        "clip_id": work.index.clip_id(row),
-        "audio": work.paths[row].read_bytes(),
-        "labels": work.index.labels(row).tobytes(),
-    }
+    return Way("LitData StreamingDataset", "shuffled chunks", opened, WORKERS)
 
 
-def _from_record(record: dict[str, Any]) -> Sample:
-    return record["clip_id"], record["audio"], np.frombuffer(record["labels"], np.uint16)
+def _records(corpus: Corpus) -> Iterator[dict[str, Any]]:
+    """The clips as others pack them; positions of classes as bytes, the fastest form to read."""
+    files = LooseFiles(corpus)
+    for clip_id, audio, labels in map(files.__getitem__, range(len(files))):
+        yield {"clip_id": clip_id, "audio": audio, "labels": labels.tobytes()}
 
 
-NEEDS: dict[str, Callable[[Work], Way]] = {"streaming": mosaicml, "litdata": litdata}
+def _from_record(sample: dict[str, Any]) -> Sample:
+    return sample["clip_id"], sample["audio"], np.frombuffer(sample["labels"], np.uint16)
+
+
+def dali_reader_way(work: Work, *, mapped: bool = True) -> Way:
+    """`fn.readers.webdataset`, with a shuffle buffer; labels are parsed from the JSON member.
+
+    `mapped` is its default: views of mapped files, whose bytes nothing touches unless they are
+    decoded.
+    """
+    index = work.corpus.index
+    position = {mid: i for i, mid in enumerate(index.classes.mids)}
+
+    def labels(metadata: Any) -> tuple[list[str], np.ndarray]:
+        parsed = [json.loads(np.asarray(metadata[i]).tobytes()) for i in range(len(metadata))]
+        targets = np.zeros((len(parsed), len(position)), np.float32)
+        for target, clip in zip(targets, parsed, strict=True):
+            target[[position[mid] for mid in clip["labels"]]] = 1.0
+        return [clip["clip_id"] for clip in parsed], targets
+
+    @contextmanager
+    def opened(threads: int, depth: int) -> Iterator[Iterator[Clips]]:
+        pipeline = Pipeline(work.batch_size, threads, None, prefetch_queue_depth=depth)
+        with pipeline:
+            audio, metadata = fn.readers.webdataset(
+                paths=[str(path) for path in index.shards],
+                ext=["flac", "json"],
+                random_shuffle=True,
+                initial_fill=DALI_BUFFER,
+                prefetch_queue_depth=depth,
+                dont_use_mmap=not mapped,
+            )
+            pipeline.set_outputs(_waveforms(audio) if work.decode else audio, metadata)
+        yield _dali_batches(pipeline, labels)
+        del pipeline
+
+    untouched = ", bytes untouched" if mapped and not work.decode else ""
+    order = f"buffer of {DALI_BUFFER}"
+    return Way(f"DALI readers.webdataset{untouched}", order, opened, DALI_SETTINGS)
+
+
+@contextmanager
+def dali_decoder(
+    source: Callable[[int], list[np.ndarray]],
+    labels: Callable[[], tuple[Any, Any]],
+    batch_size: int,
+    setting: Setting,
+) -> Iterator[Iterator[Clips]]:
+    """DALI's decoder on the encoded clips that `source` gives for 0, 1, 2, ...; it reads them
+    where they lie. `labels` gives keys and targets of one batch after another."""
+    iterations = itertools.count()
+    depth = setting["depth"]
+    pipeline = Pipeline(batch_size, setting["threads"], None, prefetch_queue_depth=depth)
+    with pipeline:
+        audio = fn.external_source(
+            source=lambda: source(next(iterations)),
+            batch=True,
+            no_copy=True,
+            dtype=DALIDataType.UINT8,
+            ndim=1,
+        )
+        pipeline.set_outputs(_waveforms(audio))
+    yield _dali_batches(pipeline, labels)
+    del pipeline
+
+
+def _waveforms(audio: Any) -> Any:
+    return fn.decoders.audio(audio, dtype=DALIDataType.FLOAT, downmix=True)[0]
+
+
+def _dali_batches(pipeline: Pipeline, labels: Callable[..., tuple[Any, Any]]) -> Iterator[Clips]:
+    """Batches as views of DALI's memory, until the next one is asked for."""
+    while True:
+        clips, *metadata = pipeline.run()
+        keys, targets = labels(*metadata)
+        yield Clips(keys, [np.asarray(clips[i]) for i in range(len(clips))], targets)
+
+
+NEEDS: dict[str, Callable[[Work], Way]] = {"streaming": mosaicml_way, "litdata": litdata_way}
 """Peers that are not installed with the project, by the module that they need."""
 
 
 def peer_ways(work: Work) -> list[Way]:
-    """All peers that are installed; the others are told."""
+    """All peers that are installed; a warning names the others."""
     missing = [module for module in NEEDS if find_spec(module) is None]
     if missing:
-        logger.warning(
-            "not compared, since not installed: %s; pip install -e '.[bench]'", ", ".join(missing)
-        )
-    installed = [way(work) for module, way in NEEDS.items() if module not in missing]
+        names = ", ".join(missing)
+        logger.warning("not compared, since not installed: %s; pip install -e '.[bench]'", names)
     return [
-        loose_files(work),
+        loose_files_way(work),
         webdataset_way(work, shuffled=False),
         webdataset_way(work, shuffled=True),
-        *installed,
+        *(way(work) for module, way in NEEDS.items() if module not in missing),
+        dali_reader_way(work),
+        *([] if work.decode else [dali_reader_way(work, mapped=False)]),
     ]

@@ -1,216 +1,176 @@
-"""Project the loader to 200 million clips and 512 GPUs, from what is measured on this machine.
+"""The cost of many clips: size of the index, plan of an epoch, memory and start of a rank.
 
     python -m benchmarks.scale
 
-The first batch, memory of a rank and size of the index are measured in new processes on indexes of
-growing size, over a small corpus of real shards; time and memory of a plan on the labels alone, up
-to more clips. A line is fitted to all sizes but the largest, which checks it: its error stands in
-the record. The rest follows by arithmetic.
+Indexes of growing size repeat the clips of a small corpus. On each, plans of an epoch are timed,
+and new processes go as far as their first batch, at the beginning of a run and far into it.
 """
 
-import statistics
+import json
+import subprocess
+import sys
 import tempfile
-from dataclasses import asdict, dataclass
+import time
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.bench_plan import peak_mib, plan
-from benchmarks.corpus import make_corpus
-from benchmarks.first_batch import probe, tiled_index, tiled_labels
-from benchmarks.harness import RESULTS, machine, timed, write
-from psla_wds import cli
-from psla_wds.shards.index import ShardIndex
+from benchmarks.corpus import CorpusArgs, make_corpus
+from benchmarks.harness import RESULTS, Column, Row, median_and_spread, record, table, timed
+from benchmarks.tables import finish
+from psla_wds import SamplerConfig, ShardIndex, cli, open_indexes
+from psla_wds.labels.class_list import read_class_list
+from psla_wds.sampling.plan import Sampling, plan_epoch
+from psla_wds.shards.index_files import CLASS_LABELS, INDEX_FOLDER
+from psla_wds.shards.merge import write_index
+from psla_wds.shards.tar import ClipColumns, Sidecar, read_sidecar
 
 FAR_STEP = 500_000
-GPUS_PER_NODE = 8
-PROJECTED_CLIPS = (2_000_000, 20_000_000, 200_000_000)
-PROJECTED_GPUS = (1, 8, 64, 512)
-PARTNERS_PER_DRAW = 0.5
-"""The paper's share of draws for which a second clip is read."""
-STARTS = ("first_batch_s", "rank_mib", "index_mib")
-"""Measured in new processes, at `Args.sizes`."""
-PLANS = ("plan_s", "plan_mib")
-"""Measured in this process, at `Args.plan_sizes`."""
+PLAN_COLUMNS = (
+    Column("clips", "clips", "{:,}"),
+    Column("draws", "sampling"),
+    Column("plan, s", "plan_s", "{:.2f}", "spread"),
+    Column("plan, MiB", "plan_mib", "{:,.0f}"),
+    Column("spread", "spread", "{:.0%}"),
+)
+START_COLUMNS = (
+    Column("clips", "clips", "{:,}"),
+    Column("index, MiB", "index_mib", "{:,.0f}"),
+    Column("imports, s", "import_s", "{:.2f}"),
+    Column("first batch, s", "first_batch_s", "{:.2f}", "spread"),
+    Column(f"at step {FAR_STEP:,}, s", "far_step_s", "{:.2f}"),
+    Column("rank, MiB", "rank_mib", "{:,.0f}"),
+    Column("spread", "spread", "{:.0%}"),
+)
+PROBE = """
+import json, sys, time
+started = float(sys.argv[1])
+def anonymous_mib():
+    lines = dict(line.split(":") for line in open("/proc/self/status"))
+    return int(lines["RssAnon"].split()[0]) / 1024
+from psla_wds import open_indexes, training_batches
+imported, base = time.time(), anonymous_mib()
+index = open_indexes([sys.argv[2]])
+with training_batches(index, batch_size=32, seed=0, first_step=int(sys.argv[3])) as batches:
+    next(iter(batches))
+    first, memory = time.time(), anonymous_mib()
+print(json.dumps({
+    "import_s": imported - started, "first_batch_s": first - imported, "rank_mib": memory - base
+}))
+"""
 
 
 @dataclass(frozen=True)
-class Args:
-    sizes: tuple[int, ...] = (200_000, 600_000, 2_000_000)
-    """Clips of the indexes that are measured, ascending; the last one checks the projection."""
-    plan_sizes: tuple[int, ...] = (2_000_000, 6_000_000, 20_000_000)
-    """Clips of the plans that are measured, ascending, and too many for the processor's caches."""
+class Args(CorpusArgs):
     clips: int = 200
-    """Clips of ten seconds that there really are."""
-    clips_per_s_per_gpu: float = 500.0
-    """Speed of training that the loader has to keep up with."""
-    repeats: int = 5
+    """Clips of ten seconds that really exist."""
+    sizes: tuple[int, ...] = (200_000, 600_000, 2_000_000)
+    """Clips of the indexes that are measured."""
     corpus: Path = Path("data/bench-scale")
-    """Folder of the clips; made if it is not there."""
+    """Folder of the clips. It is made where it does not exist, and used as it is where it does."""
     output: Path = RESULTS / "scale.json"
 
 
-@dataclass(frozen=True)
-class Line:
-    """What a quantity is without clips, and what each clip adds."""
-
-    fixed: float
-    per_clip: float
-
-    def __call__(self, clips: int) -> float:
-        return self.fixed + self.per_clip * clips
-
-
-def fit_line(sizes: list[int], values: list[float]) -> Line:
-    """The least squares line; exact for two sizes."""
-    per_clip, fixed = np.polyfit(sizes, values, 1)
-    return Line(float(fixed), float(per_clip))
-
-
-def check_prediction(sizes: list[int], values: list[float]) -> dict[str, Any]:
-    """The line of all sizes but the last, and how far it is off at the last."""
-    line = fit_line(sizes[:-1], values[:-1])
-    predicted = line(sizes[-1])
-    return {
-        "line": asdict(line),
-        "fitted_on": dict(zip(map(str, sizes[:-1]), values[:-1], strict=True)),
-        "checked_at": sizes[-1],
-        "predicted": predicted,
-        "measured": values[-1],
-        "error": predicted / values[-1] - 1,
-    }
-
-
 def measure(args: Args) -> dict[str, Any]:
-    """Measure, check, project; the record for the results folder."""
-    index, _ = make_corpus(args.corpus, num_clips=args.clips)
-    clip_bytes = float(index.size.mean())
-    plans = [measure_plan(index, size, args.repeats) for size in tqdm(args.plan_sizes, "plans")]
-    starts = [measure_start(args, size) for size in tqdm(args.sizes, "starts")]
-    checks = {
-        name: check_prediction([m["clips"] for m in measured], [m[name] for m in measured])
-        for names, measured in ((PLANS, plans), (STARTS, starts))
-        for name in names
-    }
-    lines = {name: Line(**check["line"]) for name, check in checks.items()}
-    return {
-        "title": "Projection to many clips and GPUs",
-        "conditions": {
-            "clip_bytes": clip_bytes,
-            "clips_per_s_per_gpu": args.clips_per_s_per_gpu,
-            "gpus_per_node": GPUS_PER_NODE,
-            "page_cache": "warm",
-            "repeats": args.repeats,
-        },
-        "machine": machine(),
-        "plans": plans,
-        "starts": starts,
-        "checks": checks,
-        "projections": [
-            asdict(project(clips, gpus, lines, clip_bytes, args.clips_per_s_per_gpu))
-            for clips in PROJECTED_CLIPS
-            for gpus in PROJECTED_GPUS
-        ],
-    }
+    """Measure plans and starts on every size; the record for the results folder."""
+    make_corpus(args.corpus, args.clips)
+    plans, starts = [], []
+    for size in tqdm(args.sizes, desc="sizes"):
+        with tempfile.TemporaryDirectory() as folder:
+            shards = Path(folder) / "shards"
+            index_bytes = tiled_index(args.corpus / "shards", shards, size)
+            index = open_indexes([str(shards)])
+            plans += [plan_row(index, sampling, args.repeats) for sampling in get_args(Sampling)]
+            start = start_row(shards, args.repeats)
+        starts.append({"clips": size, "index_mib": index_bytes / 2**20} | start)
+    title = "Plans of an epoch; a rank's first batch after the imports, and its own memory by then"
+    return record(title, [table(PLAN_COLUMNS, plans), table(START_COLUMNS, starts)], args)
 
 
-def measure_plan(index: ShardIndex, num_clips: int, repeats: int) -> dict[str, float]:
-    """Median time of balanced plans, and what one holds at most."""
-    body = partial(plan, tiled_labels(index, num_clips), "balanced")
-    body()  # the first asks the system for its memory
-    times = [num_clips / timed(body)() for _ in range(repeats)]
-    median = statistics.median(times)
-    spread = (max(times) - min(times)) / median
-    return {
-        "clips": num_clips,
-        "plan_s": median,
-        "plan_mib": peak_mib(body),
-        "plan_spread": spread,
-    }
+def plan_row(index: ShardIndex, sampling: Sampling, repeats: int) -> Row:
+    """Median time of plans, and the most memory that one holds."""
+    body = partial(plan, index, sampling)
+    peak = peak_mib(body)  # first: the first plan asks the system for its memory
+    times_s = [len(index) / timed(body)() for _ in range(repeats)]
+    plan_s, spread = median_and_spread(times_s)
+    row = {"clips": len(index), "sampling": sampling, "plan_s": plan_s, "plan_mib": peak}
+    return row | {"spread": spread}
 
 
-def measure_start(args: Args, num_clips: int) -> dict[str, float]:
+def plan(index: ShardIndex, sampling: Sampling) -> int:
+    """Plan an epoch; returns the number of its draws."""
+    return len(plan_epoch(index, SamplerConfig(sampling=sampling), seed=0, epoch=1).rows)
+
+
+def peak_mib(body: Callable[[], object]) -> float:
+    """Most memory that the body holds at once, beyond what was held before."""
+    tracemalloc.start()
+    try:
+        body()
+        return tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def start_row(shards: Path, repeats: int) -> Row:
     """Medians over new processes that begin at step 0, and the time of one that begins far on."""
-    with tempfile.TemporaryDirectory() as folder:
-        shards = Path(folder) / "shards"
-        index_bytes = tiled_index(args.corpus / "shards", shards, num_clips)
-        starts = [
-            (probe(shards, first_step=0), probe(shards, first_step=FAR_STEP))
-            for _ in range(args.repeats + 1)
-        ][1:]  # the first fills the page cache
-    near, far = (
-        {name: [run[name] for run in runs] for name in runs[0]}
-        for runs in zip(*starts, strict=True)
-    )
-    medians = {name: statistics.median(values) for name, values in near.items()}
-    spread = (max(near["first_batch_s"]) - min(near["first_batch_s"])) / medians["first_batch_s"]
-    return medians | {
-        "clips": num_clips,
-        "index_mib": index_bytes / 2**20,
-        "first_batch_at_far_step_s": statistics.median(far["first_batch_s"]),
-        "first_batch_spread": spread,
+    starts = [probe(shards, first_step=0) for _ in range(repeats)]
+    row: Row = {key: float(np.median([start[key] for start in starts])) for key in starts[0]}
+    _, row["spread"] = median_and_spread([start["first_batch_s"] for start in starts])
+    return row | {"far_step_s": probe(shards, first_step=FAR_STEP)["first_batch_s"]}
+
+
+def probe(shards: Path, *, first_step: int) -> dict[str, float]:
+    """Seconds and memory of a new process up to its first batch.
+
+    `import_s` is from the start of the process; `first_batch_s` is all that comes after: the index
+    is opened, the epoch planned, and a batch read, decoded, and made features. `rank_mib` is what
+    the process holds for itself by then, beyond its imports: pages of the index, which is mapped
+    and which all processes of a machine share, do not count.
+    """
+    command = [sys.executable, "-c", PROBE, str(time.time()), str(shards), str(first_step)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def tiled_index(shards: Path, folder: Path, num_clips: int) -> int:
+    """Make in `folder` an index of `num_clips` rows over the tars of `shards`; its size in bytes.
+
+    Rows repeat the byte ranges, labels and checksums of the real clips, each under an id of its
+    own. The tars are links.
+    """
+    folder.mkdir(parents=True)
+    tars = sorted(shards.glob("*.tar"))
+    sidecars = []
+    for number, tar in enumerate(tars):
+        (folder / tar.name).symlink_to(tar.resolve())
+        sidecar = read_sidecar(tar)
+        assert sidecar is not None
+        share = np.array_split(np.arange(num_clips), len(tars))[number]
+        sidecars.append(_tiled(sidecar, len(share), f"s{number}"))
+    write_index(folder, sidecars, read_class_list(shards / CLASS_LABELS))
+    return sum(file.stat().st_size for file in (folder / INDEX_FOLDER).iterdir())
+
+
+def _tiled(sidecar: Sidecar, num_clips: int, prefix: str) -> Sidecar:
+    """The shard as if it held so many clips."""
+    columns: dict[str, list[Any]] = {
+        name: [values[i % len(values)] for i in range(num_clips)]
+        for name, values in vars(sidecar.clips).items()
     }
-
-
-@dataclass(frozen=True)
-class Projection:
-    """What one size of data and machine asks for; the first five are extrapolated."""
-
-    clips: int
-    gpus: int
-    plan_s: float
-    """Of an epoch, on each rank, beside training."""
-    plan_mib: float
-    """At most, while it is made."""
-    rank_mib: float
-    """Of the loader at its first batch."""
-    index_mib: float
-    first_batch_s: float
-    """After the imports."""
-    node_mb_per_s: float
-    """Read by a node, in millions of bytes a second."""
-    node_requests_per_s: float
-    epoch_hours: float
-
-
-def project(
-    clips: int, gpus: int, lines: dict[str, Line], clip_bytes: float, clips_per_s_per_gpu: float
-) -> Projection:
-    """By the lines, and by arithmetic from the speed of training."""
-    gpus_of_node = min(gpus, GPUS_PER_NODE)
-    requests = gpus_of_node * clips_per_s_per_gpu * (1 + PARTNERS_PER_DRAW)
-    return Projection(
-        clips=clips,
-        gpus=gpus,
-        **{name: line(clips) for name, line in lines.items()},
-        node_mb_per_s=requests * clip_bytes / 1e6,
-        node_requests_per_s=requests,
-        epoch_hours=clips / (gpus * clips_per_s_per_gpu) / 3600,
-    )
+    columns["clip_id"] = [f"{prefix}_{i:09d}" for i in range(num_clips)]
+    return replace(sidecar, clips=ClipColumns(**columns))
 
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m benchmarks.scale")
-    content = measure(args)
-    for m in content["plans"]:
-        print(
-            f"{m['clips']:>11,} clips: plan {m['plan_s']:.2f} s, {m['plan_mib']:,.0f} MiB at most"
-        )
-    for m in content["starts"]:
-        print(
-            f"{m['clips']:>11,} clips: imports {m['import_s']:.1f} s, then first batch after "
-            f"{m['first_batch_s']:.2f} s, at step {FAR_STEP:,} {m['first_batch_at_far_step_s']:.2f}"
-            f" s; {m['rank_mib']:,.0f} MiB"
-        )
-    for name, check in content["checks"].items():
-        print(
-            f"{name} at {check['checked_at']:,} clips: predicted {check['predicted']:.3g}, "
-            f"measured {check['measured']:.3g} ({check['error']:+.0%})"
-        )
-    write(content, args.output)
+    finish(measure(args), args.output)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/ from the files in benchmarks/results/.
+"""Write the tables of README.md and docs/ from the records in benchmarks/results/.
 
     python -m benchmarks.tables
 
@@ -11,25 +11,78 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks.table_forms import FORMS, speeds
+from benchmarks.harness import RESULTS, Column, machine, table, write
 from psla_wds import cli
 from psla_wds.errors import PslaError
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 PLACE = re.compile(r"<!-- table (?P<name>\w+) -->\n.*?<!-- end -->", re.DOTALL)
+MAX_SPREAD = 0.1
+LEGEND = f"~ marks a figure that varied by more than {MAX_SPREAD:.0%} between repeats."
+DEMO_COLUMNS = (
+    Column("mAP", "mAP", "{:.3f}"),
+    Column("mAUC", "mAUC", "{:.3f}"),
+    Column("d'", "d_prime", "{:.2f}"),
+    Column("clips", "clips", "{:,}"),
+    Column("classes", "classes", "{:,}"),
+    Column("mean prevalence", "mean_prevalence", "{:.3f}"),
+    Column("mAP / prevalence", "times_prevalence", "{:.1f}"),
+)
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """The tables of a record, then a line on what was measured and where."""
+    tables = [_table(part) for part in content["tables"]]
+    sentences = [f"{content['title']}.", *content["notes"], _place(content)]
+    if any("~" in text for text in tables):
+        sentences.append(LEGEND)
+    return "\n\n".join([*tables, " ".join(filter(None, sentences))])
+
+
+def _table(part: dict[str, Any]) -> str:
+    columns = [Column(**column) for column in part["columns"]]
+    rule = "".join("---|" if column.form == "{}" else "--:|" for column in columns)
+    rows = [[_cell(column, row) for column in columns] for row in part["rows"]]
+    header, *lines = map(_line, [[column.name for column in columns], *rows])
+    return "\n".join([header, f"|{rule}", *lines])
+
+
+def _cell(column: Column, row: dict[str, Any]) -> str:
+    if row.get(column.key) is None:
+        return ""
+    mark = "~" if row.get(column.spread, 0.0) > MAX_SPREAD else ""
+    return mark + column.form.format(row[column.key])
+
+
+def _line(cells: list[str]) -> str:
+    return f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in cells)}|"
+
+
+def _place(content: dict[str, Any]) -> str:
+    """Repeats, machine, date and commit, as far as the record has them."""
+    facts, conditions = content["machine"], content["conditions"]
+    parts = []
+    if "repeats" in conditions:
+        parts.append(f"median of {conditions['repeats']}")
+    if facts:
+        parts += [facts["gpu"] or f"{facts['cores']} cores of {facts['cpu']}", facts["date"]]
+        commit = str(facts["commit"]).replace(" with changes", " **with uncommitted changes**")
+        parts.append(f"commit {commit}")
+    text = ", ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def documents(root: Path) -> list[Path]:
-    """The files that hold tables."""
+    """The files that can hold tables."""
     return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
 
 
 def with_tables(text: str, results: Path) -> str:
-    """The text with each table made anew."""
+    """The text with each table replaced by that of its record."""
 
-    def table(place: re.Match[str]) -> str:
+    def replacement(place: re.Match[str]) -> str:
         name = place["name"]
         path = results / f"{name}.json"
         if not path.exists():
@@ -37,21 +90,38 @@ def with_tables(text: str, results: Path) -> str:
                 f"a table needs {name}.json", where=results, fix=f"python -m benchmarks.{name}"
             )
         content = json.loads(path.read_text(encoding="utf-8"))
-        return f"<!-- table {name} -->\n{FORMS.get(name, speeds)(content)}\n<!-- end -->"
+        return f"<!-- table {name} -->\n{markdown(content)}\n<!-- end -->"
 
-    return PLACE.sub(table, text)
+    return PLACE.sub(replacement, text)
+
+
+def finish(content: dict[str, Any], output: Path) -> None:
+    """Print what a benchmark measured, and write it."""
+    print(markdown(content))
+    write(content, output)
+    print(f"wrote {output}; next: python -m benchmarks.tables")
+
+
+def demo_record(metrics: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """The record of `make demo`, from the metrics.json that it wrote."""
+    row = {column.key: metrics.get(column.key) for column in DEMO_COLUMNS}
+    row["times_prevalence"] = metrics["mAP"] / metrics["mean_prevalence"]
+    tables = [table(DEMO_COLUMNS, [row])]
+    title = "The model that `make demo` trains, on clips that it has not seen"
+    return {"title": title, "conditions": {}, "machine": facts, "notes": [], "tables": tables}
 
 
 @dataclass(frozen=True)
 class Args:
     demo: Path | None = None
-    """metrics.json of `make demo`, to be taken over into the results first."""
+    """The metrics.json of `make demo`, from which to make demo.json first."""
 
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m benchmarks.tables")
     if args.demo:
-        (RESULTS / "demo.json").write_bytes(args.demo.read_bytes())
+        metrics = json.loads(args.demo.read_text(encoding="utf-8"))
+        write(demo_record(metrics, machine()), RESULTS / "demo.json")
     for path in documents(ROOT):
         path.write_text(with_tables(path.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
     print(f"wrote the tables of {', '.join(path.name for path in documents(ROOT))}")

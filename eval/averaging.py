@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.average import RunningAverage, find_epochs
 from eval.axes import linear_axis
 from eval.charts import Chart, Figure, Series
 from psla_wds.errors import CheckpointError
 from psla_wds.evaluation.metrics import evaluate
-from psla_wds.evaluation.origins import Origin
 from psla_wds.evaluation.predict import Predictor, gather_scores
-from psla_wds.evaluation.scores import Scores
+from psla_wds.evaluation.scores import Origin, Scores
+from psla_wds.evaluation.weight_average import RunningAverage, find_epochs
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.models.checkpoint import Checkpoint, check_classes, epoch_checkpoints, load_checkpoint
 from psla_wds.progress import progress_bar

@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float64
 
 from eval.correlations import Correlation, correlate
-from eval.ensemble import aligned
 from eval.run_settings import differing_settings
 from eval.scored_runs import Scored, current_scored, predict_again
 from psla_wds.errors import ScoreError
@@ -177,7 +176,7 @@ def _on_common_clips(all_scores: Sequence[Scores], candidates: Sequence[Candidat
         )
     like = _only(all_scores[0], common)
     return [
-        aligned(_only(scores, common), like, where=candidate.scores)
+        _only(scores, common).aligned(like, where=candidate.scores)
         for scores, candidate in zip(all_scores, candidates, strict=True)
     ]
 

@@ -14,17 +14,22 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from tyro.conf import Positional, UseAppendAction, arg
 
-from eval.enhance_report import against_truth, enhancement_report, to_text
-from eval.label_rows import read_label_rows, write_label_rows
 from psla_wds import cli
 from psla_wds.errors import ConfigError, LabelError
-from psla_wds.evaluation.enhancement import Teacher, Threshold, enhance
+from psla_wds.evaluation.enhancement import (
+    Teacher,
+    Threshold,
+    against_truth,
+    enhance,
+    enhancement_report,
+    to_text,
+)
 from psla_wds.evaluation.scores import Scores
 from psla_wds.io.atomic_files import atomic_folder, disk_errors
 from psla_wds.labels.ontology import Pairs, read_ontology
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
-from psla_wds.shards.overlay import write_overlay
+from psla_wds.shards.overlay import read_label_rows, write_label_rows, write_overlay
 
 
 @dataclass(frozen=True, kw_only=True)

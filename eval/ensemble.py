@@ -18,10 +18,10 @@ from tyro.conf import Positional
 from eval.page import decimal
 from psla_wds import cli
 from psla_wds.errors import ScoreError
-from psla_wds.evaluation.joint_teacher import joint_teacher
 from psla_wds.evaluation.metrics import evaluate
 from psla_wds.evaluation.score_folder import check_top_k
 from psla_wds.evaluation.scores import Scores
+from psla_wds.evaluation.teacher import joint_teacher
 from psla_wds.progress import progress_bar
 
 
@@ -57,7 +57,7 @@ def ensemble(paths: Sequence[Path]) -> Committee:
     first = Scores.load(paths[0])
     total, model_maps, origins = np.zeros(first.scores.shape), [], []
     for path in progress_bar(paths, desc="models", unit="model"):
-        scores = aligned(Scores.load(path), first, where=path)
+        scores = Scores.load(path).aligned(first, where=path)
         total += scores.scores
         origins.append(scores.origins)
         model_maps.append(evaluate(scores.scores, scores.targets).mAP)
@@ -73,21 +73,6 @@ def check_several(paths: Sequence[Path]) -> None:
             where=" ".join(map(str, paths)),
             fix="name more score files",
         )
-
-
-def aligned(scores: Scores, like: Scores, *, where: object) -> Scores:
-    """The scores with their clips in the order of `like`; an error unless all but scores agree."""
-    scores.check_classes(like.mids, where=where)
-    rows = scores.rows_of(like.clip_ids, where=where)
-    targets = scores.targets[rows]
-    if not np.array_equal(targets, like.targets):
-        raise ScoreError(
-            f"the targets of {np.count_nonzero((targets != like.targets).any(axis=1)):,} clips "
-            "are not those of the other scores",
-            where=where,
-            fix="predict all of them with one --index, and the same --labels",
-        )
-    return replace(scores, clip_ids=like.clip_ids, scores=scores.scores[rows], targets=targets)
 
 
 def table(committee: Committee) -> str:

@@ -1,134 +1,176 @@
-"""Export a model, or an ensemble, as one folder that is all one needs to use it, and to share it.
+"""Export a model, or an ensemble, as one folder that is all one needs to use and share it.
 
     python -m eval.export RUN --output MODEL
 
     python -m eval.export A.pt B.pt --output ENSEMBLE --license cc-by-4.0 --push OWNER/NAME
 
 The folder has safetensors weights, config.json and a model card: a repository of the Hugging Face
-Hub. --onnx and --pt2 add the same model, its front end inside, for other runtimes.
+Hub. --onnx adds the same model, its front end inside, for other runtimes.
 """
 
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
-from eval.exporting import hub
-from eval.exporting.model_card import CardSettings, card_text
-from eval.exporting.provenance import headline_metrics, provenance_of
 from psla_wds import cli
-from psla_wds.errors import ConfigError
+from psla_wds.errors import ConfigError, PslaError, ScoreError
 from psla_wds.io.atomic_files import atomic_folder, disk_errors
-from psla_wds.labels.class_list import ClassList, read_class_list
-from psla_wds.models.checkpoint import Checkpoint
-from psla_wds.models.ensembles import check_members, load_members
-from psla_wds.models.model_folder import Provenance, is_model_folder, read_model_config, write_model
-from psla_wds.tagging.waveform_model import WaveformModel
+from psla_wds.labels.class_list import read_class_list
+
+CARD = "README.md"
+HEADLINES = (
+    "mAP",
+    "mAUC",
+    "d_prime",
+    "accuracy",
+    "mean_prevalence",
+    "clips",
+    "classes",
+    "classes_scored",
+)
+"""Entries of metrics.json that an export keeps."""
 
 
 @dataclass(frozen=True)
 class Args:
     models: Positional[tuple[Path, ...]]
-    """A run's folder (its last epoch is taken), a checkpoint, an average, or a checkpoint of the
-    paper's authors (.pth; needs --class-labels); several are an ensemble, of their mean scores."""
+    """A run's folder (its last epoch is taken), a checkpoint, an average, a folder by eval.export,
+    or a checkpoint of the paper's authors (.pth; needs --class-labels). Several form an ensemble,
+    whose scores are averaged."""
     output: Path
     """Folder to write."""
     class_labels: Path | None = None
     """Class list (index,mid,display_name), for checkpoints of the paper's authors."""
     metrics: Path | None = None
-    """metrics.json that eval.score wrote for this model: its scores go into the card."""
+    """metrics.json that eval.score wrote for this model; the card shows its scores."""
     evaluated_on: str | None = None
-    """Name of the clips of --metrics, such as 'AudioSet evaluation set'."""
+    """Name of the clips that --metrics was computed on, such as 'AudioSet evaluation set'."""
     license: str | None = None
-    """Of the weights, as the Hub calls it, such as apache-2.0, cc-by-4.0 or other; the card says
-    nothing unless set."""
+    """License of the weights, by its name on the Hub, such as apache-2.0, cc-by-4.0 or other.
+    Default: the card names none."""
     title: str | None = None
-    """Of the card; the name of --push, or of the folder, unless set."""
+    """Title of the card. Default: the name in --push, or of the folder."""
     onnx: bool = False
-    """Write model.onnx as well: waveform in, scores out."""
-    pt2: bool = False
-    """Write model.pt2 as well: the same as a program of torch.export."""
+    """Also write model.onnx: waveform in, scores out."""
     push: str | None = None
-    """OWNER/NAME: upload the folder to this repository of the Hugging Face Hub, by the account of
-    `hf auth login`; it is made if it is not there."""
+    """Repository of the Hugging Face Hub, OWNER/NAME, to upload the folder to, as the account of
+    `hf auth login`. It is created if it does not exist."""
     private: bool = False
-    """Make it a private one."""
+    """Create the repository as a private one."""
 
     def __post_init__(self) -> None:
         if (self.metrics is None) != (self.evaluated_on is None):
             raise ConfigError(
-                "scores mean nothing without the clips that they are of",
+                "scores mean nothing without the name of the clips that they were computed on",
                 where="--metrics, --evaluated-on",
                 fix="give both, or neither",
             )
         if self.private and self.push is None:
-            raise ConfigError("nothing is uploaded", where="--private", fix="add --push OWNER/NAME")
-        if self.push is not None:
-            hub.check_name(self.push)
+            raise ConfigError(
+                "--private has no effect without an upload",
+                where="--private",
+                fix="add --push OWNER/NAME",
+            )
+        if self.push is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.push):
+            raise ConfigError(
+                f"{self.push!r} is not the name of a repository",
+                where="--push",
+                fix="give OWNER/NAME, of letters, digits, - and _",
+            )
 
 
 def export(args: Args) -> list[str]:
     """Write the folder; the names of its files."""
-    members, provenances = _members(args)
-    check_members(members, where=" ".join(map(str, args.models)) or "arguments")
-    metrics = headline_metrics(args.metrics) if args.metrics else None
+    # Here, and not above: they import torch, which takes seconds, and --help needs none of it.
+    from eval.exporting.members import read_members
+    from eval.exporting.model_card import CardSettings, card_text
+    from psla_wds.models.model_folder import write_model
+    from psla_wds.tagging.waveform_model import WaveformModel
+
+    classes = read_class_list(args.class_labels) if args.class_labels else None
+    members, provenances = read_members(args.models, classes=classes)
+    metrics = read_headlines(args.metrics) if args.metrics else None
     if args.output.exists():
         raise ConfigError(
             "there is something here already",
             where=args.output,
             fix="choose another --output, or delete it",
         )
-    told = disk_errors(
-        args.output, "write the model", then="run it again, or choose another --output"
-    )
-    with told, atomic_folder(args.output) as folder:
+    again = "run it again, or choose another --output"
+    with (
+        disk_errors(args.output, "write the model", then=again),
+        atomic_folder(args.output) as folder,
+    ):
         config = write_model(folder, members, provenances, metrics=metrics)
         model = WaveformModel(members)
-        if args.onnx or args.pt2:
-            _add_portable(args, model, config.classes, folder)
+        if args.onnx:
+            from eval.exporting.portable import write_onnx  # torch's exporter takes a second
+
+            write_onnx(model, config.classes, folder / "model.onnx")
         settings = CardSettings(
             title=args.title or args.push or args.output.resolve().name,
             repository=args.push,
             license=args.license,
             evaluated_on=args.evaluated_on,
-            files=tuple(sorted(path.name for path in folder.iterdir())),
+            frame_s=model.frame_s,
+            onnx=args.onnx,
         )
-        card = card_text(config, settings, stride_frames=model.stride_frames)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / CARD).write_text(card_text(config, settings), encoding="utf-8")
     return sorted(path.name for path in args.output.iterdir())
 
 
-def _add_portable(args: Args, model: WaveformModel, classes: ClassList, folder: Path) -> None:
-    from eval.exporting.portable import (  # torch's exporters take a second to import
-        write_onnx,
-        write_pt2,
-    )
+def read_headlines(path: Path) -> dict[str, Any]:
+    """The scores over all classes in a metrics.json by eval.score; `ScoreError` if it has none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = {name: content[name] for name in HEADLINES if name in content}
+        if not isinstance(found["mAP"], int | float) or not isinstance(found["clips"], int):
+            raise TypeError("mAP and clips are not numbers")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ScoreError(
+            f"cannot read metrics: {error}",
+            where=path,
+            fix="give --metrics a metrics.json that python -m eval.score wrote",
+        ) from None
+    return found
 
-    if args.onnx:
-        write_onnx(model, classes, folder / "model.onnx")
-    if args.pt2:
-        write_pt2(model, folder / "model.pt2")
 
+def push(folder: Path, repository: str, *, private: bool) -> str:
+    """Upload the folder in one commit, as the logged-in account; the URL of the repository.
 
-def _members(args: Args) -> tuple[list[Checkpoint], list[Provenance]]:
-    classes = read_class_list(args.class_labels) if args.class_labels else None
-    members: list[Checkpoint] = []
-    provenances: list[Provenance] = []
-    for path in args.models:
-        found = load_members(path, classes=classes)
-        members += found
-        if is_model_folder(path):
-            provenances += [member.provenance for member in read_model_config(path).members]
-        else:
-            provenances += [provenance_of(path)] * len(found)
-    return members, provenances
+    The repository is created if it does not exist. Raises `PslaError` if the Hub refuses, or
+    cannot be reached.
+    """
+    from eval.exporting.model_card import huggingface_hub
+
+    api = huggingface_hub().HfApi(library_name="psla-wds")
+    from httpx2 import HTTPError  # the Hub's client; its failed connections are not OSErrors
+
+    try:
+        # None, not False: an organization's default may be private.
+        url = api.create_repo(repository, private=private or None, exist_ok=True)
+        message = "Upload a model that psla-wds exported"
+        api.upload_folder(folder_path=folder, repo_id=repository, commit_message=message)
+    except (HTTPError, OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PslaError(
+            f"the upload failed: {reason}",
+            where=repository,
+            fix="check the network, log in with `hf auth login`, then run: "
+            f"hf upload {repository} {folder}{' --private' if private else ''}",
+        ) from None
+    return str(url)
 
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m eval.export")
     names = export(args)
     if args.push:
-        url = hub.push(args.output, args.push, private=args.private)
+        url = push(args.output, args.push, private=args.private)
         print(f"uploaded {args.output} to {url}")
     print(
         f"wrote {', '.join(names)} to {args.output}; next: python -m eval.tag {args.output} FILES"

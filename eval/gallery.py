@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 from jaxtyping import Float32
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -25,12 +24,11 @@ from psla_wds import cli
 from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.io.atomic_files import disk_errors
-from psla_wds.loading.loader import Loader
+from psla_wds.loading.loader import Loader, LoaderConfig
 from psla_wds.loading.waveforms import WaveformLoader
-from psla_wds.reading.reader import ReaderConfig
 from psla_wds.sampling.augment import NO_PARTNER, AugmentConfig, Draws, plain_draws
 from psla_wds.sampling.plan import SamplerConfig
-from psla_wds.sampling.schedule import NONE_DAMAGED, BatchLayout, Plans, TrainingSchedule
+from psla_wds.sampling.schedule import NONE_DAMAGED, BatchLayout, TrainingSchedule
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
 from train.run.log import read_run
@@ -49,7 +47,7 @@ class Args:
     step: int = 1
     """Step whose first draws they are, counted from 1 over all epochs."""
     seed: int = 0
-    """Of the draws, without a run."""
+    """Seed of the draws, without a run."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -61,7 +59,7 @@ class Args:
             )
         if self.output.suffix != ".svg":
             raise ConfigError(
-                f"{self.output} is no .svg", where="--output", fix="set --output gallery.svg"
+                f"{self.output} is not an .svg", where="--output", fix="set --output gallery.svg"
             )
         if self.clips < 1 or self.step < 1:
             raise ConfigError(
@@ -85,7 +83,7 @@ class Source:
     """What is shown, and by which settings."""
 
     index: ShardIndex
-    features: FeatureConfig
+    config: LoaderConfig
     schedule: TrainingSchedule
 
     def draws(self, limit: int) -> Draws:
@@ -102,23 +100,22 @@ def open_source(args: Args) -> Source:
         batch_size = settings.batch_size
     else:
         index, settings, batch_size = open_indexes(args.index), args, args.clips
-    schedule = TrainingSchedule(
-        Plans(index, settings.sampler, seed=settings.seed),
-        settings.augment,
-        BatchLayout(batch_size=batch_size),
-        log_mel_shape=(settings.features.num_frames, settings.features.num_mels),
-        first_step=args.step - 1,
+    config = LoaderConfig(
+        sampler=settings.sampler, augment=settings.augment, features=settings.features
     )
-    return Source(index, settings.features, schedule)
+    layout = BatchLayout(batch_size=batch_size)
+    first_step = args.step - 1
+    schedule = TrainingSchedule(index, config, layout, seed=settings.seed, first_step=first_step)
+    return Source(index, config, schedule)
 
 
 class Stages:
     """A schedule of four batches of the same draws: plain, masked, mixed, and as in training."""
 
-    replaces_damaged = False  # another clip in its place would stand under its name
+    replaces_damaged = False  # another clip in its place would be shown under its name
 
     def __init__(self, draws: Draws, *, rolls: bool) -> None:
-        self.rolls = rolls
+        self.rolls, self.clips_per_pass = rolls, len(draws.rows)
         plain = plain_draws(draws.rows)
         masked = replace(plain, masks=draws.masks)
         self._batches = (plain, masked, replace(draws, masks=plain.masks), draws)
@@ -131,21 +128,10 @@ class Stages:
 def exhibits(source: Source, limit: int) -> list[Exhibit]:
     """The first draws of the step, with what the front end makes of them at each stage."""
     draws = source.draws(limit)
-    stages, reader = Stages(draws, rolls=source.schedule.rolls), ReaderConfig()
-    waveforms = WaveformLoader(source.index, stages, reader)
-    try:
+    stages = Stages(draws, rolls=source.schedule.rolls)
+    with WaveformLoader(source.index, stages, source.config.reader) as waveforms:
         batch = next(waveforms)
-    finally:
-        waveforms.close()
-    loader = Loader(
-        source.index,
-        stages,
-        clips_per_pass=len(draws.rows),
-        features=source.features,
-        config=reader,
-        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-    )
-    with loader as batches:
+    with Loader(source.index, stages, source.config) as batches:
         log_mels: list[Float32[np.ndarray, "draws frames mels"]] = [
             batch.log_mel.cpu().numpy().copy() for batch in batches
         ]
@@ -179,7 +165,7 @@ def main() -> None:
     shown = exhibits(source, args.clips)
     with disk_errors(args.output, "write the gallery", then="run the command again"):
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        write_drawing(gallery(shown, source.features), args.output)
+        write_drawing(gallery(shown, source.config.features), args.output)
     reason = why_no_png()
     png = f"; {reason}" if reason else f" and {args.output.with_suffix('.png')}"
     print(f"wrote {len(shown)} clips of step {args.step} to {args.output}{png}")

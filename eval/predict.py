@@ -10,25 +10,17 @@ for its students.
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 from psla_wds import cli
 from psla_wds.errors import ConfigError
-from psla_wds.evaluation.origins import Origin
-from psla_wds.evaluation.predict import Predictor, gather_scores
 from psla_wds.evaluation.score_folder import check_top_k
+from psla_wds.evaluation.scores import Origin
 from psla_wds.io.atomic_files import sha256_of
-from psla_wds.models.checkpoint import (
-    Checkpoint,
-    check_classes,
-    check_sample_rate,
-    find_checkpoint,
-    load_checkpoint,
-)
+from psla_wds.models.config import Precision
 from psla_wds.reading.reader import ReaderConfig
-from psla_wds.runtime.distributed import join_world
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
 from psla_wds.shards.overlay import apply_overlay
@@ -40,7 +32,7 @@ class Args:
     """A run's folder (its last epoch is taken), a checkpoint, an average, or a checkpoint of the
     paper's authors (.pth)."""
     index: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]")]
-    """Shards to score; give the option several times for several sets."""
+    """Shards to score; repeat the option for several sets."""
     output: Path
     """Score file to write, .npz; or a folder, for more scores than memory holds."""
     top_k: int | None = None
@@ -54,6 +46,9 @@ class Args:
     both have; python -m eval.score --mapping scores the others."""
     batch_size: int = 32
     """Clips of a forward pass, on each process."""
+    precision: Precision = "float32"
+    """Precision of the trunk, by autocast; the head is float32. Training's own evaluation and
+    eval.tag have float32 too."""
     reader: ReaderConfig = field(default_factory=ReaderConfig)
 
     def __post_init__(self) -> None:
@@ -66,7 +61,15 @@ class Args:
             )
 
 
-def _prepare(args: Args) -> tuple[Checkpoint, Origin, ShardIndex]:
+def _prepare(args: Args) -> tuple[Any, Origin, ShardIndex]:
+    """The checkpoint, where it comes from, and the clips to score."""
+    from psla_wds.models.checkpoint import (
+        check_classes,
+        check_sample_rate,
+        find_checkpoint,
+        load_checkpoint,
+    )
+
     index = open_indexes(args.index)
     if not len(index):
         raise ConfigError("there is no clip to score", where=args.index, fix="check --index")
@@ -102,11 +105,20 @@ def _what_was_written(args: Args, num_clips: int, num_classes: int) -> str:
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m eval.predict")
+    # Here, since torch takes seconds to import.
+    from psla_wds.evaluation.predict import Predictor, gather_scores
+    from psla_wds.runtime.distributed import join_world
+
     with join_world() as world:
         checkpoint, origin, index = world.together(lambda: _prepare(args))
         model = checkpoint.build().to(world.device)
         predictor = Predictor(
-            model, checkpoint.classes, checkpoint.features, args.batch_size, args.reader
+            model,
+            checkpoint.classes,
+            checkpoint.features,
+            args.batch_size,
+            args.reader,
+            args.precision,
         )
         if args.output.suffix == ".npz":
             scores = gather_scores(predictor, index, world)

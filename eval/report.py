@@ -18,7 +18,7 @@ from eval.run_settings import flatten, settings_of
 from eval.scored_runs import Scored, predict_again
 from psla_wds.evaluation.bootstrap import Intervals
 from psla_wds.evaluation.metrics import Metrics
-from psla_wds.evaluation.origins import Origin
+from psla_wds.evaluation.scores import Origin
 from psla_wds.models.checkpoint import find_checkpoint
 from train.run.log import Run
 

@@ -13,8 +13,7 @@ from psla_wds.progress import progress_bar
 from psla_wds.sampling.augment import NO_PARTNER, drawn_partners
 from psla_wds.sampling.plan import plan_epoch
 from psla_wds.shards.index import ShardIndex
-from train.config import TrainConfig
-from train.run.folder import CONFIG
+from train.config import CONFIG, TrainConfig
 from train.run.log import Run
 from train.training_data import open_training_index
 
@@ -28,8 +27,7 @@ class TrainingSet:
 
     @property
     def steps_per_epoch(self) -> int:
-        draws = self.config.sampler.draws_per_epoch or len(self.index)
-        return draws // self.config.batch_size
+        return self.config.sampler.steps_per_epoch(len(self.index), self.config.batch_size)
 
     def epochs(self) -> Iterator[tuple[Int64[np.ndarray, " draws"], Int64[np.ndarray, " mixed"]]]:
         """The plan of each epoch: the rows drawn, in whole batches, and those mixed in.

@@ -5,25 +5,24 @@
     ffmpeg -i URL -f wav - | python -m eval.tag MODEL -
 
 Each recording is cut into windows, which overlap; events are found in the scores of frames. A
-recording takes no more memory for being long, and results come as it is read. One that cannot be
-read is reported, the rest go on, and the exit status is 2.
+long recording takes no more memory than a short one, and results come as it is read. One that
+cannot be read is reported, the others go on, and the exit status is 2.
 """
 
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from tyro.conf import Positional
 
-from eval.tagging.formats import Format, open_writer
-from eval.tagging.results import Source, Tagging
+from eval.tagging.formats import Format, Recording, open_writer
 from psla_wds import cli
-from psla_wds.audio.decode import AUDIO_SUFFIXES
+from psla_wds.config import Within, check_ranges
 from psla_wds.errors import AudioError, ConfigError
 from psla_wds.labels.class_list import read_class_list
-from psla_wds.tagging.events import EventConfig
-from psla_wds.tagging.tagger import Tagger
-from psla_wds.tagging.windows import WindowConfig
+from psla_wds.models.config import Precision
+from psla_wds.tagging.config import EventConfig, WindowConfig
 
 STDIN = "-"
 
@@ -38,82 +37,86 @@ class Args:
     format: Format = "text"
     """text, for people; json, an object a line; csv, a row a tag; audacity, a track of labels."""
     output: Path | None = None
-    """File to write, stdout unless set; with --format audacity a folder, of a file a recording."""
-    top_k: int = 5
-    """Classes to tell of each window and of each recording, those that score highest."""
+    """File to write (default: stdout); with --format audacity a folder, for a file a recording."""
+    top_k: Annotated[int, Within(1)] = 5
+    """Number of classes in the result of a window or a recording: those that score highest."""
     class_labels: Path | None = None
     """Class list (index,mid,display_name), for a checkpoint of the paper's authors."""
-    batch_size: int | None = None
-    """Windows of a forward pass; unless set 8 on a GPU, and 1 on a CPU, which is faster so. From
-    stdin 1, so that none waits for others."""
+    batch_size: Annotated[int | None, Within(1)] = None
+    """Windows of a forward pass. Default: 8 on a GPU; 1 on a CPU, where that is faster. Always 1
+    from stdin, so that no window waits for others."""
     device: str | None = None
-    """cpu or cuda; a GPU if there is one, unless set."""
+    """cpu or cuda. Default: a GPU if there is one."""
+    precision: Precision = "float32"
+    """Precision of the trunk, by autocast, as for eval.predict; the head is float32."""
     windows: WindowConfig = field(default_factory=WindowConfig)
     events: EventConfig = field(default_factory=EventConfig)
 
     def __post_init__(self) -> None:
-        if self.top_k < 1 or (self.batch_size is not None and self.batch_size < 1):
-            raise ConfigError(
-                "of no class and no window is nothing told",
-                where="--top-k, --batch-size",
-                fix="set both to 1 or more",
-            )
+        check_ranges(self)
         if STDIN in self.recordings and len(self.recordings) > 1:
             raise ConfigError(
-                "stdin is a recording by itself", where=STDIN, fix="give files, or - alone"
+                "stdin cannot be tagged together with files",
+                where=STDIN,
+                fix="give files, or - alone",
             )
 
 
-def find_sources(names: tuple[str, ...]) -> list[Source]:
-    """The recordings that arguments name: files as they stand, of folders all audio below them."""
-    sources = []
+def find_recordings(names: tuple[str, ...]) -> list[Recording]:
+    """The recordings that arguments name: files as they are, and all audio below folders."""
+    recordings = []
     for name in names:
         path = Path(name)
         if name == STDIN:
             if sys.stdin is None:
                 raise ConfigError("stdin is closed", where=STDIN, fix="pipe a recording into it")
-            sources.append(Source(name, sys.stdin.fileno(), Path("stdin")))
+            recordings.append(Recording(name, sys.stdin.fileno(), Path("stdin")))
         elif path.is_dir():
             found = sorted(file for file in path.rglob("*") if _is_audio(file))
-            sources += [Source(str(file), file, file.relative_to(path)) for file in found]
+            recordings += [Recording(str(file), file, file.relative_to(path)) for file in found]
         else:
-            sources.append(Source(name, path, Path(path.name)))
-    if not sources:
+            recordings.append(Recording(name, path, Path(path.name)))
+    if not recordings:
         raise ConfigError(
             "there is no audio here",
             where=" ".join(names) or "arguments",
             fix="name files, or folders of them, or - for stdin",
         )
-    return sources
+    return recordings
 
 
 def _is_audio(path: Path) -> bool:
+    """Whether a name in a folder is audio; a link to nowhere is, so that it is reported."""
+    from psla_wds.audio.decode import AUDIO_SUFFIXES
+
     hidden = path.name.startswith(".")
-    # A link to nowhere is one that cannot be read, and told.
     return not hidden and path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir()
 
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m eval.tag")
-    sources = find_sources(args.recordings)
-    with open_writer(args.format, args.output, sources) as writer:
+    recordings = find_recordings(args.recordings)
+    # Here, since torch takes seconds to import: --help and mistakes do without.
+    from eval.tagging.hearing import tag_recordings
+    from psla_wds.tagging.tagger import Tagger
+
+    with open_writer(args.format, args.output, recordings) as write:
         tagger = Tagger.load(
             args.model,
             classes=read_class_list(args.class_labels) if args.class_labels else None,
             windows=args.windows,
             batch_size=1 if STDIN in args.recordings else args.batch_size,
             device=args.device,
+            precision=args.precision,
         )
-        tagging = Tagging(tagger, sources, top_k=args.top_k, events=args.events)
-        tagging.write(writer)
+        failures = tag_recordings(tagger, recordings, write, top_k=args.top_k, events=args.events)
     if args.output:
-        num_tagged = len(sources) - len(tagging.failures)
-        print(f"wrote what is heard in {num_tagged:,} recordings to {args.output}")
-    if tagging.failures:
+        num_tagged = len(recordings) - len(failures)
+        print(f"wrote the tags of {num_tagged:,} recordings to {args.output}")
+    if failures:
         raise AudioError(
-            f"{len(tagging.failures):,} of {len(sources):,} recordings could not be read to their "
-            "end",
-            where=f"first {sources[min(tagging.failures)].name}",
+            f"{len(failures):,} of {len(recordings):,} recordings could not be read to their end",
+            where=f"first {recordings[min(failures)].name}",
             fix="see the messages above; the others are tagged",
         )
 

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from psla_wds.sampling.plan import SamplerConfig
     from psla_wds.shards.index import ShardIndex
     from psla_wds.shards.index_files import open_indexes
-    from psla_wds.tagging.events import Event, EventConfig
+    from psla_wds.tagging.config import EventConfig, WindowConfig
+    from psla_wds.tagging.events import Event
     from psla_wds.tagging.tagger import Tagger, Tags, WindowTags
-    from psla_wds.tagging.windows import WindowConfig
 
 __all__ = [
     "AugmentConfig",
@@ -77,9 +77,9 @@ _NAMES = {
     "sampling.plan": ("SamplerConfig",),
     "shards.index": ("ShardIndex",),
     "shards.index_files": ("open_indexes",),
-    "tagging.events": ("Event", "EventConfig"),
+    "tagging.config": ("EventConfig", "WindowConfig"),
+    "tagging.events": ("Event",),
     "tagging.tagger": ("Tagger", "Tags", "WindowTags"),
-    "tagging.windows": ("WindowConfig",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -38,7 +38,7 @@ from sharding.packing.plan import PLAN_FILE, check_complete
 from sharding.packing.reports import REJECTED, check_rejected, write_rejected
 
 SORTED_BY_CLASS = 0.2
-"""Of `class_separation`: as if each tar held five classes of a great many."""
+"""Bound of `class_separation`: as if each tar held five of a great many classes."""
 
 logger = logging.getLogger("sharding.index")
 

@@ -28,9 +28,9 @@ class Args:
     output: Path
     """The class list to write: index,mid,display_name."""
     column: str = "labels"
-    """Of the CSV; category for ESC-50."""
+    """Column of the CSV that holds the labels; category for ESC-50."""
     separator: str = "|"
-    """Between the labels of a row; "," for FSD50K."""
+    """Separator of the labels in a row; "," for FSD50K."""
 
 
 def class_names(args: Args) -> list[str]:

@@ -17,16 +17,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float32
 from tyro.conf import Positional
 
 from psla_wds import cli
-from psla_wds.audio.decode import SILENT_DBFS, decode_pcm, level_dbfs, reason_of
-from psla_wds.audio.quality import Spectrum, is_clipped
+from psla_wds.audio.decode import decode_pcm, reason_of
+from psla_wds.audio.quality import SILENT_DBFS, Spectrum, is_clipped, level_dbfs
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.features.config import FeatureConfig
-from psla_wds.features.log_mel import LogMel
 from psla_wds.progress import progress_bar
 from psla_wds.reading.reader import Reader
 from psla_wds.shards.index import ShardIndex
@@ -44,11 +42,11 @@ logger = logging.getLogger("sharding.stats")
 @dataclass(frozen=True)
 class Args:
     shards: Positional[str]
-    """Folder of the shards or its URL, and after a colon its splits, if not all."""
+    """Folder of the shards, or its URL; SHARDS:train,eval takes only these splits."""
     clips: int = 1000
-    """Clips to decode, drawn at random; all of them if there are no more."""
+    """Number of clips to decode, chosen at random."""
     seed: int = 0
-    """Of the draw."""
+    """Seed for choosing the sample."""
     json: bool = False
     """Print one JSON object instead of text."""
 
@@ -91,6 +89,8 @@ class _LogMelMoments:
     """Mean and standard deviation of the log-mel values that a model sees, padding aside."""
 
     def __init__(self, sample_rate_hz: int) -> None:
+        from psla_wds.features.log_mel import LogMel  # here, since torch takes seconds to import
+
         recipe = FeatureConfig()
         high_hz = min(recipe.high_hz, sample_rate_hz / 2)
         config = FeatureConfig(sample_rate_hz=sample_rate_hz, high_hz=high_hz)
@@ -98,6 +98,8 @@ class _LogMelMoments:
         self._count, self._sum, self._squares = 0, 0.0, 0.0
 
     def add(self, waveform: Float32[np.ndarray, " samples"]) -> None:
+        import torch
+
         log_mel = self._front_end(torch.from_numpy(waveform[: self._max_samples])).double()
         self._count += log_mel.numel()
         self._sum += log_mel.sum().item()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Shapes and dtypes in signatures are checked while tests run, and cost nothing in training.
@@ -17,6 +18,9 @@ import soundfile  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(1)  # tiny tensors: more threads cost more than they bring
+
+settings.register_profile("no deadline", deadline=None)  # the machine may be busy
+settings.load_profile("no deadline")
 
 TINY_CLASSES = ("low", "middle, or so", "high", "noise")
 TINY_RATE_HZ = 16_000

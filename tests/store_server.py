@@ -119,8 +119,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _write(self, content: bytes) -> None:
         try:
             for i in range(0, len(content), 65536):
-                self.wfile.write(content[i : i + 65536])
+                # Counted first: a reader that has its bytes may look at the count at once.
                 with self.store.lock:
                     self.store.sent_bytes += len(content[i : i + 65536])
+                self.wfile.write(content[i : i + 65536])
         except OSError:
             self.close_connection = True

@@ -1,5 +1,6 @@
 """Settings of a training run, and which of them are read only with certain others."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
@@ -9,15 +10,20 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import UseAppendAction, arg
 
-from psla_wds.config import Kind, Within, check_ranges, flag, kinds_of
+from psla_wds.config import Kind, Within, check_ranges, flag, kinds_of, read_json
 from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
-from psla_wds.models.config import IMAGENET, RANDOM, BatchNormOver, ModelConfig
+from psla_wds.models.config import IMAGENET, RANDOM, BatchNormOver, ModelConfig, Precision
 from psla_wds.reading.reader import ReaderConfig
 from psla_wds.sampling.augment import AugmentConfig
 from psla_wds.sampling.plan import SamplerConfig
 
-Precision = Literal["float32", "bfloat16", "float16"]
+CONFIG = "config.json"
+MADE_WITH = "made_with"
+"""Key of config.json, beside the settings: versions, commit and shards, for people."""
+BAD_BATCHES = "bad_batches.jsonl"
+"""File in a run's folder: the clips of steps that were not finite."""
+
 Compile = Literal["off", "default", "reduce-overhead"]
 Shards = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]"), Kind.PLACE]
 
@@ -201,3 +207,14 @@ def check_all_read(config: TrainConfig, recipe: TrainConfig) -> None:
 def value_of(config: TrainConfig, setting: str) -> Any:
     """The value of a setting by its dotted name."""
     return reduce(getattr, setting.split("."), config)
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The settings in a run's config.json."""
+    return read_json(TrainConfig, path, besides=(MADE_WITH,))
+
+
+def read_made_with(path: Path) -> dict[str, Any]:
+    """What a run depended on beside its settings, as far as its config.json says."""
+    found = json.loads(path.read_text(encoding="utf-8")).get(MADE_WITH)
+    return found if isinstance(found, dict) else {}

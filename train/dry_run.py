@@ -1,19 +1,20 @@
-"""What a run would do, told after everything was checked and a batch was read; writes nothing."""
+"""What a run would do, after everything was checked and a batch was read; writes nothing."""
 
 import time
 from dataclasses import replace
 
 import torch
 
+from psla_wds.loading.batches import TrainingData
 from psla_wds.runtime.distributed import World
 from psla_wds.shards.index import ShardIndex
 from train.config import TrainConfig
 from train.learner import Learner
 from train.optimizer import Moment, learning_rate
-from train.training_data import TrainingData, open_training_data
+from train.training_data import open_training_data
 
 MOST_RATES = 12
-"""Epochs whose learning rate is told."""
+"""Most learning rates that are listed."""
 
 
 def try_out(
@@ -43,7 +44,7 @@ def try_out(
 def _what_is_read(
     config: TrainConfig, index: ShardIndex, eval_index: ShardIndex | None, data: TrainingData
 ) -> dict[str, str]:
-    plan = data.plans.of_epoch(1)
+    plan = data.schedule.plan(1)
     partners = config.augment.mixup_rate * len(plan.rows) * float(index.size.mean())
     read_bytes = float(index.size[plan.rows].sum()) + partners
     return {
@@ -62,7 +63,8 @@ def _what_is_done(
     clips = config.batch_size // (world.size * config.accumulate)
     weights, state = learner.saved_bytes()
     parameters = sum(p.numel() for p in learner.model.parameters())
-    begun = f", of which {data.first_step:,} are done" if data.first_step else ""
+    done = data.schedule.first_step
+    begun = f", of which {done:,} are done" if done else ""
     return {
         "model": f"{config.model.backbone}, {config.model.head}: {parameters:,} parameters",
         "processes": f"{world.size} on {world.device.type}, {clips} clips each in "
@@ -94,11 +96,12 @@ def _rates(config: TrainConfig, steps_per_epoch: int, *, trunk: str) -> str:
     def rate(step: int, epoch: int) -> str:
         return f"{learning_rate(config.optimizer, Moment(step, epoch, total)):.3g}"
 
-    told, last = [f"{rate(0, 1)} in step 1{trunk}"], ""
+    listed, last = [f"{rate(0, 1)} in step 1{trunk}"], ""
     for epoch in range(1, config.epochs + 1):
         at_end = rate(epoch * steps_per_epoch - 1, epoch)
         if at_end != last:
-            told.append(f"{at_end} at the end of epoch {epoch}")
+            listed.append(f"{at_end} at the end of epoch {epoch}")
         last = at_end
-    cut = [*told[:MOST_RATES], "...", told[-1]] if len(told) > MOST_RATES + 1 else told
-    return "; ".join(cut)
+    if len(listed) > MOST_RATES + 1:
+        listed = [*listed[:MOST_RATES], "...", listed[-1]]
+    return "; ".join(listed)

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.loading.loader import Batch
-from psla_wds.models.audio_tagger import AudioTagger, loss
+from psla_wds.models.audio_tagger import AudioTagger, autocast, check_precision, loss
 from psla_wds.models.batch_norm import ghost_norms, normalise_over
 from psla_wds.runtime.distributed import World
 from train.config import Compile, TrainConfig
@@ -24,17 +24,12 @@ from train.optimizer import (
 )
 from train.steps.averages import RunningStatistics, WeightAverage
 
-AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 class Learner:
     """Model, optimizer and gradient scaler, alike on all ranks."""
 
     def __init__(self, config: TrainConfig, world: World, model: AudioTagger) -> None:
-        if config.precision == "float16" and world.device.type == "cpu":
-            raise ConfigError(
-                "float16 training needs a GPU", where="precision", fix="set --precision bfloat16"
-            )
+        check_precision(config.precision, world.device)
         self._config, self._world = config, world
         normalise_over(config.batch_norm, config.batch_norm_group, model.trunk)
         self.model = model.to(world.device, memory_format=torch.channels_last)
@@ -47,7 +42,7 @@ class Learner:
         self._statistics = RunningStatistics(self.model)
         self._ghost_norms = ghost_norms(self.model)
         self.gradient_norm = self.is_bad = torch.zeros((), device=world.device)
-        """Of the last step, on the device: the norm of all gradients, and whether it was skipped
+        """Norm of all gradients in the last step, and whether that was skipped
         since its loss or gradient was not finite."""
 
     @property
@@ -164,8 +159,7 @@ class Learner:
         )
 
     def _autocast(self) -> AbstractContextManager[None]:
-        dtype = AUTOCAST_DTYPES.get(self._config.precision)
-        return torch.autocast(self._world.device.type, dtype) if dtype else nullcontext()
+        return autocast(self._config.precision, self._world.device)
 
 
 def is_bad(loss: torch.Tensor, gradient_norm: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -11,8 +11,8 @@ import torch
 from tqdm import tqdm
 
 from psla_wds.evaluation.metrics import evaluate
-from psla_wds.evaluation.predict import predict
-from psla_wds.loading.loader import Loader
+from psla_wds.evaluation.predict import Predictor, gather_scores
+from psla_wds.loading.batches import TrainingData
 from psla_wds.models.audio_tagger import loss
 from psla_wds.models.checkpoint import Checkpoint, epoch_path, save_checkpoint
 from psla_wds.progress import DataTimer, Interval, progress_bar
@@ -26,7 +26,7 @@ from train.run.log import RunLog
 from train.run.state import StateWriter, check_types
 from train.steps.bad_steps import BadSteps, clips_as_json
 from train.steps.metrics import Means, Measures
-from train.training_data import TrainingData, layout_of, open_training_data
+from train.training_data import layout_of, open_training_data
 
 logger = logging.getLogger("train")
 
@@ -69,14 +69,17 @@ class Trainer:
         with data.loader as loader, self._states:
             batches = DataTimer(loader)
             for epoch in range(self._epochs_done + 1, config.epochs + 1):
-                world.agree(data.plans.of_epoch(epoch).fingerprint(), f"plans of epoch {epoch}")
-                storage_wait_before_s = loader.storage_wait_s
+                plan = data.schedule.plan(epoch)
+                world.agree(plan.fingerprint(), f"plans of epoch {epoch}")
+                waited_before_s = loader.storage_wait_s
                 interval = self._train_epoch(epoch, data, batches, log)
-                storage_wait_s = loader.storage_wait_s - storage_wait_before_s
-                self._say_what_bounded(epoch, interval, loader, storage_wait_s)
+                storage_wait = (loader.storage_wait_s - waited_before_s) / interval.elapsed_s
+                if world.is_main:
+                    found = loader.verdict(interval.data_wait, storage_wait)
+                    logger.info("epoch %d was %s", epoch, found)
                 self._tell_damaged(loader.damaged, log)
-                waits = {"storage_wait": storage_wait_s / max(interval.elapsed_s, 1e-9)}
-                self._finish_epoch(epoch, interval, waits | batches.take_percentiles(), log)
+                waits = {"storage_wait": storage_wait} | batches.take_percentiles()
+                self._finish_epoch(epoch, interval, waits, log)
 
     @property
     def epochs_left(self) -> int:
@@ -155,7 +158,7 @@ class Trainer:
                 epoch,
                 lambda step: [
                     clip
-                    for draws in data.draws_of_step(step)
+                    for draws in data.schedule.draws_of_step(step, data.loader.damaged_rows)
                     for clip in clips_as_json(draws, self._index)
                 ],
             )
@@ -179,17 +182,6 @@ class Trainer:
         if self._world.device.type != "cuda":
             return {}
         return {"gpu_memory_gib": torch.cuda.max_memory_allocated(self._world.device) / 2**30}
-
-    def _say_what_bounded(
-        self, epoch: int, interval: Interval, loader: Loader, storage_wait_s: float
-    ) -> None:
-        if self._world.is_main:
-            line = loader.verdict(
-                waited_s=interval.waited_s,
-                storage_wait_s=storage_wait_s,
-                elapsed_s=interval.elapsed_s,
-            )
-            logger.info("epoch %d was %s", epoch, line)
 
     def _tell_damaged(self, damaged: dict[str, str], log: RunLog) -> None:
         """Log the damaged clips of all ranks that are not in the log yet."""
@@ -238,14 +230,14 @@ class Trainer:
     def _evaluate(self) -> dict[str, float]:
         if self._eval_index is None:
             return {}
-        scores = predict(
+        predictor = Predictor(
             self._learner.evaluated,
-            self._eval_index,
+            self._eval_index.classes,
             self._config.features,
-            self._world,
-            batch_size=layout_of(self._config, self._world).clips_per_pass,
-            reader=self._config.reader,
+            layout_of(self._config, self._world).clips_per_pass,
+            self._config.reader,
         )
+        scores = gather_scores(predictor, self._eval_index, self._world)
         if scores is None:
             return {}
         metrics = evaluate(scores.scores, scores.targets)
@@ -268,7 +260,7 @@ class Trainer:
         )
 
     def _learning_rate(self, epoch: int) -> float:
-        """Of the last step."""
+        """Learning rate of the last step."""
         return learning_rate(self._config.optimizer, self._moment(self._step - 1, epoch))
 
     def _moment(self, step: int, epoch: int) -> Moment:

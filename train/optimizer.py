@@ -24,11 +24,11 @@ class Moment:
     """A step in its run."""
 
     step: int
-    """From 0, over the whole run."""
+    """Step from 0, over the whole run."""
     epoch: int
-    """That the step lies in, from 1."""
+    """Epoch of the step, from 1."""
     total_steps: int
-    """Of the run."""
+    """Number of steps of the run."""
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:

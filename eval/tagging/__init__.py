@@ -1,1 +1,1 @@
-"""What tagging prints and writes."""
+"""What eval.tag hears in recordings, window by window, and the formats of its results."""

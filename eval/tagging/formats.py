@@ -4,15 +4,16 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from tqdm import tqdm
 
-from eval.tagging.results import Result, ResultWriter, Source
 from psla_wds.errors import ConfigError, PslaError
 from psla_wds.io.atomic_files import atomic_open
 
@@ -21,87 +22,111 @@ Format = Literal["text", "json", "csv", "audacity"]
 CSV_HEADER = ("kind", "recording", "start_s", "end_s", "mid", "name", "score")
 
 
+@dataclass(frozen=True)
+class Recording:
+    """A recording to tag."""
+
+    name: str
+    """Its name in results."""
+    source: Path | int
+    """Its file, or the descriptor of a pipe."""
+    below: Path
+    """Its path from the folder on that it was found in."""
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A class that is heard."""
+
+    mid: str
+    name: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is heard in a stretch of a recording."""
+
+    kind: Literal["window", "event", "recording"]
+    recording: str
+    start_s: float
+    end_s: float
+    tags: tuple[Tag, ...]
+    """The highest of the window or the recording; for an event, its class."""
+
+
+Writer: TypeAlias = Callable[[Recording, Iterable[Result]], None]
+"""Writes all results of a recording, each as it comes."""
+
+
 @contextmanager
-def open_writer(form: Format, output: Path | None, sources: list[Source]) -> Iterator[ResultWriter]:
-    """Where to write results of these recordings: stdout, or a file, which appears whole when the
-    block ends well; labels for Audacity, of several recordings, to a folder.
+def open_writer(form: Format, output: Path | None, recordings: list[Recording]) -> Iterator[Writer]:
+    """A writer of results: to stdout, or to a file, which appears whole when the block ends well;
+    labels for Audacity to a folder, with a file for each recording.
+
+    Raises `ConfigError` if two recordings would have one file, `PslaError` if writing fails.
     """
+    if form == "audacity":
+        _check_tracks(output, recordings)
     try:
         if output is None:
-            if form == "audacity" and len(sources) > 1:
-                raise ConfigError(
-                    "a track of labels is of one recording",
-                    where=f"--format {form}",
-                    fix="set --output to a folder, or tag one recording",
-                )
-            yield _TextWriter(form, print_result)
+            yield _text_writer(form, print_result)
         elif form == "audacity":
-            yield _LabelTracks(output, sources)
+            yield partial(_write_track, output)
         else:
             output.parent.mkdir(parents=True, exist_ok=True)
             with atomic_open(output, "w") as file:
-                yield _TextWriter(form, file.write)
+                yield _text_writer(form, file.write)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise PslaError(
             f"the results cannot be written: {error.strerror}",
             where=output,
-            fix="--output names a place that can be written",
+            fix="set --output to a place that can be written",
         ) from None
 
 
 def print_result(text: str) -> None:
-    """To stdout at once, above the progress bar where both are a terminal."""
+    """Print to stdout at once, above the progress bar where both are a terminal."""
     tqdm.write(text, end="")
     sys.stdout.flush()
 
 
-class _TextWriter:
-    """One text of all results."""
+def _text_writer(form: Format, put: Callable[[str], object]) -> Writer:
+    if form == "csv":
+        put(_csv_line(CSV_HEADER))
 
-    def __init__(self, form: Format, put: Callable[[str], object]) -> None:
-        self._form = form
-        self._put = put
-        self._recording: str | None = None
-        if form == "csv":
-            put(_csv_line(CSV_HEADER))
+    def write(recording: Recording, results: Iterable[Result]) -> None:
+        for number, result in enumerate(results):
+            if form == "text" and number == 0:
+                put(f"{recording.name}\n")
+            put(RENDER[form](result))
 
-    def write(self, result: Result) -> None:
-        if self._form == "text" and result.recording != self._recording:
-            self._put(f"{result.recording}\n")
-        self._recording = result.recording
-        self._put(RENDER[self._form](result))
-
-    def end(self, source: Source) -> None:
-        self._recording = None
+    return write
 
 
-class _LabelTracks:
-    """A file for each recording, in a folder, by the name of the recording."""
+def _write_track(folder: Path, recording: Recording, results: Iterable[Result]) -> None:
+    path = folder / recording.below.with_name(f"{recording.below.name}.txt")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_open(path, "w") as file:
+        file.writelines(map(_as_labels, results))
 
-    def __init__(self, folder: Path, sources: list[Source]) -> None:
-        self._folder = folder
-        self._lines: list[str] = []
-        seen: dict[Path, str] = {}
-        for source in sources:
-            if source.below in seen:
-                raise ConfigError(
-                    f"{seen[source.below]} and {source.name} would have one file of labels",
-                    where=folder / source.below,
-                    fix="give the folder that holds both, or tag them one after the other",
-                )
-            seen[source.below] = source.name
 
-    def write(self, result: Result) -> None:
-        self._lines.append(RENDER["audacity"](result))
-
-    def end(self, source: Source) -> None:
-        path = self._folder / source.below.with_name(f"{source.below.name}.txt")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_open(path, "w") as file:
-            file.writelines(self._lines)
-        self._lines = []
+def _check_tracks(output: Path | None, recordings: list[Recording]) -> None:
+    if output is None and len(recordings) > 1:
+        raise ConfigError(
+            "a track of labels holds one recording",
+            where="--format audacity",
+            fix="set --output to a folder, or tag one recording",
+        )
+    [(below, count)] = Counter(recording.below for recording in recordings).most_common(1)
+    if count > 1:
+        raise ConfigError(
+            f"{count} recordings would have one file of labels, {below}.txt",
+            where=output,
+            fix="give the folder that holds them all, or tag them one after the other",
+        )
 
 
 def _as_text(result: Result) -> str:
@@ -116,7 +141,7 @@ def _as_json(result: Result) -> str:
 def _as_csv(result: Result) -> str:
     stretch = (result.kind, result.recording, f"{result.start_s:.3f}", f"{result.end_s:.3f}")
     rows = ((*stretch, tag.mid, tag.name, f"{tag.score:.6f}") for tag in result.tags)
-    return "".join(_csv_line(row) for row in rows)
+    return "".join(map(_csv_line, rows))
 
 
 def _csv_line(row: tuple[str, ...]) -> str:
@@ -126,7 +151,7 @@ def _csv_line(row: tuple[str, ...]) -> str:
 
 
 def _as_labels(result: Result) -> str:
-    """Lines of Audacity's label tracks: start, end, text, between tabs."""
+    """A line of Audacity's label tracks: start, end, text, between tabs."""
     if result.kind != "event":
         return ""
     name = " ".join(result.tags[0].name.split())

@@ -1,61 +1,65 @@
-"""Audio files to waveforms and back: decode, downmix, resample, encode."""
+"""Audio files, streams and arrays to waveforms of one channel at another sample rate.
+
+One mechanism for packing and tagging: `load_clip` reads an excerpt at once, `decode` a recording
+of any length block by block. The samples are the same.
+"""
 
 import functools
 import io
 import math
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TypeAlias
 
 import numpy as np
 import soundfile
 import soxr
-from jaxtyping import Float32, Int16
+from jaxtyping import Float, Float32, Int16, Shaped
 
 from psla_wds.audio import ffmpeg
-from psla_wds.audio.ogg import with_fixed_serial
-from psla_wds.audio.wav_header import is_cut_short
+from psla_wds.errors import AudioError
 
-Codec = Literal["flac", "opus", "vorbis", "wav"]
-
-EXTENSIONS = {"flac": "flac", "opus": "opus", "vorbis": "ogg", "wav": "wav"}
-"""Of the members of a tar, by codec."""
-OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
+Block: TypeAlias = Float32[np.ndarray, " samples"]
+"""A stretch of a recording: one channel, in [-1, 1]."""
 
 AUDIO_SUFFIXES = {
-    ".aif",
-    ".aiff",
-    ".au",
-    ".caf",
-    ".flac",
-    ".mp3",
-    ".oga",
-    ".ogg",
-    ".opus",
-    ".wav",
+    *(".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"),
     *ffmpeg.SUFFIXES,
 }
-"""Of the files that are taken for audio where a folder holds others as well."""
+"""Suffixes of the files that are taken from a folder which holds other files as well."""
 
 MAX_CLIP_S = 3600.0
 """Longer excerpts are refused: a header can promise any length, and memory is taken for it."""
+MAX_RATE_HZ = 192_000
+"""Rate at which an excerpt may have `MAX_CLIP_S`: a header can promise any rate as well."""
 CUT_TOLERANCE_S = 1.0
 """What a cut clip may exceed, and a whole recording fall short of, the times it is listed with."""
-SILENT_DBFS = -70.0
-"""Clips below it are nearly silent: about ten steps of 16 bits."""
-
-_FORMATS = {
-    "flac": ("FLAC", "PCM_16"),
-    "opus": ("OGG", "OPUS"),
-    "vorbis": ("OGG", "VORBIS"),
-    "wav": ("WAV", "PCM_16"),
+BLOCK_SAMPLES = 2**16
+"""Samples of all channels that are decoded at a time; at most a second, since low rates grow when
+they are resampled."""
+MAX_CHANNELS = 1024
+"""libsndfile's limit; an array with more has its axes the other way round."""
+UNKNOWN_BYTES = 2**31 - 2**16
+"""Programs that write WAV into a pipe have its header claim that or more: they cannot know."""
+SLACK_BYTES = 4096
+"""Headers that claim a little too much are common, and nothing is missing."""
+ENDLESS = sys.maxsize
+TRAILER_BYTES = 2**20
+"""Notes and tags that may follow the sound in a pipe."""
+FIXES = {
+    "not-finite": "mend what made it, or leave it out",
+    "empty": "give a longer recording",
+    "needs-ffmpeg": "apt-get install ffmpeg, or convert it to WAV or FLAC",
+    "bad-rate": "give samples a second",
+    "bad-shape": "give (samples,), or (samples, channels) as soundfile.read does; transpose what "
+    "torchaudio.load gives",
+    "bad-type": "give floats in [-1, 1], or signed integers",
 }
-_SAMPLES_AT_ONCE = 2**18  # libvorbis overflows its stack when it is given many minutes at once
-
-MAX_RATE_HZ = 192_000
-"""Of the longest clip; a header can promise any rate as well."""
+"""Fixes by the reason of a refusal, where it is not that the file cannot be read."""
 
 
 class ClipRefusedError(Exception):
@@ -74,79 +78,89 @@ def load_clip(
     may_be_cut: bool = False,
     max_s: float = math.inf,
     sample_rate_hz: int,
-) -> Float32[np.ndarray, " samples"]:
+) -> Block:
     """The excerpt as one channel in [-1, 1] at `sample_rate_hz`: the mean of its channels,
     resampled by soxr at its high quality, whose filter keeps aliases out.
 
     Args:
         source: an audio file, or the bytes of one.
-        may_be_cut: the file is the excerpt itself, and taken whole, if it is no longer than that
-            (and a second); otherwise it must be the recording, and reach to `end_s`.
-        max_s: more than that of the excerpt is left out.
+        may_be_cut: a file no longer than the excerpt (and a second) is the excerpt itself, and
+            taken whole; otherwise it must be the recording, and reach to `end_s`.
+        max_s: the rest of a longer excerpt is left out.
 
     Raises `ClipRefusedError` when the file is missing, unreadable, shorter than it says, empty
     in this range, too long, of another length than the excerpt and the recording, needs an
     ffmpeg that is not there, or holds values that are not finite.
     """
-    try:
-        if isinstance(source, Path) and not source.is_file():
-            raise ClipRefusedError("missing", "there is no such file")
-        with _opened(source) as file:
-            length_s = file.frames / file.samplerate
-            if may_be_cut and _is_cut(length_s, start_s, end_s):
-                start_s, end_s = 0.0, math.inf
-            waveform, is_all = _read_range(file, start_s, min(end_s, start_s + max_s))
-            source_rate_hz = file.samplerate
-        if is_all and is_cut_short(source):
-            raise ClipRefusedError("truncated", "the file ends before its header says so")
-    except (RuntimeError, OSError) as error:
-        raise ClipRefusedError("unreadable", reason_of(error)) from None
-    return as_mono(waveform, source_rate_hz, sample_rate_hz)
+    if isinstance(source, Path) and not source.is_file():
+        raise ClipRefusedError("missing", "there is no such file")
+    with _opened(source, seekable=True) as audio:
+        if may_be_cut and _is_cut(audio.num_samples / audio.rate_hz, start_s, end_s):
+            start_s, end_s = 0.0, math.inf
+        start, stop = _checked_range(audio, start_s, min(end_s, start_s + max_s))
+        (excerpt,) = audio.blocks(start, stop, size=stop - start)  # faster than in many
+    pieces = _pieces(excerpt, audio.rate_hz)
+    return np.concatenate(list(resample(pieces, audio.rate_hz, sample_rate_hz)))
 
 
-def as_mono(
-    waveform: Float32[np.ndarray, "source_samples channels"],
-    source_rate_hz: int,
+def decode(source: Path | int, sample_rate_hz: int) -> Iterator[Block]:
+    """A recording of any length at another rate, in memory that does not grow with it.
+
+    Args:
+        source: a file, or the descriptor or name of a pipe that a WAV or AU file comes out of,
+            whose header need not know its length.
+
+    Raises `AudioError` where the audio is damaged, which can be after many blocks; a file that
+    ends before its header says so is damaged.
+    """
+    with _audio_errors(source if isinstance(source, Path) else "stdin"), _opened(source) as audio:
+        yield from resample(audio.blocks(), audio.rate_hz, sample_rate_hz)
+
+
+def decode_array(
+    waveform: Shaped[np.ndarray, "*shape"], sample_rate_hz: int | float, *, to_hz: int
+) -> Iterator[Block]:
+    """A waveform in memory at another rate, in the same blocks as a file of it.
+
+    Args:
+        waveform: floats in [-1, 1], or signed integers at full scale; samples come first, then, if
+            there is a second axis, channels.
+
+    Raises `AudioError` if it is empty, of another shape or type, or holds values that are not
+    finite; or if `sample_rate_hz` is not positive.
+    """
+    with _audio_errors("waveform"):
+        if not 0 < sample_rate_hz < np.inf:
+            raise ClipRefusedError("bad-rate", f"sample_rate_hz={sample_rate_hz} is not a rate")
+        if waveform.ndim not in (1, 2) or not 0 < np.prod(waveform.shape[1:]) <= MAX_CHANNELS:
+            raise ClipRefusedError("bad-shape", f"shape {waveform.shape} is not a waveform's")
+        pieces = _pieces(waveform[:, None] if waveform.ndim == 1 else waveform, sample_rate_hz)
+        yield from resample(map(_as_float, pieces), sample_rate_hz, to_hz)
+
+
+def resample(
+    blocks: Iterable[Float32[np.ndarray, "samples channels"]],
+    source_rate_hz: int | float,
     sample_rate_hz: int,
-) -> Float32[np.ndarray, " samples"]:
-    """The mean of the channels at another rate; `ClipRefusedError` if there is nothing to hear."""
-    mono = mix_channels(waveform)
-    if source_rate_hz != sample_rate_hz:
-        mono = soxr.resample(mono, source_rate_hz, sample_rate_hz, quality="HQ")
-    if not np.isfinite(mono).all():  # whatever is not finite spreads over the filter's length
-        raise ClipRefusedError("not-finite", "the audio holds NaN or infinite values")
-    if not len(mono):
+) -> Iterator[Block]:
+    """The mean of the channels at another rate: the same samples however they are cut into blocks.
+
+    Raises `ClipRefusedError` if there are none, or some are not finite.
+    """
+    num_samples = 0
+    for block in _resampled(map(mix_channels, blocks), source_rate_hz, sample_rate_hz):
+        if not np.isfinite(block).all():  # what is not spreads over the length of soxr's filter
+            raise ClipRefusedError("not-finite", "the audio holds NaN or infinite values")
+        num_samples += len(block)
+        yield block
+    if not num_samples:
         raise ClipRefusedError("empty", "no sample is left after resampling")
-    return mono
 
 
-def mix_channels(
-    waveform: Float32[np.ndarray, "samples channels"],
-) -> Float32[np.ndarray, " samples"]:
+def mix_channels(waveform: Float32[np.ndarray, "samples channels"]) -> Block:
     """The mean of the channels."""
     # The same numbers as waveform.mean(axis=1), which is 30 times as slow for two channels.
     return functools.reduce(np.add, waveform.T) / np.float32(waveform.shape[1])
-
-
-def encode_clip(
-    waveform: Float32[np.ndarray, " samples"], *, sample_rate_hz: int, codec: Codec
-) -> bytes:
-    """The waveform as a file of audio, the same bytes for the same samples. In FLAC and WAV, of
-    16 bits, a 16-bit source survives bit by bit."""
-    pcm = to_pcm(waveform)
-    container, subtype = _FORMATS[codec]
-    buffer = io.BytesIO()
-    with soundfile.SoundFile(
-        buffer, "w", sample_rate_hz, channels=1, format=container, subtype=subtype
-    ) as file:
-        for start in range(0, len(pcm), _SAMPLES_AT_ONCE):
-            file.write(pcm[start : start + _SAMPLES_AT_ONCE])
-    encoded = buffer.getvalue()
-    return with_fixed_serial(encoded) if container == "OGG" else encoded
-
-
-def to_pcm(waveform: Float32[np.ndarray, " samples"]) -> Int16[np.ndarray, " samples"]:
-    return np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def decode_pcm(encoded: bytes | memoryview) -> tuple[Int16[np.ndarray, " samples"], int]:
@@ -161,29 +175,122 @@ def decode_pcm(encoded: bytes | memoryview) -> tuple[Int16[np.ndarray, " samples
 
 
 def reason_of(error: Exception) -> str:
-    """What an error of reading says, without the name or the place in memory of what was read, so
-    that it is the same wherever a clip lies."""
-    return error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    """The reason of an error of reading, without the name or the place in memory of what was read,
+    so that it is the same wherever a clip lies."""
+    if isinstance(error, soundfile.LibsndfileError):
+        return error.error_string
+    return getattr(error, "strerror", None) or str(error)
 
 
-def level_dbfs(waveform: Float32[np.ndarray, " samples"]) -> float:
-    """Root mean square without the mean, in dB of full scale."""
-    return 20 * math.log10(max(float(waveform.std()), 1e-9))
+def is_cut_short(file: io.BufferedIOBase) -> bool:
+    """Whether a WAV file ends before its header says so: libsndfile reads what is there. False
+    for other files, and for headers that do not know."""
+    claimed_end = 0
+    file.seek(0)
+    if file.read(4) == b"RIFF":
+        file.seek(12)
+        while len(chunk := file.read(8)) == 8:
+            size = int.from_bytes(chunk[4:], "little")
+            if chunk[:4] == b"data":
+                claimed_end = file.tell() + size if size < UNKNOWN_BYTES else 0
+                break
+            file.seek(size + size % 2, os.SEEK_CUR)
+    return claimed_end > file.seek(0, os.SEEK_END) + SLACK_BYTES
+
+
+class _SoundFile(soundfile.SoundFile):
+    """A file that is read from one place on: soundfile seeks after each read of what it can seek
+    in, and a gap follows in MP3."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _Audio:
+    """A file or pipe that is open, and the samples in it."""
+
+    def __init__(self, file: _SoundFile, raw: io.BufferedIOBase | int) -> None:
+        self._file, self._raw = file, raw
+        self.rate_hz: int = file.samplerate
+        is_pipe = isinstance(raw, int) and not stat.S_ISREG(os.fstat(raw).st_mode)
+        if is_pipe and file.format == "MP3":  # libsndfile gives noise, then an error
+            raise RuntimeError("MP3 cannot be read from a pipe; WAV can: ffmpeg -i - -f wav -")
+        is_known = not is_pipe or file.frames * file.channels < UNKNOWN_BYTES // 8  # bytes a sample
+        self.num_samples: int = file.frames if is_known else ENDLESS
+        """Samples of a channel by the header; `ENDLESS` where it does not know."""
+
+    def blocks(
+        self, start: int = 0, stop: int = ENDLESS, *, size: int | None = None
+    ) -> Iterator[Float32[np.ndarray, "samples channels"]]:
+        """The samples from `start` to before `stop`, so many at a time; `ClipRefusedError` at the
+        end of what is there, if that comes sooner than the header says."""
+        stop, position = min(stop, self.num_samples), start
+        size = size or _block_samples(self.rate_hz, self._file.channels)
+        if start:  # some codecs cannot seek, nor say where they are
+            self._file.seek(start)
+        while position < stop:
+            wanted = min(size, stop - position)
+            block = self._file.read(wanted, dtype="float32", always_2d=True)
+            position += len(block)
+            if len(block):
+                yield block
+            if len(block) < wanted:  # reading on would pass over what is damaged
+                break
+        if position < stop < ENDLESS:
+            raise ClipRefusedError(
+                "truncated", f"{position - start} of {stop - start} samples are there"
+            )
+        if stop == self.num_samples:
+            self._check_end()
+
+    def _check_end(self) -> None:
+        if not isinstance(self._raw, int):
+            if is_cut_short(self._raw):
+                raise ClipRefusedError("truncated", "the file ends before its header says so")
+            return
+        num_bytes = 0  # WAV has no number for more than 4 GiB
+        while part := os.read(self._raw, 2**16):
+            num_bytes += len(part)
+            if num_bytes > TRAILER_BYTES:
+                raise RuntimeError("more follows than its header says; AU has no such limit")
 
 
 @contextmanager
-def _opened(source: Path | io.BytesIO) -> Iterator[soundfile.SoundFile]:
-    if not isinstance(source, Path) or source.suffix.lower() not in ffmpeg.SUFFIXES:
-        with soundfile.SoundFile(source) as file:
-            yield file
-        return
-    if ffmpeg.version() is None:
-        raise ClipRefusedError("needs-ffmpeg", f"install ffmpeg to read {source.suffix} files")
-    with tempfile.TemporaryDirectory() as folder:
-        wav = Path(folder) / "recording.wav"
-        ffmpeg.convert(source, wav)
-        with soundfile.SoundFile(wav) as file:
-            yield file
+def _opened(source: Path | io.BytesIO | int, *, seekable: bool = False) -> Iterator[_Audio]:
+    """A file, bytes or pipe to read; ffmpeg decodes what libsndfile does not read.
+
+    Args:
+        seekable: any part can be read, and the length is known; otherwise not all codecs can.
+
+    Raises `ClipRefusedError`.
+    """
+    raw: io.BufferedIOBase | int
+    try:
+        with ExitStack() as stack:
+            if isinstance(source, Path):
+                raw = stack.enter_context(source.open("rb"))
+                if not source.is_file():
+                    source = raw = raw.fileno()
+                elif source.suffix.lower() in ffmpeg.SUFFIXES:
+                    if ffmpeg.version() is None:
+                        advice = f"install ffmpeg to read {source.suffix} files"
+                        raise ClipRefusedError("needs-ffmpeg", advice)
+                    source = raw = stack.enter_context(ffmpeg.decoded(source, seekable=seekable))
+            else:
+                raw = source
+            file = stack.enter_context(_SoundFile(source, closefd=False))
+            yield _Audio(file, raw)
+    except (RuntimeError, OSError) as error:
+        raise ClipRefusedError("unreadable", reason_of(error)) from None
+
+
+@contextmanager
+def _audio_errors(where: object) -> Iterator[None]:
+    try:
+        yield
+    except ClipRefusedError as error:
+        fix = FIXES.get(error.reason, "check its name and rights, or convert it to WAV or FLAC")
+        raise AudioError(f"the audio cannot be used: {error}", where=where, fix=fix) from None
 
 
 def _is_cut(length_s: float, start_s: float, end_s: float) -> bool:
@@ -199,22 +306,50 @@ def _is_cut(length_s: float, start_s: float, end_s: float) -> bool:
     )
 
 
-def _read_range(
-    file: soundfile.SoundFile, start_s: float, end_s: float
-) -> tuple[Float32[np.ndarray, "samples channels"], bool]:
-    """The excerpt, and whether it reaches to the end of the file."""
-    start = round(start_s * file.samplerate)
-    stop = file.frames if math.isinf(end_s) else min(round(end_s * file.samplerate), file.frames)
+def _checked_range(audio: _Audio, start_s: float, end_s: float) -> tuple[int, int]:
+    """The first sample of the excerpt, and the one after its last."""
+    num_samples, rate_hz = audio.num_samples, audio.rate_hz
+    start = round(start_s * rate_hz)
+    stop = num_samples if math.isinf(end_s) else min(round(end_s * rate_hz), num_samples)
     if stop <= start:
-        length_s = file.frames / file.samplerate
+        length_s = num_samples / rate_hz
         raise ClipRefusedError(
             "empty", f"nothing from {start_s:g} s on: the file has {length_s:g} s"
         )
-    if stop - start > MAX_CLIP_S * min(file.samplerate, MAX_RATE_HZ):
+    if stop - start > MAX_CLIP_S * min(rate_hz, MAX_RATE_HZ):
         raise ClipRefusedError("too-long", f"longer than {MAX_CLIP_S:g} s; set start_s and end_s")
-    if start:  # some codecs cannot seek
-        file.seek(start)
-    waveform = file.read(stop - start, dtype="float32", always_2d=True)
-    if len(waveform) < stop - start:
-        raise ClipRefusedError("truncated", f"{len(waveform)} of {stop - start} samples are there")
-    return waveform, stop == file.frames
+    return start, stop
+
+
+def _block_samples(rate_hz: int | float, num_channels: int) -> int:
+    return max(1, min(int(rate_hz), BLOCK_SAMPLES // num_channels))
+
+
+def _pieces(
+    waveform: Shaped[np.ndarray, "samples channels"], rate_hz: int | float
+) -> Iterator[Shaped[np.ndarray, "piece channels"]]:
+    size = _block_samples(rate_hz, waveform.shape[1])
+    return (waveform[start : start + size] for start in range(0, len(waveform), size))
+
+
+def _as_float(
+    block: Shaped[np.ndarray, "samples channels"],
+) -> Float[np.ndarray, "samples channels"]:
+    if np.issubdtype(block.dtype, np.signedinteger):
+        return block.astype(np.float32) / np.float32(-float(np.iinfo(block.dtype).min))
+    if not np.issubdtype(block.dtype, np.floating):
+        raise ClipRefusedError("bad-type", f"values of type {block.dtype} are not samples")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        return block.astype(np.float32)
+
+
+def _resampled(
+    blocks: Iterable[Block], source_rate_hz: int | float, sample_rate_hz: int
+) -> Iterator[Block]:
+    if source_rate_hz == sample_rate_hz:
+        yield from blocks
+        return
+    stream = soxr.ResampleStream(source_rate_hz, sample_rate_hz, 1, "float32", quality="HQ")
+    for block in blocks:
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(np.empty(0, np.float32), last=True)

@@ -1,24 +1,24 @@
-"""Recordings that libsndfile does not read (m4a, webm, ...), by the ffmpeg program."""
+"""The ffmpeg program, for recordings that libsndfile does not read (m4a, webm, ...)."""
 
 import functools
+import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 SUFFIXES = (".3gp", ".aac", ".amr", ".m4a", ".mka", ".mkv", ".mp4", ".webm", ".wma")
 DEMUXERS = "aac,amr,asf,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2"
-"""No playlist is among them, which could name any other file."""
-MAX_RECORDING_S = 6 * 3600
-TIMEOUT_S = 600
+"""Formats that ffmpeg may open: no playlist, which could name any other file."""
+MAX_RECORDING_S, MAX_CPU_S = 6 * 3600, 600
+"""Limits of what is decoded into a temporary file; the rest of a longer recording is left out."""
 
 
 @functools.cache
 def version() -> str | None:
-    """Version of the ffmpeg on PATH, None if there is none."""
+    """Version of the ffmpeg on PATH; None if there is none."""
     program = shutil.which("ffmpeg")
     if program is None:
         return None
@@ -26,67 +26,57 @@ def version() -> str | None:
     return " ".join(done.stdout.split()[2:3])
 
 
-def convert(recording: Path, wav: Path) -> None:
-    """Write the first audio track as a file of 32-bit floats, in its own rate and channels.
+@contextmanager
+def decoded(recording: Path, *, seekable: bool) -> Iterator[int]:
+    """Descriptor of an AU file of 32-bit floats: the first audio track, in its rate and channels.
 
-    Raises `RuntimeError` with ffmpeg's reason.
+    Args:
+        seekable: the descriptor is a temporary file's, which holds all of it; otherwise a pipe's,
+            which it comes out of while it is decoded, at any length.
+
+    Raises `RuntimeError` with ffmpeg's reason; for a pipe at the end of the block.
     """
-    # Not W64, which holds any length too: libsndfile takes ffmpeg's floats in it for integers.
-    target = ["-c:a", "pcm_f32le", "-f", "wav", "-rf64", "auto", "-y", f"file:{wav}"]
-    try:
-        done = subprocess.run(
-            [*_reading(recording), "-t", str(MAX_RECORDING_S), *target],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=TIMEOUT_S,
-        )
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"ffmpeg did not end within {TIMEOUT_S} s") from None
-    if done.returncode or done.stderr:
-        raise _failure(done.stderr, recording)
+    if not seekable:
+        with _pipe(recording, []) as pipe:
+            yield pipe
+        return
+    with tempfile.TemporaryFile() as file:
+        limits = ["-t", str(MAX_RECORDING_S), "-timelimit", str(MAX_CPU_S)]
+        with _pipe(recording, limits) as pipe, open(pipe, "rb", closefd=False) as sound:
+            shutil.copyfileobj(sound, file)
+        file.seek(0)
+        yield file.fileno()
 
 
 @contextmanager
-def decoding(recording: Path) -> Iterator[int]:
-    """A pipe that the first audio track comes out of while it is decoded, as a file of 32-bit
-    floats of any length, in its own rate and channels.
-
-    Raises `RuntimeError` with ffmpeg's reason, at the end of the block if it failed.
-    """
-    command = [*_reading(recording), "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
+def _pipe(recording: Path, limits: list[str]) -> Iterator[int]:
+    # file: keeps a name with a dash or a colon from being an option or an address.
+    source = ["-format_whitelist", DEMUXERS, "-i", f"file:{recording}", "-map", "0:a:0"]
+    target = [*limits, "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
     with (
         tempfile.TemporaryFile() as messages,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=messages) as process,
+        subprocess.Popen(
+            ["ffmpeg", "-nostdin", "-v", "error", *source, *target],
+            stdout=subprocess.PIPE,
+            stderr=messages,
+        ) as process,
     ):
         assert process.stdout is not None
+        problem: RuntimeError | None = None
         try:
             yield process.stdout.fileno()
-        except RuntimeError:  # nothing came, or half a file: ffmpeg knows why
-            process.stdout.close()
-            process.wait()
-            raise _failure(_text_of(messages), recording) from None
+        except RuntimeError as error:  # nothing came, or half a file: ffmpeg may know why
+            problem = error
         except BaseException:
             process.kill()
             raise
         process.stdout.close()
-        if process.wait() or _text_of(messages):
-            raise _failure(_text_of(messages), recording)
-
-
-def _text_of(messages: IO[bytes]) -> str:
-    messages.seek(0)
-    return messages.read().decode(errors="replace")
-
-
-def _reading(recording: Path) -> list[str]:
-    """A command's begin; what ffmpeg may open is limited, and only its first audio track taken."""
-    # file: keeps a name with a dash or a colon from being an option or an address.
-    source = ["-format_whitelist", DEMUXERS, "-i", f"file:{recording}", "-map", "0:a:0"]
-    return ["ffmpeg", "-nostdin", "-v", "error", *source]
-
-
-def _failure(messages: str, recording: Path) -> RuntimeError:
-    reason = (messages.strip().splitlines() or ["no message"])[-1]
-    return RuntimeError(f"ffmpeg: {reason.replace(str(recording), recording.name)}")
+        status = process.wait()
+        messages.seek(0)
+        if said := messages.read().decode(errors="replace").strip():
+            reason = re.sub(" @ 0x[0-9a-f]+", "", said.splitlines()[-1])  # the same each time
+            problem = RuntimeError(f"ffmpeg: {reason.replace(str(recording), recording.name)}")
+        elif status:
+            problem = RuntimeError(f"ffmpeg ended with status {status}")
+        if problem:
+            raise problem

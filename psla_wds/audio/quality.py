@@ -1,11 +1,13 @@
-"""What is wrong with a waveform although it can be used: clipped, or up-sampled."""
+"""What is wrong with a waveform although it can be used: silent, clipped, or up-sampled."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float32
-from scipy.signal import welch
 
+SILENT_DBFS = -70.0
+"""Level below which a clip is nearly silent: about ten steps of 16 bits."""
 FULL_SCALE = 32766 / 32768
 CLIPPED_RUN = 3
 """Samples in a row at full scale that count as clipped."""
@@ -17,6 +19,11 @@ FLOOR_DB = 10.0
 EDGE_DB = 20.0
 """How far the spectrum falls within `EDGE_HZ` where a resampler's filter ends it; sounds fade."""
 EDGE_HZ = 600.0
+
+
+def level_dbfs(waveform: Float32[np.ndarray, " samples"]) -> float:
+    """Root mean square without the mean, in dB of full scale."""
+    return 20 * math.log10(max(float(waveform.std()), 1e-9))
 
 
 def is_clipped(waveform: Float32[np.ndarray, " samples"]) -> bool:
@@ -36,6 +43,8 @@ class Spectrum:
 
     @classmethod
     def of(cls, waveform: Float32[np.ndarray, " samples"], sample_rate_hz: int) -> "Spectrum":
+        from scipy.signal import welch  # here, since packing needs none of SciPy
+
         segment = min(FFT_SIZE, len(waveform))
         frequencies_hz, power = welch(waveform, sample_rate_hz, nperseg=segment)
         rounding = NOISE_16_BIT / (sample_rate_hz / 2)
@@ -43,7 +52,7 @@ class Spectrum:
         return cls(sample_rate_hz, frequencies_hz, above_db)
 
     def bandwidth_hz(self) -> float:
-        """Highest frequency that stands `FLOOR_DB` above the rounding; 0 if none does."""
+        """Highest frequency that is `FLOOR_DB` above the rounding; 0 if none is."""
         heard = np.flatnonzero(self.above_db > FLOOR_DB)
         return float(self.frequencies_hz[heard[-1]]) if len(heard) else 0.0
 

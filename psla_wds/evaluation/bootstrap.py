@@ -7,7 +7,7 @@ Models that scored the same clips get the same resamples: their differences are 
 Only the resamples' deviation is used, and not where they lie: a positive that is drawn twice ranks
 above more clips, so they have a higher average precision than the clips themselves. What is a share
 of 1 has its interval on the logit scale (Boyd, Eng and Page 2013), differences on their own.
-benchmarks/interval_coverage.py has how often each kind of interval covers the truth.
+docs/design.md has how often each kind of interval covers the truth.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Of the means over classes, and of each class; NaN where most of a class is not defined."""
+    """Intervals of the means over classes and of each class; NaN where few values are defined."""
 
     mAP: Bounds  # noqa: N815 (the field's name)
     mAUC: Bounds  # noqa: N815 (the field's name)
@@ -151,7 +151,7 @@ def _sums_before(
 
 
 def share_bounds(value: float, resampled: Float64[np.ndarray, " resamples"]) -> Bounds:
-    """Of a number from 0 to 1."""
+    """Logit of a number from 0 to 1."""
     low, high = share_ends(np.array([value]), resampled[None])[:, 0].tolist()
     return Bounds(low, high)
 

@@ -5,9 +5,10 @@ type II) and its score of c is above the threshold of c, a statistic of the scor
 that carry c. All rests on the original labels: what is added brings nothing further.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
@@ -16,10 +17,11 @@ from scipy.sparse import csr_array
 from psla_wds.evaluation.score_folder import row_blocks
 from psla_wds.labels.ontology import Pairs
 from psla_wds.shards.index import ShardIndex
-from psla_wds.shards.overlay import with_labels
 
 Threshold = Literal["mean", "median"] | float
 """A statistic of scores; a number is a percentile."""
+NUM_SHOWN = 15
+"""Classes and pairs in the report for people."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,13 @@ def enhance(
         parts.append((np.diff(enhanced.indptr), enhanced.indices.astype(np.uint16)))
     lengths, values = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return Enhancement(index, with_labels(index, starts, values), thresholds, pair_counts, counts)
+    return Enhancement(index, index.with_labels(starts, values), thresholds, pair_counts, counts)
 
 
 def class_thresholds(
     index: ShardIndex, teacher: Teacher, threshold: Threshold
 ) -> Float64[np.ndarray, " classes"]:
-    """Of each class, the statistic over the scores of the clips that carry it; NaN for none."""
+    """Statistic over the scores of the clips that carry each class; NaN where none does."""
     carried = [block[labels.nonzero()] for labels, block in _labelled_blocks(index, teacher)]
     label_scores = np.concatenate(carried).astype(np.float64)
     order = np.argsort(index.label_values, kind="stable")
@@ -110,3 +112,131 @@ def _added(
     wanted &= labels.toarray()[clips, classes] == 0
     places = (clips[wanted], classes[wanted])
     return csr_array((np.ones(wanted.sum(), np.int32), places), shape=labels.shape)
+
+
+def enhancement_report(done: Enhancement) -> dict[str, Any]:
+    """What an enhancement did, in total, per class and per pair of classes, as JSON values."""
+    classes = done.before.classes
+    before, after = done.before.class_counts(), done.after.class_counts()
+    rows = zip(classes.mids, classes.names, done.thresholds.tolist(), strict=True)
+    num_before, num_added = int(before.sum()), int(after.sum() - before.sum())
+    return {
+        "clips": len(done.before),
+        "labels_before": num_before,
+        "labels_added": num_added,
+        "labels_added_share": num_added / num_before,
+        "impacted_classes": int(np.count_nonzero(after > before)),
+        "types": {
+            kind: {
+                "labels_added": int(counts.sum()),
+                "impacted_classes": int(np.count_nonzero(counts)),
+            }
+            for kind, counts in done.added.items()
+        },
+        "per_class": [
+            {
+                "mid": mid,
+                "name": name,
+                "threshold": None if math.isnan(threshold) else threshold,
+                "before": int(before[k]),
+                "after": int(after[k]),
+                "added": int(after[k] - before[k]),
+            }
+            for k, (mid, name, threshold) in enumerate(rows)
+        ],
+        "pairs": [pair for kind in done.pairs for pair in _pairs(done, kind)],
+    }
+
+
+def _pairs(done: Enhancement, kind: str) -> list[dict[str, Any]]:
+    """Pairs of classes by which labels were added, the most frequent first."""
+    classes, counts = done.before.classes, done.pairs[kind]
+    found = sorted(np.argwhere(counts).tolist(), key=lambda pair: -counts[*pair])
+    return [
+        {
+            "type": kind,
+            "carried": classes.mids[k],
+            "carried_name": classes.names[k],
+            "added": classes.mids[c],
+            "added_name": classes.names[c],
+            "labels": int(counts[k, c]),
+        }
+        for k, c in found
+    ]
+
+
+def against_truth(done: Enhancement, truth: ShardIndex) -> dict[str, Any]:
+    """How many of the added labels are right, and how many of the missing ones were added."""
+    before, after, right = (_matrix(index) for index in (done.before, done.after, truth))
+    added, missing = after - before, right - right.multiply(before)
+    hits = added.multiply(right)
+    return {
+        "missing": int(missing.sum()),
+        "added": int(added.sum()),
+        "right": int(hits.sum()),
+        "precision": _share(hits.sum(), added.sum()),
+        "recall": _share(hits.sum(), missing.sum()),
+        "per_class": [
+            {"mid": mid, "missing": int(m), "added": int(a), "right": int(h)}
+            for mid, m, a, h in zip(
+                done.before.classes.mids,
+                *(matrix.sum(axis=0) for matrix in (missing, added, hits)),
+                strict=True,
+            )
+            if m or a
+        ],
+    }
+
+
+def _matrix(index: ShardIndex) -> csr_array:
+    values = index.label_values.astype(np.int32)
+    columns = (np.ones(len(values), np.int32), values, index.label_starts)
+    return csr_array(columns, shape=(len(index), len(index.classes)))
+
+
+def _share(part: int | np.integer, whole: int | np.integer) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def to_text(report: dict[str, Any]) -> str:
+    """The report for people: totals, then the classes and pairs with most labels added."""
+    lines = [
+        f"{report['labels_added']:,} labels added to {report['labels_before']:,} "
+        f"({report['labels_added_share']:.1%}), in {report['impacted_classes']:,} of "
+        f"{len(report['per_class']):,} classes"
+    ]
+    lines += [
+        f"  type {kind:<3}{part['labels_added']:>12,} in {part['impacted_classes']:,} classes"
+        for kind, part in report["types"].items()
+    ]
+    if "truth" in report:
+        lines.append(_truth_line(report["truth"]))
+    empty = [row["name"] for row in report["per_class"] if row["threshold"] is None]
+    if empty:
+        lines.append(f"  {len(empty)} classes have no clip, so none was added: {', '.join(empty)}")
+    lines += ["", f"{'class':<36}{'before':>11}{'added':>11}{'after':>11}{'threshold':>11}"]
+    ranked = sorted(report["per_class"], key=lambda row: -row["added"])
+    lines += [
+        f"{row['name'][:34]:<36}{row['before']:>11,}{row['added']:>11,}{row['after']:>11,}"
+        f"{row['threshold']:>11.4f}"
+        for row in ranked[:NUM_SHOWN]
+        if row["added"]
+    ]
+    lines += ["", f"{'carried':<34}{'added':<34}{'type':<6}{'labels':>9}"]
+    pairs = sorted(report["pairs"], key=lambda pair: -pair["labels"])
+    lines += [
+        f"{pair['carried_name'][:32]:<34}{pair['added_name'][:32]:<34}{pair['type']:<6}"
+        f"{pair['labels']:>9,}"
+        for pair in pairs[:NUM_SHOWN]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _truth_line(truth: dict[str, Any]) -> str:
+    precision, recall = (
+        "none" if truth[name] is None else f"{truth[name]:.3f}" for name in ("precision", "recall")
+    )
+    return (
+        f"  against the truth: {truth['right']:,} of {truth['added']:,} added are right "
+        f"(precision {precision}), of {truth['missing']:,} missing (recall {recall})"
+    )

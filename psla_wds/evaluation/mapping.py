@@ -31,7 +31,7 @@ class Mapping:
 
     path: Path
     mids: dict[str, tuple[str, ...]]
-    """Of each class used, the model's classes."""
+    """The model's classes for each class used."""
     left_out: tuple[str, ...]
     """Classes of the data set that are not used."""
 

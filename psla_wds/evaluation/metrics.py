@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64, UInt8
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from psla_wds.errors import ScoreError
 
@@ -96,7 +96,7 @@ def roc_auc(
 
 def d_prime(mean_auc: float) -> float:
     """Distance of two unit normals with this AUC; of the mean AUC, not a mean of distances."""
-    return float(np.sqrt(2) * norm.ppf(mean_auc))
+    return float(np.sqrt(2) * ndtri(mean_auc))
 
 
 def accuracy(

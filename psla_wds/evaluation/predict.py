@@ -1,24 +1,24 @@
 """Scores that a model gives to every clip of an index, on one process or several."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from psla_wds.evaluation.origins import Origin
 from psla_wds.evaluation.score_folder import ROWS_AT_ONCE, ScoreFolder
-from psla_wds.evaluation.scores import Scores, targets_of
+from psla_wds.evaluation.scores import Origin, Scores, targets_of
 from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
-from psla_wds.loading.loader import Loader
-from psla_wds.models.audio_tagger import AudioTagger
+from psla_wds.loading.batches import evaluation_batches
+from psla_wds.loading.epochs import Share
+from psla_wds.loading.loader import LoaderConfig
+from psla_wds.models.audio_tagger import AudioTagger, autocast, check_precision
+from psla_wds.models.config import Precision
 from psla_wds.progress import progress_bar
 from psla_wds.reading.reader import ReaderConfig
 from psla_wds.runtime.distributed import World
-from psla_wds.sampling.schedule import BatchLayout, EvaluationSchedule
 from psla_wds.shards.index import ShardIndex
 
 
@@ -28,31 +28,29 @@ class Predictor:
 
     model: AudioTagger
     classes: ClassList
-    """Of the model."""
+    """Classes of the model."""
     features: FeatureConfig
     batch_size: int
     """Clips of a forward pass on each rank."""
     reader: ReaderConfig
+    precision: Precision = "float32"
+    """Precision of the trunk."""
 
     def batches(self, index: ShardIndex, world: World) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Rows of the index and their scores; over all ranks, each row once."""
+        check_precision(self.precision, world.device)
         self.model.eval()
-        layout = BatchLayout(
-            batch_size=self.batch_size * world.size, rank=world.rank, world_size=world.size
-        )
-        loader = Loader(
+        loader = evaluation_batches(
             index,
-            EvaluationSchedule(index, layout),
-            clips_per_pass=self.batch_size,
-            features=self.features,
-            config=self.reader,
-            device=world.device,
+            batch_size=self.batch_size * world.size,
+            config=LoaderConfig(features=self.features, reader=self.reader, device=world.device),
+            share=Share(rank=world.rank, world_size=world.size),
         )
         bar = progress_bar(desc="scoring", total=len(index), disable=not world.is_main)
         with loader as batches, bar:
             for batch in batches:
                 # Here, not as a decorator: one that wraps a generator in a function loses the mode.
-                with torch.inference_mode(), _autocast(world.device):
+                with torch.inference_mode(), autocast(self.precision, world.device):
                     scores = self.model(batch.log_mel).cpu().numpy()
                 yield batch.rows, scores
                 bar.update(min(len(batch.rows) * world.size, len(index) - bar.n))
@@ -83,25 +81,6 @@ class Predictor:
         folder.finish(origins)
 
 
-def predict(
-    model: AudioTagger,
-    index: ShardIndex,
-    features: FeatureConfig,
-    world: World,
-    *,
-    batch_size: int,
-    reader: ReaderConfig,
-) -> Scores | None:
-    """Scores and targets of every clip, in the order of the index, on rank 0; None on others.
-
-    Args:
-        batch_size: clips of a forward pass on each rank.
-    """
-    return gather_scores(
-        Predictor(model, index.classes, features, batch_size, reader), index, world
-    )
-
-
 def gather_scores(predictor: Predictor, index: ShardIndex, world: World) -> Scores | None:
     """Scores and targets of every clip, in the order of the index, on rank 0; None on others."""
     classes = predictor.classes
@@ -121,8 +100,3 @@ def gather_scores(predictor: Predictor, index: ShardIndex, world: World) -> Scor
         mids=classes.mids,
         names=classes.names,
     )
-
-
-def _autocast(device: torch.device) -> torch.autocast | nullcontext[None]:
-    """bfloat16 in the trunk on a GPU; the head is float32 everywhere."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()

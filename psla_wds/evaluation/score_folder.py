@@ -1,26 +1,48 @@
-"""The folder form of scores, for millions of clips: plain arrays, memory-mapped. docs/format.md."""
+"""The folder form of scores, for millions of clips: plain arrays, memory-mapped. docs/format.md.
 
+A folder holds all scores of each clip with its targets, or only the k highest, for students to
+learn from.
+"""
+
+import hashlib
 import json
 import mmap
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float16, Float32, Int64, UInt16
 
-from psla_wds.errors import ConfigError, ScoreError
-from psla_wds.evaluation.origins import Origin
+from psla_wds.errors import DAMAGE, ConfigError, ScoreError
 from psla_wds.io.atomic_files import disk_errors, publish_folder
 from psla_wds.io.columns import check_ragged, map_column
 from psla_wds.labels.class_list import ClassList
 from psla_wds.shards.clip_ids import ClipIds
-from psla_wds.shards.teacher import is_top_scores, top_scores, write_meta
 
 FORMAT_VERSION = 1
 META = "scores.json"
 ROWS_AT_ONCE = 8192
-"""Rows that are looked at in one go: 17 MB of float32 scores of 527 classes."""
+"""Rows of a block: 17 MB of float32 scores of 527 classes."""
+MAKE_TOP_SCORES = (
+    "make them: python -m eval.predict TEACHER --index SHARDS --top-k 20 --output FOLDER"
+)
+
+
+@dataclass(frozen=True)
+class TopScores:
+    """The highest scores of some clips, memory-mapped; row i is clip i of `clip_ids`."""
+
+    scores: Float16[np.ndarray, "clips k"]
+    classes: UInt16[np.ndarray, "clips k"]
+    """Class of each score; ascending in a row."""
+    clip_ids: ClipIds
+    mids: tuple[str, ...]
+    names: tuple[str, ...]
+    fingerprint: str
+    """Digest of clips, classes and scores."""
 
 
 def row_blocks(
@@ -28,22 +50,38 @@ def row_blocks(
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """The rows of an array, or those that `order` lists, a block at a time.
 
-    Of a mapped file no more than a block stays in memory.
+    No more than a block of a mapped file stays in memory.
     """
     for first in range(0, len(array if order is None else order), ROWS_AT_ONCE):
         rows = slice(first, first + ROWS_AT_ONCE)
         yield rows, array[rows if order is None else order[rows]]
         if isinstance(array.base, mmap.mmap):
-            array.base.madvise(mmap.MADV_DONTNEED)  # they are in the file, to be read again
+            array.base.madvise(mmap.MADV_DONTNEED)  # the file has them, to be read again
+
+
+def top_scores(
+    scores: Float[np.ndarray, "clips classes"], k: int
+) -> tuple[Float16[np.ndarray, "clips k"], UInt16[np.ndarray, "clips k"]]:
+    """The k highest scores of each clip and their classes; among equal scores the first classes."""
+    highest = np.sort(np.argsort(-scores, axis=1, kind="stable")[:, :k], axis=1)
+    with np.errstate(over="ignore"):
+        kept = np.take_along_axis(scores, highest, axis=1).astype(np.float16)
+    if not (np.isfinite(scores).all() and np.isfinite(kept).all()):
+        raise ScoreError(
+            "the model gives scores that are not finite numbers",
+            where="--top-k",
+            fix="use a checkpoint that has not diverged",
+        )
+    return kept, highest.astype(np.uint16)
 
 
 class ScoreFolder:
-    """A folder that several processes fill: the first begins and finishes it, all write rows.
-
-    With `top_k` it keeps so many scores of each clip, the highest, for a student to learn from.
-    """
+    """A folder that several processes fill: the first begins and finishes it, all write rows."""
 
     def __init__(self, folder: Path, classes: ClassList, *, top_k: int | None = None) -> None:
+        """Args:
+        top_k: number of scores to keep of each clip, the highest. Default: all, with targets.
+        """
         self.folder = folder
         self._classes, self._top_k = classes, top_k
         self._temporary = folder.with_name(f"{folder.name}.tmp")
@@ -53,7 +91,7 @@ class ScoreFolder:
         """Make the files, under a temporary name."""
         if self.folder.exists():
             raise ScoreError(
-                "something is there already", where=self.folder, fix="choose another --output"
+                "the output exists already", where=self.folder, fix="choose another --output"
             )
         kinds = {"scores": np.float32, "targets": np.uint8}
         if self._top_k:
@@ -84,33 +122,34 @@ class ScoreFolder:
             self.open("scores")[rows] = scores
 
     def flush(self) -> None:
-        """Have what this process wrote on disk."""
+        """Bring what this process wrote to the disk."""
         for array in self._mapped.values():
             array.flush()
 
-    def finish(self, origins: Sequence[Origin] = ()) -> None:
-        """Say what the arrays are of, and give the folder its name: from here on it is whole.
+    def finish(self, origins: Sequence[object] = ()) -> None:
+        """Describe the arrays and give the folder its name: from here on it is complete.
 
         Args:
             origins: the checkpoints that gave the scores.
         """
         self.flush()
         mids, names = self._classes.mids, self._classes.names
+        meta: dict[str, Any] = {"format_version": FORMAT_VERSION, "mids": mids, "names": names}
         if self._top_k:
-            write_meta(self._temporary, mids, names)
+            digest = _fingerprint(_top_columns(self._temporary), mids, names)
+            meta |= {"top_k": self._top_k, "fingerprint": digest}
         else:
-            meta = {"format_version": FORMAT_VERSION, "mids": mids, "names": names}
             meta |= {"origins": [str(origin) for origin in origins]}
-            text = json.dumps(meta, ensure_ascii=False, indent=1)
-            (self._temporary / META).write_text(text + "\n", encoding="utf-8")
+        text = json.dumps(meta, ensure_ascii=False, indent=1)
+        (self._temporary / META).write_text(text + "\n", encoding="utf-8")
         publish_folder(self._temporary, self.folder)
 
 
 def check_top_k(top_k: int | None, output: Path) -> None:
-    """Raise unless so many scores can be kept, and the output is a folder for them."""
+    """Raise `ConfigError` for a number or an output that top scores cannot have."""
     if top_k is not None and (top_k < 1 or output.suffix == ".npz"):
         raise ConfigError(
-            f"top_k={top_k} is no number of scores to write to {output.name}",
+            f"top_k={top_k} scores a clip cannot be written to {output.name}",
             where="--top-k",
             fix="set --top-k 20 and an --output without .npz, which is a folder",
         )
@@ -120,19 +159,16 @@ def read_score_folder(folder: Path) -> dict[str, np.ndarray]:
     """The arrays by name, `scores` and `targets` mapped; ValueError or OSError if they are bad."""
     if is_top_scores(folder):
         raise ScoreError(
-            "these are the highest scores of each clip alone, without targets",
+            "these are only the highest scores of each clip, without targets",
             where=folder,
             fix="give them to train/main.py --distill, or to eval.ensemble --top-k",
         )
-    meta = json.loads((folder / META).read_text(encoding="utf-8"))
-    if meta["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"format {meta['format_version']}, where {FORMAT_VERSION} is read")
+    meta = _read_meta(folder)
     arrays = {
         name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         for name in ("scores", "targets")
     }
-    starts = map_column(folder / "id_starts.npy", np.int64)
-    values = map_column(folder / "id_bytes.npy", np.uint8)
+    starts, values = _id_columns(folder).values()
     try:
         check_ragged(starts, values, len(starts) - 1, "clip ids")
     except ValueError as error:
@@ -141,7 +177,91 @@ def read_score_folder(folder: Path) -> dict[str, np.ndarray]:
             where=folder,
             fix="write it again: python -m eval.predict",
         ) from None
-    clip_ids = ClipIds(starts, values)
-    texts = {name: meta[name] for name in ("mids", "names")} | {"clip_ids": list(clip_ids)}
-    texts |= {"origins": meta.get("origins", [])}
+    texts = {name: meta[name] for name in ("mids", "names")}
+    texts |= {"clip_ids": list(ClipIds(starts, values)), "origins": meta.get("origins", [])}
     return arrays | {name: np.array(values, np.str_) for name, values in texts.items()}
+
+
+def is_top_scores(folder: Path) -> bool:
+    """Whether a folder holds the highest scores of each clip only."""
+    try:
+        return "top_k" in json.loads((folder / META).read_text(encoding="utf-8"))
+    except DAMAGE:
+        return False
+
+
+def read_top_scores(folder: Path) -> TopScores:
+    """The highest scores in a folder, checked; any fault is a `ScoreError`."""
+    if not (folder / META).is_file():
+        raise ScoreError("there are no teacher's scores here", where=folder, fix=MAKE_TOP_SCORES)
+    try:
+        if not is_top_scores(folder):
+            raise ValueError("it holds all scores, not the highest of each clip")
+        meta = _read_meta(folder)
+        columns = _top_columns(folder)
+        _check_shapes(columns, int(meta["top_k"]))
+        found = TopScores(
+            columns["scores"],
+            columns["classes"],
+            ClipIds(columns["id_starts"], columns["id_bytes"]),
+            tuple(map(str, meta["mids"])),
+            tuple(map(str, meta["names"])),
+            str(meta["fingerprint"]),
+        )
+        _check_values(found)
+        if found.fingerprint != _fingerprint(columns, found.mids, found.names):
+            raise ValueError("its bytes have changed since they were written")
+    except DAMAGE as error:
+        raise ScoreError(
+            f"the teacher's scores cannot be used: {error}", where=folder, fix=MAKE_TOP_SCORES
+        ) from None
+    return found
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    meta = json.loads((folder / META).read_text(encoding="utf-8"))
+    if meta["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"it has format {meta['format_version']}, not {FORMAT_VERSION}")
+    return meta
+
+
+def _id_columns(folder: Path) -> dict[str, np.ndarray]:
+    return {
+        "id_starts": map_column(folder / "id_starts.npy", np.int64),
+        "id_bytes": map_column(folder / "id_bytes.npy", np.uint8),
+    }
+
+
+def _top_columns(folder: Path) -> dict[str, np.ndarray]:
+    return {
+        "scores": map_column(folder / "scores.npy", np.float16, ndim=2),
+        "classes": map_column(folder / "classes.npy", np.uint16, ndim=2),
+    } | _id_columns(folder)
+
+
+def _fingerprint(
+    columns: dict[str, np.ndarray], mids: tuple[str, ...], names: tuple[str, ...]
+) -> str:
+    digest = hashlib.sha256(json.dumps([mids, names]).encode())
+    for name, column in columns.items():
+        digest.update(f"{name} {column.shape}".encode())
+        digest.update(column.reshape(-1).data)
+    return digest.hexdigest()
+
+
+def _check_shapes(columns: dict[str, np.ndarray], top_k: int) -> None:
+    num_clips, k = columns["scores"].shape
+    if columns["classes"].shape != (num_clips, k) or k != top_k or not (num_clips and k):
+        raise ValueError("scores, classes and top_k do not fit together")
+    check_ragged(columns["id_starts"], columns["id_bytes"], num_clips, "clip ids")
+
+
+def _check_values(found: TopScores) -> None:
+    if len(found.names) != len(found.mids):
+        raise ValueError("the numbers of names and mids differ")
+    if found.classes.max() >= len(found.mids):
+        raise ValueError("a score belongs to a class that is not listed")
+    if (found.classes[:, 1:] <= found.classes[:, :-1]).any():
+        raise ValueError("a clip has two scores of one class")
+    if not np.isfinite(found.scores).all():
+        raise ValueError("scores are not finite numbers")

@@ -5,17 +5,17 @@ of the same arrays, memory-mapped, for more clips than memory holds.
 """
 
 import math
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from psla_wds.errors import ScoreError
-from psla_wds.evaluation.origins import Origin, read_origins
 from psla_wds.evaluation.score_folder import read_score_folder, row_blocks
 from psla_wds.io.atomic_files import atomic_open, disk_errors
 from psla_wds.labels.class_list import ClassList
@@ -29,10 +29,25 @@ LAYOUT = {
     "names": (np.str_, ("classes",)),
 }
 ORIGINS = "origins"
-"""Which weights gave the scores; files of older versions lack it."""
+"""Array of the weights that gave the scores; files from elsewhere may lack it."""
 
+WRITTEN_ORIGIN = re.compile(r"(?P<sha256>[0-9a-f]{64}) (?P<epoch>[0-9]{1,9})")
 MOST_DEFLATED = 1032
-"""Times that zip's compression can shrink bytes, at most."""
+"""Greatest factor by which zip can shrink bytes."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A checkpoint that gave scores."""
+
+    sha256: str
+    """Digest of its file."""
+    epoch: int
+    """Epochs trained; for an average, the last that went in; 0 where the file does not say."""
+
+    def __str__(self) -> str:
+        """The form in a score file."""
+        return f"{self.sha256} {self.epoch}"
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ class Scores:
     names: tuple[str, ...]
     """Display names, in the order of `mids`."""
     origins: tuple[Origin, ...] = ()
-    """The checkpoints that gave the scores; none where that is not known."""
+    """The checkpoints that gave the scores; empty where they are unknown."""
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -78,7 +93,7 @@ class Scores:
                 f"{_examples(missing)}, and have {len(unknown):,} that are not among them"
                 f"{_examples(unknown)}",
                 where=where,
-                fix="score these very clips: python -m eval.predict with the same --index",
+                fix="score the same clips: python -m eval.predict with the same --index",
             )
         return np.fromiter((rows[clip_id] for clip_id in clip_ids), np.int64, len(clip_ids))
 
@@ -96,9 +111,24 @@ class Scores:
                 fix="use models and shards of one class list",
             )
 
+    def aligned(self, like: "Scores", *, where: object) -> "Scores":
+        """These scores with the clips in the order of `like`; `ScoreError` unless classes, clips
+        and targets agree."""
+        self.check_classes(like.mids, where=where)
+        rows = self.rows_of(like.clip_ids, where=where)
+        targets = self.targets[rows]
+        if not np.array_equal(targets, like.targets):
+            raise ScoreError(
+                f"the targets of {np.count_nonzero((targets != like.targets).any(axis=1)):,} clips "
+                "are not those of the other scores",
+                where=where,
+                fix="predict all of them with one --index, and the same --labels",
+            )
+        return replace(self, clip_ids=like.clip_ids, scores=self.scores[rows], targets=targets)
+
     @classmethod
     def load(cls, path: Path) -> "Scores":
-        """Read a score file or folder, checked: whatever is wrong with it is a `ScoreError`."""
+        """Read a score file or folder and check it; any fault is a `ScoreError`."""
         arrays = _read_arrays(path)
         _check(arrays, path)
         texts = {name: tuple(arrays[name].tolist()) for name in ("clip_ids", "mids", "names")}
@@ -139,26 +169,25 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # whatever the bytes of a damaged file lead numpy's readers to
         # Not numpy's own words: they advise to unpickle, which is no advice for a strange file.
         objects = "Object arrays" in str(error)
-        reason = "it holds Python objects" if objects else "it is no .npz, or cut short"
+        reason = "it holds Python objects" if objects else "it is not an .npz, or cut short"
     raise ScoreError(
         f"the score file cannot be used: {reason}", where=path, fix=_predict_again(path)
     )
 
 
 def _origins(written: np.ndarray | None, path: Path) -> tuple[Origin, ...]:
-    if written is None:
-        return ()
-    try:
-        return read_origins(written.tolist())
-    except (TypeError, ValueError) as error:
+    found = [WRITTEN_ORIGIN.fullmatch(str(text)) for text in (() if written is None else written)]
+    if None in found:
         raise ScoreError(
-            f"the score file cannot be used: {error}", where=path, fix=_predict_again(path)
-        ) from None
+            "the score file cannot be used: what it says of its weights cannot be read",
+            where=path,
+            fix=_predict_again(path),
+        )
+    return tuple(Origin(match["sha256"], int(match["epoch"])) for match in found if match)
 
 
 def _check_sizes(path: Path) -> None:
-    """No array is larger than its member of the archive, nor that than a file of this size holds:
-    memory is taken for what a header says, before a byte is read."""
+    """Compare what headers claim with the archive, since numpy takes memory by the header."""
     largest = MOST_DEFLATED * path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
@@ -183,7 +212,7 @@ def _check(arrays: dict[str, np.ndarray], path: Path) -> None:
         text, count = Counter(texts[name]).most_common(1)[0]
         if count > 1:
             raise ScoreError(
-                f"{name} must differ, and {text!r} stands there {count} times",
+                f"{name} must differ, but {text!r} is there {count} times",
                 where=path,
                 fix=_predict_again(path),
             )
@@ -192,13 +221,13 @@ def _check(arrays: dict[str, np.ndarray], path: Path) -> None:
 
 
 def _texts(arrays: dict[str, np.ndarray], name: str, path: Path) -> list[str]:
-    """The texts of an array; numpy itself takes any 32 bits for a character."""
+    """The texts of an array; numpy accepts any 32 bits as a character."""
     texts = arrays[name]
     try:
         texts.astype(texts.dtype.newbyteorder("<")).tobytes().decode("utf-32-le")
     except UnicodeDecodeError:
         raise ScoreError(
-            f"{name} are no text that UTF-8 can hold", where=path, fix=_predict_again(path)
+            f"{name} are not text that UTF-8 can hold", where=path, fix=_predict_again(path)
         ) from None
     return texts.tolist()
 

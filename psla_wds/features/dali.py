@@ -27,8 +27,8 @@ PREFETCH_BATCHES = 2  # that DALI works on at a time, the one it returns next in
 class FrontEnd:
     """Encoded audio in, normalised log-mel out, in the order of the source.
 
-    `source(iteration)` is called with 0, 1, 2, ..., up to `PREFETCH_BATCHES` ahead of `run`, and
-    is a pure function of the iteration. It raises StopIteration when there is no further batch;
+    `source(iteration)` is called with 0, 1, 2, ..., up to `PREFETCH_BATCHES` ahead of `run`; its
+    batch depends on the iteration alone. It raises StopIteration when there is no further batch;
     any other exception reaches the caller of `run` as itself, after the batches before it.
 
     DALI reads the arrays of a batch where they lie, long after the source returned them. They
@@ -52,7 +52,6 @@ class FrontEnd:
         """
         self._feed = Feed(source, features, rolls=rolls)
         self._device = device
-        self._iteration = 0
         self._pipeline = Pipeline(
             batch_size=batch_size,
             num_threads=num_threads,
@@ -64,21 +63,20 @@ class FrontEnd:
             self._pipeline.set_outputs(log_mel)
         self._pipeline.build()
 
-    def run(self) -> Float32[torch.Tensor, "draws frames mels"]:
-        """The next batch. StopIteration when the source has no more of them.
+    def run(self) -> tuple[Float32[torch.Tensor, "draws frames mels"], EncodedBatch]:
+        """The next output and the batch that it is made of. StopIteration after the last one.
 
         After an `UndecodableBatchError` the next call gives the batch that follows the bad one.
         """
-        self._feed.release_before(self._iteration)
+        self._feed.release()
         self._pipeline.schedule_run()
-        self._iteration += 1
         try:
             (log_mel,) = self._pipeline.outputs(self._consumer_stream())
         except StopIteration:
             raise (self._feed.error or StopIteration) from None
         except (RuntimeError, ValueError, MemoryError) as error:  # as DALI maps those of C++
-            raise UndecodableBatchError(self._iteration - 1) from error
-        return torch.from_dlpack(log_mel.as_tensor())
+            raise UndecodableBatchError(self._feed.deliver()) from error
+        return torch.from_dlpack(log_mel.as_tensor()), self._feed.deliver()
 
     def _consumer_stream(self) -> torch.cuda.Stream | None:
         # DALI binds the output to this stream: the stream waits for it, the host does not, and
@@ -92,10 +90,9 @@ class Feed:
     def __init__(
         self, source: Callable[[int], EncodedBatch], features: FeatureConfig, *, rolls: bool
     ) -> None:
-        self._source = source
-        self._features = features
-        self.rolls = rolls
-        self._alive: deque[tuple[int, EncodedBatch, list[object]]] = deque()
+        self._source, self._features, self.rolls = source, features, rolls
+        self._in_work: deque[tuple[EncodedBatch, list[object]]] = deque()
+        self._delivered: tuple[EncodedBatch, list[object]] | None = None
         self.error: Exception | None = None
 
     def __call__(self, iteration: int) -> list[object]:
@@ -107,17 +104,22 @@ class Feed:
             # Raised through DALI, it would come before the batches that are still in work.
             self.error = error
             raise StopIteration from None
-        anchors, shapes = _mask_regions(batch.masks, self._features)
-        weights = batch.weights()
-        inputs: list[object] = [batch.audio, batch.partner_audio, weights, anchors, shapes]
+        draws = batch.draws
+        inputs: list[object] = [batch.audio, batch.partner_audio, draws.weights]
+        inputs += _mask_regions(draws.masks, self._features)
         if self.rolls:
-            inputs.append(np.zeros_like(weights) if batch.rolls is None else batch.rolls)
-        self._alive.append((iteration, batch, inputs))
+            inputs.append(draws.rolls)
+        self._in_work.append((batch, inputs))
         return inputs
 
-    def release_before(self, iteration: int) -> None:
-        while self._alive and self._alive[0][0] < iteration:
-            self._alive.popleft()
+    def deliver(self) -> EncodedBatch:
+        """The batch whose output has come; it is held until `release`."""
+        self._delivered = self._in_work.popleft()
+        return self._delivered[0]
+
+    def release(self) -> None:
+        """Drop the batch delivered last."""
+        self._delivered = None
 
 
 def _mask_regions(

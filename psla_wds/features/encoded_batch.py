@@ -1,11 +1,14 @@
-"""What the front end is fed: encoded clips, and all that is random about them."""
+"""A batch on its way from the shards to the front end: its draws, and their encoded clips."""
 
 import io
 import wave
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import UInt8
+
+from psla_wds.sampling.augment import Draws
 
 
 def _null_wav() -> UInt8[np.ndarray, " bytes"]:
@@ -22,31 +25,33 @@ NULL_WAV = _null_wav()
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """What the pipeline is fed for one iteration."""
+    """The draws of an iteration and their audio: WAV, FLAC or Ogg files."""
 
-    audio: list[UInt8[np.ndarray, " _"]]  # `_`: no two need be of one length
-    """Encoded files (WAV, FLAC, Ogg) at the sample rate of the features, one per draw."""
+    draws: Draws
+    audio: list[UInt8[np.ndarray, " _"]]  # `_`: lengths differ
+    """One clip a draw, at the sample rate of the features."""
     partner_audio: list[UInt8[np.ndarray, " _"]]
     """The clip mixed into each draw; `NULL_WAV` where a draw is not mixed."""
-    lam: Float32[np.ndarray, " draws"]
-    """Share of the first clip; 1 where a draw is not mixed."""
-    masks: Int32[np.ndarray, "draws 4"]
-    """freq_start, freq_width, time_start, time_width in mels and frames; width 0: no mask."""
-    gains: Float32[np.ndarray, "draws 2"] | None = None
-    """Factors of the clip and of its partner; 1 unless given."""
-    rolls: Float32[np.ndarray, "draws 2"] | None = None
-    """Where the clip and its partner begin, as shares of their lengths; 0 unless given. Read only
-    by a front end that was opened for rolls."""
 
-    def weights(self) -> Float32[np.ndarray, "draws 2"]:
-        """What to multiply the clip and its partner with: shares of the mix times gains."""
-        shares = np.stack([self.lam, 1 - self.lam], axis=1)
-        return shares if self.gains is None else shares * self.gains
+    @classmethod
+    def of(cls, draws: Draws, clips: list[UInt8[np.ndarray, " _"]]) -> "EncodedBatch":
+        """The batch of these draws, whose `draws.clips` have this audio."""
+        count = len(draws.rows)
+        partner_audio = [NULL_WAV] * count
+        for draw, clip in zip(np.flatnonzero(draws.mixed).tolist(), clips[count:], strict=True):
+            partner_audio[draw] = clip
+        return cls(draws, clips[:count], partner_audio)
+
+    @property
+    def clips(self) -> list[tuple[int, UInt8[np.ndarray, " _"]]]:
+        """Row and audio of each clip in `draws.clips`."""
+        partners = compress(self.partner_audio, self.draws.mixed)
+        return list(zip(self.draws.clips.tolist(), [*self.audio, *partners], strict=True))
 
 
 class UndecodableBatchError(RuntimeError):
-    """DALI failed on batch `iteration`, as a rule on a damaged clip; it does not say on which."""
+    """DALI failed on a batch, usually on a damaged clip; it does not say on which."""
 
-    def __init__(self, iteration: int) -> None:
-        super().__init__(f"batch {iteration} could not be decoded")
-        self.iteration = iteration
+    def __init__(self, batch: EncodedBatch) -> None:
+        super().__init__("a batch could not be decoded")
+        self.batch = batch

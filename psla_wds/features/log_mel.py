@@ -69,7 +69,7 @@ class WindowFeatures(nn.Module):
         waveforms: Float32[torch.Tensor, "batch samples"],
         num_samples: Int64[torch.Tensor, " batch_or_1"],
     ) -> Float32[torch.Tensor, "batch frames mels"]:
-        """Of each waveform the first `num_samples`, of which there is one at least."""
+        """Log-mel of the first `num_samples` (at least 1) of each waveform."""
         config = self.config
         padded = F.pad(waveforms, (0, config.max_clip_samples))[:, : config.max_clip_samples]
         frames = (num_samples - config.window_samples) // config.hop_samples + 1

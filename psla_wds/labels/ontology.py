@@ -26,7 +26,7 @@ class Ontology:
     """Nodes by mid; a node may have several parents, and there is no cycle."""
 
     children: dict[str, tuple[str, ...]]
-    """Of every node, children before their parents."""
+    """All nodes, children before their parents."""
     abstract: frozenset[str]
 
     def child_pairs(self, classes: ClassList, *, through_abstract: bool) -> Pairs:

@@ -2,15 +2,19 @@
 
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Generic, TypeVar
 
 from psla_wds.errors import ConfigError
-from psla_wds.sampling.schedule import BatchLayout
+from psla_wds.reading.read_ahead import ReadAhead
+from psla_wds.reading.reader import ReaderConfig
+from psla_wds.sampling.schedule import BatchLayout, Schedule, TrainingSchedule
+from psla_wds.shards.index import ShardIndex
 
 B = TypeVar("B")
-B_co = TypeVar("B_co", covariant=True)
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +27,7 @@ class Share:
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size:
             raise ConfigError(
-                f"there is no rank {self.rank} among {self.world_size} processes",
+                f"rank {self.rank} does not exist among {self.world_size} processes",
                 where="share",
                 fix="give Share a rank from 0 to world_size - 1",
             )
@@ -34,8 +38,8 @@ class Share:
 
 
 def current_share() -> Share:
-    """The share that torch's default process group gives; all of it when there is no group."""
-    # Who made a process group has imported this; who has no torch shall not need it.
+    """The share that torch's default process group gives; all of it without a group."""
+    # Whoever made a process group has imported this; without torch it must not be needed.
     distributed = sys.modules.get("torch.distributed")
     if distributed and distributed.is_available() and distributed.is_initialized():
         return Share(rank=distributed.get_rank(), world_size=distributed.get_world_size())
@@ -49,16 +53,40 @@ def current_share() -> Share:
     return Share()
 
 
-@runtime_checkable
-class BatchSource(Protocol[B_co]):
-    """Batches without end, by threads and files that `close` gives back."""
+class BatchSource(ABC, Generic[B]):
+    """Iterates once over a schedule. Close it, best by `with`: it holds threads and files."""
 
-    def __next__(self) -> B_co: ...
+    def __init__(self, index: ShardIndex, schedule: Schedule, config: ReaderConfig) -> None:
+        self._index, self._is_open = index, True
+        self._ahead = ReadAhead(index, schedule, config)
+
+    @abstractmethod
+    def _next(self) -> B:
+        """The next batch; `StopIteration` after the last one."""
+
+    def __next__(self) -> B:
+        if not self._is_open:
+            raise RuntimeError("the batches were closed: use them inside the `with` block")
+        return self._next()
+
+    def __iter__(self) -> Iterator[B]:
+        return self
+
+    def __enter__(self: S) -> S:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads and close the shards."""
+        self._is_open = False
+        self._ahead.close()
 
     @property
-    def damaged(self) -> dict[str, str]: ...
-
-    def close(self) -> None: ...
+    def damaged(self) -> dict[str, str]:
+        """Clips that were replaced because they are damaged, by id, each with what is wrong."""
+        return {self._index.clip_id(row): what for row, what in self._ahead.damaged.items()}
 
 
 class Epochs(Generic[B]):
@@ -68,18 +96,10 @@ class Epochs(Generic[B]):
     Close it, best by `with`: it holds threads and files.
     """
 
-    def __init__(
-        self, source: BatchSource[B], *, steps_per_epoch: int, first_step: int = 0
-    ) -> None:
-        if first_step < 0:
-            raise ConfigError(
-                f"first_step={first_step} is before the first epoch",
-                where="first_step",
-                fix="set it to the number of steps that were done, 0 for a new run",
-            )
-        self._source: BatchSource[B] | None = source
-        self.steps_per_epoch = steps_per_epoch
-        self.step = first_step
+    def __init__(self, source: BatchSource[B], schedule: TrainingSchedule) -> None:
+        self._source = source
+        self.steps_per_epoch = schedule.steps_per_epoch
+        self.step = schedule.first_step
         """Batches given so far, over all epochs: save it, and resume by `first_step`."""
 
     @property
@@ -90,12 +110,12 @@ class Epochs(Generic[B]):
     @property
     def damaged(self) -> dict[str, str]:
         """Clips that were replaced because they are damaged, by id, each with what is wrong."""
-        return self._open_source().damaged
+        return self._source.damaged
 
     def __iter__(self) -> Iterator[B]:
         end = self.epoch * self.steps_per_epoch
         while self.step < end:
-            batch = next(self._open_source())
+            batch = next(self._source)
             self.step += 1
             yield batch
 
@@ -107,11 +127,4 @@ class Epochs(Generic[B]):
 
     def close(self) -> None:
         """End the threads and close the shards."""
-        if self._source is not None:
-            self._source.close()
-        self._source = None
-
-    def _open_source(self) -> BatchSource[B]:
-        if self._source is None:
-            raise RuntimeError("the batches were closed: use them inside the `with` block")
-        return self._source
+        self._source.close()

@@ -1,7 +1,6 @@
 """The loader: batches of log-mel spectrograms and targets, in the order of a schedule."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,17 +10,35 @@ from jaxtyping import Float32, Int64
 from psla_wds.audio.decode import decode_pcm
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.features.config import FeatureConfig
-from psla_wds.features.encoded_batch import NULL_WAV, EncodedBatch, UndecodableBatchError
-from psla_wds.reading.read_ahead import ReadAhead, mixed_targets, rows_read
+from psla_wds.features.encoded_batch import UndecodableBatchError
+from psla_wds.loading.epochs import BatchSource
 from psla_wds.reading.read_tuner import verdict
-from psla_wds.reading.reader import DamagedClipError, ReaderConfig, open_reader, undecodable_clip
-from psla_wds.sampling.augment import Draws
+from psla_wds.reading.reader import DamagedClipError, ReaderConfig
+from psla_wds.sampling.augment import AugmentConfig, Draws, mixed_targets
+from psla_wds.sampling.plan import SamplerConfig
 from psla_wds.sampling.schedule import Schedule
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.soft_labels import SoftLabels
 
 if TYPE_CHECKING:
     from psla_wds.features.dali import FrontEnd
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """What is drawn, and what is made of it. Defaults are the paper's for the full AudioSet."""
+
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    reader: ReaderConfig = field(default_factory=ReaderConfig)
+    device: torch.device | str | None = None
+    """Where features are computed and batches lie. Default: the current GPU, or the CPU."""
+
+    @property
+    def log_mel_shape(self) -> tuple[int, int]:
+        """Frames and mels of a spectrogram."""
+        return self.features.num_frames, self.features.num_mels
 
 
 @dataclass(frozen=True)
@@ -37,61 +54,41 @@ class Batch:
     """A teacher's scores, mixed as the clips are; None where the index has no soft labels."""
 
 
-class Loader:
-    """Iterates once over a schedule. Close it, best by `with`: it holds threads and files."""
+class Loader(BatchSource[Batch]):
+    """Batches of a schedule, in its order; `psla_wds.loading.batches` opens it."""
 
-    def __init__(
-        self,
-        index: ShardIndex,
-        schedule: Schedule,
-        *,
-        clips_per_pass: int,
-        features: FeatureConfig,
-        config: ReaderConfig,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, index: ShardIndex, schedule: Schedule, config: LoaderConfig) -> None:
         check_dali()
-        _check_sample_rate(index, features)
-        self._index, self._device = index, device
-        self._features, self._config, self._clips_per_pass = features, config, clips_per_pass
-        self._rolls = schedule.rolls
-        self._reader = open_reader(index, config)
-        self._ahead = ReadAhead(self._reader, index, schedule, config)
-        self._draws: dict[int, Draws] = {}  # of iterations that are in the pipeline
+        _check_sample_rate(index, config.features)
+        super().__init__(index, schedule, config.reader)
+        self._schedule, self._config, self._device = schedule, config, _device(config)
         self._iteration = 0
-        self._front_end: FrontEnd | None = None
-        self._open_front_end()
+        self._front_end: FrontEnd | None = self._open_front_end()
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        log_mel = self._next_log_mel()
-        draws = self._draws.pop(self._iteration)
+    def _next(self) -> Batch:
+        assert self._front_end
+        while True:
+            try:
+                log_mel, encoded = self._front_end.run()
+                break
+            except UndecodableBatchError as error:
+                self._ahead.replace(self._undecodable_clip(error))
+                # DALI goes on with the batch after the bad one; a new pipeline begins with the bad
+                # one, so that no batch is lost and the order stays.
+                self._front_end = self._open_front_end()
         self._iteration += 1
-        soft_labels = self._index.soft_labels
+        draws, soft_labels = encoded.draws, self._index.soft_labels
         soft_targets = None if soft_labels is None else self._targets(soft_labels, draws)
         return Batch(log_mel, self._targets(self._index, draws), draws.rows, soft_targets)
-
-    def __enter__(self) -> "Loader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the threads, DALI's among them, and close the shards."""
         self._front_end = None
-        self._reader.close()
-
-    @property
-    def damaged(self) -> dict[str, str]:
-        """Clips that were replaced because they are damaged, by id, each with what is wrong."""
-        return {self._index.clip_id(row): what for row, what in self._ahead.damaged.items()}
+        super().close()
 
     @property
     def damaged_rows(self) -> frozenset[int]:
-        """Their rows."""
+        """Rows of the clips that were replaced because they are damaged."""
         return frozenset(self._ahead.damaged)
 
     @property
@@ -99,15 +96,10 @@ class Loader:
         """Time spent waiting for reads so far; the rest of the waiting was for decoding."""
         return self._ahead.waited_s
 
-    def verdict(self, *, waited_s: float, storage_wait_s: float, elapsed_s: float) -> str:
-        """One line: what a stretch of training was bounded by, and what would help."""
-        return verdict(
-            waited_s=waited_s,
-            storage_wait_s=storage_wait_s,
-            elapsed_s=elapsed_s,
-            tuner=self._ahead.tuner,
-            decode_threads=self._config.decoders(),
-        )
+    def verdict(self, data_wait: float, storage_wait: float) -> str:
+        """One line: what bounded a stretch of training, by shares of its time, and what helps."""
+        threads = self._config.reader.decoders()
+        return verdict(data_wait, storage_wait, tuner=self._ahead.tuner, decode_threads=threads)
 
     def _targets(
         self, labels: ShardIndex | SoftLabels, draws: Draws
@@ -117,64 +109,32 @@ class Loader:
             return targets
         return targets.pin_memory().to(self._device, non_blocking=True)
 
-    def _open_front_end(self) -> None:
-        """Begin the pipeline, from the current iteration on."""
+    def _open_front_end(self) -> "FrontEnd":
+        """A pipeline that begins with the current iteration."""
         from psla_wds.features.dali import FrontEnd
 
         first = self._iteration
-        self._front_end = FrontEnd(
-            lambda iteration: self._encoded_batch(first + iteration),
-            self._features,
-            batch_size=self._clips_per_pass,
-            num_threads=self._config.decoders(),
+        return FrontEnd(
+            lambda iteration: self._ahead.batch(first + iteration),
+            self._config.features,
+            batch_size=self._schedule.clips_per_pass,
+            num_threads=self._config.reader.decoders(),
             device=self._device,
-            rolls=self._rolls,
+            rolls=self._schedule.rolls,
         )
 
-    def _encoded_batch(self, iteration: int) -> EncodedBatch:
-        batch = self._ahead.batch(iteration)
-        draws = self._draws[iteration] = batch.draws
-        partners = iter(batch.partner_audio)
-        return EncodedBatch(
-            audio=batch.audio,
-            partner_audio=[next(partners) if mixed else NULL_WAV for mixed in draws.mixed],
-            lam=draws.lam,
-            masks=draws.masks,
-            gains=draws.gains,
-            rolls=draws.rolls,
-        )
-
-    def _next_log_mel(self) -> Float32[torch.Tensor, "draws frames mels"]:
-        while True:
-            if self._front_end is None:
-                raise RuntimeError("the loader was closed: use it inside its `with` block")
-            try:
-                return self._front_end.run()
-            except UndecodableBatchError as error:
-                draws = self._draws[self._iteration]
-                damaged = self._find_undecodable(draws)
-                if damaged is None:
-                    clips = [self._index.where(row) for row in rows_read(draws)]
-                    raise ShardError(
-                        "DALI cannot decode a clip of a batch, though libsndfile can decode all",
-                        where="; ".join(clips),
-                        fix="build the shards anew: python -m sharding.build",
-                    ) from error
-                self._ahead.replace(damaged)
-                # DALI goes on with the batch after the bad one; a new pipeline begins with the bad
-                # one, so that no batch is lost and the order stays.
-                self._draws.clear()
-                self._open_front_end()
-
-    def _find_undecodable(self, draws: Draws) -> DamagedClipError | None:
-        """DALI does not say which clip it failed on."""
-        rows = rows_read(draws)
-        for row, clip in zip(rows, self._reader.start(rows).wait(), strict=True):
+    def _undecodable_clip(self, error: UndecodableBatchError) -> DamagedClipError:
+        """The clip that DALI failed on: it does not say which."""
+        for row, clip in error.batch.clips:
             try:
                 decode_pcm(clip.data)
             except RuntimeError as reason:
-                return undecodable_clip(self._index, int(row), reason)
-        return None
+                return DamagedClipError(f"cannot be decoded: {reason}", self._index, row)
+        raise ShardError(
+            "DALI cannot decode a clip of a batch, though libsndfile can decode all",
+            where="; ".join(self._index.where(row) for row, _ in error.batch.clips),
+            fix="build the shards again: python -m sharding.build",
+        ) from error
 
 
 def check_dali() -> None:
@@ -197,3 +157,11 @@ def _check_sample_rate(index: ShardIndex, features: FeatureConfig) -> None:
             where="features.sample_rate_hz",
             fix=f"build the shards with --sample-rate-hz {features.sample_rate_hz}",
         )
+
+
+def _device(config: LoaderConfig) -> torch.device:
+    if config.device is not None:
+        return torch.device(config.device)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())

@@ -6,26 +6,25 @@ those of `psla_wds.loading.batches` for the same seed.
 
 import io
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 import soundfile
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, UInt8
 
-from psla_wds.loading.epochs import Epochs, Share, current_share
-from psla_wds.reading.read_ahead import ReadAhead, rows_read
-from psla_wds.reading.reader import (
-    CLIPS_PER_TASK,
-    DamagedClipError,
-    ReaderConfig,
-    open_reader,
-    undecodable_clip,
-)
-from psla_wds.sampling.augment import AugmentConfig, Draws, roll_start
+from psla_wds.loading.epochs import BatchSource, Epochs, Share, current_share
+from psla_wds.reading.reader import CLIPS_PER_TASK, DamagedClipError, ReaderConfig
+from psla_wds.sampling.augment import AugmentConfig, Draws
 from psla_wds.sampling.plan import SamplerConfig
-from psla_wds.sampling.schedule import EvaluationSchedule, Plans, Schedule, TrainingSchedule
+from psla_wds.sampling.schedule import EvaluationSchedule, Schedule, TrainingSchedule
 from psla_wds.shards.index import ShardIndex
+
+DECODED_BATCHES = 2
+"""Batches that are decoded at a time, the one returned next included."""
+
+Waveform = Float32[np.ndarray, " _"]  # `_`: lengths differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +40,6 @@ class WaveformConfig:
 
 
 PAPER = WaveformConfig()
-DECODED_BATCHES = 2
-"""Batches that are decoded at a time, the one returned next included."""
 
 
 @dataclass(frozen=True)
@@ -52,27 +49,29 @@ class WaveformBatch:
     draws: Draws
     """Rows, and what is random: partners, mixing weights, masks."""
     clip_ids: tuple[str, ...]
-    waveforms: list[Float32[np.ndarray, " _"]]  # `_`: no two need be of one length
+    waveforms: list[Waveform]
     """In [-1, 1], at the sample rate of the index."""
     targets: Float32[np.ndarray, "draws classes"]
     """1 where a clip carries a class, 0 elsewhere."""
-    partner_waveforms: list[Float32[np.ndarray, " _"]]
-    """Of the draws that are mixed (`draws.mixed`), in their order; no others have a partner."""
+    partner_waveforms: list[Waveform]
+    """Partners of the draws that are mixed (`draws.mixed`), in their order."""
     partner_targets: Float32[np.ndarray, "mixed classes"]
 
-    def mixed(self) -> tuple[list[Float32[np.ndarray, " _"]], Float32[np.ndarray, "draws classes"]]:
-        """Waveforms and soft targets as training has them: shifted, mixed, and without mean."""
-        draws, targets = self.draws, self.targets.copy()
-        lam = draws.lam[draws.mixed, None]
-        targets[draws.mixed] = lam * targets[draws.mixed] + (1 - lam) * self.partner_targets
-        partners = iter(self.partner_waveforms)
-        shares = np.stack([draws.lam, 1 - draws.lam], axis=1) * draws.gains
-        waveforms = []
-        for row, waveform in enumerate(self.waveforms):
-            clips = [waveform, next(partners)] if draws.mixed[row] else [waveform]
-            rolled = [_rolled(clip, r) for clip, r in zip(clips, draws.rolls[row], strict=False)]
-            waveforms.append(_mix(rolled, shares[row]))
-        return waveforms, targets
+    def mixed(self) -> tuple[list[Waveform], Float32[np.ndarray, "draws classes"]]:
+        """Waveforms and soft targets as training has them: shifted, mixed, and without mean.
+
+        A partner is cut or padded to the length of its clip, as in PSLA's code.
+        """
+        draws, weights = self.draws, self.draws.weights
+        shifted = map(_rolled, self.waveforms, draws.rolls[:, 0])
+        mixed = [weight * waveform for weight, waveform in zip(weights[:, 0], shifted, strict=True)]
+        places = np.flatnonzero(draws.mixed)
+        for place, waveform in zip(places, self.partner_waveforms, strict=True):
+            partner = _rolled(waveform, draws.rolls[place, 1])
+            common = min(len(mixed[place]), len(partner))
+            mixed[place][:common] += weights[place, 1] * (partner - partner.mean())[:common]
+        targets = draws.mix(self.targets.copy(), self.partner_targets)
+        return [waveform - waveform.mean() for waveform in mixed], targets
 
 
 def training_waveforms(
@@ -84,26 +83,10 @@ def training_waveforms(
     config: WaveformConfig = PAPER,
     share: Share | None = None,
 ) -> Epochs[WaveformBatch]:
-    """The draws of `training_batches` with the same arguments, only decoded.
-
-    Args:
-        batch_size: draws of a step, over all processes.
-        first_step: steps done before, over all epochs; what follows is what would have followed.
-        share: this process's part; that of torch's default process group, if there is one,
-            unless given.
-    """
-    schedule = TrainingSchedule(
-        Plans(index, config.sampler, seed=seed),
-        config.augment,
-        (share or current_share()).layout(batch_size),
-        log_mel_shape=config.log_mel_shape,
-        first_step=first_step,
-    )
-    return Epochs(
-        WaveformLoader(index, schedule, config.reader),
-        steps_per_epoch=schedule.steps_per_epoch,
-        first_step=first_step,
-    )
+    """The draws of `training_batches` with the same arguments, only decoded."""
+    layout = (share or current_share()).layout(batch_size)
+    schedule = TrainingSchedule(index, config, layout, seed=seed, first_step=first_step)
+    return Epochs(WaveformLoader(index, schedule, config.reader), schedule)
 
 
 def evaluation_waveforms(
@@ -118,29 +101,24 @@ def evaluation_waveforms(
     return WaveformLoader(index, schedule, config.reader)
 
 
-class WaveformLoader:
-    """Iterates once over a schedule. Close it, best by `with`: it holds threads and files."""
+class WaveformLoader(BatchSource[WaveformBatch]):
+    """Decoded batches of a schedule; threads decode one while another is in use."""
 
     def __init__(self, index: ShardIndex, schedule: Schedule, config: ReaderConfig) -> None:
         index.check_shards()
-        self._index = index
-        self._reader = open_reader(index, config)
-        self._ahead = ReadAhead(self._reader, index, schedule, config)
+        super().__init__(index, schedule, config)
         self._pool = ThreadPoolExecutor(config.decoders(), thread_name_prefix="decode")
-        self._decoding: deque[_Decoding] = deque()
+        self._decoding: deque[tuple[Draws, Iterator[list[Waveform]]]] = deque()
         self._iteration = 0  # of the first batch in `_decoding`
 
-    def __iter__(self) -> "WaveformLoader":
-        return self
-
-    def __next__(self) -> WaveformBatch:
+    def _next(self) -> WaveformBatch:
         while True:
             self._decode_ahead()
             if not self._decoding:
                 raise StopIteration
-            draws, chunks = self._decoding[0].draws, self._decoding[0].chunks
+            draws, decoded = self._decoding[0]
             try:
-                waveforms = [waveform for chunk in chunks for waveform in chunk.result()]
+                waveforms = [waveform for part in decoded for waveform in part]
             except DamagedClipError as error:
                 self._ahead.replace(error)
                 self._decoding.clear()  # other draws may have the clip as well
@@ -149,21 +127,10 @@ class WaveformLoader:
             self._iteration += 1
             return self._batch(draws, waveforms)
 
-    def __enter__(self) -> "WaveformLoader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """End the threads and close the shards."""
         self._pool.shutdown(cancel_futures=True)
-        self._reader.close()
-
-    @property
-    def damaged(self) -> dict[str, str]:
-        """Clips that were replaced because they are damaged, by id, each with what is wrong."""
-        return {self._index.clip_id(row): what for row, what in self._ahead.damaged.items()}
+        super().close()
 
     def _decode_ahead(self) -> None:
         while len(self._decoding) < DECODED_BATCHES:
@@ -171,19 +138,26 @@ class WaveformLoader:
                 batch = self._ahead.batch(self._iteration + len(self._decoding))
             except StopIteration:
                 return
-            rows, clips = rows_read(batch.draws), [*batch.audio, *batch.partner_audio]
-            parts = [slice(i, i + CLIPS_PER_TASK) for i in range(0, len(rows), CLIPS_PER_TASK)]
-            chunks = [self._pool.submit(self._decode, rows[part], clips[part]) for part in parts]
-            self._decoding.append(_Decoding(batch.draws, chunks))
+            clips = batch.clips
+            starts = range(0, len(clips), CLIPS_PER_TASK)
+            decoded = self._pool.map(self._decode, [clips[i : i + CLIPS_PER_TASK] for i in starts])
+            self._decoding.append((batch.draws, decoded))
 
-    def _decode(
-        self, rows: Int64[np.ndarray, " rows"], clips: list[UInt8[np.ndarray, " _"]]
-    ) -> list[Float32[np.ndarray, " _"]]:
-        return [
-            _decode_clip(self._index, int(row), clip) for row, clip in zip(rows, clips, strict=True)
-        ]
+    def _decode(self, clips: list[tuple[int, UInt8[np.ndarray, " _"]]]) -> list[Waveform]:
+        """Each clip as one channel, the mean of its channels."""
+        waveforms = []
+        for row, encoded in clips:
+            try:
+                samples, _ = soundfile.read(
+                    io.BytesIO(encoded.data), dtype="float32", always_2d=True
+                )
+            except RuntimeError as reason:
+                problem = f"cannot be decoded: {reason}"
+                raise DamagedClipError(problem, self._index, row) from None
+            waveforms.append(samples.mean(axis=1))
+        return waveforms
 
-    def _batch(self, draws: Draws, waveforms: list[np.ndarray]) -> WaveformBatch:
+    def _batch(self, draws: Draws, waveforms: list[Waveform]) -> WaveformBatch:
         num_draws, index = len(draws.rows), self._index
         return WaveformBatch(
             draws=draws,
@@ -195,36 +169,8 @@ class WaveformLoader:
         )
 
 
-@dataclass(frozen=True)
-class _Decoding:
-    draws: Draws
-    chunks: list[Future[list[np.ndarray]]]
-
-
-def _decode_clip(
-    index: ShardIndex, row: int, encoded: UInt8[np.ndarray, " bytes"]
-) -> Float32[np.ndarray, " samples"]:
-    """The clip as one channel, the mean of its channels."""
-    try:
-        waveform, _ = soundfile.read(io.BytesIO(encoded.data), dtype="float32", always_2d=True)
-    except RuntimeError as reason:
-        raise undecodable_clip(index, row, reason) from None
-    return waveform.mean(axis=1)
-
-
-def _rolled(
-    waveform: Float32[np.ndarray, " samples"], share: np.float32
-) -> Float32[np.ndarray, " samples"]:
-    return np.roll(waveform, -roll_start(share, len(waveform)))
-
-
-def _mix(
-    clips: list[Float32[np.ndarray, " _"]], weights: Float32[np.ndarray, " 2"]
-) -> Float32[np.ndarray, " samples"]:
-    """The weighted sum of a clip and of its partner, if it has one, cut or padded to its length, as
-    PSLA's code: the partner without its mean, and the sum without its own."""
-    mixed = weights[0] * clips[0]
-    for partner in clips[1:]:
-        common = min(len(mixed), len(partner))
-        mixed[:common] += weights[1] * (partner - partner.mean())[:common]
-    return mixed - mixed.mean()
+def _rolled(waveform: Waveform, share: np.float32) -> Waveform:
+    """The waveform from the sample at `share` of its length on, then what lies before: the sample
+    in float32, as the graph computes it."""
+    start = min(int(share * np.float32(len(waveform))), len(waveform) - 1)
+    return np.roll(waveform, -start) if start else waveform

@@ -4,6 +4,8 @@ The paper's model (PSLA, section II) as the official code builds it: with `Model
 classes it has 13,640,766 parameters, the 13.64M of the paper's table II.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32
@@ -11,12 +13,13 @@ from torch import Tensor, nn
 
 from psla_wds.errors import ConfigError
 from psla_wds.models.backbones import build_trunk
-from psla_wds.models.config import RANDOM, ModelConfig
+from psla_wds.models.config import RANDOM, ModelConfig, Precision
 from psla_wds.models.heads import SMALLEST_SCORE, build_head
 from psla_wds.models.initial_weights import load_initial_weights
 
 SMALLEST_IMAGE = 32
 """Frames and mels that give a map at all: the backbones' stride, and some round down."""
+HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class AudioTagger(nn.Module):
@@ -30,6 +33,7 @@ class AudioTagger(nn.Module):
             batch_norm_momentum=config.batch_norm_momentum,
         )
         self.head = build_head(config.head, channels, num_classes, num_heads=config.num_heads)
+        self.precision: Precision = "float32"
 
     def forward(
         self, log_mel: Float[Tensor, "batch frames mels"]
@@ -44,9 +48,11 @@ class AudioTagger(nn.Module):
         self, log_mel: Float[Tensor, "batch frames mels"]
     ) -> tuple[Float32[Tensor, "batch classes"], Float32[Tensor, "batch classes columns"]]:
         """The scores, and those of the columns of the trunk's map (`heads.py` says which): frames
-        again, but as many times longer as the trunk's stride. In float32, without autocast.
+        again, but as many times longer as the trunk's stride. The trunk has `self.precision`.
         """
-        features = _without_mels(self.trunk(self._image(log_mel)))
+        with autocast(self.precision, log_mel.device):
+            features = self.trunk(self._image(log_mel))
+        features = _without_mels(features)
         return self.head(features), self.head.score_frames(features)
 
     def _image(
@@ -75,6 +81,18 @@ def build_model(config: ModelConfig, num_classes: int) -> AudioTagger:
     if config.initial_weights != RANDOM:
         load_initial_weights(model, config.backbone, config.initial_weights)
     return model
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Raise `ConfigError` if the device does not compute in this precision."""
+    if precision == "float16" and device.type == "cpu":
+        raise ConfigError("float16 needs a GPU", where="precision", fix="set --precision bfloat16")
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
+    """The context in which the trunk has this precision; the head is float32 in all."""
+    dtype = HALF.get(precision)
+    return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
 def clamp_scores(scores: Float[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:

@@ -17,6 +17,7 @@ NUM_HEADS = 4
 
 Head = Literal["multi-head-attention", "single-head-attention", "mean-pooling", "linear"]
 BatchNormOver = Literal["rank", "groups", "batch"]
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ class Start:
 
     tagger: AudioTagger
     sha256: str | None = None
-    """Of the file that the weights are from, if they are from one that the configuration names."""
+    """Digest of the file of the weights, if the configuration names a file."""
 
 
 def first_tagger(

@@ -1,12 +1,12 @@
-"""An exported model: a folder of safetensors and one JSON, which are all that is needed to use it.
+"""Exported models: folders of safetensors and one JSON, which are all one needs to use them.
 
-docs/format.md has the format. A folder from a stranger cannot run code, names no file outside
+docs/format.md has the format. A folder from a stranger cannot run code, cannot name files outside
 itself, and takes no more memory than its files have bytes.
 """
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,12 @@ FIX = "export or download it again"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a member comes from, as far as that is known."""
+    """The run that a member comes from, as far as known."""
 
     recipe: dict[str, Any] | None = None
-    """The settings of its run, without places."""
+    """Settings of the run, without places."""
     index_fingerprint: str | None = None
-    """Of the shards that it was trained on."""
+    """Fingerprint of the shards that it was trained on."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Member:
     size_bytes: int
     sha256: str
     epoch: int
-    """Epochs trained; 0 where it is not known."""
+    """Epochs trained; 0 if unknown."""
     model: ModelConfig
     provenance: Provenance
 
@@ -58,12 +58,12 @@ class FolderConfig:
     library_name: str
     format_version: int
     members: tuple[Member, ...]
-    """One, or the members of an ensemble, whose scores are averaged."""
+    """One network, or those of an ensemble, whose scores are averaged."""
     features: FeatureConfig
     mids: tuple[str, ...]
     names: tuple[str, ...]
     metrics: dict[str, Any] | None
-    """What eval.score found, without its classes."""
+    """Scores over all classes, by eval.score."""
 
     @property
     def classes(self) -> ClassList:
@@ -71,7 +71,7 @@ class FolderConfig:
 
 
 def is_model_folder(path: Path) -> bool:
-    """Whether a path is an exported model; the folder of a run has a config.json of its own."""
+    """Whether a path is an exported model, not a run's folder, which has a config.json too."""
     return (path / CONFIG).is_file() and not (path / CHECKPOINTS).is_dir()
 
 
@@ -82,15 +82,14 @@ def write_model(
     *,
     metrics: dict[str, Any] | None,
 ) -> FolderConfig:
-    """Write weights and config.json into a folder that is there; members must fit together."""
-    names = ["model.safetensors"]
-    if len(members) > 1:
-        names = [f"member-{number}.safetensors" for number in range(1, len(members) + 1)]
+    """Write weights and config.json into an existing folder; members must fit together."""
+    many = len(members) > 1
+    names = [f"member-{n}" if many else "model" for n in range(1, len(members) + 1)]
     config = FolderConfig(
         library_name=LIBRARY,
         format_version=FORMAT_VERSION,
         members=tuple(
-            _write_member(folder / name, member, provenance)
+            _write_member(folder / f"{name}.safetensors", member, provenance)
             for name, member, provenance in zip(names, members, provenances, strict=True)
         ),
         features=members[0].features,
@@ -106,44 +105,41 @@ def write_model(
 def read_model(folder: Path) -> tuple[Checkpoint, ...]:
     """The members of an exported model; `CheckpointError` if files are missing or damaged."""
     config = read_model_config(folder)
+    features, classes = config.features, config.classes
     return tuple(
-        Checkpoint(
-            weights=_read_weights(folder / member.file, member),
-            model=member.model,
-            features=config.features,
-            classes=config.classes,
-            epoch=member.epoch,
-        )
-        for member in config.members
+        Checkpoint(_read_weights(folder / m.file, m), m.model, features, classes, m.epoch)
+        for m in config.members
     )
 
 
 def read_model_config(folder: Path) -> FolderConfig:
-    """config.json, checked; nothing of it is believed about files before they are read."""
+    """config.json, checked, but for what it says about the files of weights."""
     path = folder / CONFIG
     try:
         config = read_json(FolderConfig, path)
-        ClassList(config.mids, config.names)  # raises ValueError
-        _require(config.library_name == LIBRARY, f"library_name is {config.library_name!r}")
-        _require(config.format_version == FORMAT_VERSION, f"format {config.format_version}")
-        _require(1 <= len(config.members) <= MOST_MEMBERS, f"{len(config.members)} members")
-        _require(len(config.mids) > 0, "no classes")
-        for member in config.members:
-            _require(re.fullmatch(FILE_NAME, member.file) is not None, f"file {member.file!r}")
+        for wrong in _faults(config):
+            raise ValueError(wrong)
     except (ConfigError, ValueError, TypeError, OverflowError, AttributeError) as error:
         raise CheckpointError(
-            f"this is no exported model: {str(error).splitlines()[0]}", where=path, fix=FIX
+            f"not an exported model: {str(error).splitlines()[0]}", where=path, fix=FIX
         ) from None
     return config
 
 
-def _require(holds: bool, what: str) -> None:
-    if not holds:
-        raise ValueError(what)
+def _faults(config: FolderConfig) -> Iterator[str]:
+    if config.library_name != LIBRARY:
+        yield f"library_name is {config.library_name!r}"
+    if config.format_version != FORMAT_VERSION:
+        yield f"format {config.format_version}"
+    if not 1 <= len(config.members) <= MOST_MEMBERS:
+        yield f"{len(config.members)} members"
+    if not len(config.classes):  # raises ValueError if they are not a list of classes
+        yield "no classes"
+    yield from (f"file {m.file!r}" for m in config.members if not re.fullmatch(FILE_NAME, m.file))
 
 
 def _write_member(path: Path, member: Checkpoint, provenance: Provenance) -> Member:
-    # Each tensor by itself: a weight that is a view of a larger one would be written with it.
+    # Copies: of a weight that is a view, the whole tensor behind it would be written.
     tensors = {n: t.detach().cpu().clone().contiguous() for n, t in member.weights.items()}
     safetensors(path).save_file(tensors, path, metadata={"format": "pt"})
     return Member(
@@ -151,18 +147,17 @@ def _write_member(path: Path, member: Checkpoint, provenance: Provenance) -> Mem
         size_bytes=path.stat().st_size,
         sha256=sha256_of(path),
         epoch=member.epoch,
-        # What training began with is in the weights, and can be a path of the one who trained.
+        # Initial weights no longer matter, and may name a path on the trainer's machine.
         model=replace(member.model, initial_weights=RANDOM),
         provenance=provenance,
     )
 
 
 def _read_weights(path: Path, member: Member) -> dict[str, Any]:
-    found = "none"
-    if path.is_file():
-        found = f"{path.stat().st_size:,} bytes"
-        if path.stat().st_size == member.size_bytes and sha256_of(path) == member.sha256:
-            return check_tensors(load_tensors(path, fix=FIX), path, fix=FIX)
+    size_bytes = path.stat().st_size if path.is_file() else None
+    if size_bytes == member.size_bytes and sha256_of(path) == member.sha256:
+        return check_tensors(load_tensors(path, fix=FIX), path, fix=FIX)
+    found = "none" if size_bytes is None else f"{size_bytes:,} bytes"
     raise CheckpointError(
         f"the weights are not those that {CONFIG} names ({member.size_bytes:,} bytes; here: "
         f"{found}), or were changed",

@@ -2,28 +2,13 @@
 
 import sys
 import time
-from dataclasses import dataclass
 
-import numpy as np
-from jaxtyping import Float32, Int64, UInt8
-
+from psla_wds.features.encoded_batch import EncodedBatch
 from psla_wds.reading.read_tuner import ReadTuner
 from psla_wds.reading.reader import DamagedClipError, PendingRead, Reader, ReaderConfig
 from psla_wds.sampling.augment import Draws
 from psla_wds.sampling.schedule import Schedule
 from psla_wds.shards.index import ShardIndex
-from psla_wds.shards.soft_labels import SoftLabels
-
-
-@dataclass(frozen=True)
-class ReadBatch:
-    """The draws of an iteration and their audio."""
-
-    draws: Draws
-    audio: list[UInt8[np.ndarray, " _"]]
-    """Encoded, one clip a draw."""
-    partner_audio: list[UInt8[np.ndarray, " _"]]
-    """Encoded, one clip for each draw that is mixed, in their order."""
 
 
 class ReadAhead:
@@ -34,34 +19,43 @@ class ReadAhead:
     """
 
     def __init__(
-        self, reader: Reader, index: ShardIndex, schedule: Schedule, config: ReaderConfig
+        self,
+        index: ShardIndex,
+        schedule: Schedule,
+        config: ReaderConfig,
+        reader: Reader | None = None,
     ) -> None:
-        self._reader, self._index, self._schedule = reader, index, schedule
-        self._config = config
+        """`reader` is opened by default, with as many threads as reading begins with."""
+        self._index, self._schedule, self._config = index, schedule, config
         self.tuner = ReadTuner(threads=config.threads, depth=config.prefetch_batches)
-        self._pending: dict[int, _Pending] = {}
+        self._reader = reader or Reader(
+            index, threads=self.tuner.threads, timeout_s=config.timeout_s, stage=config.stage
+        )
+        self._pending: dict[int, tuple[Draws, PendingRead, int]] = {}  # the last: bytes
         self.damaged: dict[int, str] = {}
-        """Rows that are drawn no more, each with what is wrong."""
+        """Rows that are not drawn any more, each with what is wrong."""
         self.waited_s = 0.0
-        """Time that `batch` waited for reads: what storage was too slow by."""
+        """Time that `batch` waited for reads: the storage was slower by that much."""
 
-    def batch(self, iteration: int) -> ReadBatch:
-        """The draws of an iteration, read; `StopIteration` after the last one."""
+    def batch(self, iteration: int) -> EncodedBatch:
+        """The draws of an iteration, read; `StopIteration` after the last one.
+
+        The same whenever it is asked for, unless a damaged clip was found in between.
+        """
         while True:
             if not self._start(iteration):
                 raise StopIteration
             self._start_coming(iteration + 1)
-            pending = self._pending[iteration]
+            draws, read, _ = self._pending[iteration]
             started = time.perf_counter()
             try:
-                clips = pending.read.wait()
+                clips = read.wait()
             except DamagedClipError as error:
                 self.replace(error)
                 continue
             self._note(len(clips), waited_s=time.perf_counter() - started)
             del self._pending[iteration]
-            num_draws = len(pending.draws.rows)
-            return ReadBatch(pending.draws, clips[:num_draws], clips[num_draws:])
+            return EncodedBatch.of(draws, clips)
 
     def replace(self, error: DamagedClipError) -> None:
         """Draw other clips for a damaged one from here on; raises if that is not allowed."""
@@ -70,6 +64,10 @@ class ReadAhead:
             raise error
         self.damaged[error.row] = str(error)
         self._pending.clear()  # some may have begun to read it
+
+    def close(self) -> None:
+        """End the threads and close the shards."""
+        self._reader.close()
 
     def _note(self, num_clips: int, *, waited_s: float) -> None:
         self.waited_s += waited_s
@@ -84,38 +82,15 @@ class ReadAhead:
             iteration += 1
 
     def _start(self, iteration: int, *, room: int = sys.maxsize) -> bool:
-        """Begin to read an iteration unless that was done; False when there is none, or no room."""
+        """Begin to read an iteration unless that was done; False at the end, or without room."""
         if iteration in self._pending:
             return True
         draws = self._schedule(iteration, frozenset(self.damaged))
         if draws is None:
             return False
-        rows = rows_read(draws)
+        rows = draws.clips
         num_bytes = int(self._index.size[rows].sum())
-        if num_bytes + sum(pending.num_bytes for pending in self._pending.values()) > room:
+        if num_bytes + sum(held for *_, held in self._pending.values()) > room:
             return False
-        self._pending[iteration] = _Pending(draws, self._reader.start(rows), num_bytes)
+        self._pending[iteration] = draws, self._reader.start(rows), num_bytes
         return True
-
-
-@dataclass(frozen=True)
-class _Pending:
-    draws: Draws
-    read: PendingRead
-    num_bytes: int
-
-
-def rows_read(draws: Draws) -> Int64[np.ndarray, " rows"]:
-    """The rows whose audio the draws need: theirs, then those of the partners there are."""
-    return np.concatenate([draws.rows, draws.partners[draws.mixed]])
-
-
-def mixed_targets(
-    labels: ShardIndex | SoftLabels, draws: Draws
-) -> Float32[np.ndarray, "draws classes"]:
-    """lam of the clip's targets plus 1 - lam of its partner's; 1 for a class of both."""
-    targets = labels.targets(draws.rows)
-    mixed = draws.mixed
-    lam = draws.lam[mixed, None]
-    targets[mixed] = lam * targets[mixed] + (1 - lam) * labels.targets(draws.partners[mixed])
-    return targets

@@ -1,7 +1,7 @@
 """Threads that read.
 
-Not the standard pool: its threads are waited for when the interpreter exits, so that one read that
-hangs would keep the process for ever, and it cannot grow.
+The standard pool cannot grow, and waits for its threads when the interpreter exits: one read that
+hangs would keep the process for ever.
 """
 
 import threading
@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 CLOSE_WAIT_S = 5.0
-"""Longest wait for reads that are under way when the pool is closed."""
+"""Longest wait for reads under way when the pool is closed."""
 
 
 class ReadPool(Generic[T]):
@@ -43,7 +43,7 @@ class ReadPool(Generic[T]):
         return future
 
     def close(self) -> bool:
-        """Drop the tasks that wait, and end the threads; False if some hang in a read."""
+        """Drop waiting tasks and end the threads; False if some hang in a read."""
         self._drop_waiting()
         for _ in self._threads:
             self._tasks.put(None)

@@ -1,4 +1,4 @@
-"""How many threads read and decode, how far ahead, unless that is set; and what bounds a run."""
+"""How many threads read and how far ahead, where that is not set; and what bounds a run."""
 
 import os
 import time
@@ -16,7 +16,7 @@ BATCHES_PER_LOOK = 16
 LATE = 0.02
 """Share of waiting for reads above which they are too slow."""
 WORTHWHILE = 1.05
-"""What a widening must have brought, in clips per second, for another one to be tried."""
+"""Factor in clips per second that a widening must bring, for another one to be tried."""
 
 
 def cores_per_process() -> int:
@@ -27,9 +27,9 @@ def cores_per_process() -> int:
 class ReadTuner:
     """Widens reading while the run waits for storage, as long as that makes it faster.
 
-    Every few batches the time that went to waiting for reads is looked at. If it was too much,
-    threads and depth double: an answer that takes long costs nothing while others are under way.
-    If the last doubling brought nothing, storage gives what it can, and it was the last.
+    Every few batches it looks at the time spent waiting for reads. If that was too much, threads
+    and depth double: an answer that takes long costs nothing while others are under way. A
+    doubling that brought nothing is the last: storage gives what it can.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class ReadTuner:
 
     @property
     def tunes(self) -> bool:
-        """Whether there is anything left to it."""
+        """Whether threads or depth are left to it."""
         return self._tunes_threads or self._tunes_depth
 
     def note(self, *, num_clips: int, waited_s: float) -> None:
-        """Take in a batch that is there: its clips, and how long its reads were waited for."""
+        """Take in a batch that has arrived: its clips, and how long its reads were waited for."""
         if self._batches_to_skip:
             self._batches_to_skip -= 1
             self._begin_look()
@@ -75,13 +75,10 @@ class ReadTuner:
         if self._is_done or self._waited_s < LATE * elapsed_s:
             return
         rate = self._clips / elapsed_s
-        if rate < WORTHWHILE * self._rate_before:
-            self._is_done = True
+        self._is_done = rate < WORTHWHILE * self._rate_before
+        if self._is_done:
             return
         self._rate_before = rate
-        self._widen()
-
-    def _widen(self) -> None:
         if self._tunes_threads:
             self.threads = min(2 * self.threads, MOST_THREADS)
         if self._tunes_depth:
@@ -90,39 +87,39 @@ class ReadTuner:
 
 
 def bound_by(data_wait: float, storage_wait: float) -> Bound:
-    """What keeps a stretch of training from being faster, by the shares of its time that went to
-    waiting for data, and for reads alone."""
+    """What bounds a stretch of training, by the shares of its time that went to waiting for data,
+    and for reads alone."""
     if data_wait < DATA_BOUND:
         return "step"
     return "storage" if storage_wait > data_wait / 2 else "decoding"
 
 
 def verdict(
+    data_wait: float,
+    storage_wait: float,
     *,
-    waited_s: float,
-    storage_wait_s: float,
-    elapsed_s: float,
-    tuner: ReadTuner,
-    decode_threads: int,
+    tuner: ReadTuner | None = None,
+    decode_threads: int | None = None,
 ) -> str:
-    """One line: what a stretch of training was bounded by, and what would help."""
-    share = waited_s / max(elapsed_s, 1e-9)
-    bound = bound_by(share, storage_wait_s / max(elapsed_s, 1e-9))
-    if bound == "step":
-        return f"bounded by the step: {share:.1%} of the time went to waiting for data"
+    """One line: what bounded a stretch of training, and what would help.
+
+    Args:
+        data_wait, storage_wait: shares of its time, as for `bound_by`.
+        tuner, decode_threads: how it read and decoded, where that is known.
+    """
+    bound = bound_by(data_wait, storage_wait)
+    said = f"bounded by {bound if bound != 'step' else 'the step'}: {data_wait:.1%} of the time "
+    said += "went to waiting for data"
     if bound == "storage":
-        return (
-            f"bounded by storage: {share:.0%} of the time went to waiting for data, most of it for "
-            f"reads, by {tuner.threads} threads up to {tuner.depth} batches ahead; {_advice(tuner)}"
-        )
-    return (
-        f"bounded by decoding: {share:.0%} of the time went to waiting for data, most of it for "
-        f"decoding in {decode_threads} threads; this process may use {cores_per_process()} cores "
-        "(--reader.decode-threads), and shards built with --codec wav decode faster"
-    )
-
-
-def _advice(tuner: ReadTuner) -> str:
-    if tuner.tunes:
-        return "--stage DIR copies the shards to a faster disk of this node"
-    return "without --reader.threads and --reader.prefetch-batches they are found by trying"
+        said += ", most of it for reads"
+        if tuner:
+            said += f" by {tuner.threads} threads up to {tuner.depth} batches ahead"
+        if tuner and not tuner.tunes:
+            return f"{said}; without --reader.threads and --reader.prefetch-batches they are tuned"
+        return f"{said}; --stage DIR copies the shards to a faster disk of this node"
+    if bound == "decoding":
+        said += ", most of it for decoding"
+        if decode_threads:
+            said += f" in {decode_threads} threads, where {cores_per_process()} cores may be used"
+        said += "; raise --reader.decode-threads up to the cores, or build shards with --codec wav"
+    return said

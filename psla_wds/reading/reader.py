@@ -1,7 +1,7 @@
 """Encoded clips by byte range, read ahead by threads.
 
-Threads, and no worker processes: reading and checking release the interpreter lock, and handing
-a clip from one process to another costs more than reading it.
+Threads, not worker processes: reading and checking release the interpreter lock, and handing a
+clip from one process to another costs more than reading it.
 """
 
 import logging
@@ -20,12 +20,13 @@ from isal.isal_zlib import crc32
 from jaxtyping import Int64, UInt8
 from tyro.conf import arg
 
+from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.io.remote import REQUEST_TIMEOUT_S
 from psla_wds.io.retry import ReadError, retry
 from psla_wds.io.stores import ShardFile, open_shard
 from psla_wds.reading.read_pool import ReadPool
-from psla_wds.reading.read_tuner import FIRST_THREADS, cores_per_process
+from psla_wds.reading.read_tuner import cores_per_process
 from psla_wds.reading.staging import Staging
 from psla_wds.shards.index import ShardIndex
 
@@ -43,46 +44,27 @@ CLIPS_PER_TASK = 8
 class ReaderConfig:
     """How clips are read and decoded ahead of the training step, on each rank."""
 
-    threads: int | None = None
-    """Threads that read; found while training unless set: more of them as long as training waits
-    for storage and more of them help."""
-    prefetch_batches: int | None = None
-    """Batches that are read ahead; found like the threads unless set."""
-    decode_threads: int | None = None
-    """Threads that decode; unless set, as many as this process has cores."""
-    memory_mib: int = 1024
+    threads: Annotated[int | None, Within(1)] = None
+    """Reader threads. Default: start at 4, and double while training waits for storage and more
+    threads help."""
+    prefetch_batches: Annotated[int | None, Within(1)] = None
+    """Batches that are read ahead. Default: tuned like the threads."""
+    decode_threads: Annotated[int | None, Within(1)] = None
+    """Threads that decode. Default: as many as this process has cores."""
+    memory_mib: Annotated[int, Within(1)] = 1024
     """Most memory for clips that are read ahead, still encoded; the next batch is read whatever
-    its size. Beside it the pipeline holds three batches: two in work, one in use."""
-    timeout_s: float = TIMEOUT_S
+    its size. The pipeline holds three batches more: two in work, one in use."""
+    timeout_s: Annotated[float, Within(0, without=(0,))] = TIMEOUT_S
     """Longest wait for a read; then the run ends with an error."""
     stage: Annotated[Path | None, arg(aliases=["--stage"])] = None
     """Folder on a fast disk of this node, to which the shards are copied while training goes on;
     clips are read from the copies that are there. Processes and runs can share it."""
-    max_damaged: int = 0
+    max_damaged: Annotated[int, Within(0)] = 0
     """Clips of a rank that may turn out damaged while training before the run ends with an error;
     other clips are drawn in their place, and they are listed in the log."""
 
     def __post_init__(self) -> None:
-        for name in ("threads", "decode_threads", "prefetch_batches", "memory_mib"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(
-                    f"{name}={value} must be at least 1",
-                    where="reader",
-                    fix=f"set --reader.{name.replace('_', '-')}",
-                )
-        if not self.timeout_s > 0:
-            raise ConfigError(
-                f"timeout_s={self.timeout_s} must be more than 0",
-                where="reader",
-                fix=f"set --reader.timeout-s {TIMEOUT_S:g}",
-            )
-        if self.max_damaged < 0:
-            raise ConfigError(
-                f"max_damaged={self.max_damaged} must be at least 0",
-                where="reader",
-                fix="set --reader.max-damaged 0",
-            )
+        check_ranges(self, "reader")
 
     def decoders(self) -> int:
         """The threads that decode on this process."""
@@ -92,30 +74,15 @@ class ReaderConfig:
 class DamagedClipError(ShardError):
     """One clip cannot be read or decoded, and nothing else is known to be wrong."""
 
-    def __init__(self, what: str, *, row: int, where: object, fix: str) -> None:
-        super().__init__(what, where=where, fix=fix)
+    def __init__(self, what: str, index: ShardIndex, row: int) -> None:
+        folder = index.shards[index.shard[row]].parent
+        super().__init__(
+            f"the clip {what}",
+            where=index.where(row),
+            fix=f"find all damage with: python -m sharding.check {folder} --deep; or train without "
+            "such clips: --reader.max-damaged 10",
+        )
         self.row = row
-
-
-def undecodable_clip(index: ShardIndex, row: int, reason: Exception) -> DamagedClipError:
-    """The error for a clip whose bytes are as they were packed, and are no audio."""
-    folder = index.shards[index.shard[row]].parent
-    return DamagedClipError(
-        f"the clip cannot be decoded: {reason}",
-        row=row,
-        where=index.where(row),
-        fix=f"find all such clips with: python -m sharding.check {folder} --deep",
-    )
-
-
-def open_reader(index: ShardIndex, config: ReaderConfig) -> "Reader":
-    """A reader of the clips of an index, with as many threads as reading begins with."""
-    return Reader(
-        index,
-        threads=config.threads or FIRST_THREADS,
-        timeout_s=config.timeout_s,
-        stage=config.stage,
-    )
 
 
 class Reader:
@@ -137,7 +104,7 @@ class Reader:
         ]
         num_local = sum(isinstance(location, Path) for location in index.shards)
         _allow_open_files(num_local + (len(index.shards) if stage else 0))
-        # A request takes long, and then other threads shall read the clips beside it.
+        # A request takes long: other threads should read the next clips meanwhile.
         self._clips_per_task = CLIPS_PER_TASK if num_local == len(index.shards) else 1
         self._closed = Event()
         self._staging = Staging(index, self._shards, stage) if stage else None
@@ -183,14 +150,8 @@ class Reader:
         try:
             return retry(lambda: self._try_read(row), where, pause=self._closed.wait)
         except _DamageError as damage:
-            folder = self._index.shards[self._index.shard[row]].parent
-            raise DamagedClipError(
-                f"the clip {damage}, also when read again",
-                row=row,
-                where=where(),
-                fix=f"find all damage with: python -m sharding.check {folder}; or train on without "
-                "such clips: --reader.max-damaged 10",
-            ) from None
+            what = f"{damage}, also when read again"
+            raise DamagedClipError(what, self._index, row) from None
         except ReadError as failure:
             raise ShardError(
                 f"the clip {failure}, also when read again",
@@ -240,8 +201,8 @@ class PendingRead:
     def wait(self) -> list[UInt8[np.ndarray, " _"]]:
         """The encoded clips, in the order of their rows; raises what a read raised.
 
-        Storage that does not answer is told, with what is waited for, and waited for up to the
-        timeout.
+        Storage that does not answer is waited for up to the timeout, with warnings that name the
+        clip.
         """
         return [clip for chunk in self._chunks for clip in self._wait(chunk)]
 

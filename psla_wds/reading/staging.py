@@ -26,7 +26,7 @@ logger = logging.getLogger("stage")
 COPY_BYTES = 8 * 2**20
 """Read at a time."""
 FREE_BYTES = 2**30
-"""Left free. No share of the disk: 5 % of a large one is room for many shards."""
+"""Left free: bytes, not a share, since 5 % of a large disk is room for many shards."""
 POLL_S = 2.0
 """Between looks at shards that other processes are copying."""
 CLOSE_WAIT_S = 5.0
@@ -38,27 +38,25 @@ class Staging:
 
     def __init__(self, index: ShardIndex, origins: Sequence[ShardFile], folder: Path) -> None:
         self.copies: dict[int, LocalShard] = {}
-        """The copies that stand, by position in `index.shards`."""
+        """Whole copies, by position in `index.shards`."""
         self._origins, self._sizes, self._stage = origins, index.shard_sizes, folder
         self._paths = copy_paths(index, folder)
-        self._dropped: set[int] = set()
         self._drop_lock = Lock()
         self._closed = Event()
-        used = set(index.shard.tolist())
-        self._waiting = [shard for shard in range(len(self._paths)) if shard in used]
-        self._num_used = len(self._waiting)
-        self._adopt_those_that_stand()
-        self._tell("stand at the start")
+        used = sorted(set(index.shard.tolist()))
+        self._num_used = len(used)
+        self._waiting = [shard for shard in used if not self._adopt(shard)]
+        self._log_count("at the start")
         self._thread = Thread(target=self._copy_all, name="stage", daemon=True)
         self._thread.start()
 
     def drop(self, shard: int, problem: str) -> None:
-        """Use the copy no more, and delete it: it is damaged, or cannot be read."""
+        """Stop using the copy, and delete it: it is damaged, or cannot be read."""
         with self._drop_lock:
             if self.copies.pop(shard, None) is None:
-                return  # another thread met the same
+                return  # another thread dropped it
             path = self._paths[shard]
-            logger.warning("%s: the copy is dropped, a clip of it %s", path, problem)
+            logger.warning("%s: the copy is dropped, a clip in it %s", path, problem)
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -68,14 +66,14 @@ class Staging:
         """End the thread; a shard that is half copied is left to the next run."""
         self._closed.set()
         self._thread.join(CLOSE_WAIT_S)
-        self._tell("stand at the end")
+        self._log_count("at the end")
 
     def _copy_all(self) -> None:
         try:
             while self._waiting and not self._closed.is_set():
-                self._waiting = [shard for shard in self._waiting if not self._stand(shard)]
+                self._waiting = [shard for shard in self._waiting if not self._stage_one(shard)]
                 if self._waiting:
-                    self._closed.wait(POLL_S)  # others are copying these
+                    self._closed.wait(POLL_S)  # other processes are copying these
         except _ClosedError:
             return
         except (OSError, ShardError, ReadError) as problem:
@@ -83,20 +81,30 @@ class Staging:
             logger.warning("no more shards are staged in %s: %s", self._stage, reason)
             return
         if not self._waiting:
-            self._tell("stand now")
+            self._log_count("now")
 
-    def _stand(self, shard: int) -> bool:
-        """Have a copy of the shard; False if another process is making it."""
+    def _stage_one(self, shard: int) -> bool:
+        """Make a copy of the shard, or adopt one; False if another process is making it."""
+        if self._adopt(shard):
+            return True
         path = self._paths[shard]
-        if not self._is_whole(shard):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _lock(path.with_name(f"{path.name}.lock")) as is_ours:
-                if not is_ours:
-                    return False
-                if not self._is_whole(shard):  # the one who had the lock may have made it
-                    self._copy(shard)
-        self.copies[shard] = LocalShard(path)
-        return True
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(path.with_name(f"{path.name}.lock")) as is_ours:
+            if is_ours and not self._adopt(shard):  # who had the lock before may have made it
+                self._copy(shard)
+                self._adopt(shard)
+        return is_ours
+
+    def _adopt(self, shard: int) -> bool:
+        """Read from the copy if there is one. It gets its name when it is whole; the size shows
+        one of another data set."""
+        try:
+            is_whole = self._paths[shard].stat().st_size == self._sizes[shard]
+        except OSError:
+            return False
+        if is_whole:
+            self.copies[shard] = LocalShard(self._paths[shard])
+        return is_whole
 
     def _copy(self, shard: int) -> None:
         path, size = self._paths[shard], self._sizes[shard]
@@ -117,21 +125,9 @@ class Staging:
 
         retry(read, lambda: f"{self._paths[shard].name}, byte {offset}", pause=self._closed.wait)
 
-    def _adopt_those_that_stand(self) -> None:
-        for shard in self._waiting:
-            if self._is_whole(shard):
-                self.copies[shard] = LocalShard(self._paths[shard])
-        self._waiting = [shard for shard in self._waiting if shard not in self.copies]
-
-    def _is_whole(self, shard: int) -> bool:
-        """A copy gets its name when it is whole; the size shows one of another data set."""
-        try:
-            return self._paths[shard].stat().st_size == self._sizes[shard]
-        except OSError:
-            return False
-
-    def _tell(self, what: str) -> None:
-        logger.info("%d of %d shards %s in %s", len(self.copies), self._num_used, what, self._stage)
+    def _log_count(self, when: str) -> None:
+        counts = (len(self.copies), self._num_used)
+        logger.info("%d of %d shards are staged %s, in %s", *counts, when, self._stage)
 
 
 class _ClosedError(Exception):

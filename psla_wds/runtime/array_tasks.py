@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from psla_wds.errors import ConfigError
 
 Work = TypeVar("Work", bound=Sequence[Any])
-"""Of which a slice is of the same kind."""
+"""A sequence whose slices have the same type."""
 
 SLURM_VARIABLES = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
 

@@ -40,7 +40,7 @@ def environment() -> dict[str, Any]:
 
 
 def version(distribution: str) -> str | None:
-    """Of an installed package; None if it is not."""
+    """Version of a package; None if it is not installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -49,14 +49,17 @@ def version(distribution: str) -> str | None:
 
 @cache
 def sources_digest() -> str:
-    """Of the files that compute a run, whether they come from a checkout or a wheel."""
+    """Digest of the files that compute a run, from a checkout or a wheel."""
     sources = [path for package in COMPUTES for path in (ROOT / package).rglob("*.py")]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()[:12]
 
 
 def commit() -> str | None:
-    """Of the checkout that this file is of, "with changes" if files differ that can matter: not
-    results, which the benchmark before this one wrote, nor documents. None of a wheel."""
+    """Commit of the checkout that holds this file; None in a wheel.
+
+    "with changes" follows if files differ that can matter: not documents, nor results, which the
+    benchmark before this one wrote.
+    """
     try:
         _git("ls-files", "--error-unmatch", "psla_wds/runtime/environment.py")
         head = _git("rev-parse", "--short=12", "HEAD")

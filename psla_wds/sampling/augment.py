@@ -5,12 +5,13 @@ augmentation depends on (seed, epoch, position) alone.
 """
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int32, Int64, UInt64
-from scipy.special import betaincinv
+from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt64
 
-from psla_wds.errors import ConfigError, ShardError
+from psla_wds.config import Within, check_ranges
+from psla_wds.errors import ShardError
 from psla_wds.sampling.plan import (
     PURPOSE_AUGMENT,
     PURPOSE_WAVEFORM,
@@ -18,6 +19,8 @@ from psla_wds.sampling.plan import (
     raw_bits,
     to_uniform,
 )
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.soft_labels import SoftLabels
 
 NUMBERS_PER_DRAW = 8
 """Seven for the augmentation, one for replacing a damaged clip; two counters of Philox."""
@@ -32,36 +35,23 @@ MAX_REPLACEMENTS = 1000
 class AugmentConfig:
     """What is random about a draw. Defaults are the paper's: mixup and masks."""
 
-    mixup_rate: float = 0.5
+    mixup_rate: Annotated[float, Within(0, 1)] = 0.5
     """Share of draws that are mixed with a second clip (Table V)."""
-    mixup_alpha: float = 10.0
+    mixup_alpha: Annotated[float, Within(0, without=(0,))] = 10.0
     """The mixing weight is drawn from Beta(alpha, alpha) (Table VI)."""
-    freq_mask: int = 48
+    freq_mask: Annotated[int, Within(0)] = 48
     """Largest width of the frequency mask, in mels; 0 for none."""
-    time_mask: int = 192
+    time_mask: Annotated[int, Within(0)] = 192
     """Largest width of the time mask, in frames; 0 for none."""
-    gain_db: float = 0.0
-    """A clip and its partner are each made louder or softer by up to this before they are mixed
+    gain_db: Annotated[float, Within(0)] = 0.0
+    """Largest change of a clip's level, and of its partner's, up or down, before they are mixed
     (PaSST, Koutini et al. 2022, trains with a gain too); 0 for none."""
-    time_roll: float = 0.0
-    """A clip and its partner are each shifted by up to this share of their length, either way, what
-    leaves one end coming in at the other (PaSST trains with a roll too); 0 for none, up to 0.5."""
+    time_roll: Annotated[float, Within(0, 0.5)] = 0.0
+    """Largest shift of a clip, and of its partner, as a share of its length, either way; the part
+    that leaves one end comes in at the other (PaSST trains with a roll too). 0 for none."""
 
     def __post_init__(self) -> None:
-        for name, valid, bounds in (
-            ("mixup_rate", 0 <= self.mixup_rate <= 1, "from 0 to 1"),
-            ("mixup_alpha", self.mixup_alpha > 0, "above 0"),
-            ("freq_mask", self.freq_mask >= 0, "at least 0"),
-            ("time_mask", self.time_mask >= 0, "at least 0"),
-            ("gain_db", 0 <= self.gain_db < np.inf, "at least 0"),
-            ("time_roll", 0 <= self.time_roll <= 0.5, "from 0 to 0.5"),
-        ):
-            if not valid:
-                raise ConfigError(
-                    f"{name}={getattr(self, name):g} must be {bounds}",
-                    where="augment",
-                    fix=f"set --augment.{name.replace('_', '-')}",
-                )
+        check_ranges(self, "augment")
 
 
 @dataclass(frozen=True)
@@ -78,18 +68,51 @@ class Draws:
     gains: Float32[np.ndarray, "draws 2"]
     """Factors of the waveforms of the clip and of its partner."""
     rolls: Float32[np.ndarray, "draws 2"]
-    """Where the clip and its partner begin, as shares of their lengths, below 1; what lies before
-    comes last."""
+    """Where the clip and its partner begin, as shares of their lengths, below 1; the part before
+    that comes last."""
     spare: UInt64[np.ndarray, " draws"]
     """Random bits that choose another clip where one is damaged."""
 
     @property
-    def mixed(self) -> np.ndarray:
+    def mixed(self) -> Bool[np.ndarray, " draws"]:
+        """True where a draw has a partner."""
         return self.partners != NO_PARTNER
+
+    @property
+    def clips(self) -> Int64[np.ndarray, " clips"]:
+        """Rows whose audio the draws need: their own, then the partners of those mixed."""
+        return np.concatenate([self.rows, self.partners[self.mixed]])
+
+    @property
+    def weights(self) -> Float32[np.ndarray, "draws 2"]:
+        """Factors of the clip and its partner in the mix: their shares times their gains."""
+        return np.stack([self.lam, 1 - self.lam], axis=1) * self.gains
+
+    def mix(
+        self,
+        targets: Float32[np.ndarray, "draws classes"],
+        of_partners: Float32[np.ndarray, "mixed classes"],
+    ) -> Float32[np.ndarray, "draws classes"]:
+        """lam of a clip's targets plus 1 - lam of its partner's; 1 for a class of both.
+
+        Args:
+            targets: those of the clips; overwritten with the result.
+            of_partners: those of the partners, of mixed draws alone.
+        """
+        mixed, lam = self.mixed, self.lam[self.mixed, None]
+        targets[mixed] = lam * targets[mixed] + (1 - lam) * of_partners
+        return targets
+
+
+def mixed_targets(
+    labels: ShardIndex | SoftLabels, draws: Draws
+) -> Float32[np.ndarray, "draws classes"]:
+    """What the draws are trained on: labels, or a teacher's scores, mixed as the waveforms are."""
+    return draws.mix(labels.targets(draws.rows), labels.targets(draws.partners[draws.mixed]))
 
 
 def plain_draws(rows: Int64[np.ndarray, " draws"]) -> Draws:
-    """Draws as they are, for evaluation."""
+    """Draws that are neither mixed nor masked, for evaluation."""
     count = len(rows)
     return Draws(
         rows,
@@ -122,6 +145,8 @@ def augmented_draws(
     bits = _numbers(plan, start, stop)
     uniform = to_uniform(bits)
     partners = _partners(uniform, config, num_clips)
+    from scipy.special import betaincinv  # 0.4 s of import, which --help does without
+
     lam = betaincinv(config.mixup_alpha, config.mixup_alpha, uniform[:, 2])
     num_frames, num_mels = log_mel_shape
     freq = _mask(uniform[:, 3:5], config.freq_mask, num_mels)
@@ -168,11 +193,6 @@ def _gains_and_rolls(
     gain_db, roll = (2 * uniform.reshape(count, 2, 2) - 1).transpose(1, 0, 2)  # from -1 to 1
     gains = 10 ** (config.gain_db * gain_db / 20)
     return gains.astype(np.float32), (config.time_roll * roll % 1.0).astype(np.float32)
-
-
-def roll_start(share: np.float32, num_samples: int) -> int:
-    """The sample that comes first, in float32 as the graph computes it."""
-    return min(int(share * np.float32(num_samples)), num_samples - 1)
 
 
 def without_damaged(

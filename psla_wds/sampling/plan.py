@@ -8,11 +8,12 @@ the number of its step. All randomness comes from Philox, a counter-based genera
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt64
 
+from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
 from psla_wds.shards.index import ShardIndex
 
@@ -35,22 +36,25 @@ class SamplerConfig:
     """balanced: with replacement, by the weight of a clip's classes (PSLA III-B).
     systematic: as often on average, and never a whole draw more or less than that.
     shuffle: each clip once."""
-    draws_per_epoch: int | None = None
-    """Draws of a balanced or systematic epoch; as many as there are clips unless set."""
+    draws_per_epoch: Annotated[int | None, Within(1)] = None
+    """Draws of a balanced or systematic epoch. Default: as many as there are clips."""
 
     def __post_init__(self) -> None:
-        if self.draws_per_epoch is not None and self.draws_per_epoch < 1:
-            raise ConfigError(
-                f"an epoch cannot have {self.draws_per_epoch} draws",
-                where="sampler",
-                fix="leave out --sampler.draws-per-epoch for as many draws as clips",
-            )
+        check_ranges(self, "sampler")
         if self.draws_per_epoch is not None and self.sampling == "shuffle":
             raise ConfigError(
                 "a shuffled epoch has each clip once, not a number of draws",
                 where="sampler",
                 fix="leave out --sampler.draws-per-epoch, or set --sampler.sampling balanced",
             )
+
+    def num_draws(self, num_clips: int) -> int:
+        """Draws of an epoch of so many clips."""
+        return self.draws_per_epoch or num_clips
+
+    def steps_per_epoch(self, num_clips: int, batch_size: int) -> int:
+        """Whole batches of an epoch; the draws left over, less than a batch, are not used."""
+        return self.num_draws(num_clips) // batch_size
 
 
 @dataclass(frozen=True)
@@ -62,35 +66,52 @@ class EpochPlan:
     epoch: int
 
     def fingerprint(self) -> str:
-        """Equal on all ranks, and when a run resumes, or the plan is another."""
+        """Digest that is equal on all ranks, and when a run resumes, if the plans are equal."""
         return hashlib.blake2b(
             self.rows.astype("<i8").tobytes() + f"{self.seed} {self.epoch}".encode(), digest_size=8
         ).hexdigest()
 
 
-def plan_epoch(index: ShardIndex, config: SamplerConfig, *, seed: int, epoch: int) -> EpochPlan:
-    """The plan of training epoch `epoch`, counted from 1."""
+def plan_epoch(
+    index: ShardIndex,
+    config: SamplerConfig,
+    *,
+    seed: int,
+    epoch: int,
+    weights: Float64[np.ndarray, " clips"] | None = None,
+) -> EpochPlan:
+    """The plan of training epoch `epoch`, counted from 1.
+
+    balanced: independent draws in proportion to the weights, with replacement.
+    systematic: draws at equal distances along the weights from a random start, in random order.
+    shuffle: a random order of all clips.
+
+    Args:
+        weights: `clip_weights(index)`, computed here by default.
+
+    Raises `ConfigError` if draws go by weight and no clip has labels.
+    """
+    num_draws = config.num_draws(len(index))
     if config.sampling == "shuffle":
-        order = np.argsort(raw_bits(seed, epoch, PURPOSE_DRAWS, 0, len(index)), kind="stable")
+        order = np.argsort(raw_bits(seed, epoch, PURPOSE_DRAWS, 0, num_draws), kind="stable")
         return EpochPlan(order, seed, epoch)
     if not len(index.label_values):
         raise ConfigError(
-            "no clip carries a label, by which draws are balanced",
+            "no clip has labels, so draws cannot be balanced",
             where="sampler",
             fix="set --sampler.sampling shuffle, or label the clips",
         )
-    num_draws = config.draws_per_epoch or len(index)
-    if config.sampling == "systematic":
-        offset = to_uniform(raw_bits(seed, epoch, PURPOSE_DRAWS, 0, 1)).item()
-        rows = systematic_rows(clip_weights(index), num_draws, offset=offset)
-        order = np.argsort(raw_bits(seed, epoch, PURPOSE_ORDER, 0, num_draws), kind="stable")
-        return EpochPlan(rows[order], seed, epoch)
-    uniform = to_uniform(raw_bits(seed, epoch, PURPOSE_DRAWS, 0, num_draws))
-    return EpochPlan(draw_rows(clip_weights(index), uniform), seed, epoch)
+    weights = clip_weights(index) if weights is None else weights
+    if config.sampling == "balanced":
+        uniform = to_uniform(raw_bits(seed, epoch, PURPOSE_DRAWS, 0, num_draws))
+        return EpochPlan(draw_rows(weights, uniform), seed, epoch)
+    offset = to_uniform(raw_bits(seed, epoch, PURPOSE_DRAWS, 0, 1)).item()
+    order = np.argsort(raw_bits(seed, epoch, PURPOSE_ORDER, 0, num_draws), kind="stable")
+    return EpochPlan(systematic_rows(weights, num_draws, offset=offset)[order], seed, epoch)
 
 
 def clip_weights(index: ShardIndex) -> Float64[np.ndarray, " clips"]:
-    """Of each clip, the sum over its classes of one over the class's count (PSLA algorithm 1).
+    """Weight of each clip: the sum over its classes of 1 / clips of that class (PSLA algorithm 1).
 
     The official code has 1000 / (count + 0.01), which differs in scale, and by 1e-4 for a class
     of 100 clips.

@@ -15,7 +15,7 @@ from psla_wds.sampling.augment import (
     plain_draws,
     without_damaged,
 )
-from psla_wds.sampling.plan import EpochPlan, SamplerConfig, plan_epoch
+from psla_wds.sampling.plan import EpochPlan, SamplerConfig, clip_weights, plan_epoch
 from psla_wds.shards.index import ShardIndex
 
 NONE_DAMAGED: frozenset[int] = frozenset()
@@ -23,16 +23,30 @@ NONE_DAMAGED: frozenset[int] = frozenset()
 
 @runtime_checkable
 class Schedule(Protocol):
-    """The draws of iteration 0, 1, 2, ... of a rank."""
+    """The draws of iteration 0, 1, 2, ... of a rank: a pure function of the iteration."""
 
+    clips_per_pass: int
+    """Draws of an iteration; the last one may have fewer."""
     replaces_damaged: bool
     """Whether other clips may be drawn in place of damaged ones."""
     rolls: bool
     """Whether draws may be shifted in time, which the graph then has a place for."""
 
     def __call__(self, iteration: int, damaged: frozenset[int] = NONE_DAMAGED) -> Draws | None:
-        """The draws of an iteration, none of damaged rows; None after the last."""
+        """The draws of an iteration, without damaged rows; None after the last."""
         ...
+
+
+@runtime_checkable
+class DrawSettings(Protocol):
+    """Settings that the draws of training depend on; masks are placed on (frames, mels)."""
+
+    @property
+    def sampler(self) -> SamplerConfig: ...
+    @property
+    def augment(self) -> AugmentConfig: ...
+    @property
+    def log_mel_shape(self) -> tuple[int, int]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,39 +93,67 @@ class TrainingSchedule:
 
     def __init__(
         self,
-        plans: "Plans",
-        augment: AugmentConfig,
+        index: ShardIndex,
+        settings: DrawSettings,
         layout: BatchLayout,
         *,
-        log_mel_shape: tuple[int, int],
+        seed: int,
         first_step: int = 0,
     ) -> None:
-        self._plans, self._augment, self._layout = plans, augment, layout
-        self._log_mel_shape, self._first_step = log_mel_shape, first_step
-        self.rolls = augment.time_roll > 0
-        self.steps_per_epoch = plans.num_draws // layout.batch_size
-        """Whole batches; the draws left over, less than a batch, are not used."""
-        if not self.steps_per_epoch:
+        """`first_step` is the number of steps done before, over all epochs."""
+        if first_step < 0:
             raise ConfigError(
-                f"an epoch of {plans.num_draws} draws has not one batch of {layout.batch_size}",
+                f"first_step={first_step} is before the first epoch",
+                where="first_step",
+                fix="set it to the number of steps that were done, 0 for a new run",
+            )
+        sampler = settings.sampler
+        weights = None if sampler.sampling == "shuffle" else clip_weights(index)
+        self._make_plan = partial(plan_epoch, index, sampler, seed=seed, weights=weights)
+        self._plans: dict[int, Future[EpochPlan]] = {}
+        self.steps_per_epoch = sampler.steps_per_epoch(len(index), layout.batch_size)
+        self.first_step = first_step
+        self.clips_per_pass, self.rolls = layout.clips_per_pass, settings.augment.time_roll > 0
+        self._num_clips, self._settings, self._layout = len(index), settings, layout
+        if not self.steps_per_epoch:
+            num_draws = sampler.num_draws(len(index))
+            raise ConfigError(
+                f"an epoch has {num_draws} draws, fewer than one batch ({layout.batch_size})",
                 where="batch_size",
-                fix=f"set --batch-size to at most {max(plans.num_draws, 1)}, or add clips",
+                fix=f"set --batch-size to at most {max(num_draws, 1)}, or add clips",
             )
 
     def __call__(self, iteration: int, damaged: frozenset[int] = NONE_DAMAGED) -> Draws:
         passes, forward_pass = divmod(iteration, self._layout.accumulate)
-        epochs, step = divmod(self._first_step + passes, self.steps_per_epoch)
-        plan = self._plans.of_epoch(epochs + 1)
+        epochs, step = divmod(self.first_step + passes, self.steps_per_epoch)
+        plan = self.plan(epochs + 1)
         draws = augmented_draws(
             plan,
-            self._augment,
+            self._settings.augment,
             self._layout.positions(step, forward_pass, len(plan.rows)),
-            num_clips=self._plans.num_clips,
-            log_mel_shape=self._log_mel_shape,
+            num_clips=self._num_clips,
+            log_mel_shape=self._settings.log_mel_shape,
         )
         if not damaged:
             return draws
-        return without_damaged(draws, damaged, plan, num_clips=self._plans.num_clips)
+        return without_damaged(draws, damaged, plan, num_clips=self._num_clips)
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """The plan of an epoch, counted from 1; the next one is made meanwhile, in a thread."""
+        for wanted in (epoch, epoch + 1):
+            if wanted not in self._plans:
+                pool = ThreadPoolExecutor(1, thread_name_prefix="plan")
+                self._plans[wanted] = pool.submit(self._make_plan, epoch=wanted)
+                pool.shutdown(wait=False)  # the thread ends with the plan
+        # The epoch before is kept: its last batches are delivered after the next one was begun.
+        for past in [known for known in self._plans if known < epoch - 1]:
+            del self._plans[past]
+        return self._plans[epoch].result()
+
+    def draws_of_step(self, step: int, damaged: frozenset[int] = NONE_DAMAGED) -> list[Draws]:
+        """The draws of each pass of a step, counted from 1 over all epochs."""
+        first = (step - 1 - self.first_step) * self._layout.accumulate
+        return [self(first + number, damaged) for number in range(self._layout.accumulate)]
 
 
 class EvaluationSchedule:
@@ -121,31 +163,10 @@ class EvaluationSchedule:
     rolls = False
 
     def __init__(self, index: ShardIndex, layout: BatchLayout) -> None:
+        self.clips_per_pass = layout.clips_per_pass
         self._num_clips, self._layout = len(index), layout
 
     def __call__(self, iteration: int, damaged: frozenset[int] = NONE_DAMAGED) -> Draws | None:
         assert not damaged
         start, stop = self._layout.positions(iteration, 0, self._num_clips)
         return plain_draws(np.arange(start, stop)) if start < stop else None
-
-
-class Plans:
-    """The plan of each epoch; the next one is made while this one is in use."""
-
-    def __init__(self, index: ShardIndex, config: SamplerConfig, *, seed: int) -> None:
-        self._make = partial(plan_epoch, index, config, seed=seed)
-        self._plans: dict[int, Future[EpochPlan]] = {}
-        self.num_clips = len(index)
-        self.num_draws = config.draws_per_epoch or len(index)
-
-    def of_epoch(self, epoch: int) -> EpochPlan:
-        """The plan of an epoch, counted from 1."""
-        for wanted in (epoch, epoch + 1):
-            if wanted not in self._plans:
-                pool = ThreadPoolExecutor(1, thread_name_prefix="plan")
-                self._plans[wanted] = pool.submit(self._make, epoch=wanted)
-                pool.shutdown(wait=False)  # the thread ends with the plan
-        # An epoch back is kept: its last batches are delivered after the next one was begun.
-        for past in [known for known in self._plans if known < epoch - 1]:
-            del self._plans[past]
-        return self._plans[epoch].result()

@@ -39,7 +39,7 @@ class ShardIndex:
     size: Int64[np.ndarray, " clips"]
     """Bytes of the encoded audio."""
     crc32: UInt32[np.ndarray, " clips"]
-    """Of the encoded audio."""
+    """Checksum of the encoded audio."""
     num_samples: Int64[np.ndarray, " clips"]
     split: UInt8[np.ndarray, " clips"]
     """Position in `splits`."""
@@ -95,6 +95,21 @@ class ShardIndex:
             id_bytes=id_bytes,
             soft_labels=self.soft_labels and self.soft_labels.select(rows),
             fingerprint=combined_fingerprint([self.fingerprint, choice]),
+        )
+
+    def with_labels(
+        self,
+        label_starts: Int64[np.ndarray, " starts"],
+        label_values: UInt16[np.ndarray, " labels"],
+    ) -> "ShardIndex":
+        """The index of the same clips with other labels, which its fingerprint covers."""
+        digest = hashlib.sha256(label_starts.astype("<i8").tobytes())
+        digest.update(label_values.astype("<u2").tobytes())
+        return replace(
+            self,
+            label_starts=label_starts,
+            label_values=label_values,
+            fingerprint=combined_fingerprint([self.fingerprint, f"labels {digest.hexdigest()}"]),
         )
 
     def select_splits(self, splits: Sequence[str], where: str) -> "ShardIndex":

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from psla_wds.errors import DAMAGE, StaleIndexError
+from psla_wds.errors import DAMAGE, ConfigError, StaleIndexError
 from psla_wds.io.columns import check_ragged, map_column
 from psla_wds.io.locations import Location, is_http, member, parse_location, split_spec
 from psla_wds.io.stores import at
@@ -35,7 +35,7 @@ LENGTHS_PLUS_ONE = ("label_starts", "id_starts")
 
 
 MAX_META_BYTES = 64 * 2**20
-"""Of meta.json behind a URL: some hundred thousand shards, which take 70 bytes each."""
+"""Largest meta.json behind a URL: some hundred thousand shards, which take 70 bytes each."""
 MAX_BYTES_PER_CLIP = {"label_values": 64 * 2, "id_bytes": 256}
 """In the mean, behind a URL: 64 labels (AudioSet has 2), and ids of 256 bytes (it has 11)."""
 NPY_HEADER_BYTES = 4096
@@ -43,10 +43,13 @@ NPY_HEADER_BYTES = 4096
 
 
 def open_indexes(specs: Iterable[str]) -> ShardIndex:
-    """The index of all clips of `SHARDS[:split,...]`, given any number of times.
+    """The index of all clips of one or more `SHARDS[:split,...]`.
 
-    SHARDS is a folder, or its URL.
+    SHARDS is a folder, or its URL; `ConfigError` where no shards are named.
     """
+    specs = (specs,) if isinstance(specs, str) else tuple(specs)
+    if not specs:
+        raise ConfigError("no shards are named", where="--index", fix="set --index SHARDS")
     return concatenate([_open_spec(spec) for spec in specs])
 
 

@@ -59,7 +59,7 @@ class _Table:
         self.sha256: list[str] = []
         self.num_clips = 0
         self._rates: dict[int, bool] = {}
-        """Of the shards, in Hz, and whether clips have it."""
+        """Sample rate of the shards in Hz, and whether any clip has it."""
         self._position = {mid: i for i, mid in enumerate(classes.mids)}
         self._splits: dict[str, int] = {}
         """In the order in which they turn up."""
@@ -117,7 +117,7 @@ class _Table:
         return sorted(self._splits)
 
     def sample_rate_hz(self, shards: Location) -> int:
-        """Of all clips; shards without any may differ."""
+        """Sample rate of all clips; shards without clips may differ."""
         rates = [rate for rate, used in self._rates.items() if used] or list(self._rates)
         if len(rates) != 1:
             raise ShardError(

@@ -1,19 +1,22 @@
-"""Label overlays: other labels for the clips of an index. Format: docs/format.md."""
+"""Label overlays: other labels for the clips of an index, as columns in a folder (docs/format.md).
 
-import hashlib
+The same as JSON lines, {"clip_id": ..., "labels": [mids]}, for people and other programs.
+"""
+
 import json
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64, UInt16
 
 from psla_wds.errors import DAMAGE, LabelError
+from psla_wds.io.atomic_files import atomic_open
 from psla_wds.io.columns import check_ragged, map_column
-from psla_wds.shards.index import ShardIndex, combined_fingerprint
+from psla_wds.shards.index import ShardIndex
 
 OVERLAY_VERSION = 1
 META = "overlay.json"
+LINE = '{"clip_id": "...", "labels": ["/m/..."]}'
 COLUMN_DTYPES: dict[str, type[np.generic]] = {
     "label_starts": np.int64,
     "label_values": np.uint16,
@@ -35,9 +38,9 @@ def write_overlay(folder: Path, index: ShardIndex, labelled: ShardIndex) -> None
 
 
 def apply_overlay(index: ShardIndex, folder: Path) -> ShardIndex:
-    """The index with an overlay's labels; `LabelError` if that is of another choice of clips.
+    """The index with an overlay's labels; `LabelError` if that belongs to other clips.
 
-    Its fingerprint says so: a run does not resume with other labels.
+    The fingerprint covers the labels: a run does not resume with others.
     """
     if not (folder / META).is_file():
         raise LabelError(
@@ -48,7 +51,7 @@ def apply_overlay(index: ShardIndex, folder: Path) -> ShardIndex:
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
         if meta["format_version"] != OVERLAY_VERSION:
-            raise ValueError(f"format {meta['format_version']}, where {OVERLAY_VERSION} is read")
+            raise ValueError(f"it has format {meta['format_version']}, not {OVERLAY_VERSION}")
         found = (meta["index_fingerprint"], meta["num_clips"], tuple(meta["mids"]))
         starts, values = (map_column(folder / f"{n}.npy", d) for n, d in COLUMN_DTYPES.items())
         check_ragged(starts, values, int(meta["num_clips"]), "labels")
@@ -62,25 +65,52 @@ def apply_overlay(index: ShardIndex, folder: Path) -> ShardIndex:
         ) from None
     if found != (index.fingerprint, len(index), index.classes.mids):
         raise LabelError(
-            f"this label overlay is of another index: of {found[1]:,} clips and "
-            f"{len(found[2])} classes, and here are {len(index):,} and {len(index.classes)}",
+            f"this label overlay belongs to another index: it has {found[1]:,} clips and "
+            f"{len(found[2])} classes, this index {len(index):,} and {len(index.classes)}",
             where=folder,
-            fix="give the very --index options, in their order, that eval.enhance was given",
+            fix="give the same --index options as eval.enhance was given, in the same order",
         )
-    return with_labels(index, starts, values)
+    return index.with_labels(starts, values)
 
 
-def with_labels(
-    index: ShardIndex,
-    label_starts: Int64[np.ndarray, " starts"],
-    label_values: UInt16[np.ndarray, " labels"],
-) -> ShardIndex:
-    """The index of the same clips with other labels, and a fingerprint of both."""
-    digest = hashlib.sha256(label_starts.astype("<i8").tobytes())
-    digest.update(label_values.astype("<u2").tobytes())
-    return replace(
-        index,
-        label_starts=label_starts,
-        label_values=label_values,
-        fingerprint=combined_fingerprint([index.fingerprint, f"labels {digest.hexdigest()}"]),
-    )
+def write_label_rows(index: ShardIndex, path: Path) -> None:
+    mids = index.classes.mids
+    with atomic_open(path, "w") as file:
+        for row in range(len(index)):
+            labels = [mids[label] for label in index.labels(row)]
+            line = {"clip_id": index.clip_id(row), "labels": labels}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def read_label_rows(path: Path, index: ShardIndex) -> ShardIndex:
+    """The index with the labels in a file, which has a line for each of its clips and may have
+    others."""
+    labels = dict(_lines(path))
+    position = {mid: i for i, mid in enumerate(index.classes.mids)}
+    clip_ids = [index.clip_id(row) for row in range(len(index))]
+    missing = [clip_id for clip_id in clip_ids if clip_id not in labels]
+    unknown = {mid for clip_id in clip_ids for mid in labels.get(clip_id, ())} - position.keys()
+    if missing or unknown:
+        fault = f"no clip {missing[0]}" if missing else f"an unknown label: {sorted(unknown)[0]}"
+        raise LabelError(f"the list of labels has {fault}", where=path, fix="check the file")
+    rows = [sorted({position[mid] for mid in labels[clip_id]}) for clip_id in clip_ids]
+    starts = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    return index.with_labels(starts, np.array([k for row in rows for k in row], np.uint16))
+
+
+def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
+    number = 0
+    try:
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):  # noqa: B007
+            row = json.loads(line)
+            yield str(row["clip_id"]), [str(mid) for mid in row["labels"]]
+    except OSError as error:
+        raise LabelError(
+            f"the list of labels cannot be read: {error.strerror}", where=path, fix="check the path"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise LabelError(
+            f"this is not a line of labels: {error!r}",
+            where=f"{path}, line {number}",
+            fix=f"write lines such as {LINE}",
+        ) from None

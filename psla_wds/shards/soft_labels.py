@@ -8,12 +8,12 @@ from jaxtyping import Float16, Float32, Int64, UInt16
 
 @dataclass(frozen=True)
 class SoftLabels:
-    """Of the clips of an index, by its rows; the scores may be memory-mapped."""
+    """Soft labels of the clips of an index, by its rows; the scores may be memory-mapped."""
 
     scores: Float16[np.ndarray, "scored k"]
     """The k highest of each clip that the teacher scored."""
     classes: UInt16[np.ndarray, "scored k"]
-    """Which classes they are of."""
+    """Class of each score."""
     rows: Int64[np.ndarray, " clips"]
     """Where the scores of each clip stand."""
     num_classes: int
@@ -27,5 +27,5 @@ class SoftLabels:
         return targets.clip(0, 1)
 
     def select(self, rows: Int64[np.ndarray, " rows"]) -> "SoftLabels":
-        """Of some of the clips."""
+        """The soft labels of some of the clips."""
         return replace(self, rows=self.rows[rows])

@@ -63,7 +63,7 @@ class ClipColumns:
     size: list[int] = field(default_factory=list)
     """Bytes of the encoded audio."""
     crc32: list[int] = field(default_factory=list)
-    """Of the encoded audio."""
+    """Checksum of the encoded audio."""
     num_samples: list[int] = field(default_factory=list)
     mids: list[list[str]] = field(default_factory=list)
     split: list[str] = field(default_factory=list)
@@ -79,9 +79,9 @@ class ClipColumns:
 
 
 ENTRY_TYPES = {"clip_id": str, "mids": list, "mid": str, "split": str}
-"""Of the columns; others hold integers."""
+"""Columns of text; the others hold integers."""
 LARGEST = {"crc32": 2**32 - 1}
-"""Of the columns that have no room in the index for every number of bytes."""
+"""Bounds of the columns that the index stores in fewer bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +95,12 @@ class Sidecar:
     size_bytes: int
     sha256: str
     sample_rate_hz: int
-    """Of all clips; 0 for a tar from elsewhere that holds none."""
+    """Sample rate of all clips; 0 for a tar from elsewhere without clips."""
     clips: ClipColumns
     rejected: list[dict[str, str]]
     """Clips refused while packing: clip_id, path, source, reason, detail."""
     versions: dict[str, str]
-    """Of the libraries that decoded, resampled and encoded."""
+    """Versions of the libraries that decoded, resampled and encoded."""
     silent: list[str] = field(default_factory=list)
     """Ids of the clips that are nearly silent, and packed all the same."""
     format_version: int = FORMAT_VERSION

@@ -3,6 +3,7 @@ is exported.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float32, Int64
@@ -13,23 +14,30 @@ from psla_wds.features.config import FeatureConfig
 from psla_wds.features.log_mel import WindowFeatures
 from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.checkpoint import Checkpoint
+from psla_wds.models.config import Precision
 
-PROBED_FRAMES = 256
-"""Frames of an input that shows a trunk's stride: many times that."""
+PROBED_FRAMES = (256, 512)
+"""Frames of inputs that show a trunk's stride: many times that."""
 MOST_NUMBERS = 2**24
-"""Of a matrix of the front end, or of the features of a window: 64 MiB. A file can ask for any."""
+"""Limit of a matrix of the front end, and of the features of a window: 64 MiB. A file can ask for
+any."""
 
 
 class WaveformModel(nn.Module):
     """One tagger, or several whose scores are averaged, behind the front end that they share."""
 
-    def __init__(self, members: Sequence[Checkpoint]) -> None:
+    def __init__(self, members: Sequence[Checkpoint], precision: Precision = "float32") -> None:
         super().__init__()
         self.features = members[0].features
         _check_sizes(self.features)
         self.front_end = WindowFeatures(self.features)
         self.members = nn.ModuleList(member.build() for member in members)
-        strides = {self._stride(member) for member in self._taggers()}
+        maps = [
+            _map_columns(member, (*PROBED_FRAMES, self.features.num_frames)) for member in members
+        ]
+        strides = {
+            (PROBED_FRAMES[1] - PROBED_FRAMES[0]) // (long - short) for short, long, _ in maps
+        }
         if len(strides) > 1:
             raise CheckpointError(
                 f"frames of these models have several lengths: {sorted(strides)} of log-mel",
@@ -37,7 +45,9 @@ class WaveformModel(nn.Module):
                 fix="use models whose backbones have one stride",
             )
         (self.stride_frames,) = strides
-        self.num_columns = min(self._num_columns(member) for member in self._taggers())
+        self.num_columns = min(columns for _, _, columns in maps)
+        for tagger in self._taggers():
+            tagger.precision = precision
         self.eval()
 
     def forward(
@@ -45,10 +55,10 @@ class WaveformModel(nn.Module):
         waveforms: Float32[Tensor, "batch samples"],
         num_samples: Int64[Tensor, " batch_or_1"] | None = None,
     ) -> tuple[Float32[Tensor, "batch classes"], Float32[Tensor, "batch columns classes"]]:
-        """Scores and frame scores of the first `num_samples` of each waveform, all unless given.
+        """Scores and frame scores of the first `num_samples` of each waveform; default: all.
 
         A waveform is cut or padded to what the model takes; frame i begins at i times
-        `stride_frames` hops, and those that begin after the last sample mean nothing.
+        `stride_frames` hops, and frames that begin after the last sample are undefined.
         """
         if num_samples is None:
             num_samples = torch.full((1,), waveforms.shape[1], device=waveforms.device)
@@ -59,25 +69,22 @@ class WaveformModel(nn.Module):
         columns = [of_member[..., : self.num_columns] for of_member in frame_scores]
         return torch.stack(scores).mean(0), torch.stack(columns).mean(0).mT
 
+    @property
+    def frame_s(self) -> float:
+        """Seconds from one frame score to the next."""
+        return self.stride_frames * self.features.hop_samples / self.features.sample_rate_hz
+
     def _taggers(self) -> list[AudioTagger]:
-        return [member for member in self.members if isinstance(member, AudioTagger)]
+        return cast(list[AudioTagger], list(self.members))
 
-    def _stride(self, tagger: AudioTagger) -> int:
-        short, long = (self._probe(tagger, frames) for frames in (PROBED_FRAMES, 2 * PROBED_FRAMES))
-        return PROBED_FRAMES // (long - short)
 
-    def _num_columns(self, tagger: AudioTagger) -> int:
-        """Of the map of a window. Each further `PROBED_FRAMES` make the same number of columns."""
-        num_frames = self.features.num_frames
-        repeats = max(0, num_frames // PROBED_FRAMES - 1)
-        columns = self._probe(tagger, num_frames - repeats * PROBED_FRAMES)
-        return columns + repeats * PROBED_FRAMES // self.stride_frames
-
-    @torch.inference_mode()
-    def _probe(self, tagger: AudioTagger, num_frames: int) -> int:
-        """Columns of the map of so many frames, tried out: no library states them."""
-        mels = min(self.features.num_mels, 128)
-        return tagger.score_frames(torch.zeros(1, num_frames, mels))[1].shape[-1]
+def _map_columns(member: Checkpoint, num_frames: Sequence[int]) -> list[int]:
+    """Columns of the trunk's map for inputs of so many frames, tried out without weights: no
+    library states them."""
+    with torch.device("meta"), torch.inference_mode():
+        tagger = AudioTagger(member.model, len(member.classes)).eval()
+        inputs = (torch.zeros(1, frames, member.features.num_mels) for frames in num_frames)
+        return [tagger.score_frames(log_mel)[1].shape[-1] for log_mel in inputs]
 
 
 def _check_sizes(features: FeatureConfig) -> None:

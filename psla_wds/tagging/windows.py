@@ -2,41 +2,16 @@
 on one grid: the cells, each as long as the trunk's stride.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32
 
-from psla_wds.audio.recordings import Block
+from psla_wds.audio.decode import Block
 from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class WindowConfig:
-    """Windows that a recording is cut into."""
-
-    window_s: float | None = None
-    """Seconds of a window, at most what the model was trained to take (10.6 in the paper's
-    recipes), which it is unless set. AudioSet's clips have 10: the rest is padding in training."""
-    overlap: float = 0.5
-    """Share of a window that the next one has as well, so that no sound is at an edge in both."""
-
-    def __post_init__(self) -> None:
-        if self.window_s is not None and not 0 < self.window_s < math.inf:
-            raise ConfigError(
-                f"window_s={self.window_s:g} is no length",
-                where="windows",
-                fix="set --windows.window-s 10, or leave it out",
-            )
-        if not 0 <= self.overlap < 1:
-            raise ConfigError(
-                f"overlap={self.overlap:g} is no share from 0 to below 1",
-                where="windows",
-                fix="set --windows.overlap 0.5, or 0 for none",
-            )
+from psla_wds.tagging.config import WindowConfig
 
 
 @dataclass(frozen=True)
@@ -45,11 +20,11 @@ class WindowLayout:
 
     sample_rate_hz: int
     window_samples: int
-    """Of a whole window."""
-    step_cells: int
-    """From the start of a window to that of the next."""
+    """Samples of a whole window."""
     window_cells: int
-    """Of a whole window: the frame scores that count."""
+    """Cells of a whole window: the frame scores that count."""
+    step_cells: int
+    """Cells from the start of a window to that of the next."""
     cell_samples: int
 
     @property
@@ -57,7 +32,7 @@ class WindowLayout:
         return self.cell_samples / self.sample_rate_hz
 
     def cells_of(self, num_samples: int) -> int:
-        """Cells that so many samples of a window reach, of which there is one at least."""
+        """Cells that so many samples of a window reach; at least one."""
         return min(max(1, -(-num_samples // self.cell_samples)), self.window_cells)
 
 
@@ -72,7 +47,7 @@ class Window:
     end: int
     """The sample after its last; after the last of the recording, in the last window."""
     samples: Block
-    """As many as a window has, in the last of a recording fewer."""
+    """As many as a window has; fewer in the last of a recording."""
     is_last: bool
 
 
@@ -83,7 +58,9 @@ def window_layout(
 
     Args:
         stride_frames: log-mel frames of a column of the trunk's map.
-        num_columns: of the map of `features.num_frames`.
+        num_columns: columns of the map of `features.num_frames`.
+
+    Raises `ConfigError` if the model does not take windows of this length.
     """
     frame_s = features.hop_samples / features.sample_rate_hz
     frames = features.num_frames
@@ -101,8 +78,8 @@ def window_layout(
     return WindowLayout(
         sample_rate_hz=features.sample_rate_hz,
         window_samples=(frames - 1) * features.hop_samples + features.window_samples,
-        step_cells=max(1, round((1 - config.overlap) * cells)),
         window_cells=cells,
+        step_cells=max(1, round((1 - config.overlap) * cells)),
         cell_samples=stride_frames * features.hop_samples,
     )
 
@@ -126,24 +103,24 @@ def cut(blocks: Iterable[Block], layout: WindowLayout, recording: int) -> Iterat
 
 
 class CellMerger:
-    """Frame scores of the windows of one recording, one after another, on its grid of cells:
-    where windows overlap, the mean of theirs.
+    """Frame scores of windows, one after another, on the grid of cells of their recording: where
+    windows overlap, the mean of theirs. After the last window of a recording comes the next one.
     """
 
     def __init__(self, layout: WindowLayout, num_classes: int) -> None:
         self._step_cells = layout.step_cells
-        self._sums = np.zeros((0, num_classes), np.float32)
-        self._counts = np.zeros((0, 1), np.float32)
+        self._sums = np.zeros((layout.window_cells, num_classes), np.float32)
+        self._counts = np.zeros((layout.window_cells, 1), np.float32)
 
     def add(
         self, frame_scores: Float32[np.ndarray, "cells classes"], *, is_last: bool
     ) -> Float32[np.ndarray, "settled classes"]:
         """The cells that no later window has, from where the ones before ended."""
-        missing = max(0, len(frame_scores) - len(self._sums))
-        sums = np.pad(self._sums, ((0, missing), (0, 0)))
-        counts = np.pad(self._counts, ((0, missing), (0, 0)))
-        sums[: len(frame_scores)] += frame_scores
-        counts[: len(frame_scores)] += 1
-        settled = len(sums) if is_last else self._step_cells
-        self._sums, self._counts = sums[settled:], counts[settled:]
-        return sums[:settled] / counts[:settled]
+        self._sums[: len(frame_scores)] += frame_scores
+        self._counts[: len(frame_scores)] += 1
+        settled = np.count_nonzero(self._counts) if is_last else self._step_cells
+        merged = self._sums[:settled] / self._counts[:settled]
+        for held in (self._sums, self._counts):
+            held[: len(held) - settled] = held[settled:]
+            held[len(held) - settled :] = 0
+        return merged

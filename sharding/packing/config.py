@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from psla_wds.audio.decode import OPUS_RATES_HZ, Codec
+from psla_wds.audio.encode import OPUS_RATES_HZ, Codec
 from psla_wds.cli import LocationArg
 from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from psla_wds.audio.decode import ClipRefusedError, as_mono, load_clip
+from psla_wds.audio.decode import ClipRefusedError, load_clip, resample
 from psla_wds.errors import PslaError
 from psla_wds.io.stores import at
 from psla_wds.labels.manifest import ByteRange, Clip, Row
@@ -63,4 +63,5 @@ def _decode_row(
         return load_clip(audio, max_s=max_s, sample_rate_hz=sample_rate_hz)
     waveform, source_rate_hz = audio
     num_samples = round(min(max_s * source_rate_hz, len(waveform)))
-    return as_mono(waveform[:num_samples], source_rate_hz, sample_rate_hz)
+    blocks = resample([waveform[:num_samples]], source_rate_hz, sample_rate_hz)
+    return np.concatenate(list(blocks))

@@ -27,13 +27,13 @@ MAX_TRIES = 3
 
 @dataclass(frozen=True)
 class Update:
-    """How far an engine has come."""
+    """Progress of an engine."""
 
     packed: int
-    """Clips, since it began."""
+    """Clips packed since it began."""
     rejected: int
     results: list[ShardResult]
-    """Of the shards that were finished since the update before."""
+    """Results of the shards that were finished since the update before."""
 
 
 class ClipCounter:
@@ -62,7 +62,7 @@ class ClipCounter:
 
 
 _counter: ClipCounter | None = None
-"""Of a worker process; synchronised values reach it only when it starts."""
+"""Counter of a worker process, which receives synchronised values only when it starts."""
 
 
 def _start_worker(counter: ClipCounter) -> None:

@@ -16,7 +16,7 @@ from sharding.packing.shard import Encoding, pack_clip
 SAMPLE_CLIPS = 64
 TAR_BLOCK = 512
 HEADERS = 3 * TAR_BLOCK
-"""Of a clip in a tar: two headers, and the block of its JSON."""
+"""Bytes beside the audio of a clip in a tar: two headers and the block of its JSON."""
 
 
 @dataclass
@@ -25,10 +25,10 @@ class Sample:
 
     num_packed: int = 0
     size_bytes: int = 0
-    """In a tar."""
+    """Size of the packed clips in a tar."""
     elapsed_s: float = 0.0
     refused: Counter[str] = field(default_factory=Counter)
-    """By reason."""
+    """Number of refused clips by reason."""
 
     @property
     def num_clips(self) -> int:
@@ -36,7 +36,7 @@ class Sample:
 
     @property
     def clip_bytes(self) -> float:
-        """Of a clip that is packed."""
+        """Mean size of a packed clip in the tar."""
         return self.size_bytes / max(self.num_packed, 1)
 
 

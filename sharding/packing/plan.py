@@ -39,15 +39,15 @@ class ShardTasks(Sequence[ShardTask]):
     them hold all clips."""
 
     clips: Sequence[Clip]
-    """Of the whole build, in order."""
+    """Clips of the whole build, in order."""
     clips_per_shard: int
     places: range
-    """Of the tasks among those of the whole build."""
+    """Positions of the tasks among those of the whole build."""
     folder: Location
     mids: tuple[str, ...]
     encoding: Encoding
     first_number: int = 0
-    """Of the shard of the first clips."""
+    """Number of the shard that holds the first clips."""
     duplicates: dict[str, str] = field(default_factory=dict)
     """Clips of any shard to refuse, and the clip that each has the audio of."""
 

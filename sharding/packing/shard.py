@@ -12,14 +12,9 @@ import soundfile
 import soxr
 
 from psla_wds.audio import ffmpeg
-from psla_wds.audio.decode import (
-    EXTENSIONS,
-    SILENT_DBFS,
-    ClipRefusedError,
-    Codec,
-    encode_clip,
-    level_dbfs,
-)
+from psla_wds.audio.decode import ClipRefusedError
+from psla_wds.audio.encode import EXTENSIONS, Codec, encode_clip
+from psla_wds.audio.quality import SILENT_DBFS, level_dbfs
 from psla_wds.io.atomic_files import disk_errors
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
@@ -59,7 +54,7 @@ class ShardTask:
     folder: Location
     clips: tuple[Clip, ...]
     mids: tuple[str, ...]
-    """Of all classes, by position."""
+    """Mids of all classes, by position."""
     encoding: Encoding
     duplicates: dict[str, str] = field(default_factory=dict)
     """Clips to refuse, and the clip that each has the audio of."""

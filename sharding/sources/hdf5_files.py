@@ -57,13 +57,13 @@ def open_hdf5(path: Path) -> Iterator[Any]:
 
 
 def names_of(file: Any, rows: slice) -> list[str]:
-    """Of these rows; empty where the packer found no audio and left the row out."""
+    """Names in these rows; empty where the packer found no audio and left the row out."""
     names = file["audio_name"][rows]
     return [bytes(name).rstrip(b"\0").decode(errors="replace") for name in names]
 
 
 def targets_of(file: Any, rows: slice, num_classes: int) -> Bool[np.ndarray, "rows classes"]:
-    """Of these rows; `ValueError` if they are not of so many classes."""
+    """Targets of these rows; `ValueError` unless they have this many classes."""
     targets = file["target"][rows]
     if targets.dtype == np.uint8 and targets.ndim == 2 and targets.shape[1] != num_classes:
         padded = np.unpackbits(targets, axis=1)

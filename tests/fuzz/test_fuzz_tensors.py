@@ -22,9 +22,9 @@ from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
 from psla_wds.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from psla_wds.models.config import ModelConfig
-from train.config import TrainConfig
+from train.config import TrainConfig, read_config, read_made_with
 from train.recipes import DEMO
-from train.run.folder import RunDir, read_config, read_made_with
+from train.run.folder import RunDir
 from train.run.folder import _tell_changes as tell_changes
 from train.run.log import read_run
 from train.run.state import check_types

@@ -20,11 +20,11 @@ from psla_wds.errors import CheckpointError, ConfigError, PslaError
 from psla_wds.reading.reader import ReaderConfig
 from psla_wds.runtime.distributed import World, join_world
 from train.config import TrainConfig
-from train.main import _agree_on_settings as agree_on_settings
-from train.main import _prepare as prepare
-from train.main import train
 from train.recipes import DEMO
 from train.run.state import StateFiles
+from train.start import _agree_on_settings as agree_on_settings
+from train.start import _prepare as prepare
+from train.start import train
 
 
 @pytest.fixture(scope="module")

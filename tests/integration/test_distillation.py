@@ -14,6 +14,8 @@ from conftest import assert_user_error, run, run_command
 from eval.predict import Args, _prepare
 from psla_wds.errors import ConfigError, ScoreError
 from psla_wds.evaluation.predict import Predictor, gather_scores
+from psla_wds.evaluation.score_folder import top_scores
+from psla_wds.evaluation.teacher import apply_teacher
 from psla_wds.features.config import FeatureConfig
 from psla_wds.loading.batches import LoaderConfig, training_batches
 from psla_wds.loading.epochs import Share
@@ -23,9 +25,9 @@ from psla_wds.runtime.distributed import World
 from psla_wds.sampling.augment import AugmentConfig
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
-from psla_wds.shards.teacher import apply_teacher, top_scores
-from train.main import parse, train
+from train.main import parse
 from train.recipes import DEMO
+from train.start import train
 
 ALONE = World(0, 1, torch.device("cpu"))
 CONFIG = LoaderConfig(
@@ -154,11 +156,11 @@ def test_mistakes_are_told(trained: Path, teacher: Path, shards: Path, tmp_path:
     with pytest.raises(ConfigError, match="no labels are read"):
         Args(trained, (), tmp_path / "t", top_k=2, labels=Path("overlay"))
     done = run_command("eval.score", str(teacher), f"--output={tmp_path / 's'}", check=False)
-    assert_user_error(done, "the highest scores of each clip alone", "--distill")
+    assert_user_error(done, "only the highest scores of each clip", "--distill")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ConfigError, match="distill_weight is not read where distill is None"):
+    with pytest.raises(ConfigError, match="distill_weight has no effect where distill is None"):
         parse(["demo", "--distill-weight=0.5"])
-    with pytest.raises(ConfigError, match="no share above 0"):
+    with pytest.raises(ConfigError, match=r"distill_weight=.* is out of range"):
         parse(["demo", f"--distill={teacher}", "--distill-weight=0"])
 
 

@@ -13,8 +13,8 @@ from psla_wds.errors import PslaError
 from psla_wds.loading.loader import Batch, Loader
 from psla_wds.shards.index_files import open_indexes
 from train.config import TrainConfig
-from train.main import train
 from train.run.state import StateFiles
+from train.start import train
 
 DELIVER = Loader.__next__
 

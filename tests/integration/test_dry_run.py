@@ -12,8 +12,9 @@ from worlds import outcomes_in_world
 
 from psla_wds.errors import CheckpointError, PslaError
 from psla_wds.reading.reader import ReaderConfig
-from train.main import parse, train
+from train.main import parse
 from train.run.state import StateFiles
+from train.start import train
 
 
 def everything_below(folder: Path) -> dict[str, tuple[int, int]]:

@@ -373,7 +373,9 @@ def test_a_dask_scheduler_that_does_not_answer_is_one_error(corpus: Path, tmp_pa
     assert_user_error(
         build(corpus, output, "--engine=dask", missing, fails=True), "scheduler's address"
     )
-    assert_user_error(build(corpus, output, "--engine=dask", fails=True), "needs one scheduler")
+    assert_user_error(
+        build(corpus, output, "--engine=dask", fails=True), "needs exactly one scheduler"
+    )
 
 
 def test_without_the_package_the_command_that_installs_it_is_told(monkeypatch):

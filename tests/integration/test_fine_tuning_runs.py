@@ -15,8 +15,9 @@ from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
 from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.checkpoint import Checkpoint, save_checkpoint
-from train.main import parse, train
+from train.main import parse
 from train.recipes import DEMO
+from train.start import train
 
 CLASSES = ClassList(("/m/a", "/m/b"), ("A", "B"))
 

@@ -16,9 +16,9 @@ from foreign_tars import GOOD, RATE_HZ, audio_of, write_class_labels, write_memb
 
 from psla_wds.errors import ConfigError, ManifestError, ShardError
 from psla_wds.features.config import FeatureConfig
-from psla_wds.loading.loader import Loader
+from psla_wds.loading.batches import evaluation_batches
+from psla_wds.loading.loader import LoaderConfig
 from psla_wds.reading.reader import Reader, ReaderConfig
-from psla_wds.sampling.schedule import BatchLayout, EvaluationSchedule
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import read_index
 from sharding.check import check
@@ -80,18 +80,12 @@ def foreign(class_labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def features_by_id(index: ShardIndex) -> dict[str, torch.Tensor]:
-    loader = Loader(
-        index,
-        EvaluationSchedule(index, BatchLayout(batch_size=10)),
-        clips_per_pass=10,
-        features=FEATURES,
-        config=ReaderConfig(threads=1, decode_threads=1),
-        device=torch.device("cpu"),
-    )
-    with loader:
+    reader = ReaderConfig(threads=1, decode_threads=1)
+    config = LoaderConfig(features=FEATURES, reader=reader, device="cpu")
+    with evaluation_batches(index, batch_size=10, config=config) as batches:
         return {
             index.clip_id(row): log_mel.clone()
-            for batch in loader
+            for batch in batches
             for row, log_mel in zip(batch.rows, batch.log_mel, strict=True)
         }
 

@@ -98,7 +98,7 @@ def test_colours_go_from_dark_to_light():
     ("options", "problem"),
     [
         ({}, "nothing to show"),
-        ({"index": ("s",), "output": Path("g.png")}, "no .svg"),
+        ({"index": ("s",), "output": Path("g.png")}, "not an .svg"),
         ({"index": ("s",), "clips": 0}, "count from 1"),
         ({"run": Path("r"), "seed": 4}, "the settings are the run's"),
         ({"run": Path("r"), "augment": CONFIG.augment}, "the settings are the run's"),

@@ -15,8 +15,8 @@ from psla_wds.errors import ConfigError, LabelError, PslaError, ScoreError
 from psla_wds.evaluation.scores import Scores
 from psla_wds.shards.index_files import open_indexes
 from psla_wds.shards.overlay import META, apply_overlay
-from train.main import _prepare as prepare_training
 from train.recipes import DEMO
+from train.start import _prepare as prepare_training
 
 LOW, NOISE = 0, 3
 TREE = {"/t/3": ["/t/0", "/t/1", "/t/2"]}  # all sounds are noise
@@ -106,7 +106,7 @@ def test_a_run_with_an_overlay_does_not_resume_without_it(
 
 
 def test_an_overlay_of_other_clips_is_refused(shards: Path, overlay: Path):
-    with pytest.raises(LabelError, match=r"another index: of 48 clips.*here are 36"):
+    with pytest.raises(LabelError, match=r"another index: it has 48 clips.*this index 36"):
         apply_overlay(open_indexes([f"{shards}:train"]), overlay)
     with pytest.raises(LabelError, match="no label overlay here"):
         apply_overlay(open_indexes([str(shards)]), shards)

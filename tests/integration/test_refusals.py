@@ -115,7 +115,7 @@ def test_a_video_that_is_found_later_is_packed_by_a_retry(tmp_path: Path):
     source += [f"--audio-root={tmp_path}/audio", f"--class-labels={write_classes(tmp_path)}"]
     output = tmp_path / "shards"
     done = run_command("sharding.build", *source, f"--output={output}", "--max-rejected=0.3")
-    assert "eval 1 of 4 (25.0%); most of Bark 1 of 4" in done.stderr
+    assert "eval 1 of 4 (25.0%); most from Bark 1 of 4" in done.stderr
     covered = json.loads((output / "coverage.json").read_text())
     assert covered["splits"] == {"eval": {"listed": 4, "missing": 1, "refused": 0}}
     assert covered["classes"][0]["listed"] == 4 and covered["classes"][0]["missing"] == 1

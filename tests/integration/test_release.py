@@ -104,7 +104,11 @@ def test_the_wheel_holds_the_packages_with_their_data_and_nothing_else(built: Pa
     folders = {name.split("/")[0] for name in names}
     assert folders - PACKAGES == {f"psla_wds-{psla_wds.__version__}.dist-info"}
     data = {name for name in names if not name.endswith(".py") and ".dist-info/" not in name}
-    assert {"psla_wds/py.typed", "eval/report.html", "eval/mappings/esc50.csv"} <= data
+    assert {
+        "psla_wds/py.typed",
+        "eval/report.html",
+        "psla_wds/evaluation/mappings/esc50.csv",
+    } <= data
     sources = {str(p.relative_to(ROOT)) for name in PACKAGES for p in (ROOT / name).rglob("*.py")}
     assert sources == {name for name in names if name.endswith(".py")}
     tracked_data = {

@@ -41,7 +41,7 @@ def test_a_run_on_a_store_that_fails_stops_and_resumes_to_the_same_weights(
         process.send_signal(signal.SIGTERM)
         errors = process.communicate(timeout=120)[1]
         assert process.returncode == 128 + signal.SIGTERM, errors
-        assert "trying again" in errors and "0 of 4 shards stand at the start" in errors
+        assert "trying again" in errors and "0 of 4 shards are staged at the start" in errors
         done = run_command("train.main", *words, "--resume")
     assert "wrote 2 epochs" in done.stdout
     assert sorted(copy.name for copy in stage.rglob("*.tar")) == [

@@ -24,11 +24,11 @@ from psla_wds.models.checkpoint import epoch_checkpoints, load_checkpoint
 from psla_wds.reading.reader import ReaderConfig
 from psla_wds.sampling.plan import SamplerConfig
 from psla_wds.shards.index_files import open_indexes
-from train.config import TrainConfig
-from train.main import parse, train
+from train.config import TrainConfig, read_made_with
+from train.main import parse
 from train.recipes import DEMO
-from train.run.folder import read_made_with
 from train.run.log import read_run
+from train.start import train
 
 MAIN = Path(__file__).parents[2] / "train" / "main.py"
 SETTINGS = {
@@ -234,7 +234,7 @@ def test_the_configuration_of_a_run_makes_it_again(trained: Path, tmp_path: Path
         ({"subset": 5}, ConfigError, "at most 5"),
         ({"subset": 37}, ConfigError, "37 clips cannot be chosen from 36"),
         ({"accumulate": 4}, ConfigError, "--batch-size 4 or 8"),
-        ({"precision": "float16"}, ConfigError, "float16 training needs a GPU"),
+        ({"precision": "float16"}, ConfigError, "float16 needs a GPU"),
         (
             {"features": FeatureConfig(sample_rate_hz=32_000, num_frames=64)},
             ConfigError,
@@ -388,10 +388,10 @@ def test_ranks_of_other_settings_or_code_end_with_one_message(shards: Path, tmp_
     program = tmp_path / "main.py"
     for change, message in (
         ("sys.argv += ['--seed=' + os.environ['RANK']]", "different settings of seed"),
-        ("main._code = lambda: 'of rank ' + os.environ['RANK']", "different code"),
+        ("start._code = lambda: 'of rank ' + os.environ['RANK']", "different code"),
     ):
         program.write_text(
-            f"import os, sys\nfrom psla_wds import cli\nfrom train import main\n{change}\n"
+            f"import os, sys\nfrom psla_wds import cli\nfrom train import main, start\n{change}\n"
             "cli.run(main.main)\n"
         )
         done = torchrun(2, arguments(shards, tmp_path / "run"), check=False, program=program)
@@ -415,7 +415,9 @@ def test_a_rank_that_fails_in_an_evaluation_ends_all_with_its_message(shards: Pa
 
 
 def test_an_unknown_recipe_gets_the_list_of_those_there_are():
-    with pytest.raises(ConfigError, match=r"no recipe demos\n.*\n.*audioset-full, .*, demo, or"):
+    with pytest.raises(
+        ConfigError, match=r"unknown recipe demos\n.*\n.*audioset-full, .*, demo, or"
+    ):
         parse(["demos", "--index=x"])
     with pytest.raises(ConfigError, match="cannot read the configuration"):
         parse(["nothing.json"])

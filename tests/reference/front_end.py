@@ -35,22 +35,21 @@ def kaldi_log_mel(waveform: torch.Tensor, features: FeatureConfig) -> torch.Tens
 
 
 def front_end(batch: EncodedBatch, features: FeatureConfig) -> torch.Tensor:
-    """What `FrontEnd.run` must give for `batch`."""
+    """The features that `FrontEnd.run` must give for `batch`."""
     return torch.stack([_draw(batch, row, features) for row in range(len(batch.audio))])
 
 
 def _draw(batch: EncodedBatch, row: int, features: FeatureConfig) -> torch.Tensor:
+    draws = batch.draws
     clips = [decode(batch.audio[row]), decode(batch.partner_audio[row])]
-    if batch.rolls is not None:
-        shifts = [int(r * np.float32(len(c))) for c, r in zip(clips, batch.rolls[row], strict=True)]
-        clips = [torch.roll(c, -shift) for c, shift in zip(clips, shifts, strict=True)]
-    if batch.gains is not None:
-        clips = [float(gain) * c for c, gain in zip(clips, batch.gains[row], strict=True)]
-    waveform = mix(clips[0], clips[1], float(batch.lam[row]))
+    shifts = [int(r * np.float32(len(c))) for c, r in zip(clips, draws.rolls[row], strict=True)]
+    clips = [torch.roll(c, -shift) for c, shift in zip(clips, shifts, strict=True)]
+    clips = [float(gain) * c for c, gain in zip(clips, draws.gains[row], strict=True)]
+    waveform = mix(clips[0], clips[1], float(draws.lam[row]))
     log_mel = kaldi_log_mel(waveform, features)[: features.num_frames]
     fitted = torch.zeros(features.num_frames, features.num_mels)
     fitted[: len(log_mel)] = log_mel
-    freq_start, freq_width, time_start, time_width = batch.masks[row].tolist()
+    freq_start, freq_width, time_start, time_width = draws.masks[row].tolist()
     fitted[:, freq_start : freq_start + freq_width] = 0.0
     fitted[time_start : time_start + time_width] = 0.0
     return (fitted - features.mean) / features.std

@@ -11,7 +11,8 @@ import pytest
 import soundfile
 
 from psla_wds.features.config import FeatureConfig
-from psla_wds.features.encoded_batch import NULL_WAV, EncodedBatch
+from psla_wds.features.encoded_batch import EncodedBatch
+from psla_wds.sampling.augment import plain_draws
 
 SAMPLE_RATE_HZ = 16_000
 
@@ -111,13 +112,8 @@ def source_of(*batches: EncodedBatch) -> Callable[[int], EncodedBatch]:
 
 
 def plain_batch(audio: list[np.ndarray]) -> EncodedBatch:
-    """The clips as they are: no mixup, no masks."""
-    return EncodedBatch(
-        audio=audio,
-        partner_audio=[NULL_WAV] * len(audio),
-        lam=np.ones(len(audio), np.float32),
-        masks=np.zeros((len(audio), 4), np.int32),
-    )
+    """The clips as they are, not mixed and not masked; draws can be changed in place."""
+    return EncodedBatch.of(plain_draws(np.arange(len(audio))), audio)
 
 
 def mixed_batch(container: str) -> EncodedBatch:
@@ -138,8 +134,8 @@ def mixed_batch(container: str) -> EncodedBatch:
         6: (2, 0.9),
     }.items():
         batch.partner_audio[draw] = audio[partner]
-        batch.lam[draw] = lam
-    batch.masks[[2, 4, 5, 7]] = [
+        batch.draws.partners[draw], batch.draws.lam[draw] = partner, lam
+    batch.draws.masks[[2, 4, 5, 7]] = [
         [0, 48, 0, 0],
         [80, 48, 864, 192],
         [127, 1, 0, 1],

@@ -138,7 +138,7 @@ def test_an_unknown_backbone_gets_the_nearest_names(backbone, nearest):
     with pytest.raises(ConfigError) as caught:
         ModelConfig(backbone=backbone)
     what, _, fix = str(caught.value).splitlines()
-    assert what == f"there is no backbone {backbone}"
+    assert what == f"unknown backbone {backbone}"
     assert nearest in fix
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from eval.average import average_weights
 from psla_wds.errors import CheckpointError, ConfigError
+from psla_wds.evaluation.weight_average import average_weights
 from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
 from psla_wds.models.audio_tagger import build_model
@@ -141,8 +141,8 @@ def test_the_last_epoch_of_a_run_is_the_highest_number(run: Path):
     ("first", "last", "error", "message"),
     [
         (2, 5, CheckpointError, "no checkpoint of epoch 4, 5; it has 1 to 10"),
-        (3, 2, ConfigError, "no range"),
-        (0, 2, ConfigError, "no range"),
+        (3, 2, ConfigError, "not a range"),
+        (0, 2, ConfigError, "not a range"),
     ],
 )
 def test_epochs_that_are_not_there_are_named(run: Path, first: int, last: int, error, message: str):

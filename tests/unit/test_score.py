@@ -50,7 +50,7 @@ def score_path(scores: Scores, tmp_path: Path) -> Path:
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     lines = [step_line(step) for step in (50, 100)] + [epoch_line(1), step_line(150), epoch_line(2)]
-    return write_run(tmp_path / "runs" / "a run", lines, seed=7, optimizer={"warmup": EVIL})
+    return write_run(tmp_path / "runs" / "a run", lines, seed=7, wandb=EVIL)
 
 
 class Page(HTMLParser):
@@ -219,7 +219,7 @@ def test_the_report_escapes_what_comes_from_data(score_path: Path, run_folder: P
     page, text = page_of(score_path, run_folder)
     assert page.tags.count("script") == 1
     assert EVIL not in text
-    assert ["optimizer.warmup", EVIL] in page.rows
+    assert ["wandb", EVIL] in page.rows
 
 
 def test_the_report_needs_no_network(score_path: Path, run_folder: Path):
@@ -241,7 +241,7 @@ def test_training_curves_are_there_with_a_run_and_only_then(score_path: Path, ru
         "Learning rate",
         "Share of time spent waiting for data,",
     ]
-    assert "Epoch 2, step 200" in text and "--run &#39;" in text
+    assert "Epoch 2 of 30, step 200" in text and "--run &#39;" in text
 
 
 def test_a_log_cut_in_its_last_line_is_used_up_to_there_and_said(score_path, run_folder):

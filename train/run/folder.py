@@ -10,17 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from psla_wds.config import read_json, to_json
+from psla_wds.config import to_json
 from psla_wds.errors import ConfigError, PslaError
 from psla_wds.io.atomic_files import atomic_open, disk_errors
-from train.config import TrainConfig, may_change_on_resume
+from train.config import (
+    CONFIG,
+    MADE_WITH,
+    TrainConfig,
+    may_change_on_resume,
+    read_config,
+    read_made_with,
+)
 from train.run.state import StateFiles
 
 logger = logging.getLogger("train")
-
-CONFIG = "config.json"
-MADE_WITH = "made_with"
-"""Key of config.json, beside the settings: versions, commit and shards, for people."""
 
 
 class RunDir:
@@ -125,17 +128,6 @@ class RunDir:
                 where=path,
                 fix="resume with the same settings, or choose another --run-dir",
             )
-
-
-def read_config(path: Path) -> TrainConfig:
-    """The settings in a run's config.json."""
-    return read_json(TrainConfig, path, besides=(MADE_WITH,))
-
-
-def read_made_with(path: Path) -> dict[str, Any]:
-    """What a run depended on beside its settings, as far as its config.json says."""
-    found = json.loads(path.read_text(encoding="utf-8")).get(MADE_WITH)
-    return found if isinstance(found, dict) else {}
 
 
 def _tell_changes(before: dict[str, Any], now: dict[str, Any], path: Path) -> None:

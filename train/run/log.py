@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 from psla_wds.config import to_json
 from psla_wds.errors import ScoreError
 from psla_wds.io.atomic_files import atomic_open, disk_errors
-from train.config import TrainConfig
-from train.run.folder import CONFIG, read_config, read_made_with
-from train.steps.bad_steps import FILE as BAD_BATCHES
+from train.config import BAD_BATCHES, CONFIG, TrainConfig, read_config, read_made_with
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter as SummaryWriterType

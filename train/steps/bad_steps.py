@@ -12,18 +12,17 @@ from psla_wds.io.atomic_files import disk_errors
 from psla_wds.runtime.distributed import World
 from psla_wds.sampling.augment import Draws
 from psla_wds.shards.index import ShardIndex
+from train.config import BAD_BATCHES
 from train.steps.metrics import Measured
 
 logger = logging.getLogger("train")
-
-FILE = "bad_batches.jsonl"
 
 
 class BadSteps:
     """The bad steps of a run, of which none changed the model; too many of them end it."""
 
     def __init__(self, folder: Path, world: World, *, most: int) -> None:
-        self._path, self._world, self._most = folder / FILE, world, most
+        self._path, self._world, self._most = folder / BAD_BATCHES, world, most
         self.steps: list[int] = []
 
     def record(

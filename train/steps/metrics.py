@@ -14,13 +14,13 @@ class Measured:
     """A step that was done, or skipped."""
 
     step: int
-    """From 1, over the whole run."""
+    """Step from 1, over the whole run."""
     loss: float
-    """Over the global batch."""
+    """Loss over the global batch."""
     gradient_norm: float
-    """Of all parameters, before the step; not finite where a gradient is not."""
+    """Norm of all gradients before the step; not finite where one of them is not."""
     is_bad: bool
-    """Its loss or gradient was not finite, so it was skipped."""
+    """Whether it was skipped, since its loss or gradient was not finite."""
 
 
 class Measures:

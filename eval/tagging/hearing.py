@@ -1,0 +1,94 @@
+"""What is heard in recordings, result by result, while they are read."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import groupby, takewhile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from jaxtyping import Float32
+from tqdm import tqdm
+
+from eval.tagging.formats import Recording, Result, Tag, Writer
+from psla_wds.audio.decode import Block, decode
+from psla_wds.errors import AudioError
+from psla_wds.progress import AUDIO_S, progress_bar
+from psla_wds.tagging.config import EventConfig
+from psla_wds.tagging.events import EventFinder, in_order
+from psla_wds.tagging.tagger import Tagger, WindowTags
+
+
+def tag_recordings(
+    tagger: Tagger,
+    recordings: list[Recording],
+    write: Writer,
+    *,
+    top_k: int,
+    events: EventConfig,
+) -> dict[int, AudioError]:
+    """Tag recordings one after another; their windows share the tagger's batches. Each result is
+    written as soon as it is there.
+
+    Returns the errors of those that could not be read to their end, by number.
+    """
+    failures: dict[int, AudioError] = {}
+    rate_hz = tagger.features.sample_rate_hz
+
+    def blocks(number: int, bar: tqdm) -> Iterator[Block]:
+        """A recording as far as it can be read."""
+        try:
+            for block in decode(recordings[number].source, rate_hz):
+                yield block
+                bar.update(len(block) / rate_hz)
+        except AudioError as error:
+            failures[number] = error
+            tqdm.write(f"error: {error}", file=sys.stderr)
+
+    with progress_bar(desc="tagging", total=_total_s(recordings), unit=AUDIO_S) as bar:
+        windows = tagger.stream(blocks(number, bar) for number in range(len(recordings)))
+        for number, found in groupby(windows, key=lambda window: window.recording):
+            # Where reading fails, what is left in the last window has no end that is known.
+            whole = takewhile(lambda w: not (w.is_last and w.recording in failures), found)
+            name = recordings[number].name
+            write(recordings[number], results_of(name, whole, tagger, top_k=top_k, events=events))
+    return failures
+
+
+def results_of(
+    name: str, windows: Iterable[WindowTags], tagger: Tagger, *, top_k: int, events: EventConfig
+) -> Iterator[Result]:
+    """What is heard in one recording: in each window, the events that ended by then, and at its
+    end in all of it. A recording of one window has no result of a window."""
+    finder = EventFinder(events, tagger.layout.cell_s)
+    highest = np.full(len(tagger.classes), -np.inf, np.float32)
+
+    def tag(label: int, score: float) -> Tag:
+        return Tag(tagger.classes.mids[label], tagger.classes.names[label], score)
+
+    def top(scores: Float32[np.ndarray, " classes"]) -> tuple[Tag, ...]:
+        best = np.argsort(-scores, kind="stable")[:top_k]
+        return tuple(map(tag, best.tolist(), scores[best].tolist()))
+
+    for window in windows:
+        highest = np.maximum(highest, window.scores)
+        if not window.is_last or window.start_s > 0:
+            yield Result("window", name, window.start_s, window.end_s, top(window.scores))
+        found = finder.add(window.frame_scores)
+        if window.is_last:
+            found += finder.finish(window.end_s)
+        for event in in_order(found):
+            tags = (tag(event.label, event.score),)
+            yield Result("event", name, event.start_s, event.end_s, tags)
+        if window.is_last:
+            yield Result("recording", name, 0.0, window.end_s, top(highest))
+
+
+def _total_s(recordings: list[Recording]) -> int | None:
+    """Seconds of all recordings; None where one does not say."""
+    files = [r.source for r in recordings if isinstance(r.source, Path) and r.source.is_file()]
+    try:
+        lengths_s = [soundfile.info(str(file)).duration for file in files]
+    except (RuntimeError, OSError):  # ffmpeg reads it, or nothing does
+        return None
+    return round(sum(lengths_s)) if len(files) == len(recordings) else None

@@ -1,0 +1,97 @@
+"""Exports as ONNX: the scores of the model, for any batch and length."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from tiny_models import CLASSES, RATE_HZ, sweep, tiny_checkpoint
+
+from eval.export import Args, export
+from eval.exporting.portable import TOLERANCE, check_scores, write_onnx
+from psla_wds.audio.decode import load_clip
+from psla_wds.errors import CheckpointError
+from psla_wds.models.checkpoint import Checkpoint, save_checkpoint
+from psla_wds.tagging.tagger import Tagger
+from psla_wds.tagging.waveform_model import WaveformModel
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def members() -> list[Checkpoint]:
+    return [tiny_checkpoint(), tiny_checkpoint(1, head="multi-head-attention")]
+
+
+@pytest.fixture(scope="module")
+def exported(members: list[Checkpoint], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("portable")
+    for number, member in enumerate(members):
+        save_checkpoint(member, folder / f"{number}.pt")
+    export(Args(models=(folder / "0.pt", folder / "1.pt"), output=folder / "model", onnx=True))
+    return folder / "model"
+
+
+def test_onnx_runtime_gives_the_scores_of_the_model(exported: Path, members):
+    session = onnxruntime.InferenceSession(exported / "model.onnx")
+    model = WaveformModel(members)
+    for batch, length in ((1, 1), (1, 399), (2, 16_000), (5, 20_720), (1, 50_000)):
+        waveforms = np.stack([sweep(4.0, seed=seed)[:length] for seed in range(batch)])
+        with torch.no_grad():
+            expected = model(torch.from_numpy(waveforms))
+        for found, wanted in zip(session.run(None, {"waveform": waveforms}), expected, strict=True):
+            np.testing.assert_allclose(found, wanted.numpy(), atol=TOLERANCE, rtol=0)
+
+
+def test_onnx_is_one_valid_file_that_names_its_classes(exported: Path):
+    onnx.checker.check_model(exported / "model.onnx", full_check=True)
+    session = onnxruntime.InferenceSession(exported / "model.onnx")
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["names"]) == list(CLASSES.names)
+    assert json.loads(metadata["mids"]) == list(CLASSES.mids)
+    assert (metadata["sample_rate_hz"], metadata["frame_s"]) == ("16000", "0.32")
+    assert {path.name for path in exported.glob("*.onnx*")} == {"model.onnx"}
+    assert "onnxruntime.InferenceSession" in (exported / "README.md").read_text()
+    assert len(Tagger.load(exported, device="cpu")(sweep(0.5), RATE_HZ).scores) == 3
+
+
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [
+        ("mobilenet-v2", "linear"),
+        ("resnet-50", "single-head-attention"),
+        ("timm/convnext_atto", "mean-pooling"),
+    ],
+)
+def test_other_networks_export(backbone: str, head: str, tmp_path: Path):
+    model = WaveformModel([tiny_checkpoint(backbone=backbone, head=head)])
+    write_onnx(model, CLASSES, tmp_path / "model.onnx")  # it compares the scores
+
+
+def test_file_with_other_scores_is_refused(exported: Path, members):
+    path = exported / "model.onnx"
+    check_scores(WaveformModel(members), onnxruntime.InferenceSession(path), path)
+    with pytest.raises(CheckpointError, match=r"model\.onnx differ by"):
+        check_scores(WaveformModel(members[:1]), onnxruntime.InferenceSession(path), path)
+
+
+def test_real_clips_score_as_with_the_tagger(real_clips: Path, members, tmp_path: Path):
+    """Windows have the paper's length."""
+    member = replace(members[0], features=replace(members[0].features, num_frames=1056))
+    write_onnx(WaveformModel([member]), CLASSES, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    tagger = Tagger([member], device="cpu")
+    with (real_clips / "manifest.csv").open(newline="") as file:
+        paths = [real_clips / row["path"] for row in csv.DictReader(file)][::120]
+    all_scores = []
+    for path in paths:
+        waveform = load_clip(path, sample_rate_hz=RATE_HZ)[: member.features.max_clip_samples]
+        all_scores.append(tagger(waveform, RATE_HZ).scores)
+        (scores,) = session.run(["scores"], {"waveform": waveform[None]})
+        np.testing.assert_allclose(scores[0], all_scores[-1], atol=TOLERANCE, rtol=0)
+    assert len(paths) > 12 and np.std(all_scores, axis=0).min() > 0.01

@@ -1,0 +1,103 @@
+"""Scores that do not fit: each command that reads them says so once, and leaves nothing behind."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from label_overlays import named_index
+from scored_models import model
+
+from eval import compare, ensemble, score
+from psla_wds.errors import ScoreError
+from psla_wds.evaluation.mapping import map_scores, read_mapping, with_targets
+from psla_wds.evaluation.scores import Scores
+
+COMMANDS = {
+    "compare": (compare.main, ["--output=OUT/c.json"]),
+    "ensemble": (ensemble.main, ["--output=OUT/e.npz"]),
+    "teacher": (ensemble.main, ["--output=OUT/t", "--top-k=2"]),
+}
+
+
+def nan(path: Path, scores: Scores) -> None:
+    scores.save(path)
+    arrays = dict(np.load(path))
+    arrays["scores"][3, 1] = np.nan
+    np.savez(path, **arrays)
+
+
+def class_order(path: Path, scores: Scores) -> None:
+    replace(scores, mids=scores.mids[::-1], names=scores.names[::-1]).save(path)
+
+
+def a_clip_less(path: Path, scores: Scores) -> None:
+    rows = slice(1, None)
+    replace(
+        scores,
+        clip_ids=scores.clip_ids[rows],
+        scores=scores.scores[rows],
+        targets=scores.targets[rows],
+    ).save(path)
+
+
+def a_stranger(path: Path, scores: Scores) -> None:
+    replace(scores, clip_ids=("x", *scores.clip_ids[1:])).save(path)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (nan, "not a finite number.*clip-3, class /m/1"),
+        (class_order, "another order"),
+        (a_clip_less, "(miss|lack) 1 of "),
+        (a_stranger, "(miss|lack) 1 of "),
+    ],
+)
+def test_scores_that_do_not_fit_are_refused_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, spoil: Callable, message: str
+):
+    if command == "compare" and spoil in (a_clip_less, a_stranger):
+        pytest.skip("models are compared on the clips that all have")
+    main, flags = COMMANDS[command]
+    output = tmp_path / "out"
+    output.mkdir()
+    model(1).save(tmp_path / "a.npz")
+    spoil(tmp_path / "b.npz", model(2))
+    words = [str(tmp_path / name) for name in ("a.npz", "b.npz")]
+    words += [flag.replace("OUT", str(output)) for flag in flags]
+    monkeypatch.setattr(sys, "argv", [command, *words])
+    with pytest.raises(ScoreError, match=message):
+        main()
+    assert not list(output.iterdir())
+
+
+def test_a_diverged_models_scores_are_not_scored(tmp_path: Path):
+    nan(tmp_path / "nan.npz", model(1))
+    with pytest.raises(ScoreError, match="not a finite number"):
+        score.score(score.Args(tmp_path / "nan.npz", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("way", ["targets", "mapping"])
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [(("a", "b"), "miss 1 of 2 clips \\(b\\)"), (("c", "a", "x"), "have 1 that are not .*\\(d\\)")],
+    ids=["a clip that was not scored", "a clip that is not there"],
+)
+def test_scores_of_other_clips_than_the_shards_are_refused(
+    tmp_path: Path, way: str, clips: tuple[str, ...], message: str
+):
+    classes = ("/m/0", "/m/1")
+    index = named_index({clip_id: [0] for clip_id in clips}, classes)
+    zeros = np.zeros((3, 2), np.uint8)
+    scores = Scores(("a", "c", "d"), np.ones((3, 2), np.float32), zeros, classes, classes)
+    (tmp_path / "m.csv").write_text("class,mids,match,used\n/m/0,/m/0,exact,yes\n")
+    with pytest.raises(ScoreError, match=message):
+        if way == "targets":
+            with_targets(scores, index, where="p.npz")
+        else:
+            map_scores(scores, index, read_mapping(str(tmp_path / "m.csv")), "first")

@@ -1,0 +1,185 @@
+"""The score file: what goes in comes out, and a bad one says what is wrong with it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from psla_wds.errors import PslaError, ScoreError
+from psla_wds.evaluation import score_folder
+from psla_wds.evaluation.scores import Scores
+from psla_wds.labels.class_list import ClassList
+from psla_wds.shards.clip_ids import ClipIds
+
+
+@pytest.fixture
+def scores() -> Scores:
+    rng = np.random.default_rng(0)
+    return Scores(
+        clip_ids=tuple(f"clip-{i}" for i in range(40)),
+        scores=rng.random((40, 5), np.float32),
+        targets=rng.integers(0, 2, (40, 5), np.uint8),
+        mids=tuple(f"/m/{k}" for k in range(5)),
+        names=("Speech", "Rain, on a roof", "Hund ä", "Silence", "Dog"),
+    )
+
+
+@pytest.fixture
+def score_path(scores: Scores, tmp_path: Path) -> Path:
+    scores.save(tmp_path / "scores.npz")
+    return tmp_path / "scores.npz"
+
+
+def test_scores_come_back_as_they_were_saved(scores: Scores, score_path: Path):
+    loaded = Scores.load(score_path)
+    for name in ("clip_ids", "mids", "names"):
+        assert getattr(loaded, name) == getattr(scores, name)
+    np.testing.assert_array_equal(loaded.scores, scores.scores)
+    np.testing.assert_array_equal(loaded.targets, scores.targets)
+    assert [p.name for p in score_path.parent.iterdir()] == ["scores.npz"]
+
+
+def test_what_could_not_be_loaded_is_not_saved(scores: Scores, tmp_path: Path):
+    with pytest.raises(ScoreError, match="clip-0"):
+        replace(scores, clip_ids=("clip-0",) * 40).save(tmp_path / "twice.npz")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def folder(scores: Scores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same scores as a folder, which is read in blocks of 7 rows."""
+    monkeypatch.setattr(score_folder, "ROWS_AT_ONCE", 7)
+    classes = ClassList(scores.mids, scores.names)
+    writer = score_folder.ScoreFolder(tmp_path / "folder", classes)
+    writer.begin(ClipIds.of(scores.clip_ids))
+    for name in ("scores", "targets"):
+        writer.open(name)[:] = getattr(scores, name)
+    assert not (tmp_path / "folder").exists()
+    writer.finish()
+    return tmp_path / "folder"
+
+
+def test_a_folder_holds_the_same_as_a_file_and_is_mapped(scores: Scores, folder: Path):
+    loaded = Scores.load(folder)
+    for name in ("clip_ids", "mids", "names"):
+        assert getattr(loaded, name) == getattr(scores, name)
+    assert isinstance(loaded.scores, np.memmap) and isinstance(loaded.targets, np.memmap)
+    order = np.random.default_rng(1).permutation(40)
+    for name in ("scores", "targets"):
+        expected = getattr(scores, name)
+        np.testing.assert_array_equal(getattr(loaded, name), expected)
+        blocks = list(score_folder.row_blocks(getattr(loaded, name), order))
+        assert [len(block) for _, block in blocks] == [7, 7, 7, 7, 7, 5]
+        np.testing.assert_array_equal(np.concatenate([b for _, b in blocks]), expected[order])
+    assert [path.name for path in folder.parent.iterdir()] == ["folder"]
+
+
+def test_a_place_that_cannot_be_written_is_told(scores: Scores, score_path: Path):
+    writer = score_folder.ScoreFolder(score_path / "folder", ClassList(scores.mids, scores.names))
+    with pytest.raises(PslaError, match="cannot write the scores: Not a directory"):
+        writer.begin(ClipIds.of(scores.clip_ids))
+    with pytest.raises(PslaError, match="cannot write the score file: File exists"):
+        scores.save(score_path / "scores.npz")
+
+
+def test_a_folder_is_not_written_over_another(scores: Scores, folder: Path):
+    with pytest.raises(ScoreError, match="the output exists already"):
+        writer = score_folder.ScoreFolder(folder, ClassList((), ()))
+        writer.begin(ClipIds.of(scores.clip_ids))
+
+
+def spoil_array(name: str, array: np.ndarray):
+    return lambda folder: np.save(folder / f"{name}.npy", array)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "scores.npy").unlink(), "it lacks .*scores.npy"),
+        (lambda f: (f / "scores.json").write_text("{}"), "format_version"),
+        (lambda f: (f / "scores.npy").write_bytes(b""), "cut short"),
+        (
+            spoil_array("scores", np.full((40, 5), np.nan, np.float32)),
+            "200 scores are not a finite",
+        ),
+        (spoil_array("scores", np.zeros((39, 5), np.float32)), "with as many clips"),
+        (spoil_array("targets", np.full((40, 5), 2, np.uint8)), "200 targets are not 0 or 1"),
+        (spoil_array("targets", np.array([None])), "cut short|Python objects"),
+        (spoil_array("id_starts", np.zeros(41, np.int64)), "starts of clip ids do not ascend"),
+    ],
+    ids=["no scores", "meta", "empty", "nan", "a clip less", "target 2", "objects", "ids"],
+)
+def test_a_bad_folder_says_what_is_wrong(folder: Path, spoil, message: str):
+    spoil(folder)
+    with pytest.raises(ScoreError, match=message):
+        Scores.load(folder)
+
+
+def test_rows_are_found_by_clip_id_in_any_order(scores: Scores):
+    order = np.random.default_rng(0).permutation(40)
+    wanted = [scores.clip_ids[i] for i in order]
+    assert scores.rows_of(wanted, where="here").tolist() == order.tolist()
+    with pytest.raises(ScoreError, match=r"miss 1 of 41 clips \(x\), and have 0 that"):
+        scores.rows_of([*wanted, "x"], where="here")
+    with pytest.raises(ScoreError, match=r"miss 0 of 39 clips, and have 1 that"):
+        scores.rows_of(wanted[:-1], where="here")
+
+
+def changed(**arrays: object):
+    """A way to spoil a score file: some of its arrays replaced, or left out (None)."""
+
+    def spoil(path: Path) -> None:
+        whole = dict(np.load(path)) | arrays
+        np.savez(path, **{k: v for k, v in whole.items() if v is not None})
+
+    return spoil
+
+
+def change_a_byte(path: Path) -> None:
+    """Of a name: the layout is still right, only the zip's checksum is not."""
+    whole = path.read_bytes()
+    assert "Speech".encode("utf-32-le") in whole
+    path.write_bytes(whole.replace("Speech".encode("utf-32-le"), "Speeck".encode("utf-32-le")))
+
+
+def one_score(value: float) -> np.ndarray:
+    scores = np.zeros((40, 5), np.float32)
+    scores[2, 1] = value
+    return scores
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (Path.unlink, "there is no score file"),
+        (lambda p: p.write_bytes(b""), "not an .npz, or cut short"),
+        (lambda p: p.write_text("clip,score\n"), "not an .npz, or cut short"),
+        (lambda p: p.write_bytes(p.read_bytes()[:900]), "not an .npz, or cut short"),
+        (change_a_byte, "not an .npz, or cut short"),
+        (changed(names=None), "names is not a file in the archive"),
+        (changed(names=np.array([None] * 5)), "Python objects"),
+        (changed(scores=np.zeros((40, 5))), r"scores is float64 \(40, 5\), expected float32"),
+        (changed(scores=np.zeros(40, np.float32)), r"scores is float32 \(40,\)"),
+        (changed(targets=np.zeros((39, 5), np.uint8)), r"targets is uint8 \(39, 5\)"),
+        (changed(mids=np.array(["/m/0"])), "mids is str"),
+        (changed(clip_ids=np.arange(40)), "clip_ids is int64"),
+        (changed(clip_ids=np.array(["a"] * 40)), "clip_ids must differ, but 'a' is there 40"),
+        (changed(mids=np.array(["/m/0", "/m/1", "/m/2", "/m/3", "/m/1"])), "'/m/1' is there 2"),
+        (changed(scores=one_score(np.nan)), r"1 scores are not a finite.*\(nan\) for clip clip-2"),
+        (changed(scores=one_score(-np.inf)), r"\(-inf\) for clip clip-2, class /m/1"),
+        (changed(targets=one_score(2).astype(np.uint8)), r"1 targets are not 0 or 1.*clip-2"),
+        (changed(scores=np.zeros((0, 5), np.float32), targets=np.zeros((0, 5), np.uint8),
+                 clip_ids=np.array([], np.str_)), "there are no scores"),
+    ],
+    ids=["missing", "empty", "text", "truncated", "a byte changed", "lacks an array", "objects",
+         "float64", "one axis", "a clip less", "a mid for five classes", "ids are numbers",
+         "clip twice", "mid twice", "nan", "inf", "target 2", "no clips"],
+)  # fmt: skip
+def test_a_bad_score_file_says_what_is_wrong_where_and_what_to_do(score_path, spoil, message):
+    spoil(score_path)
+    with pytest.raises(ScoreError, match=message) as caught:
+        Scores.load(score_path)
+    _, where, fix = str(caught.value).splitlines()
+    assert where == f"  where: {score_path}"
+    assert f"eval.predict RUN --index SHARDS --output {score_path}" in fix

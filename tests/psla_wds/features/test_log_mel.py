@@ -1,0 +1,113 @@
+"""The definition of the features in torch, against torchaudio's."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference.front_end import (
+    assert_as_exact_as_torchaudio,
+    assert_same_log_mel,
+    kaldi_log_mel,
+)
+from reference.signals import OTHER_CONFIGS, SIGNALS, real_clips, white_noise
+
+from psla_wds.errors import ConfigError
+from psla_wds.features.config import FeatureConfig
+from psla_wds.features.log_mel import LogMel, fit, mel_matrix, normalise
+
+DEFAULT = FeatureConfig()
+
+
+def as_float32(waveform: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(waveform.astype(np.float32))
+
+
+@pytest.mark.parametrize("num_samples", [48_000, 31_337])
+@pytest.mark.parametrize("kind", SIGNALS)
+def test_log_mel_equals_torchaudios_fbank(kind: str, num_samples: int):
+    waveform = as_float32(SIGNALS[kind](num_samples))
+    assert_same_log_mel(LogMel(DEFAULT)(waveform), kaldi_log_mel(waveform, DEFAULT))
+
+
+@pytest.mark.parametrize("config", OTHER_CONFIGS.values(), ids=OTHER_CONFIGS)
+def test_other_settings_equal_torchaudios_fbank_too(config: FeatureConfig):
+    waveform = as_float32(white_noise(20_000))
+    assert_same_log_mel(LogMel(config)(waveform), kaldi_log_mel(waveform, config))
+
+
+def test_log_mel_of_real_clips_is_as_exact_as_torchaudios():
+    for path in real_clips(24):
+        waveform = torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+        assert_as_exact_as_torchaudio(LogMel(DEFAULT)(waveform), waveform, DEFAULT)
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 2_000))
+def test_every_length_gives_at_least_a_frame(num_samples: int):
+    waveform = as_float32(white_noise(num_samples))
+    log_mel = LogMel(DEFAULT)(waveform)
+    assert len(log_mel) == max((num_samples - 400) // 160 + 1, 1)
+    assert_same_log_mel(log_mel, kaldi_log_mel(waveform, DEFAULT))
+
+
+def test_a_batch_equals_its_clips():
+    waveforms = torch.stack([as_float32(kind(8_000)) for kind in SIGNALS.values()])
+    log_mel = LogMel(DEFAULT)
+    torch.testing.assert_close(log_mel(waveforms), torch.stack([log_mel(w) for w in waveforms]))
+
+
+def test_an_empty_filter_is_constant_at_the_floor():
+    log_mel = LogMel(DEFAULT)(as_float32(white_noise()))
+    assert (mel_matrix(DEFAULT).sum(1) == 0).nonzero().tolist() == [[3]]
+    floor = torch.full_like(log_mel[:, 3], float(np.log(np.finfo(np.float32).eps)))
+    torch.testing.assert_close(log_mel[:, 3], floor)
+
+
+def test_the_matrices_are_not_saved_with_a_model():
+    assert not LogMel(DEFAULT).state_dict()
+
+
+def test_padding_is_zero_before_normalisation():
+    log_mel = normalise(fit(torch.full((2, 128), -4.6476), 5), DEFAULT)
+    expected = [0.0, 0.0, 1.017, 1.017, 1.017]  # 4.6476 / 4.5699
+    torch.testing.assert_close(log_mel[:, 0], torch.tensor(expected), rtol=0, atol=1e-3)
+
+
+def test_a_long_clip_is_cut_to_what_its_frames_see():
+    config = replace(DEFAULT, num_frames=10)
+    waveform = as_float32(white_noise(5_000))
+    kept = LogMel(config)(waveform[: config.max_clip_samples])
+    assert len(kept) == 10
+    torch.testing.assert_close(kept, fit(LogMel(config)(waveform), 10))
+
+
+def test_derived_numbers_at_the_papers_settings():
+    assert (DEFAULT.window_samples, DEFAULT.hop_samples, DEFAULT.fft_size) == (400, 160, 512)
+    assert (DEFAULT.num_bins, DEFAULT.max_clip_samples) == (257, 169_200)
+    assert replace(DEFAULT, window_ms=32.0).fft_size == 512
+
+
+@pytest.mark.parametrize(
+    ("wrong", "advice"),
+    [
+        ({"high_hz": 9_000.0}, "high-hz 8000"),
+        ({"high_hz": 0.0}, "high-hz 8000"),
+        ({"low_hz": 8_000.0}, "low-hz 0"),
+        ({"hop_ms": 30.0}, "hop-ms 25"),
+        ({"hop_ms": 0.01}, "hop-ms 10"),
+        ({"window_ms": 0.1}, "window-ms 25"),
+        ({"num_mels": 3}, "num-mels to a number that is at least 4"),
+        ({"num_frames": 0}, "num-frames to a number that is at least 1"),
+        ({"sample_rate_hz": 0}, "sample-rate-hz to a number that is at least 1"),
+        ({"std": 0.0}, "std to a number that is above 0"),
+    ],
+    ids=str,
+)
+def test_a_setting_out_of_range_names_its_flag(wrong: dict, advice: str):
+    with pytest.raises(ConfigError) as caught:
+        replace(DEFAULT, **wrong)
+    assert f"  fix:   set --features.{advice}" in str(caught.value).splitlines()

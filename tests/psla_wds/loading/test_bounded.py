@@ -1,0 +1,174 @@
+"""What a rank holds stays bounded, and nothing of it is left: buffers, memory, processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from itertools import chain, islice, repeat
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lent_buffers import lend
+
+from psla_wds import (
+    FeatureConfig,
+    LoaderConfig,
+    ReaderConfig,
+    open_indexes,
+    training_batches,
+)
+from psla_wds.features.dali import PREFETCH_BATCHES
+from psla_wds.reading.reader import PendingRead
+
+MAIN = Path(__file__).parents[3] / "train" / "main.py"
+BATCH_SIZE = 40
+
+
+def log_mels(shards: Path, count: int) -> list[torch.Tensor]:
+    # Few threads and many clips: most are still to be decoded when they are handed over.
+    reader = ReaderConfig(decode_threads=1)
+    config = LoaderConfig(features=FeatureConfig(num_frames=64), reader=reader, device="cpu")
+    with training_batches(
+        open_indexes([str(shards)]), batch_size=BATCH_SIZE, config=config
+    ) as epochs:
+        batches = islice(chain.from_iterable(repeat(epochs)), count)
+        return [batch.log_mel.clone() for batch in batches]
+
+
+def test_buffers_are_released_soon_and_not_before_they_were_used(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+):
+    undisturbed = log_mels(shards, 8)
+    lent: list[weakref.ref] = []
+    num_held: list[int] = []
+    wait = PendingRead.wait
+
+    def wait_for_lent(pending: PendingRead) -> list[np.ndarray]:
+        clips = [lend(clip) for clip in wait(pending)]
+        lent.extend(map(weakref.ref, clips))
+        num_held.append(sum(clip() is not None for clip in lent))
+        return clips
+
+    monkeypatch.setattr(PendingRead, "wait", wait_for_lent)
+    assert all(map(torch.equal, log_mels(shards, 8), undisturbed))
+    assert len(num_held) >= 8
+    assert max(num_held) <= 2 * BATCH_SIZE * (PREFETCH_BATCHES + 1)  # clips and their partners
+
+
+# --- memory
+
+FIVE_EPOCHS = """
+import json, os, sys
+from psla_wds import *
+
+def held():
+    pages = int(open("/proc/self/statm").read().split()[1])
+    lists = [os.listdir(f"/proc/self/{name}") for name in ("fd", "task")]
+    return pages * os.sysconf("SC_PAGE_SIZE"), *map(len, lists)
+
+config = LoaderConfig(
+    features=FeatureConfig(num_frames=64),
+    sampler=SamplerConfig(draws_per_epoch=6 * 300),
+    reader=ReaderConfig(decode_threads=1),
+)
+kept = []
+with training_batches(open_indexes([sys.argv[1]]), batch_size=6, config=config) as batches:
+    for epoch in range(5):
+        for batch in batches:
+            LEAK
+        print(json.dumps(held()))
+"""
+
+
+def held_per_epoch(shards: Path, leak: str) -> np.ndarray:
+    """Resident bytes, open files and threads after each of five epochs."""
+    program = FIVE_EPOCHS.replace("LEAK", leak)
+    command = [sys.executable, "-c", program, str(shards)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return np.array([json.loads(line) for line in done.stdout.splitlines()])
+
+
+def growth_mib(held: np.ndarray) -> float:
+    """Over the last three epochs; the first two fill caches."""
+    return (held[4, 0] - held[1, 0]) / 2**20
+
+
+def test_nothing_grows_over_three_epochs(shards: Path):
+    held = held_per_epoch(shards, "pass")
+    assert growth_mib(held) < 4
+    assert (held[1:, 1:] == held[1, 1:]).all(), "files or threads"
+
+
+def test_a_leak_of_one_small_clip_a_batch_would_be_seen(shards: Path):
+    assert growth_mib(held_per_epoch(shards, "kept.append(bytes(10_000))")) > 4
+
+
+# --- processes
+
+
+def processes_marked(marker: str) -> list[int]:
+    """Those that inherited an environment with this text in it."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if marker.encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue  # it ended
+    return found
+
+
+def ranks(marker: str) -> list[int]:
+    """The marked processes that train; torchrun itself is none of them."""
+    commands = {pid: Path(f"/proc/{pid}/cmdline") for pid in processes_marked(marker)}
+    return [pid for pid, path in commands.items() if b"\0--nproc" not in path.read_bytes()]
+
+
+def shared_memory_of(pids: list[int]) -> set[Path]:
+    """Files in /dev/shm that processes have mapped or open, and not deleted yet."""
+    mapped = "".join(Path(f"/proc/{pid}/maps").read_text() for pid in pids).splitlines()
+    names = [line.split(maxsplit=5)[-1] for line in mapped if "/dev/shm/" in line]
+    links = [link for pid in pids for link in Path(f"/proc/{pid}/fd").iterdir()]
+    names += [os.readlink(link) for link in links if os.path.lexists(link)]
+    return {Path(name) for name in names if name.startswith("/dev/shm/") and name[-1] != ")"}
+
+
+@pytest.mark.parametrize("victim", ["rank 0", "rank 1", "torchrun"])
+def test_whoever_is_killed_no_process_and_no_file_is_left(
+    shards: Path, tmp_path: Path, victim: str
+):
+    run_dir, marker = tmp_path / "run", f"MARKER={tmp_path}"
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words += [str(MAIN), "demo", f"--index={shards}:train", f"--run-dir={run_dir}"]
+    words += ["--batch-size=6", "--log-every-steps=1", "--features.num-frames=64"]
+    agent = subprocess.Popen(
+        [*words, "--epochs=500"],
+        env=os.environ | {"MARKER": str(tmp_path), "TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    log = run_dir / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.stat().st_size):
+        assert agent.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    by_rank = sorted(ranks(marker))
+    assert len(by_rank) == 2
+    shared_memory = shared_memory_of([agent.pid, *by_rank])
+    pid = agent.pid if victim == "torchrun" else by_rank[int(victim[-1])]
+    os.kill(pid, signal.SIGKILL)
+    agent.wait(timeout=120)
+    assert agent.returncode != 0
+    while (left := processes_marked(marker)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+    assert not [path for path in shared_memory if path.exists()]
+    assert not list(run_dir.rglob("*.tmp"))

@@ -1,0 +1,179 @@
+"""What a study is started with: its options, the recipe it changes, its folder's record."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional, UseAppendAction, arg
+
+from psla_wds.config import Within, check_ranges, to_json
+from psla_wds.errors import ConfigError
+from psla_wds.io.atomic_files import atomic_open, disk_errors
+from psla_wds.models.config import IMAGENET
+from psla_wds.models.initial_weights import published_address
+from train.config import TrainConfig, check_all_read, is_method, read_config
+from train.recipes import RECIPES
+from train.study.paper import SETS, STUDIES, DataSet, data_sets
+from train.study.run import read_json
+
+PROG = "python -m train.study"
+Shards = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]")]
+DOWNLOAD = "download"
+RECORD = "study.json"
+LATER = ("ontology", "teacher", "esc50_index", "fsd50k_index")
+"""Options that only some rows depend on, so that they may be added later."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyArgs:
+    """Options of a study, beside those of train/main.py."""
+
+    name: Positional[str]
+    """Study to run; list prints them all."""
+    work: Path = Path("studies")
+    """Folder of the runs and of everything made from them. Studies of one set and recipe share
+    their runs there."""
+    set: DataSet | None = None
+    """Set of the paper that --index is, whose numbers are shown beside. Default: the first set
+    that `list` shows for the study."""
+    base: str | None = None
+    """Recipe, or config.json of a run, that the rows change. Default: the paper's for the set."""
+    seeds: Annotated[int, Within(1)] = 1
+    """Runs of each row, from the recipe's seed upwards. Committees have their own."""
+    dry_run: bool = False
+    """Print the commands that would run, and run nothing."""
+    processes: Annotated[int | None, Within(1)] = None
+    """Processes of a run, by torchrun on this machine. Default: one for each GPU."""
+    test_index: Shards = ()
+    """Shards to score finished models on; --eval-index then chooses the epoch, as in the paper's
+    FSD50K. Default: --eval-index serves both."""
+    ontology: Path | None = None
+    """AudioSet's ontology.json, or your own, for rows with enhanced labels."""
+    teacher: Path | None = None
+    """Run or checkpoint whose scores enhance the labels; the paper's was trained on the full set.
+    Default: the study's own first run on the labels as annotated."""
+    imagenet: str | None = None
+    """Folder of ImageNet weights as their libraries publish them, or download. Default: the
+    recipe's initial weights."""
+    esc50_index: Shards = ()
+    """Shards of ESC-50, for the study elsewhere."""
+    fsd50k_index: Shards = ()
+    """Shards of FSD50K's evaluation clips, cut to 10 s, for the study elsewhere."""
+    average_from: Annotated[int | None, Within(1)] = None
+    """First epoch of the averaged weights. Default: the paper's, or for another number of epochs
+    the one after the second decay."""
+    sizes: Annotated[tuple[int, ...], Within(1)] = ()
+    """Numbers of clips for the study training-size. Default: the paper's."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    @property
+    def data_set(self) -> DataSet:
+        """The set that --index is taken for; `ConfigError` if the study has no such table."""
+        if self.name not in STUDIES:
+            fix = f"choose {', '.join(STUDIES)}, or list"
+            raise ConfigError(f"there is no study {self.name}", where=PROG, fix=fix)
+        sets = data_sets(self.name)
+        if self.set and self.set not in sets:
+            what, fix = f"the paper has no such table for {self.set}", f"set {' or '.join(sets)}"
+            raise ConfigError(what, where="--set", fix=fix)
+        return self.set or sets[0]
+
+
+def base_config(args: StudyArgs, words: Sequence[str]) -> TrainConfig:
+    """The recipe with the settings in `words`, which are flags of train/main.py."""
+    name = args.base or SETS[args.data_set]["recipe"]
+    if name not in RECIPES and not name.endswith(".json"):
+        raise ConfigError(
+            f"there is no recipe {name}",
+            where="--base",
+            fix=f"choose {', '.join(RECIPES)}, or the config.json of a run",
+        )
+    recipe = RECIPES[name][1] if name in RECIPES else read_config(Path(name))
+    config = tyro.cli(TrainConfig, default=recipe, args=words, prog=f"{PROG} {args.name}")
+    check_all_read(config, recipe)
+    draws_once = args.data_set != "balanced" or config.sampler.sampling == "shuffle"
+    for holds, where, what, fix in (
+        (config.index, "--index", "needs shards to train on", "set --index SHARDS"),
+        (config.eval_index, "--eval-index", "evaluates its runs", "set --eval-index SHARDS"),
+        (config.run_dir == recipe.run_dir, "--run-dir", "names its run folders", "set --work"),
+        (not config.labels, "--labels", "makes its labels", "set --ontology and --teacher"),
+        (not config.distill, "--distill", "learns from labels alone", "choose another --base"),
+        (not args.sizes or args.name == "training-size", "--sizes", "other than training-size has "
+         "no sizes", "leave them out"),
+        (draws_once, "--sampler.sampling", "of the set balanced draws each clip once an epoch",
+         "set --sampler.sampling shuffle, or --set full"),
+    ):  # fmt: skip
+        if not holds:
+            raise ConfigError(f"a study {what}", where=where, fix=fix)
+    weights = config.model.initial_weights
+    if args.imagenet:
+        weights = imagenet_weights(args.imagenet, config.model.backbone)
+    model = replace(config.model, initial_weights=weights)
+    return replace(config, run_dir=Path("runs/run"), resume=False, model=model)
+
+
+def imagenet_weights(source: str, backbone: str) -> str:
+    """The value of --model.initial-weights that stands for `--imagenet`."""
+    if source == DOWNLOAD:
+        return IMAGENET
+    address = published_address(backbone)
+    path = Path(source) / Path(address).name
+    if not path.is_file():
+        raise ConfigError(
+            f"there are no ImageNet weights of {backbone}",
+            where=path,
+            fix=f"copy {address} there, or set --imagenet {DOWNLOAD}",
+        )
+    return str(path)
+
+
+def base_path(args: StudyArgs) -> Path:
+    """The configuration that every run of the folder starts from, as train/main.py takes it."""
+    return args.work / "base.json"
+
+
+def check_begun(args: StudyArgs, base: TrainConfig, shards: dict[str, str]) -> dict[str, Any]:
+    """The content for `study.json`; `ConfigError` if the folder was begun with other settings.
+
+    Args:
+        shards: fingerprints of the shards by name of their option.
+    """
+    path = args.work / RECORD
+    options = {name: getattr(args, name) or None for name in (*LATER, "test_index", "average_from")}
+    method = {name: value for name, value in to_json(base).items() if is_method(name)}
+    now = {"set": args.data_set, **options, **shards, **method}
+    now = json.loads(json.dumps(now, default=str))
+    before = read_json(path) if path.exists() else {}
+    changed = [
+        name
+        for name, value in before.items()
+        if now.get(name) != value and (name not in LATER or (value and now[name]))
+    ]
+    if changed:
+        differences = "; ".join(f"{n} was {before[n]}, now {now.get(n)}" for n in changed)
+        raise ConfigError(
+            f"this folder was begun with other settings: {differences[:600]}",
+            where=path,
+            fix="give the same settings, or choose another --work",
+        )
+    return now | {name: before[name] for name in LATER if before.get(name)}
+
+
+def begin(args: StudyArgs, base: TrainConfig, record: dict[str, Any]) -> None:
+    """Write `study.json`, and the configuration that the runs start from."""
+    contents = {RECORD: record, base_path(args).name: to_json(base)}
+    write(args.work, {name: json.dumps(value, indent=1) for name, value in contents.items()})
+
+
+def write(folder: Path, texts: dict[str, str]) -> None:
+    """Write files of a folder by name, each whole or not at all."""
+    with disk_errors(folder, "write the study"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            with atomic_open(folder / name, "w", shared=True) as file:
+                file.write(text + "\n")
