@@ -169,10 +169,9 @@ def write(found: Comparison, args: Args) -> Sequence[Path]:
     if args.page:
         texts[args.page] = render(found, [str(path) for path in args.runs])
     for path, text in texts.items():
-        with disk_errors(path, "write the comparison", then="run the command again"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_open(path, "w") as file:
-                file.write(text)
+        writing = disk_errors(path, "write the comparison", then="run the command again")
+        with writing, atomic_open(path, "w") as file:
+            file.write(text)
     return list(texts)
 
 

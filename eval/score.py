@@ -261,7 +261,6 @@ def to_text(report: Report) -> str:
 
 def _write(folder: Path, texts: dict[str, str]) -> None:
     with disk_errors(folder, "write the results", then="run the command again"):
-        folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             with atomic_open(folder / name, "w") as file:
                 file.write(text)

@@ -77,10 +77,9 @@ class Scores:
         }
         _check(arrays, path)
         arrays[ORIGINS] = np.array([str(origin) for origin in self.origins], np.str_)
-        with disk_errors(path, "write the score file", then="run the command again"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_open(path) as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
+        writing = disk_errors(path, "write the score file", then="run the command again")
+        with writing, atomic_open(path) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
 
     def rows_of(self, clip_ids: Sequence[str], *, where: object) -> Int64[np.ndarray, " clips"]:
         """The row of each of these clips; `ScoreError` unless they are the clips scored, once."""

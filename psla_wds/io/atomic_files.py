@@ -30,12 +30,14 @@ def disk_errors(where: object, what: str, *, then: str = GO_ON) -> Iterator[None
 
 @contextmanager
 def atomic_open(path: Path, mode: str = "wb", *, shared: bool = False) -> Iterator[IO]:
-    """Open a file for writing; it appears, complete and on disk, when the block ends well.
+    """Open a file for writing; it appears, complete and on disk, when the block ends well. The
+    folders that it lies in are made.
 
     Args:
         shared: other processes may write the same file meanwhile, each under a name of its own;
             `Disk.sweep` deletes what a killed one leaves.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     mark = f".{secrets.token_hex(4)}" if shared else ""
     temporary = path.with_name(f"{path.name}{mark}.tmp")
     try:

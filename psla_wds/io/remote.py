@@ -3,7 +3,10 @@
 Requests are bounded in time, and made again where that may help.
 """
 
+import logging
+import random
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,14 +16,16 @@ from typing import IO, Any, TypeVar
 
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.io.locations import Url, is_http
-from psla_wds.io.retry import ReadError, retry
 
+logger = logging.getLogger("reader")
 T = TypeVar("T")
 
 REQUEST_TIMEOUT_S = 60.0
 """Longest wait for one answer; then the request is made again."""
 LISTING_TIMEOUT_S = 3600.0
 """Longest wait for the listing of a folder: stores send 1,000 names an answer."""
+REQUESTS_AT_ONCE = 32
+"""Requests for small things, such as sizes, that are made at the same time."""
 PART_BYTES = 8 * 2**20
 """Bytes that are copied here at a time, so that a file need not fit into memory."""
 SLOWEST_BYTES_PER_S = 2**20
@@ -31,6 +36,32 @@ NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRe
 """Errors of botocore, which is not imported for their sake."""
 MODIFIED = ("LastModified", "updated", "mtime", "created")
 """What s3fs, gcsfs and others call the time when a file was written."""
+
+RETRY_PAUSES_S = (0.1, 0.5, 2.0, 8.0)
+"""Pauses before a failed read is tried again: networks and file servers recover."""
+JITTER = random.Random()
+"""A generator of its own: what a training script does with `random` stays as it is."""
+
+
+class ReadError(Exception):
+    """A read failed, and may succeed when tried again; the message is one line."""
+
+
+def retry(
+    read: Callable[[], T],
+    where: Callable[[], object],
+    *,
+    pause: Callable[[float], object] = time.sleep,
+) -> T:
+    """What `read` returns, tried again with growing pauses while it raises `ReadError`."""
+    for pause_s in RETRY_PAUSES_S:
+        try:
+            return read()
+        except ReadError as failure:
+            logger.warning("%s: %s; trying again", where(), failure)
+        # When a store fails, many readers fail at once: they must not all come back at once.
+        pause(pause_s * JITTER.uniform(0.5, 1.5))
+    return read()
 
 
 def remote(url: Url, timeout_s: float = REQUEST_TIMEOUT_S) -> "Remote":
@@ -44,10 +75,13 @@ class Remote:
     Raises `ShardError` where a store refuses, or does not answer after several tries.
     """
 
-    requests_at_once = 32
+    is_local = False
 
     def __init__(self, url: Url, timeout_s: float) -> None:
         self.url, self._timeout_s = url, timeout_s
+
+    def address(self) -> str:
+        return str(self.url)
 
     def entries(self) -> dict[str, int | None]:
         listing: list[dict[str, Any]] = self._if_there(lambda: self._list("ls", detail=True), [])
@@ -97,7 +131,7 @@ class Remote:
         return self._answered(read) if size else b""
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
-        """As of `ShardFile`: one request, which is not made again here."""
+        """One request, which is not made again here."""
         try:
             content = self._fetch(offset, offset + len(buffer))
         except FileNotFoundError:
@@ -238,7 +272,7 @@ class Web(Remote):
         return True  # for all that can be known
 
     def sizes(self, names: Sequence[str]) -> list[int | None]:
-        with ThreadPoolExecutor(self.requests_at_once) as pool:
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
             return list(pool.map(lambda name: remote(self.url / name).size(), names))
 
     def require_writable(self) -> None:

@@ -5,64 +5,32 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
-from typing import IO, Protocol, TypeAlias, runtime_checkable
+from typing import IO, TypeAlias
 
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.io.atomic_files import atomic_folder, atomic_open
 from psla_wds.io.locations import Location
-from psla_wds.io.remote import Remote, remote
-from psla_wds.io.retry import ReadError
-
-Store: TypeAlias = "Disk | Remote"
-
-
-def at(location: Location) -> Store:
-    """The file or folder at a location, which need not be there."""
-    return Disk(location) if isinstance(location, Path) else remote(location)
-
-
-def sizes_of(locations: Sequence[Location]) -> list[int | None]:
-    """Bytes of each file, None where there is none; files of one folder are asked for together."""
-    sizes: list[int | None] = []
-    for _, group in groupby(locations, key=lambda location: str(location.parent)):
-        members = list(group)
-        sizes += at(members[0].parent).sizes([member.name for member in members])
-    return sizes
-
-
-@runtime_checkable
-class ShardFile(Protocol):
-    """A shard that several threads may read from."""
-
-    def read_into(self, offset: int, buffer: memoryview) -> int:
-        """Fill the buffer from this byte on; returns how many bytes there were.
-
-        Raises `ReadError` where another try may help, and `ShardError` where it cannot.
-        """
-        ...
-
-    def close(self) -> None: ...
-
-
-def open_shard(location: Location, *, request_timeout_s: float) -> ShardFile:
-    """The shard at a location; it is not looked for before the first read."""
-    if isinstance(location, Path):
-        return LocalShard(location)
-    return remote(location, request_timeout_s)
+from psla_wds.io.remote import REQUEST_TIMEOUT_S, ReadError, Remote, remote
 
 
 class Disk:
     """A file or folder on a disk or a mounted file system."""
 
-    requests_at_once = 1
-    """Files that are worth reading at the same time."""
+    is_local = True
+    """Whether reads are so fast that requests need not be under way at the same time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = Lock()
+        self._descriptor: int | None = None
+
+    def address(self) -> str:
+        """The same text wherever a process works and by whichever link it comes."""
+        return str(self.path.resolve())
 
     def entries(self) -> dict[str, int | None]:
         """Names in a folder, with the bytes of files and None for folders; none if it is not there.
@@ -123,6 +91,41 @@ class Disk:
             file.seek(offset)
             return file.read(size)
 
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill the buffer from this byte on, in any thread; returns how many bytes there were.
+
+        The file stays open until `close`. Raises `ReadError` where another try may help, and
+        `ShardError` where it cannot.
+        """
+        descriptor = self._descriptor
+        if descriptor is None:
+            descriptor = self._open()
+        try:
+            return os.preadv(descriptor, [buffer], offset)
+        except OSError as error:
+            raise ReadError(f"cannot be read: {error.strerror}") from None
+
+    def _open(self) -> int:
+        with self._lock:
+            if self._descriptor is None:
+                try:
+                    descriptor = os.open(self.path, os.O_RDONLY)
+                except OSError as error:
+                    raise ShardError(
+                        f"cannot open the shard: {error.strerror}",
+                        where=self.path,
+                        fix="mount or copy the shards again",
+                    ) from None
+                # Clips are read in random order: reading ahead in the file would be in vain.
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+                self._descriptor = descriptor
+            return self._descriptor
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor = None
+
     @contextmanager
     def local_copy(self) -> Iterator[Path]:
         """The file itself, or a copy of what is behind a URL for as long as the block lasts;
@@ -143,13 +146,9 @@ class Disk:
                 fix="give write access, or link the files (ln -s) into a folder that has it",
             ) from None
 
-    @contextmanager
-    def write(self, mode: str = "wb", *, shared: bool = False) -> Iterator[IO]:
-        """Open a file for writing; it appears, complete, when the block ends well, and so do the
-        folders that it lies in. Arguments as of `atomic_open`."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_open(self.path, mode, shared=shared) as file:
-            yield file
+    def write(self, mode: str = "wb", *, shared: bool = False) -> AbstractContextManager[IO]:
+        """A file open for writing, as `atomic_open` has it."""
+        return atomic_open(self.path, mode, shared=shared)
 
     @contextmanager
     def write_folder(self, *, last: str) -> Iterator[Path]:
@@ -172,6 +171,27 @@ class Disk:
                 path.unlink(missing_ok=True)
 
 
+Store: TypeAlias = Disk | Remote
+
+
+def at(location: Location, timeout_s: float = REQUEST_TIMEOUT_S) -> Store:
+    """The file or folder at a location, which need not be there.
+
+    Args:
+        timeout_s: longest wait for the answer to one request for bytes behind a URL.
+    """
+    return Disk(location) if isinstance(location, Path) else remote(location, timeout_s)
+
+
+def sizes_of(locations: Sequence[Location]) -> list[int | None]:
+    """Bytes of each file, None where there is none; files of one folder are asked for together."""
+    sizes: list[int | None] = []
+    for _, group in groupby(locations, key=lambda location: str(location.parent)):
+        members = list(group)
+        sizes += at(members[0].parent).sizes([member.name for member in members])
+    return sizes
+
+
 def _names_below(folder: Path | str, prefix: str) -> Iterator[str]:
     """Without `os.walk`, which lists a whole folder before it goes on."""
     try:
@@ -191,42 +211,3 @@ def _unreadable(folder: Path | str, error: OSError) -> ConfigError:
         where=folder,
         fix="give read access, or move it away",
     )
-
-
-class LocalShard:
-    """A tar on a disk or a mounted file system."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = Lock()
-        self._descriptor: int | None = None
-
-    def read_into(self, offset: int, buffer: memoryview) -> int:
-        descriptor = self._descriptor
-        if descriptor is None:
-            descriptor = self._open()
-        try:
-            return os.preadv(descriptor, [buffer], offset)
-        except OSError as error:
-            raise ReadError(f"cannot be read: {error.strerror}") from None
-
-    def close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-        self._descriptor = None
-
-    def _open(self) -> int:
-        with self._lock:
-            if self._descriptor is None:
-                try:
-                    descriptor = os.open(self.path, os.O_RDONLY)
-                except OSError as error:
-                    raise ShardError(
-                        f"cannot open the shard: {error.strerror}",
-                        where=self.path,
-                        fix="mount or copy the shards again",
-                    ) from None
-                # Clips are read in random order: reading ahead in the file would be in vain.
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-                self._descriptor = descriptor
-            return self._descriptor

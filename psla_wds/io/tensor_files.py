@@ -17,7 +17,6 @@ from psla_wds.io.atomic_files import atomic_open
 def save_tensors(content: dict[str, Any], path: Path) -> None:
     """Write tensors, numbers and strings; the file is whole or absent."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_open(path) as file:
             torch.save(content, file)
     except (OSError, RuntimeError) as error:

@@ -24,6 +24,7 @@ from psla_wds.io.stores import at
 
 FORMAT_VERSION = 1
 SHARD_NAME = "shard-{number:06d}.tar"
+SIDECARS_AT_ONCE = 32
 MAX_SAMPLE_RATE_HZ = 2**32 - 1
 """The highest that a header of audio can name; WAV has 32 bits for it."""
 
@@ -193,12 +194,10 @@ def write_sidecar(tar: Location, sidecar: Sidecar) -> None:
 
 def read_sidecars(tars: Sequence[Location]) -> Iterator[Sidecar | None]:
     """The sidecar of each tar, in turn; behind URLs, several are asked for at once."""
-    if not tars:
-        return
-    at_once = at(tars[0]).requests_at_once
-    with ThreadPoolExecutor(at_once) as pool:
-        for start in range(0, len(tars), at_once):
-            yield from pool.map(read_sidecar, tars[start : start + at_once])
+    with ThreadPoolExecutor(SIDECARS_AT_ONCE) as pool:
+        for start in range(0, len(tars), SIDECARS_AT_ONCE):
+            some = tars[start : start + SIDECARS_AT_ONCE]
+            yield from (map if at(some[0]).is_local else pool.map)(read_sidecar, some)
 
 
 def read_sidecar(tar: Location) -> Sidecar | None:

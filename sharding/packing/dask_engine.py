@@ -131,7 +131,7 @@ def _work(task: ShardTask, folder: str) -> ShardResult:
 
 def _names_relative_paths(task: ShardTask) -> bool:
     places = (task.folder, *(clip.path for clip in task.clips))
-    return any(isinstance(place, Path) and not place.is_absolute() for place in places)
+    return any(not place.is_absolute() for place in places)
 
 
 def _result(future: Any, task: ShardTask) -> ShardResult:

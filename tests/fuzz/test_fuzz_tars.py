@@ -89,7 +89,7 @@ def make_odd(draw: st.DrawFn, info: tarfile.TarInfo, content: bytes) -> bytes:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("psla_wds.io.retry.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("psla_wds.io.remote.RETRY_PAUSES_S", ())
     (tmp_path / "shards").mkdir()
     (tmp_path / "canary").write_text("never read, never written")
     return tmp_path / "shards"

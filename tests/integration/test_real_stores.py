@@ -38,7 +38,7 @@ http {{
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("psla_wds.io.retry.RETRY_PAUSES_S", (0.01, 0.02, 0.05, 0.1, 0.1, 0.1))
+    monkeypatch.setattr("psla_wds.io.remote.RETRY_PAUSES_S", (0.01, 0.02, 0.05, 0.1, 0.1, 0.1))
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def store(shards: Path) -> Iterator[Store]:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("psla_wds.io.retry.RETRY_PAUSES_S", (0.01, 0.02, 0.05, 0.1))
+    monkeypatch.setattr("psla_wds.io.remote.RETRY_PAUSES_S", (0.01, 0.02, 0.05, 0.1))
 
 
 def all_clips(index: ShardIndex, **settings: object) -> list[bytes]:

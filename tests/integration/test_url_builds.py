@@ -51,7 +51,7 @@ def in_this_process(tasks: Sequence[ShardTask], workers: int) -> Iterator[Update
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("sharding.packing.pack_all.run_local", in_this_process)
-    monkeypatch.setattr("psla_wds.io.retry.RETRY_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("psla_wds.io.remote.RETRY_PAUSES_S", (0.0, 0.0))
     yield
     STORE.store.clear()
     STORE.pseudo_dirs[:] = [""]

@@ -173,7 +173,6 @@ def begin(args: StudyArgs, base: TrainConfig, record: dict[str, Any]) -> None:
 def write(folder: Path, texts: dict[str, str]) -> None:
     """Write files of a folder by name, each whole or not at all."""
     with disk_errors(folder, "write the study"):
-        folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             with atomic_open(folder / name, "w", shared=True) as file:
                 file.write(text + "\n")

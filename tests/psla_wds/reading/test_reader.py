@@ -25,7 +25,7 @@ def copied(shards: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("psla_wds.io.retry.RETRY_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("psla_wds.io.remote.RETRY_PAUSES_S", (0.0, 0.0))
 
 
 def read(shards: Path, rows: np.ndarray, threads: int = 1) -> list[bytes]:
