@@ -1,4 +1,4 @@
-"""The class list: which mid and which name each output of the model stands for."""
+"""The class list: mid and name of each output of the model."""
 
 import csv
 import difflib
@@ -36,11 +36,11 @@ class ClassList:
         return len(self.mids)
 
     def find(self, label: str) -> int | None:
-        """The class that `label` (a mid, a display name or an index) stands for, if any."""
+        """Position of the class that `label` (a mid, a display name or an index) means, if any."""
         return self._position.get(label)
 
     def nearest(self, label: str) -> str | None:
-        """The mid or name most like `label`, to offer in an error message."""
+        """The most similar mid or name, to suggest in an error message."""
         known = [*self.names, *self.mids]
         matches = difflib.get_close_matches(label.lower(), [k.lower() for k in known], n=1)
         return next((k for k in known if matches and k.lower() == matches[0]), None)

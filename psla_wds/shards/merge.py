@@ -51,7 +51,7 @@ def _finished_sidecars(shards: Location, tars: list[Location]) -> Iterator[Sidec
 
 
 class _Table:
-    """The columns of all shards, put together shard by shard, in temporary files without names."""
+    """The columns of all shards, assembled shard by shard in unnamed temporary files."""
 
     def __init__(self, classes: ClassList) -> None:
         self.classes = classes
@@ -59,10 +59,10 @@ class _Table:
         self.sha256: list[str] = []
         self.num_clips = 0
         self._rates: dict[int, bool] = {}
-        """Sample rate of the shards in Hz, and whether any clip has it."""
+        """Sample rate of the shards in Hz, and whether any shard with this rate has clips."""
         self._position = {mid: i for i, mid in enumerate(classes.mids)}
         self._splits: dict[str, int] = {}
-        """In the order in which they turn up."""
+        """Splits in the order of their first appearance."""
         self._files = {n: tempfile.TemporaryFile() for n in COLUMN_DTYPES}  # noqa: SIM115, kept open
 
     def add(self, sidecar: Sidecar) -> None:
@@ -75,7 +75,7 @@ class _Table:
         self.num_clips += len(sidecar.clips.clip_id)
 
     def _shard_columns(self, sidecar: Sidecar) -> dict[str, np.ndarray]:
-        """The columns of one shard; those of starts hold lengths, until all are known."""
+        """Append the columns of one shard; columns of starts hold lengths until all are known."""
         clips, splits = sidecar.clips, self._splits
         ids = [clip_id.encode() for clip_id in clips.clip_id]
         names = ("offset", "size", "crc32", "num_samples")
@@ -96,13 +96,13 @@ class _Table:
             unknown = {mid for mids in sidecar.clips.mids for mid in mids} - self._position.keys()
             names = ", ".join(sorted(unknown))
             raise ShardError(
-                f"clips carry classes that the class list does not have: {names}",
+                f"clips have classes that are missing from the class list: {names}",
                 where=sidecar.shard,
                 fix=f"put back the {CLASS_LABELS} that the shards were built with",
             ) from None
 
     def columns(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Name and column, one at a time."""
+        """Names and columns, one at a time."""
         ranks = np.argsort(np.argsort(list(self._splits)))
         for name, dtype in COLUMN_DTYPES.items():
             self._files[name].seek(0)
@@ -129,7 +129,7 @@ class _Table:
 
 
 def write_index(shards: Location, sidecars: Iterable[Sidecar], classes: ClassList) -> None:
-    """Replace the index of a folder by one of these shards."""
+    """Replace the index of a folder with one of these shards."""
     table = _Table(classes)
     with progress_bar(desc="indexing") as bar:
         for sidecar in sidecars:
@@ -145,7 +145,7 @@ def write_index(shards: Location, sidecars: Iterable[Sidecar], classes: ClassLis
         "mids": table.classes.mids,
         "names": table.classes.names,
     }
-    # An interruption while the old one is replaced leaves none; the next reader reports the remedy.
+    # An interruption at this point leaves no index; readers then report how to make one.
     with at(shards / INDEX_FOLDER).write_folder(last=META) as folder:
         for name, column in table.columns():
             np.save(folder / f"{name}.npy", column, allow_pickle=False)

@@ -289,7 +289,7 @@ def test_a_task_that_is_none_gets_an_error(text: str):
 
 
 def test_a_task_knows_its_place_in_a_slurm_array(monkeypatch):
-    with pytest.raises(ConfigError, match="no job of a Slurm array"):
+    with pytest.raises(ConfigError, match="not a job of a Slurm array"):
         parse_task("slurm")
     for first in (0, 1):
         shares = []
