@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faulty_proxy import Proxy, faulty_proxy
-from s3_server import CREDENTIALS, serving_s3
+from services.faulty_proxy import Proxy, faulty_proxy
+from services.s3_server import CREDENTIALS, serving_s3
 
 from psla_wds.errors import ShardError, StaleIndexError
 from psla_wds.reading.reader import Reader

@@ -10,7 +10,7 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-from store_server import Store, serving
+from services.store_server import Store, serving
 
 from psla_wds import LoaderConfig, ReaderConfig, open_indexes, training_batches
 from psla_wds.errors import ConfigError, PslaError, ShardError, StaleIndexError

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import assert_user_error, manifest_arguments, run_command, write_corpus
-from s3_server import CREDENTIALS, serving_s3
+from services.s3_server import CREDENTIALS, serving_s3
 
 from psla_wds.io.locations import parse_location
 from psla_wds.io.stores import at

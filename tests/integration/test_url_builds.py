@@ -13,7 +13,7 @@ import soundfile
 from conftest import assert_user_error, manifest_arguments, run_command, write_corpus
 from data_sets import write_classes, write_esc50, write_fsd50k, write_sound
 from foreign_tars import write_tars
-from store_server import serving
+from services.store_server import serving
 
 from psla_wds.audio.decode import ClipRefusedError
 from psla_wds.errors import ConfigError, ShardError, StaleIndexError

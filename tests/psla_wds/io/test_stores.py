@@ -47,7 +47,7 @@ def test_a_folder_lists_files_and_folders(folder: Location):
     assert sorted(at(folder).names_below()) == [".hidden", "a.tar", "below/b"]
     assert at(folder).sizes(["a.tar", "gone", "below"]) == [5, None, None]
     assert at(folder).is_folder() and at(folder).size() is None
-    assert not at(folder / "a.tar").is_folder() and at(folder / "a.tar").entries() in ({}, None)
+    assert not at(folder / "a.tar").is_folder() and at(folder / "a.tar").entries() == {}
     assert sizes_of([*files, folder / "gone", files[0]]) == [5, 5, None, 5]
 
 
@@ -63,7 +63,7 @@ def test_a_file_is_read_whole_and_in_parts(folder: Location):
     file.close()
     with pytest.raises(FileNotFoundError):
         at(folder / "gone").read()
-    with pytest.raises(ShardError, match=r"no such (shard|file)"):
+    with pytest.raises(ShardError, match=r"[Nn]o such"):
         at(folder / "gone").read_into(0, memoryview(buffer))
 
 
@@ -125,7 +125,7 @@ def test_a_column_is_mapped_as_it_was_saved(folder: Location, column: np.ndarray
         np.save(file, column)
     mapped = map_column(folder / "a.npy", column.dtype.type, ndim=column.ndim)
     assert np.array_equal(mapped, column) and not mapped.flags.writeable
-    with pytest.raises(ValueError, match="of 1 dimensions|of 2 dimensions"):
+    with pytest.raises(ValueError, match="dimensions"):
         map_column(folder / "a.npy", np.float32, ndim=column.ndim)
 
 

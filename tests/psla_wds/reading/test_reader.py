@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import assert_user_error
-from store_server import serving
+from services.store_server import serving
 
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.reading.reader import Reader, ReaderConfig

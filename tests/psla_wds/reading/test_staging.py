@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from store_server import serving
+from services.store_server import serving
 
 from psla_wds import FeatureConfig, LoaderConfig, ReaderConfig, training_batches
 from psla_wds.reading.reader import Reader
