@@ -19,7 +19,7 @@ from jaxtyping import Float64
 
 from psla_wds import cli
 from psla_wds.errors import ConfigError
-from psla_wds.io.disk import disk_errors
+from psla_wds.io.atomic_files import disk_errors
 from psla_wds.progress import progress_bar
 from sharding.families import FAMILIES, annotated_labels, ontology, truth_line
 from sharding.sounds import SOUND_CLASSES, SoundClass, class_probabilities
