@@ -1,0 +1,227 @@
+"""Plan, render and write the clips of a demo corpus, in AudioSet's layout.
+
+Clip i is a function of the seed, i and the length: a smaller corpus is the beginning of a larger
+one. Labels do not depend on audio, since each has a random stream of its own.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import soundfile
+from jaxtyping import Float64
+
+from psla_wds.config import Within, check_ranges
+from psla_wds.errors import ConfigError
+from psla_wds.io.files import atomic_open
+from psla_wds.labels.class_list import write_class_list
+from psla_wds.progress import progress_bar
+from sharding.demo.classes import (
+    SOUND_CLASSES,
+    SoundClass,
+    annotated_labels,
+    class_list,
+    ontology,
+    true_labels,
+)
+from sharding.demo.sounds import band_noise
+
+PLAN_STREAM, SOUND_STREAM, ANNOTATION_STREAM = 0, 1, 2
+"""Last number in the seed of a random stream, after the seed of the corpus and the clip."""
+
+NUM_EVENTS_SHARES = (0.66, 0.28, 0.06)  # of clips with 1, 2 and 3 events: 1.4 on average
+ROLL_CALL_CLIPS = 250  # in so many clips every class is called once
+EVENT_SHARE = (0.5, 1.0)  # length of an event, as a share of the clip's
+EVENT_GAIN_DB = (-12.0, 0.0)
+FADE_S = 0.005  # an event begins and ends without a click
+FLOOR_BAND_HZ, FLOOR_DB = (20.0, 500.0), (-65.0, -45.0)
+PEAK_DB = (-15.0, -1.0)  # below 0, since what Vorbis decodes to overshoots a little
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusConfig:
+    """What is in the corpus."""
+
+    clips: Annotated[int, Within(1, 2**32)] = 1000
+    """Number of clips. A smaller corpus is the beginning of a larger one."""
+    seed: Annotated[int, Within(0, 2**32 - 1)] = 0
+    """Seed of the clips. Use another seed for evaluation."""
+    clip_s: Annotated[float, Within(0.1, without=(0.1,))] = 2.5
+    """Length of every clip in seconds."""
+    families: bool = False
+    """Label families, such as Vehicle, as well; also write ontology.json and truth.jsonl."""
+    missing_parents: Annotated[float, Within(0, 1)] = 0.0
+    """Share of the labels of families to leave out of segments.csv."""
+    missing_children: Annotated[float, Within(0, 1)] = 0.0
+    """Share of the labels of families' members to leave out of segments.csv."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        missing = self.missing_parents + self.missing_children
+        if missing > 1 or (missing and not self.families):
+            raise ConfigError(
+                f"cannot leave out {self.missing_parents:g} of parents and "
+                f"{self.missing_children:g} of children",
+                where="--missing-parents, --missing-children",
+                fix="set --families, and shares that sum to at most 1",
+            )
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """How a clip is stored. Real collections are mixed, so the packer must resample."""
+
+    suffix: str
+    rate_hz: int
+    num_channels: int
+    share: float
+    """Share of all clips."""
+
+
+FILE_FORMATS = (
+    FileFormat("wav", 16_000, 1, 0.40),
+    FileFormat("flac", 16_000, 1, 0.40),
+    FileFormat("wav", 22_050, 1, 0.08),
+    FileFormat("flac", 44_100, 2, 0.06),
+    FileFormat("ogg", 32_000, 1, 0.06),
+)
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """What a clip is to be."""
+
+    clip_id: str
+    sounds: tuple[SoundClass, ...]
+    """1 to 3 different classes, in the order of the table."""
+    file_format: FileFormat
+
+    @property
+    def file_name(self) -> str:
+        return f"Y{self.clip_id}.{self.file_format.suffix}"
+
+
+def write_corpus(output: Path, config: CorpusConfig) -> list[list[str]]:
+    """Write the corpus; return the labels (mids) of each clip.
+
+    segments.csv comes last: where it is, everything is complete. `ConfigError` if the folder
+    exists and is not empty.
+    """
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise ConfigError(
+            "the output is not an empty folder",
+            where=output,
+            fix="name a folder that is empty or does not exist yet",
+        )
+    (output / "audio").mkdir(parents=True)
+    plans = [plan_clip(config.seed, number) for number in range(config.clips)]
+    for number, plan in enumerate(progress_bar(plans, desc="synthesize")):
+        clip = render_clip(_rng(config.seed, number, SOUND_STREAM), plan, config.clip_s)
+        (output / "audio" / plan.file_name).write_bytes(_encode(clip, plan.file_format))
+    truth = [true_labels(plan.sounds, families=config.families) for plan in plans]
+    found = [_annotated(config, number, mids) for number, mids in enumerate(truth)]
+    if config.families:
+        _write(output / "ontology.json", [ontology()])
+        _write(output / "truth.jsonl", _truth_lines(plans, truth))
+    write_class_list(class_list(families=config.families), output / "class_labels_indices.csv")
+    _write(output / "segments.csv", _segment_lines(plans, found, config.clip_s))
+    return found
+
+
+def plan_clip(seed: int, number: int) -> ClipPlan:
+    """Sounds and format of a clip, a function of these two alone."""
+    rng = _rng(seed, number, PLAN_STREAM)
+    num_events = 1 + rng.choice(len(NUM_EVENTS_SHARES), p=NUM_EVENTS_SHARES)
+    sounds = tuple(SOUND_CLASSES[i] for i in _draw_classes(rng, number, num_events))
+    file_format = rng.choice(len(FILE_FORMATS), p=[f.share for f in FILE_FORMATS])
+    return ClipPlan(clip_id(seed, number), sounds, FILE_FORMATS[file_format])
+
+
+def _draw_classes(rng: np.random.Generator, number: int, num_events: int) -> list[int]:
+    """Different classes by their frequency; where a class is called, it is the first.
+
+    Chance alone leaves the rarest classes out of a small corpus. So each is called once in
+    `ROLL_CALL_CLIPS`, at every second clip from the first on.
+    """
+    turn, odd = divmod(number % ROLL_CALL_CLIPS, 2)
+    called = [turn] if not odd and turn < len(SOUND_CLASSES) else []
+    weights = np.array([sound.frequency for sound in SOUND_CLASSES])
+    weights[called] = 0.0
+    others, chances = num_events - len(called), weights / weights.sum()
+    drawn = rng.choice(len(SOUND_CLASSES), others, replace=False, p=chances)
+    return sorted([*called, *drawn.tolist()])
+
+
+def clip_id(seed: int, number: int) -> str:
+    """11 characters as on YouTube: 64 bits in base64; different for each (seed, number)."""
+    factor = 0x9E3779B97F4A7C15  # odd, so that nothing is lost: multiplication can be undone
+    mixed = (seed << 32 | number) * factor % 2**64
+    mixed = (mixed ^ mixed >> 32) * factor % 2**64
+    return base64.urlsafe_b64encode(mixed.to_bytes(8, "big")).decode().rstrip("=")
+
+
+def render_clip(
+    rng: np.random.Generator, plan: ClipPlan, clip_s: float
+) -> Float64[np.ndarray, "samples channels"]:
+    """The events of a clip over a faint floor, within [-1, 1]."""
+    rate_hz, num_channels = plan.file_format.rate_hz, plan.file_format.num_channels
+    num_samples = round(clip_s * rate_hz)
+    floor = band_noise(rng, num_samples, rate_hz, FLOOR_BAND_HZ) * _gain(rng, FLOOR_DB)
+    clip = np.tile(floor[:, None], num_channels)
+    for sound in plan.sounds:
+        length = round(rng.uniform(*EVENT_SHARE) * num_samples)
+        event = sound.generate(rng, length, rate_hz)
+        event *= _gain(rng, EVENT_GAIN_DB) / np.abs(event).max()
+        to_edge = np.minimum(np.arange(1, length + 1), np.arange(length, 0, -1))
+        event *= np.minimum(1.0, to_edge / (FADE_S * rate_hz))
+        panning = rng.uniform(0.3, 1.0, num_channels)
+        onset = rng.integers(0, num_samples - length + 1)
+        clip[onset : onset + length] += event[:, None] * (panning / panning.max())
+    return clip * (_gain(rng, PEAK_DB) / np.abs(clip).max())
+
+
+def _gain(rng: np.random.Generator, range_db: tuple[float, float]) -> float:
+    return 10 ** (rng.uniform(*range_db) / 20)
+
+
+def _encode(clip: Float64[np.ndarray, "samples channels"], file_format: FileFormat) -> bytes:
+    buffer = io.BytesIO()  # given a path, soundfile syncs every file to the disk: 5 ms
+    soundfile.write(buffer, clip, file_format.rate_hz, format=file_format.suffix)
+    return buffer.getvalue()
+
+
+def _annotated(config: CorpusConfig, number: int, labels: list[str]) -> list[str]:
+    rng = _rng(config.seed, number, ANNOTATION_STREAM)
+    missing = {"no_parent": config.missing_parents, "no_child": config.missing_children}
+    return annotated_labels(rng, labels, **missing)
+
+
+def _rng(seed: int, number: int, stream: int) -> np.random.Generator:
+    return np.random.default_rng([seed, number, stream])
+
+
+def _truth_lines(plans: list[ClipPlan], labels: list[list[str]]) -> Iterator[str]:
+    """All labels of each clip, in the form that eval.enhance compares with."""
+    for plan, mids in zip(plans, labels, strict=True):
+        yield json.dumps({"clip_id": plan.clip_id, "labels": mids}) + "\n"
+
+
+def _segment_lines(plans: list[ClipPlan], labels: list[list[str]], clip_s: float) -> Iterator[str]:
+    """AudioSet's segments: three lines of comment, then a comma *and a space* between fields."""
+    mids = [mid for found in labels for mid in found]
+    yield "# Segments csv created by sharding.synthesize\n"
+    yield f"# num_ytids={len(plans)}, num_segs={len(plans)}, "
+    yield f"num_unique_labels={len(set(mids))}, num_positive_labels={len(mids)}\n"
+    yield "# YTID, start_seconds, end_seconds, positive_labels\n"
+    for plan, found in zip(plans, labels, strict=True):
+        yield f'{plan.clip_id}, 0.000, {clip_s:.3f}, "{",".join(found)}"\n'
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    with atomic_open(path, "w") as file:
+        file.writelines(lines)
