@@ -5,6 +5,7 @@ one. Labels do not depend on audio, since each has a random stream of its own.
 """
 
 import base64
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator
@@ -29,7 +30,7 @@ from sharding.demo.classes import (
     ontology,
     true_labels,
 )
-from sharding.demo.sounds import band_noise
+from sharding.demo.sounds import Event, noise
 
 PLAN_STREAM, SOUND_STREAM, ANNOTATION_STREAM = 0, 1, 2
 """Last number in the seed of a random stream, after the seed of the corpus and the clip."""
@@ -121,21 +122,32 @@ def write_corpus(output: Path, config: CorpusConfig) -> list[list[str]]:
     (output / "audio").mkdir(parents=True)
     plans = [plan_clip(config.seed, number) for number in range(config.clips)]
     for number, plan in enumerate(progress_bar(plans, desc="synthesize")):
-        clip = render_clip(_rng(config.seed, number, SOUND_STREAM), plan, config.clip_s)
+        rng = np.random.default_rng([config.seed, number, SOUND_STREAM])
+        clip = render_clip(rng, plan, config.clip_s)
         (output / "audio" / plan.file_name).write_bytes(_encode(clip, plan.file_format))
-    truth = [true_labels(plan.sounds, families=config.families) for plan in plans]
-    found = [_annotated(config, number, mids) for number, mids in enumerate(truth)]
     if config.families:
+        truth = [{"clip_id": p.clip_id, "labels": true_labels(p.sounds)} for p in plans]
+        _write(output / "truth.jsonl", (f"{json.dumps(line)}\n" for line in truth))
         _write(output / "ontology.json", [ontology()])
-        _write(output / "truth.jsonl", _truth_lines(plans, truth))
+    labels = [clip_labels(config, number) for number in range(config.clips)]
     write_class_list(class_list(families=config.families), output / "class_labels_indices.csv")
-    _write(output / "segments.csv", _segment_lines(plans, found, config.clip_s))
-    return found
+    _write(output / "segments.csv", _segment_lines(plans, labels, config.clip_s))
+    return labels
+
+
+def clip_labels(config: CorpusConfig, number: int) -> list[str]:
+    """The mids of a clip in segments.csv."""
+    sounds = plan_clip(config.seed, number).sounds
+    if not config.families:
+        return [sound.mid for sound in sounds]
+    rng = np.random.default_rng([config.seed, number, ANNOTATION_STREAM])
+    missing = config.missing_parents, config.missing_children
+    return annotated_labels(rng, true_labels(sounds), missing)
 
 
 def plan_clip(seed: int, number: int) -> ClipPlan:
     """Sounds and format of a clip, a function of these two alone."""
-    rng = _rng(seed, number, PLAN_STREAM)
+    rng = np.random.default_rng([seed, number, PLAN_STREAM])
     num_events = 1 + rng.choice(len(NUM_EVENTS_SHARES), p=NUM_EVENTS_SHARES)
     sounds = tuple(SOUND_CLASSES[i] for i in _draw_classes(rng, number, num_events))
     file_format = rng.choice(len(FILE_FORMATS), p=[f.share for f in FILE_FORMATS])
@@ -158,11 +170,9 @@ def _draw_classes(rng: np.random.Generator, number: int, num_events: int) -> lis
 
 
 def clip_id(seed: int, number: int) -> str:
-    """11 characters as on YouTube: 64 bits in base64; different for each (seed, number)."""
-    factor = 0x9E3779B97F4A7C15  # odd, so that nothing is lost: multiplication can be undone
-    mixed = (seed << 32 | number) * factor % 2**64
-    mixed = (mixed ^ mixed >> 32) * factor % 2**64
-    return base64.urlsafe_b64encode(mixed.to_bytes(8, "big")).decode().rstrip("=")
+    """11 characters as on YouTube: 64 bits of a hash in base64."""
+    digest = hashlib.sha256(f"{seed} {number}".encode()).digest()
+    return base64.urlsafe_b64encode(digest[:8]).decode().rstrip("=")
 
 
 def render_clip(
@@ -171,11 +181,11 @@ def render_clip(
     """The events of a clip over a faint floor, within [-1, 1]."""
     rate_hz, num_channels = plan.file_format.rate_hz, plan.file_format.num_channels
     num_samples = round(clip_s * rate_hz)
-    floor = band_noise(rng, num_samples, rate_hz, FLOOR_BAND_HZ) * _gain(rng, FLOOR_DB)
+    floor = noise(Event(rng, num_samples, rate_hz), band_hz=FLOOR_BAND_HZ) * _gain(rng, FLOOR_DB)
     clip = np.tile(floor[:, None], num_channels)
     for sound in plan.sounds:
         length = round(rng.uniform(*EVENT_SHARE) * num_samples)
-        event = sound.generate(rng, length, rate_hz)
+        event = sound.generate(Event(rng, length, rate_hz))
         event *= _gain(rng, EVENT_GAIN_DB) / np.abs(event).max()
         to_edge = np.minimum(np.arange(1, length + 1), np.arange(length, 0, -1))
         event *= np.minimum(1.0, to_edge / (FADE_S * rate_hz))
@@ -193,22 +203,6 @@ def _encode(clip: Float64[np.ndarray, "samples channels"], file_format: FileForm
     buffer = io.BytesIO()  # given a path, soundfile syncs every file to the disk: 5 ms
     soundfile.write(buffer, clip, file_format.rate_hz, format=file_format.suffix)
     return buffer.getvalue()
-
-
-def _annotated(config: CorpusConfig, number: int, labels: list[str]) -> list[str]:
-    rng = _rng(config.seed, number, ANNOTATION_STREAM)
-    missing = {"no_parent": config.missing_parents, "no_child": config.missing_children}
-    return annotated_labels(rng, labels, **missing)
-
-
-def _rng(seed: int, number: int, stream: int) -> np.random.Generator:
-    return np.random.default_rng([seed, number, stream])
-
-
-def _truth_lines(plans: list[ClipPlan], labels: list[list[str]]) -> Iterator[str]:
-    """All labels of each clip, in the form that eval.enhance compares with."""
-    for plan, mids in zip(plans, labels, strict=True):
-        yield json.dumps({"clip_id": plan.clip_id, "labels": mids}) + "\n"
 
 
 def _segment_lines(plans: list[ClipPlan], labels: list[list[str]], clip_s: float) -> Iterator[str]:

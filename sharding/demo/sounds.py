@@ -1,10 +1,9 @@
 """Five generators of sounds: noise, pulses, tones, sweeps, and bodies that are struck.
 
-Each takes a random generator, the number of samples and the sample rate, and then, by name, what a
-class fixes; it returns a `Waveform` of any loudness, never silent. Ranges are (low, high), and
-every sound draws its own value from each.
+What a class fixes comes by name; ranges are (low, high), from which each event draws its own value.
 """
 
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -14,81 +13,66 @@ Waveform: TypeAlias = Float64[np.ndarray, " samples"]
 Range: TypeAlias = tuple[float, float]
 
 HIGHEST_SHARE_OF_RATE = 0.46
-"""Highest frequency of a partial, as a share of the sample rate: above it resampling cuts."""
+"""Highest frequency of a partial, as a share of the sample rate: resampling may remove the rest."""
 
 
-def noise(
-    rng: np.random.Generator,
-    num_samples: int,
-    rate_hz: int,
-    *,
-    band_hz: Range,
-    gusts_per_s: float = 0.0,
-) -> Waveform:
-    """A band of noise; with gusts, its loudness rises and falls so many times a second."""
-    loudness = 0.55 + 0.45 * _wander(rng, num_samples, rate_hz, gusts_per_s)
-    return band_noise(rng, num_samples, rate_hz, band_hz) * loudness
+@dataclass(frozen=True)
+class Event:
+    """A stretch of time to fill with a sound, and the randomness to fill it with."""
+
+    rng: np.random.Generator
+    num_samples: int
+    rate_hz: int
+
+    @property
+    def time_s(self) -> Waveform:
+        return np.arange(self.num_samples) / self.rate_hz
+
+    def draw(self, limits: Range) -> float:
+        return self.rng.uniform(*limits)
+
+
+def noise(event: Event, *, band_hz: Range) -> Waveform:
+    """A band of noise with deviation 1 that falls by 12 dB an octave outside."""
+    length = -(-event.num_samples // 1024) * 1024  # a length without large prime factors
+    frequency_hz = np.fft.rfftfreq(length, 1 / event.rate_hz)[1:]
+    below, above = np.square(band_hz[0] / frequency_hz), np.square(frequency_hz / band_hz[1])
+    gain = np.append(0.0, 1 / np.sqrt((1 + below * below) * (1 + above * above)))
+    spectrum = np.fft.rfft(event.rng.standard_normal(length)) * gain
+    band = np.fft.irfft(spectrum, length)[: event.num_samples]
+    return band / band.std()
 
 
 def pulses(
-    rng: np.random.Generator,
-    num_samples: int,
-    rate_hz: int,
-    *,
-    band_hz: Range,
-    per_s: Range,
-    lasting_s: Range,
-    regular: bool = True,
+    event: Event, *, band_hz: Range, per_s: Range, lasting_s: Range, jitter: float = 0.03
 ) -> Waveform:
-    """Short bursts of a band of noise, evenly spaced or at random, each with its own loudness."""
-    interval_s = 1 / rng.uniform(*per_s)
-    onsets = _onsets(rng, num_samples, interval_s * rate_hz, 0.03 if regular else 1.0)
-    last, since_s = _since_onset(onsets, num_samples, rate_hz)
-    loudness = rng.uniform(0.5, 1.0, len(onsets))[last] * np.exp(-since_s / rng.uniform(*lasting_s))
-    return band_noise(rng, num_samples, rate_hz, band_hz) * loudness
+    """Bursts of a band of noise, each with its own loudness; full jitter scatters them."""
+    last, since_s, gains = _blows(event, per_s, jitter)
+    return noise(event, band_hz=band_hz) * gains[last] * np.exp(-since_s / event.draw(lasting_s))
 
 
 def tones(
-    rng: np.random.Generator,
-    num_samples: int,
-    rate_hz: int,
-    *,
-    pitch_hz: Range,
-    harmonics: tuple[float, ...],
-    drift_octaves: float = 0.0,
-    gate_s: Range | None = None,
+    event: Event, *, pitch_hz: Range, harmonics: tuple[float, ...], gate_s: Range | None = None
 ) -> Waveform:
-    """A pitch with harmonics of these amplitudes, drifting; a gate turns it on and off by turns."""
-    drift = drift_octaves * _wander(rng, num_samples, rate_hz, 1.0)
-    tone = _harmonics(rng.uniform(*pitch_hz) * np.exp2(drift), rate_hz, harmonics)
+    """A pitch with harmonics of these amplitudes; a gate turns it on and off."""
+    tone = _harmonics(event, np.full(event.num_samples, event.draw(pitch_hz)), harmonics)
     if gate_s is None:
         return tone
-    on_s, off_s = rng.uniform(*gate_s, 2)
-    return tone * (_time_s(num_samples, rate_hz) % (on_s + off_s) < on_s)
+    on_s, off_s = event.draw(gate_s), event.draw(gate_s)
+    return tone * (event.time_s % (on_s + off_s) < on_s)
 
 
 def sweeps(
-    rng: np.random.Generator,
-    num_samples: int,
-    rate_hz: int,
-    *,
-    low_hz: Range,
-    octaves: Range,
-    per_s: Range,
-    returning: bool,
+    event: Event, *, low_hz: Range, octaves: Range, per_s: Range, harmonics: tuple[float, ...]
 ) -> Waveform:
-    """A tone that glides over some octaves again and again: up and down, or up and silent."""
-    turn = _time_s(num_samples, rate_hz) * rng.uniform(*per_s) + rng.random() * returning
-    height = (1 - np.cos(2 * np.pi * turn)) / 2 if returning else np.minimum(2 * (turn % 1), 1)
-    pitch_hz = rng.uniform(*low_hz) * np.exp2(rng.uniform(*octaves) * height)
-    tone = _harmonics(pitch_hz, rate_hz, (1.0, 0.4, 0.2) if returning else (1.0, 0.1))
-    return tone if returning else tone * np.sin(np.pi * height)
+    """A tone that glides up and down again and again."""
+    turn = event.time_s * event.draw(per_s) + event.rng.random()
+    height = event.draw(octaves) * (1 - np.cos(2 * np.pi * turn)) / 2
+    return _harmonics(event, event.draw(low_hz) * np.exp2(height), harmonics)
 
 
 def struck(
-    rng: np.random.Generator,
-    num_samples: int,
-    rate_hz: int,
+    event: Event,
     *,
     pitch_hz: Range,
     ratios: tuple[float, ...],
@@ -96,70 +80,39 @@ def struck(
     lasting_s: Range,
     notes: tuple[int, ...] = (0,),
 ) -> Waveform:
-    """A body struck again and again, each time at one of the notes (in semitones above its pitch).
+    """A body struck again and again, at random notes (semitones above its pitch).
 
-    Its partials die away, and each higher one sooner.
+    Its partials, at these ratios to the note, die away; the higher ones are weaker and shorter.
     """
-    onsets = _onsets(rng, num_samples, rate_hz / rng.uniform(*per_s), 0.05)
-    last, since_s = _since_onset(onsets, num_samples, rate_hz)
-    pitches_hz = rng.uniform(*pitch_hz) * np.exp2(rng.choice(notes, len(onsets)) / 12)[last]
-    decay_s, blows = rng.uniform(*lasting_s), rng.uniform(0.6, 1.0, len(onsets))[last]
-    sound = np.zeros(num_samples)
+    last, since_s, gains = _blows(event, per_s, jitter=0.05)
+    tuning = np.exp2(event.rng.choice(notes, len(gains)) / 12)
+    note_hz, decay_s = event.draw(pitch_hz) * tuning[last], event.draw(lasting_s)
+    sound = np.zeros(event.num_samples)
     for number, ratio in enumerate(ratios, start=1):
-        partial = np.sin(2 * np.pi * ratio * pitches_hz * since_s) / number
-        partial *= ratio * pitches_hz < HIGHEST_SHARE_OF_RATE * rate_hz
-        sound += partial * np.exp(-since_s * (number / decay_s))
-    return sound * blows
+        audible = ratio * note_hz < HIGHEST_SHARE_OF_RATE * event.rate_hz
+        decay = np.exp(-since_s * (number / decay_s)) / number
+        sound += audible * decay * np.sin(2 * np.pi * ratio * note_hz * since_s)
+    return sound * gains[last]
 
 
-def band_noise(
-    rng: np.random.Generator, num_samples: int, rate_hz: int, band_hz: Range
-) -> Waveform:
-    """Gaussian noise that falls by 12 dB an octave outside the band; its deviation is 1."""
-    frequency_hz = np.fft.rfftfreq(num_samples, 1 / rate_hz)
-    frequency_hz[0] = frequency_hz[1] / 2  # finite in the next line; that bin is emptied below
-    below, above = np.square(band_hz[0] / frequency_hz), np.square(frequency_hz / band_hz[1])
-    gain = 1 / np.sqrt((1 + below * below) * (1 + above * above))
-    gain[0] = 0.0
-    band = np.fft.irfft(np.fft.rfft(rng.standard_normal(num_samples)) * gain, num_samples)
-    return band / band.std()
+def _harmonics(event: Event, pitch_hz: Waveform, amplitudes: tuple[float, ...]) -> Waveform:
+    """A tone that follows a curve of pitches, without the harmonics that are too high."""
+    highest = int(HIGHEST_SHARE_OF_RATE * event.rate_hz / pitch_hz.max())
+    turning = np.exp(2j * np.pi * np.cumsum(pitch_hz) / event.rate_hz)
+    return np.polyval([*amplitudes[:highest][::-1], 0.0], turning).imag  # its powers: harmonics
 
 
-def _harmonics(pitch_hz: Waveform, rate_hz: int, amplitudes: tuple[float, ...]) -> Waveform:
-    """A tone that follows a curve of pitches; harmonics too high for the rate are left out."""
-    turns = np.cumsum(pitch_hz) / rate_hz
-    limit_hz = HIGHEST_SHARE_OF_RATE * rate_hz
-    audible = [k for k in range(1, len(amplitudes) + 1) if k * pitch_hz.max() < limit_hz]
-    waves = (amplitudes[k - 1] * np.sin(2 * np.pi * (k * turns % 1)) for k in audible)
-    return np.sum(list(waves), axis=0)
+def _blows(
+    event: Event, per_s: Range, jitter: float
+) -> tuple[Int64[np.ndarray, " samples"], Waveform, Float64[np.ndarray, " blows"]]:
+    """The last blow at or before each sample, the seconds since then, and the gain of each blow.
 
-
-def _time_s(num_samples: int, rate_hz: int) -> Waveform:
-    return np.arange(num_samples) / rate_hz
-
-
-def _wander(
-    rng: np.random.Generator, num_samples: int, rate_hz: int, turns_per_s: float
-) -> Waveform:
-    """A random curve within [-1, 1] that changes direction about `turns_per_s` times a second."""
-    position = _time_s(num_samples, rate_hz) * turns_per_s + rng.random()
-    knots = rng.uniform(-1.0, 1.0, int(position[-1]) + 2)
-    return np.interp(position, np.arange(len(knots)), knots)
-
-
-def _onsets(
-    rng: np.random.Generator, num_samples: int, interval: float, jitter: float
-) -> Int64[np.ndarray, " onsets"]:
-    """Samples at which something begins, the first at 0; `jitter` is a share of the interval."""
-    gaps = interval * (1 + jitter * rng.uniform(-1, 1, 2 + int(4 * num_samples / interval)))
+    The first is at 0. `jitter` is a share of the interval, up to 1.
+    """
+    interval = event.rate_hz / event.draw(per_s)
+    count = 2 + int(4 * event.num_samples / interval)
+    gaps = interval * (1 + jitter * event.rng.uniform(-1, 1, count))
     onsets = np.cumsum(np.append(0, np.maximum(gaps, 1))).astype(np.int64)
-    return onsets[onsets < num_samples]
-
-
-def _since_onset(
-    onsets: Int64[np.ndarray, " onsets"], num_samples: int, rate_hz: int
-) -> tuple[Int64[np.ndarray, " samples"], Waveform]:
-    """Number of the last onset at or before each sample, and the seconds since then."""
-    samples = np.arange(num_samples)
+    samples = np.arange(event.num_samples)
     last = np.searchsorted(onsets, samples, side="right") - 1
-    return last, (samples - onsets[last]) / rate_hz
+    return last, (samples - onsets[last]) / event.rate_hz, event.rng.uniform(0.5, 1.0, count + 1)
