@@ -52,8 +52,6 @@ SOUND_CLASSES = (  # few are frequent and most are rare, as in AudioSet
         tones, pitch_hz=(270, 400), harmonics=(1, 0.8, 0.6, 0.5, 0.3, 0.2))),
     SoundClass("/s/helicopter", "Helicopter", 3.0, partial(
         pulses, band_hz=(100, 900), per_s=(9, 18), lasting_s=(0.02, 0.04))),
-    SoundClass("/s/alarm", "Beep, bleep", 2.0, partial(
-        tones, pitch_hz=(1900, 3200), harmonics=(1, 0.1, 0.2), gate_s=(0.06, 0.3))),
 )
 # fmt: on
 

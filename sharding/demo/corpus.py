@@ -1,7 +1,7 @@
 """Plan, render and write the clips of a demo corpus, in AudioSet's layout.
 
 Clip i is a function of the seed, i and the length: a smaller corpus is the beginning of a larger
-one. Labels do not depend on audio, since each has a random stream of its own.
+one. Plans, audio and annotations have random streams of their own: labels do not depend on audio.
 """
 
 import base64
@@ -22,26 +22,25 @@ from psla_wds.errors import ConfigError
 from psla_wds.io.files import atomic_open
 from psla_wds.labels.class_list import write_class_list
 from psla_wds.progress import progress_bar
-from sharding.demo.classes import (
-    SOUND_CLASSES,
-    SoundClass,
-    annotated_labels,
-    class_list,
-    ontology,
-    true_labels,
-)
+from sharding.demo import classes
 from sharding.demo.sounds import Event, noise
 
 PLAN_STREAM, SOUND_STREAM, ANNOTATION_STREAM = 0, 1, 2
-"""Last number in the seed of a random stream, after the seed of the corpus and the clip."""
-
 NUM_EVENTS_SHARES = (0.66, 0.28, 0.06)  # of clips with 1, 2 and 3 events: 1.4 on average
-ROLL_CALL_CLIPS = 250  # in so many clips every class is called once
+CALL_EVERY = 10  # so many clips have one whose first class is not drawn but the next in turn
 EVENT_SHARE = (0.5, 1.0)  # length of an event, as a share of the clip's
 EVENT_GAIN_DB = (-12.0, 0.0)
 FADE_S = 0.005  # an event begins and ends without a click
 FLOOR_BAND_HZ, FLOOR_DB = (20.0, 500.0), (-65.0, -45.0)
 PEAK_DB = (-15.0, -1.0)  # below 0, since what Vorbis decodes to overshoots a little
+FILE_FORMATS = (  # suffix, sample rate, channels: mixed as in real collections
+    ("wav", 16_000, 1),
+    ("flac", 16_000, 1),
+    ("wav", 22_050, 1),
+    ("flac", 44_100, 2),
+    ("ogg", 32_000, 1),
+)
+FORMAT_SHARES = (0.40, 0.40, 0.08, 0.06, 0.06)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,37 +73,15 @@ class CorpusConfig:
 
 
 @dataclass(frozen=True)
-class FileFormat:
-    """How a clip is stored. Real collections are mixed, so the packer must resample."""
-
-    suffix: str
-    rate_hz: int
-    num_channels: int
-    share: float
-    """Share of all clips."""
-
-
-FILE_FORMATS = (
-    FileFormat("wav", 16_000, 1, 0.40),
-    FileFormat("flac", 16_000, 1, 0.40),
-    FileFormat("wav", 22_050, 1, 0.08),
-    FileFormat("flac", 44_100, 2, 0.06),
-    FileFormat("ogg", 32_000, 1, 0.06),
-)
-
-
-@dataclass(frozen=True)
 class ClipPlan:
     """What a clip is to be."""
 
     clip_id: str
-    sounds: tuple[SoundClass, ...]
-    """1 to 3 different classes, in the order of the table."""
-    file_format: FileFormat
-
-    @property
-    def file_name(self) -> str:
-        return f"Y{self.clip_id}.{self.file_format.suffix}"
+    sounds: tuple[classes.SoundClass, ...]
+    """1 to 3 different classes, in the order of the class list."""
+    suffix: str
+    rate_hz: int
+    num_channels: int
 
 
 def write_corpus(output: Path, config: CorpusConfig) -> list[list[str]]:
@@ -123,50 +100,37 @@ def write_corpus(output: Path, config: CorpusConfig) -> list[list[str]]:
     plans = [plan_clip(config.seed, number) for number in range(config.clips)]
     for number, plan in enumerate(progress_bar(plans, desc="synthesize")):
         rng = np.random.default_rng([config.seed, number, SOUND_STREAM])
-        clip = render_clip(rng, plan, config.clip_s)
-        (output / "audio" / plan.file_name).write_bytes(_encode(clip, plan.file_format))
+        path = output / "audio" / f"Y{plan.clip_id}.{plan.suffix}"
+        path.write_bytes(_render(rng, plan, config.clip_s))
+    labels = [_annotate(config, number, plan) for number, plan in enumerate(plans)]
     if config.families:
-        truth = [{"clip_id": p.clip_id, "labels": true_labels(p.sounds)} for p in plans]
+        truth = [{"clip_id": p.clip_id, "labels": classes.true_labels(p.sounds)} for p in plans]
         _write(output / "truth.jsonl", (f"{json.dumps(line)}\n" for line in truth))
-        _write(output / "ontology.json", [ontology()])
-    labels = [clip_labels(config, number) for number in range(config.clips)]
-    write_class_list(class_list(families=config.families), output / "class_labels_indices.csv")
+        _write(output / "ontology.json", [classes.ontology()])
+    class_list = classes.class_list(families=config.families)
+    write_class_list(class_list, output / "class_labels_indices.csv")
     _write(output / "segments.csv", _segment_lines(plans, labels, config.clip_s))
     return labels
 
 
-def clip_labels(config: CorpusConfig, number: int) -> list[str]:
-    """The mids of a clip in segments.csv."""
-    sounds = plan_clip(config.seed, number).sounds
-    if not config.families:
-        return [sound.mid for sound in sounds]
-    rng = np.random.default_rng([config.seed, number, ANNOTATION_STREAM])
-    missing = config.missing_parents, config.missing_children
-    return annotated_labels(rng, true_labels(sounds), missing)
-
-
 def plan_clip(seed: int, number: int) -> ClipPlan:
-    """Sounds and format of a clip, a function of these two alone."""
+    """The plan of a clip, which depends on these two alone.
+
+    Classes are drawn by their frequency, but for the first of every tenth clip: chance alone leaves
+    the rarest out of a small corpus.
+    """
     rng = np.random.default_rng([seed, number, PLAN_STREAM])
     num_events = 1 + rng.choice(len(NUM_EVENTS_SHARES), p=NUM_EVENTS_SHARES)
-    sounds = tuple(SOUND_CLASSES[i] for i in _draw_classes(rng, number, num_events))
-    file_format = rng.choice(len(FILE_FORMATS), p=[f.share for f in FILE_FORMATS])
-    return ClipPlan(clip_id(seed, number), sounds, FILE_FORMATS[file_format])
-
-
-def _draw_classes(rng: np.random.Generator, number: int, num_events: int) -> list[int]:
-    """Different classes by their frequency; where a class is called, it is the first.
-
-    Chance alone leaves the rarest classes out of a small corpus. So each is called once in
-    `ROLL_CALL_CLIPS`, at every second clip from the first on.
-    """
-    turn, odd = divmod(number % ROLL_CALL_CLIPS, 2)
-    called = [turn] if not odd and turn < len(SOUND_CLASSES) else []
-    weights = np.array([sound.frequency for sound in SOUND_CLASSES])
+    turn, others = divmod(number, CALL_EVERY)
+    called = [] if others else [turn % len(classes.SOUND_CLASSES)]
+    weights = np.array([sound.frequency for sound in classes.SOUND_CLASSES])
     weights[called] = 0.0
-    others, chances = num_events - len(called), weights / weights.sum()
-    drawn = rng.choice(len(SOUND_CLASSES), others, replace=False, p=chances)
-    return sorted([*called, *drawn.tolist()])
+    drawn = rng.choice(
+        len(weights), num_events - len(called), replace=False, p=weights / weights.sum()
+    )
+    sounds = (classes.SOUND_CLASSES[i] for i in sorted([*called, *drawn]))
+    file_format = FILE_FORMATS[rng.choice(len(FILE_FORMATS), p=FORMAT_SHARES)]
+    return ClipPlan(clip_id(seed, number), tuple(sounds), *file_format)
 
 
 def clip_id(seed: int, number: int) -> str:
@@ -175,33 +139,38 @@ def clip_id(seed: int, number: int) -> str:
     return base64.urlsafe_b64encode(digest[:8]).decode().rstrip("=")
 
 
-def render_clip(
-    rng: np.random.Generator, plan: ClipPlan, clip_s: float
-) -> Float64[np.ndarray, "samples channels"]:
-    """The events of a clip over a faint floor, within [-1, 1]."""
-    rate_hz, num_channels = plan.file_format.rate_hz, plan.file_format.num_channels
-    num_samples = round(clip_s * rate_hz)
-    floor = noise(Event(rng, num_samples, rate_hz), band_hz=FLOOR_BAND_HZ) * _gain(rng, FLOOR_DB)
-    clip = np.tile(floor[:, None], num_channels)
+def _annotate(config: CorpusConfig, number: int, plan: ClipPlan) -> list[str]:
+    if not config.families:
+        return [sound.mid for sound in plan.sounds]
+    rng = np.random.default_rng([config.seed, number, ANNOTATION_STREAM])
+    missing = config.missing_parents, config.missing_children
+    return classes.annotated_labels(rng, classes.true_labels(plan.sounds), missing)
+
+
+def _render(rng: np.random.Generator, plan: ClipPlan, clip_s: float) -> bytes:
+    """The events of a clip over a faint floor, encoded."""
+    num_samples = round(clip_s * plan.rate_hz)
+    floor = noise(Event(rng, num_samples, plan.rate_hz), band_hz=FLOOR_BAND_HZ)
+    clip = np.tile(floor[:, None] * _gain(rng, FLOOR_DB), plan.num_channels)
     for sound in plan.sounds:
         length = round(rng.uniform(*EVENT_SHARE) * num_samples)
-        event = sound.generate(Event(rng, length, rate_hz))
+        event = sound.generate(Event(rng, length, plan.rate_hz))
         event *= _gain(rng, EVENT_GAIN_DB) / np.abs(event).max()
         to_edge = np.minimum(np.arange(1, length + 1), np.arange(length, 0, -1))
-        event *= np.minimum(1.0, to_edge / (FADE_S * rate_hz))
-        panning = rng.uniform(0.3, 1.0, num_channels)
+        event *= np.minimum(1.0, to_edge / (FADE_S * plan.rate_hz))
         onset = rng.integers(0, num_samples - length + 1)
+        panning = rng.uniform(0.3, 1.0, plan.num_channels)
         clip[onset : onset + length] += event[:, None] * (panning / panning.max())
-    return clip * (_gain(rng, PEAK_DB) / np.abs(clip).max())
+    return _encode(clip * (_gain(rng, PEAK_DB) / np.abs(clip).max()), plan)
 
 
 def _gain(rng: np.random.Generator, range_db: tuple[float, float]) -> float:
     return 10 ** (rng.uniform(*range_db) / 20)
 
 
-def _encode(clip: Float64[np.ndarray, "samples channels"], file_format: FileFormat) -> bytes:
+def _encode(clip: Float64[np.ndarray, "samples channels"], plan: ClipPlan) -> bytes:
     buffer = io.BytesIO()  # given a path, soundfile syncs every file to the disk: 5 ms
-    soundfile.write(buffer, clip, file_format.rate_hz, format=file_format.suffix)
+    soundfile.write(buffer, clip, plan.rate_hz, format=plan.suffix)
     return buffer.getvalue()
 
 

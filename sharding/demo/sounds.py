@@ -12,9 +12,6 @@ from jaxtyping import Float64, Int64
 Waveform: TypeAlias = Float64[np.ndarray, " samples"]
 Range: TypeAlias = tuple[float, float]
 
-HIGHEST_SHARE_OF_RATE = 0.46
-"""Highest frequency of a partial, as a share of the sample rate: resampling may remove the rest."""
-
 
 @dataclass(frozen=True)
 class Event:
@@ -23,10 +20,6 @@ class Event:
     rng: np.random.Generator
     num_samples: int
     rate_hz: int
-
-    @property
-    def time_s(self) -> Waveform:
-        return np.arange(self.num_samples) / self.rate_hz
 
     def draw(self, limits: Range) -> float:
         return self.rng.uniform(*limits)
@@ -51,22 +44,17 @@ def pulses(
     return noise(event, band_hz=band_hz) * gains[last] * np.exp(-since_s / event.draw(lasting_s))
 
 
-def tones(
-    event: Event, *, pitch_hz: Range, harmonics: tuple[float, ...], gate_s: Range | None = None
-) -> Waveform:
-    """A pitch with harmonics of these amplitudes; a gate turns it on and off."""
-    tone = _harmonics(event, np.full(event.num_samples, event.draw(pitch_hz)), harmonics)
-    if gate_s is None:
-        return tone
-    on_s, off_s = event.draw(gate_s), event.draw(gate_s)
-    return tone * (event.time_s % (on_s + off_s) < on_s)
+def tones(event: Event, *, pitch_hz: Range, harmonics: tuple[float, ...]) -> Waveform:
+    """A steady pitch with harmonics of these amplitudes."""
+    return _harmonics(event, np.full(event.num_samples, event.draw(pitch_hz)), harmonics)
 
 
 def sweeps(
     event: Event, *, low_hz: Range, octaves: Range, per_s: Range, harmonics: tuple[float, ...]
 ) -> Waveform:
     """A tone that glides up and down again and again."""
-    turn = event.time_s * event.draw(per_s) + event.rng.random()
+    time_s = np.arange(event.num_samples) / event.rate_hz
+    turn = time_s * event.draw(per_s) + event.rng.random()
     height = event.draw(octaves) * (1 - np.cos(2 * np.pi * turn)) / 2
     return _harmonics(event, event.draw(low_hz) * np.exp2(height), harmonics)
 
@@ -89,15 +77,14 @@ def struck(
     note_hz, decay_s = event.draw(pitch_hz) * tuning[last], event.draw(lasting_s)
     sound = np.zeros(event.num_samples)
     for number, ratio in enumerate(ratios, start=1):
-        audible = ratio * note_hz < HIGHEST_SHARE_OF_RATE * event.rate_hz
         decay = np.exp(-since_s * (number / decay_s)) / number
-        sound += audible * decay * np.sin(2 * np.pi * ratio * note_hz * since_s)
+        sound += decay * np.sin(2 * np.pi * ratio * note_hz * since_s)
     return sound * gains[last]
 
 
 def _harmonics(event: Event, pitch_hz: Waveform, amplitudes: tuple[float, ...]) -> Waveform:
     """A tone that follows a curve of pitches, without the harmonics that are too high."""
-    highest = int(HIGHEST_SHARE_OF_RATE * event.rate_hz / pitch_hz.max())
+    highest = int(0.46 * event.rate_hz / pitch_hz.max())  # what is above, resampling removes
     turning = np.exp(2j * np.pi * np.cumsum(pitch_hz) / event.rate_hz)
     return np.polyval([*amplitudes[:highest][::-1], 0.0], turning).imag  # its powers: harmonics
 
