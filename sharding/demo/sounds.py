@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 Waveform: TypeAlias = Float64[np.ndarray, " samples"]
-Range: TypeAlias = tuple[float, float]
+Number: TypeAlias = int | float
+Range: TypeAlias = tuple[Number, Number]
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,13 @@ def pulses(
     return noise(event, band_hz=band_hz) * gains[last] * np.exp(-since_s / event.draw(lasting_s))
 
 
-def tones(event: Event, *, pitch_hz: Range, harmonics: tuple[float, ...]) -> Waveform:
+def tones(event: Event, *, pitch_hz: Range, harmonics: tuple[Number, ...]) -> Waveform:
     """A steady pitch with harmonics of these amplitudes."""
     return _harmonics(event, np.full(event.num_samples, event.draw(pitch_hz)), harmonics)
 
 
 def sweeps(
-    event: Event, *, low_hz: Range, octaves: Range, per_s: Range, harmonics: tuple[float, ...]
+    event: Event, *, low_hz: Range, octaves: Range, per_s: Range, harmonics: tuple[Number, ...]
 ) -> Waveform:
     """A tone that glides up and down again and again."""
     time_s = np.arange(event.num_samples) / event.rate_hz
@@ -63,7 +64,7 @@ def struck(
     event: Event,
     *,
     pitch_hz: Range,
-    ratios: tuple[float, ...],
+    ratios: tuple[Number, ...],
     per_s: Range,
     lasting_s: Range,
     notes: tuple[int, ...] = (0,),
@@ -82,7 +83,7 @@ def struck(
     return sound * gains[last]
 
 
-def _harmonics(event: Event, pitch_hz: Waveform, amplitudes: tuple[float, ...]) -> Waveform:
+def _harmonics(event: Event, pitch_hz: Waveform, amplitudes: tuple[Number, ...]) -> Waveform:
     """A tone that follows a curve of pitches, without the harmonics that are too high."""
     highest = int(0.46 * event.rate_hz / pitch_hz.max())  # what is above, resampling removes
     turning = np.exp(2j * np.pi * np.cumsum(pitch_hz) / event.rate_hz)
