@@ -13,7 +13,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from psla_wds import cli
-from psla_wds.io.disk import disk_errors
+from psla_wds.io.atomic_files import disk_errors
 from sharding.demo.classes import class_list
 from sharding.demo.corpus import CorpusConfig, write_corpus
 

@@ -1,9 +1,8 @@
-"""The epoch plan: which clip is drawn at which step. A pure function; it keeps no state.
+"""The epoch plan: which clip is drawn at which step. A pure function without state.
 
-Global batch b of an epoch is `rows[b * batch_size : (b + 1) * batch_size]`, and rank r takes
-its slice of that, so that batches do not depend on the number of ranks, and a run resumes by
-the number of its step. All randomness comes from Philox, a counter-based generator, keyed by
-(seed, epoch, purpose).
+Global batch b of an epoch is `rows[b * batch_size : (b + 1) * batch_size]`, and each rank takes its
+slice of it. So batches do not depend on the number of ranks, and a run resumes by its step number.
+All randomness comes from Philox, a counter-based generator, keyed by (seed, epoch, purpose).
 """
 
 import hashlib
@@ -25,7 +24,7 @@ PURPOSE_ORDER = 2
 PURPOSE_WAVEFORM = 3
 
 DRAWS_AT_ONCE = 2**17
-"""Draws that are looked up in one go: few enough for the processor's caches."""
+"""Draws looked up in one go: few enough for the processor's caches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +48,11 @@ class SamplerConfig:
             )
 
     def num_draws(self, num_clips: int) -> int:
-        """Draws of an epoch of so many clips."""
+        """Draws of an epoch over `num_clips` clips."""
         return self.draws_per_epoch or num_clips
 
     def steps_per_epoch(self, num_clips: int, batch_size: int) -> int:
-        """Whole batches of an epoch; the draws left over, less than a batch, are not used."""
+        """Whole batches of an epoch; the remaining draws, fewer than a batch, are not used."""
         return self.num_draws(num_clips) // batch_size
 
 
@@ -66,7 +65,7 @@ class EpochPlan:
     epoch: int
 
     def fingerprint(self) -> str:
-        """Digest that is equal on all ranks, and when a run resumes, if the plans are equal."""
+        """Digest of the plan, to compare it between ranks and after a resume."""
         return hashlib.blake2b(
             self.rows.astype("<i8").tobytes() + f"{self.seed} {self.epoch}".encode(), digest_size=8
         ).hexdigest()
@@ -113,8 +112,8 @@ def plan_epoch(
 def clip_weights(index: ShardIndex) -> Float64[np.ndarray, " clips"]:
     """Weight of each clip: the sum over its classes of 1 / clips of that class (PSLA algorithm 1).
 
-    The official code has 1000 / (count + 0.01), which differs in scale, and by 1e-4 for a class
-    of 100 clips.
+    The official code uses 1000 / (count + 0.01), which differs in scale, and by 1e-4 for a class of
+    100 clips.
     """
     counts = index.class_counts()
     per_class = np.divide(1.0, counts, out=np.zeros(len(counts)), where=counts > 0)
@@ -155,7 +154,7 @@ def systematic_rows(
 def _rows_at(
     ends: Float64[np.ndarray, " clips"], places: Float64[np.ndarray, " draws"]
 ) -> Int64[np.ndarray, " draws"]:
-    """The row that lies at each place, where 0 is the begin and 1 the end of all weights.
+    """Row at each place, where 0 is the beginning and 1 the end of all weights.
 
     Args:
         ends: cumulative weights.
@@ -170,7 +169,7 @@ def raw_bits(
 ) -> UInt64[np.ndarray, " count"]:
     """Words `start` to `start + count` of the stream of (seed, epoch, purpose).
 
-    Philox's raw output is fixed by its definition (Salmon et al., 2011), where NumPy's
+    Philox's raw output is fixed by its definition (Salmon et al., 2011), while NumPy's
     distributions may change between versions. A counter yields four words.
     """
     first_counter, skip = divmod(start, 4)

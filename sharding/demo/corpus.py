@@ -19,7 +19,7 @@ from jaxtyping import Float64
 
 from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open
 from psla_wds.labels.class_list import write_class_list
 from psla_wds.progress import progress_bar
 from sharding.demo import classes

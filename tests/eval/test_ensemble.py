@@ -33,8 +33,8 @@ def test_the_mean_is_taken_clip_by_clip_in_whatever_order_they_stand(tmp_path: P
     [
         (lambda s: replace(s, mids=s.mids[::-1]), "the same classes in another order"),
         (lambda s: replace(s, mids=("/m/9", *s.mids[1:])), "other classes"),
-        (lambda s: replace(s, clip_ids=("x", *s.clip_ids[1:])), r"miss 1 of 60 clips \(clip-0\)"),
-        (lambda s: replace(s, targets=1 - s.targets), "targets of 60 clips are not those"),
+        (lambda s: replace(s, clip_ids=("x", *s.clip_ids[1:])), r"lack 1 of 60 clips \(clip-0\)"),
+        (lambda s: replace(s, targets=1 - s.targets), "targets of 60 clips differ"),
     ],
     ids=["class order", "class", "clip", "targets"],
 )
