@@ -58,7 +58,7 @@ def test_files_and_lists_fit_together(corpus: Path):
     labels = labels_of(corpus)
     assert len(labels) == 100 and labels.keys() == decoded(corpus).keys()
     assert read_class_list(corpus / "class_labels_indices.csv").mids == tuple(MIDS)
-    assert set().union(*labels.values()) == set(MIDS)
+    assert set().union(*labels.values()) <= set(MIDS)
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{11}", clip) for clip in labels)
 
 
