@@ -1,2 +1,4 @@
-"""Files and folders on disks and behind URLs: listed, read whole or by range, written whole or not
-at all. Start at `stores.at`; `columns` and `tensor_files` are the formats that rooms share."""
+"""Files and folders on disks and behind URLs: stores, atomic files, columns, files of tensors.
+
+`at(location)` gives a store: `Disk`, or `Remote` for what is behind a URL.
+"""
