@@ -20,8 +20,7 @@ from tyro.conf import Positional
 
 from psla_wds import cli
 from psla_wds.errors import ConfigError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_folder
+from psla_wds.io.atomic_files import atomic_folder, disk_errors
 from psla_wds.reading.reader import ReaderConfig
 
 if TYPE_CHECKING:

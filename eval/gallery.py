@@ -71,7 +71,7 @@ def main() -> None:
     # Imported here, since they take seconds.
     from eval.pages.charts import why_no_png, write_drawing
     from eval.pages.gallery import exhibits, gallery, plan_of_run, plan_of_shards
-    from psla_wds.io.disk import disk_errors
+    from psla_wds.io.atomic_files import disk_errors
     from train.config import TrainConfig
     from train.run.log import read_run
 

@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from psla_wds.config import to_json
 from psla_wds.errors import ConfigError, PslaError, ScoreError
 from psla_wds.evaluation.scores import Origin
-from psla_wds.io.files import sha256_of
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.locations import is_url
 from psla_wds.models.checkpoint import epoch_checkpoints, epoch_path
 from psla_wds.progress import progress_bar
