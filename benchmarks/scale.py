@@ -26,7 +26,8 @@ from benchmarks.harness import RESULTS, Column, Row, median_and_spread, record, 
 from benchmarks.tables import finish
 from psla_wds import SamplerConfig, ShardIndex, cli, open_indexes
 from psla_wds.labels.class_list import read_class_list
-from psla_wds.sampling.plan import Sampling, plan_epoch
+from psla_wds.sampling.config import Sampling
+from psla_wds.sampling.plan import plan_epoch
 from psla_wds.shards.index_files import CLASS_LABELS, INDEX_FOLDER
 from psla_wds.shards.merge import write_index
 from psla_wds.shards.tar import ClipColumns, Sidecar, read_sidecar

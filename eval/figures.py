@@ -36,7 +36,7 @@ from psla_wds.evaluation.metrics import evaluate
 from psla_wds.evaluation.scores import Scores
 from psla_wds.io.disk import disk_errors
 from psla_wds.io.files import atomic_folder
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.runtime.distributed import join_world
 from psla_wds.shards.index_files import open_indexes
 from train.config import is_method

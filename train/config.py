@@ -14,9 +14,8 @@ from psla_wds.config import Kind, Within, check_ranges, flag, kinds_of, read_jso
 from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.models.config import IMAGENET, RANDOM, BatchNormOver, ModelConfig, Precision
-from psla_wds.reading.reader import ReaderConfig
-from psla_wds.sampling.augment import AugmentConfig
-from psla_wds.sampling.plan import SamplerConfig
+from psla_wds.reading.config import ReaderConfig
+from psla_wds.sampling.config import AugmentConfig, SamplerConfig
 
 CONFIG = "config.json"
 MADE_WITH = "made_with"

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from psla_wds.features.config import FeatureConfig
 from psla_wds.models.config import ModelConfig
-from psla_wds.sampling.augment import AugmentConfig
-from psla_wds.sampling.plan import SamplerConfig
+from psla_wds.sampling.config import AugmentConfig, SamplerConfig
 from train.config import OptimizerConfig, TrainConfig
 
 # PSLA IV-B: 2M clips, class-balanced draws, 30 epochs.
