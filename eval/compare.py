@@ -22,8 +22,7 @@ from eval.comparison_page import render
 from eval.page import decimal, signed_decimal, without_nan
 from psla_wds import cli
 from psla_wds.errors import ConfigError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open, disk_errors
 
 NUM_EXTREMES = 5
 
@@ -170,10 +169,9 @@ def write(found: Comparison, args: Args) -> Sequence[Path]:
     if args.page:
         texts[args.page] = render(found, [str(path) for path in args.runs])
     for path, text in texts.items():
-        with disk_errors(path, "write the comparison", then="run the command again"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_open(path, "w") as file:
-                file.write(text)
+        writing = disk_errors(path, "write the comparison", then="run the command again")
+        with writing, atomic_open(path, "w") as file:
+            file.write(text)
     return list(texts)
 
 

@@ -25,8 +25,7 @@ from psla_wds.evaluation.enhancement import (
     to_text,
 )
 from psla_wds.evaluation.scores import Scores
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_folder
+from psla_wds.io.atomic_files import atomic_folder, disk_errors
 from psla_wds.labels.ontology import Pairs, read_ontology
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes

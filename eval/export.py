@@ -18,8 +18,7 @@ from tyro.conf import Positional
 
 from psla_wds import cli
 from psla_wds.errors import ConfigError, PslaError, ScoreError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_folder
+from psla_wds.io.atomic_files import atomic_folder, disk_errors
 from psla_wds.labels.class_list import read_class_list
 
 CARD = "README.md"

@@ -34,8 +34,7 @@ from psla_wds import cli
 from psla_wds.errors import ConfigError, ScoreError
 from psla_wds.evaluation.metrics import evaluate
 from psla_wds.evaluation.scores import Scores
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_folder
+from psla_wds.io.atomic_files import atomic_folder, disk_errors
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.runtime.distributed import join_world
 from psla_wds.shards.index_files import open_indexes

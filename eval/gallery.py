@@ -23,7 +23,7 @@ from eval.run_settings import open_training_set
 from psla_wds import cli
 from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
-from psla_wds.io.disk import disk_errors
+from psla_wds.io.atomic_files import disk_errors
 from psla_wds.loading.loader import Loader, LoaderConfig
 from psla_wds.loading.waveforms import WaveformLoader
 from psla_wds.sampling.augment import NO_PARTNER, Draws, plain_draws

@@ -18,7 +18,7 @@ from psla_wds import cli
 from psla_wds.errors import ConfigError
 from psla_wds.evaluation.score_folder import check_top_k
 from psla_wds.evaluation.scores import Origin
-from psla_wds.io.files import sha256_of
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.models.config import Precision
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.shards.index import ShardIndex

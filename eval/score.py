@@ -30,8 +30,7 @@ from psla_wds.evaluation.bootstrap import Intervals, bootstrap
 from psla_wds.evaluation.mapping import Mapping, Several, map_scores, read_mapping, with_targets
 from psla_wds.evaluation.metrics import Metrics, accuracy, evaluate
 from psla_wds.evaluation.scores import Scores
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_open, sha256_of
+from psla_wds.io.atomic_files import atomic_open, disk_errors, sha256_of
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
 from psla_wds.shards.overlay import apply_overlay
@@ -262,7 +261,6 @@ def to_text(report: Report) -> str:
 
 def _write(folder: Path, texts: dict[str, str]) -> None:
     with disk_errors(folder, "write the results", then="run the command again"):
-        folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             with atomic_open(folder / name, "w") as file:
                 file.write(text)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from psla_wds.errors import ScoreError
 from psla_wds.evaluation.scores import Origin
-from psla_wds.io.files import sha256_of
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.models.checkpoint import epoch_checkpoints, epoch_path
 
 logger = logging.getLogger(__name__)

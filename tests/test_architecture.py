@@ -32,7 +32,7 @@ ORDER = {
         "evaluation",
         "tagging",
     ],
-    "sharding": ["foreign", "sources", "packing"],
+    "sharding": ["foreign", "sources", "packing", "demo"],
     "train": ["config", "optimizer", "recipes", "steps", "run", "learner", "study"],
     "eval": ["tagging", "exporting"],
 }

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 from tqdm import tqdm
 
 from psla_wds.errors import ConfigError, PslaError
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open
 
 Format = Literal["text", "json", "csv", "audacity"]
 
@@ -74,7 +74,6 @@ def open_writer(form: Format, output: Path | None, recordings: list[Recording]) 
         elif form == "audacity":
             yield partial(_write_track, output)
         else:
-            output.parent.mkdir(parents=True, exist_ok=True)
             with atomic_open(output, "w") as file:
                 yield _text_writer(form, file.write)
     except BrokenPipeError:
@@ -108,7 +107,6 @@ def _text_writer(form: Format, put: Callable[[str], object]) -> Writer:
 
 def _write_track(folder: Path, recording: Recording, results: Iterable[Result]) -> None:
     path = folder / recording.below.with_name(f"{recording.below.name}.txt")
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_open(path, "w") as file:
         file.writelines(map(_as_labels, results))
 

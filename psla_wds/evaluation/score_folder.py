@@ -17,9 +17,8 @@ import numpy as np
 from jaxtyping import Float, Float16, Float32, Int64, UInt16
 
 from psla_wds.errors import DAMAGE, ConfigError, ScoreError
+from psla_wds.io.atomic_files import disk_errors, publish_folder
 from psla_wds.io.columns import check_ragged, map_column
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import publish_folder
 from psla_wds.labels.class_list import ClassList
 from psla_wds.shards.clip_ids import ClipIds
 

@@ -17,8 +17,7 @@ from jaxtyping import Float32, Int64, UInt8
 
 from psla_wds.errors import ScoreError
 from psla_wds.evaluation.score_folder import read_score_folder, row_blocks
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open, disk_errors
 from psla_wds.labels.class_list import ClassList
 from psla_wds.shards.index import ShardIndex
 
@@ -78,10 +77,9 @@ class Scores:
         }
         _check(arrays, path)
         arrays[ORIGINS] = np.array([str(origin) for origin in self.origins], np.str_)
-        with disk_errors(path, "write the score file", then="run the command again"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_open(path) as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
+        writing = disk_errors(path, "write the score file", then="run the command again")
+        with writing, atomic_open(path) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
 
     def rows_of(self, clip_ids: Sequence[str], *, where: object) -> Int64[np.ndarray, " clips"]:
         """Row of each of these clips; `ScoreError` unless exactly these clips are scored."""

@@ -1,1 +1,4 @@
-"""Files on disks and behind URLs: where they are, ranges of them, whole or absent when written."""
+"""Files and folders on disks and behind URLs: stores, atomic files, columns, files of tensors.
+
+`at(location)` gives a store: `Disk`, or `Remote` for what is behind a URL.
+"""

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from psla_wds.errors import ManifestError
-from psla_wds.io.files import atomic_open
-from psla_wds.io.folders import local_copy
 from psla_wds.io.locations import Location
+from psla_wds.io.stores import at
 
 CSV_COLUMNS = ("index", "mid", "display_name")
 
@@ -50,7 +49,7 @@ class ClassList:
 def read_class_list(path: Location) -> ClassList:
     """The classes of an AudioSet-style CSV: `index,mid,display_name`, indices 0, 1, 2, ..."""
     try:
-        with local_copy(path) as local, local.open(encoding="utf-8-sig", newline="") as file:
+        with at(path).local_copy() as local, local.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, skipinitialspace=True))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ManifestError(
@@ -70,7 +69,7 @@ def read_class_list(path: Location) -> ClassList:
 
 
 def write_class_list(classes: ClassList, path: Location) -> None:
-    with atomic_open(path, "w", shared=True) as file:
+    with at(path).write("w", shared=True) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
         writer.writerows(zip(range(len(classes)), classes.mids, classes.names, strict=True))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.features.config import FeatureConfig
-from psla_wds.io.files import sha256_of
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.tensor_files import check_tensors, difference, load_tensors
 from psla_wds.labels.class_list import ClassList
 from psla_wds.models.audio_tagger import AudioTagger, build_model

@@ -14,7 +14,7 @@ from typing import Any
 from psla_wds.config import read_json, to_json
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.features.config import FeatureConfig
-from psla_wds.io.files import sha256_of
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.tensor_files import check_tensors, load_tensors, safetensors
 from psla_wds.labels.class_list import ClassList
 from psla_wds.models.checkpoint import CHECKPOINTS, Checkpoint

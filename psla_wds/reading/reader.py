@@ -19,9 +19,8 @@ from isal.isal_zlib import crc32
 from jaxtyping import Int64, UInt8
 
 from psla_wds.errors import ConfigError, ShardError
-from psla_wds.io.retries import ReadError, retry
-from psla_wds.io.storage import ShardFile, open_shard
-from psla_wds.io.url_ranges import REQUEST_TIMEOUT_S
+from psla_wds.io.remote import REQUEST_TIMEOUT_S, ReadError, retry
+from psla_wds.io.stores import Store, at
 from psla_wds.reading.config import TIMEOUT_S
 from psla_wds.reading.config import ReaderConfig as ReaderConfig
 from psla_wds.reading.read_pool import ReadPool
@@ -64,10 +63,8 @@ class Reader:
         self._index, self._timeout_s = index, timeout_s
         # All tries of a read, and the pauses between them, fit into its time.
         request_timeout_s = min(REQUEST_TIMEOUT_S, timeout_s / 10)
-        self._shards = [
-            open_shard(location, request_timeout_s=request_timeout_s) for location in index.shards
-        ]
-        num_local = sum(isinstance(location, Path) for location in index.shards)
+        self._shards = [at(location, request_timeout_s) for location in index.shards]
+        num_local = sum(shard.is_local for shard in self._shards)
         _allow_open_files(num_local + (len(index.shards) if stage else 0))
         # A request takes long: other threads should read the next clips meanwhile.
         self._clips_per_task = CLIPS_PER_TASK if num_local == len(index.shards) else 1
@@ -135,7 +132,7 @@ class Reader:
                 self._staging.drop(shard, str(problem))
         return self._read_from(self._shards[shard], row)
 
-    def _read_from(self, shard: ShardFile, row: int) -> UInt8[np.ndarray, " bytes"]:
+    def _read_from(self, shard: Store, row: int) -> UInt8[np.ndarray, " bytes"]:
         buffer = np.empty(self._index.size[row], np.uint8)
         num_read = shard.read_into(int(self._index.offset[row]), buffer.data)
         if num_read < len(buffer):

@@ -15,10 +15,9 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 
 from psla_wds.errors import ShardError
-from psla_wds.io.files import atomic_open
-from psla_wds.io.locations import Location
-from psla_wds.io.retries import ReadError, retry
-from psla_wds.io.storage import LocalShard, ShardFile
+from psla_wds.io.atomic_files import atomic_open
+from psla_wds.io.remote import ReadError, retry
+from psla_wds.io.stores import Disk, Store, at
 from psla_wds.shards.index import ShardIndex
 
 logger = logging.getLogger("stage")
@@ -37,8 +36,8 @@ CLOSE_WAIT_S = 5.0
 class Staging:
     """Copies the shards of an index one after another, in a thread."""
 
-    def __init__(self, index: ShardIndex, origins: Sequence[ShardFile], folder: Path) -> None:
-        self.copies: dict[int, LocalShard] = {}
+    def __init__(self, index: ShardIndex, origins: Sequence[Store], folder: Path) -> None:
+        self.copies: dict[int, Disk] = {}
         """Finished copies, by position in `index.shards`."""
         self._origins, self._sizes, self._stage = origins, index.shard_sizes, folder
         self._paths = copy_paths(index, folder)
@@ -104,7 +103,7 @@ class Staging:
         except OSError:
             return False
         if is_whole:
-            self.copies[shard] = LocalShard(self._paths[shard])
+            self.copies[shard] = Disk(self._paths[shard])
         return is_whole
 
     def _copy(self, shard: int) -> None:
@@ -139,16 +138,12 @@ def copy_paths(index: ShardIndex, stage: Path) -> list[Path]:
     """Path of each shard's copy: a folder per content of a folder of shards."""
     contents: dict[str, set[str]] = {}
     for location, size in zip(index.shards, index.shard_sizes, strict=True):
-        contents.setdefault(_address(location.parent), set()).add(f"{location.name} {size}")
+        contents.setdefault(at(location.parent).address(), set()).add(f"{location.name} {size}")
     keys = {
         address: hashlib.sha256("\n".join([address, *sorted(members)]).encode()).hexdigest()[:16]
         for address, members in contents.items()
     }
-    return [stage / keys[_address(shard.parent)] / shard.name for shard in index.shards]
-
-
-def _address(folder: Location) -> str:
-    return str(folder.resolve() if isinstance(folder, Path) else folder)
+    return [stage / keys[at(shard.parent).address()] / shard.name for shard in index.shards]
 
 
 def _check_room(folder: Path, size: int) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int64, UInt8, UInt16, UInt32
 from psla_wds.errors import ConfigError, StaleIndexError
 from psla_wds.io.columns import gather_ragged
 from psla_wds.io.locations import Location
-from psla_wds.io.storage import sizes_of
+from psla_wds.io.stores import sizes_of
 from psla_wds.labels.class_list import ClassList
 from psla_wds.shards.clip_ids import ClipIds
 from psla_wds.shards.soft_labels import SoftLabels

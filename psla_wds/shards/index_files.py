@@ -1,6 +1,5 @@
 """The index on disk: `SHARDS/index/`, one .npy per column and meta.json. Format: docs/format.md."""
 
-import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,14 +8,15 @@ from typing import Any
 import numpy as np
 
 from psla_wds.errors import DAMAGE, ConfigError, StaleIndexError
-from psla_wds.io.columns import check_kind, check_ragged, map_column
+from psla_wds.io.columns import check_ragged, map_column
 from psla_wds.io.locations import Location, is_http, member, parse_location, split_spec
-from psla_wds.io.url_ranges import fetch_whole
+from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList
 from psla_wds.shards.index import ShardIndex, concatenate
 from psla_wds.shards.tar import FORMAT_VERSION, MAX_SAMPLE_RATE_HZ
 
 INDEX_FOLDER = "index"
+META = "meta.json"
 CLASS_LABELS = "class_labels_indices.csv"
 
 COLUMN_DTYPES: dict[str, type[np.generic]] = {
@@ -69,7 +69,7 @@ def read_index(shards: Location | str) -> ShardIndex:
         shards = parse_location(shards)
     folder = member(shards, INDEX_FOLDER)
     rebuild = f"python -m sharding.index {shards}"
-    if not isinstance(folder, Path) and is_http(folder):
+    if is_http(folder):
         rebuild = "make the index where the shards are on a disk, and copy it here with them"
     meta_text = _read_meta(shards, folder, rebuild)
     try:
@@ -83,14 +83,13 @@ def read_index(shards: Location | str) -> ShardIndex:
 
 
 def _read_meta(shards: Location, folder: Location, rebuild: str) -> bytes:
-    if isinstance(shards, Path) and not shards.is_dir():
-        raise StaleIndexError("there is no such folder", where=shards, fix="check the path")
-    path = folder / "meta.json"
     try:
-        if isinstance(path, Path):
-            return path.read_bytes()
-        return fetch_whole(path, max_bytes=MAX_META_BYTES)
+        return at(folder / META).read(max_bytes=MAX_META_BYTES)
     except (FileNotFoundError, NotADirectoryError):
+        if not at(shards).is_folder():
+            raise StaleIndexError(
+                "there is no such folder", where=shards, fix="check the path"
+            ) from None
         raise StaleIndexError(
             "there is no index here", where=shards, fix=f"for a folder of shards: {rebuild}"
         ) from None
@@ -99,26 +98,10 @@ def _read_meta(shards: Location, folder: Location, rebuild: str) -> bytes:
 
 
 def _read_column(folder: Location, name: str, num_clips: int) -> np.ndarray:
-    path, dtype = folder / f"{name}.npy", COLUMN_DTYPES[name]
-    if isinstance(path, Path):
-        return map_column(path, dtype)
+    dtype = COLUMN_DTYPES[name]
     bytes_per_clip = MAX_BYTES_PER_CLIP.get(name, np.dtype(dtype).itemsize)
     most = NPY_HEADER_BYTES + bytes_per_clip * (num_clips + 1)
-    column = _parse_column(fetch_whole(path, max_bytes=most))
-    check_kind(column, dtype, path.name)
-    return column
-
-
-def _parse_column(content: bytes) -> np.ndarray:
-    """A view of the bytes; `np.load` would first allocate as much as the header claims."""
-    file = io.BytesIO(content)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("a column has an unknown .npy version")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    column = np.frombuffer(content, dtype, offset=file.tell())
-    if shape != column.shape:
-        raise ValueError("a column is cut short")
-    return column
+    return map_column(folder / f"{name}.npy", dtype, max_bytes=most)
 
 
 def _from_meta(shards: Location, meta: dict[str, Any], columns: dict[str, Any]) -> ShardIndex:

@@ -1,19 +1,15 @@
 """Make the index of a folder from the sidecars of its shards."""
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from psla_wds.errors import ShardError
-from psla_wds.io.files import atomic_folder
-from psla_wds.io.folders import entries
 from psla_wds.io.locations import Location
-from psla_wds.io.url_files import upload_folder
+from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list
 from psla_wds.progress import progress_bar
 from psla_wds.shards.index import ShardIndex, check_number_of_splits, combined_fingerprint
@@ -22,11 +18,10 @@ from psla_wds.shards.index_files import (
     COLUMN_DTYPES,
     INDEX_FOLDER,
     LENGTHS_PLUS_ONE,
+    META,
     read_index,
 )
 from psla_wds.shards.tar import FORMAT_VERSION, Sidecar, read_sidecars, tars_in
-
-META = "meta.json"
 
 
 def merge_sidecars(shards: Location) -> ShardIndex:
@@ -44,7 +39,7 @@ def merge_sidecars(shards: Location) -> ShardIndex:
 
 
 def _finished_sidecars(shards: Location, tars: list[Location]) -> Iterator[Sidecar]:
-    sizes = entries(shards)
+    sizes = at(shards).entries()
     for tar, sidecar in zip(tars, read_sidecars(tars), strict=True):
         if sidecar is None or sizes.get(tar.name) != sidecar.size_bytes:
             raise ShardError(
@@ -151,19 +146,8 @@ def write_index(shards: Location, sidecars: Iterable[Sidecar], classes: ClassLis
         "names": table.classes.names,
     }
     # An interruption at this point leaves no index; readers then report how to make one.
-    folder = shards / INDEX_FOLDER
-    if isinstance(folder, Path):
-        with atomic_folder(folder) as temporary:
-            _fill(temporary, table, meta)
-            shutil.rmtree(folder, ignore_errors=True)
-    else:
-        with tempfile.TemporaryDirectory(prefix="psla-wds-") as temporary:
-            _fill(Path(temporary), table, meta)
-            upload_folder(Path(temporary), folder, last=META)
-
-
-def _fill(folder: Path, table: _Table, meta: dict[str, Any]) -> None:
-    for name, column in table.columns():
-        np.save(folder / f"{name}.npy", column, allow_pickle=False)
-    text = json.dumps(meta, ensure_ascii=False, indent=1)
-    (folder / META).write_text(text + "\n", encoding="utf-8")
+    with at(shards / INDEX_FOLDER).write_folder(last=META) as folder:
+        for name, column in table.columns():
+            np.save(folder / f"{name}.npy", column, allow_pickle=False)
+        text = json.dumps(meta, ensure_ascii=False, indent=1)
+        (folder / META).write_text(text + "\n", encoding="utf-8")

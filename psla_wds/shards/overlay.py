@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from psla_wds.errors import DAMAGE, LabelError
+from psla_wds.io.atomic_files import atomic_open
 from psla_wds.io.columns import check_ragged, map_column
-from psla_wds.io.files import atomic_open
 from psla_wds.shards.index import ShardIndex
 
 OVERLAY_VERSION = 1

@@ -20,9 +20,8 @@ from typing import IO, Any
 from isal.isal_zlib import crc32
 
 from psla_wds.errors import DAMAGE, ShardError
-from psla_wds.io.files import atomic_open
-from psla_wds.io.folders import entries, read_file
 from psla_wds.io.locations import Location
+from psla_wds.io.stores import at
 
 FORMAT_VERSION = 1
 SHARD_NAME = "shard-{number:06d}.tar"
@@ -136,7 +135,7 @@ def sidecar_path(tar: Location) -> Location:
 
 def tars_in(folder: Location) -> list[Location]:
     """The tars of a folder, in the order of their names."""
-    return [folder / name for name in sorted(entries(folder)) if name.endswith(".tar")]
+    return [folder / name for name in sorted(at(folder).entries()) if name.endswith(".tar")]
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ def write_tar(tar: Location, clips: Iterable[PackedClip]) -> WrittenTar:
     import webdataset  # here, since it imports torch, which reading an index does not need
 
     columns = ClipColumns()
-    with atomic_open(tar, shared=True) as file:
+    with at(tar).write(shared=True) as file:
         hashed = _HashedFile(file)
         # webdataset would write its own owner and the current time, and refuse long names.
         settings = {"user": "", "group": "", "mtime": 0, "format": "PAX_FORMAT"}
@@ -189,7 +188,7 @@ def _audio_offsets(tar: Path) -> list[int]:
 
 
 def write_sidecar(tar: Location, sidecar: Sidecar) -> None:
-    with atomic_open(sidecar_path(tar), "w", shared=True) as file:
+    with at(sidecar_path(tar)).write("w", shared=True) as file:
         json.dump(sidecar.to_json(), file, ensure_ascii=False)
         file.write("\n")
 
@@ -199,15 +198,14 @@ def read_sidecars(tars: Sequence[Location]) -> Iterator[Sidecar | None]:
     with ThreadPoolExecutor(SIDECARS_AT_ONCE) as pool:
         for start in range(0, len(tars), SIDECARS_AT_ONCE):
             some = tars[start : start + SIDECARS_AT_ONCE]
-            on_disk = isinstance(some[0], Path)
-            yield from map(read_sidecar, some) if on_disk else pool.map(read_sidecar, some)
+            yield from (map if at(some[0]).is_local else pool.map)(read_sidecar, some)
 
 
 def read_sidecar(tar: Location) -> Sidecar | None:
     """Sidecar of a shard; None if there is none, `ShardError` if it is damaged."""
     path = sidecar_path(tar)
     try:
-        content = json.loads(read_file(path).decode())
+        content = json.loads(at(path).read().decode())
         columns = ClipColumns(**content.pop("clips"))
         for summary in ("num_clips", "duration_s", "class_counts"):
             del content[summary]

@@ -20,7 +20,7 @@ from test_fuzz_tensors import CHECKPOINT, SCORES
 from psla_wds.config import read_json
 from psla_wds.errors import CheckpointError, ConfigError, ManifestError, ScoreError, ShardError
 from psla_wds.evaluation.scores import LAYOUT, Scores
-from psla_wds.io.files import sha256_of
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.labels.manifest import Clip, checked
 from psla_wds.models.checkpoint import load_checkpoint, save_checkpoint
 from psla_wds.shards.index_files import read_index

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from store_server import serving
+from services.store_server import serving
 from test_training import config_of
 from worlds import outcomes_in_world
 

@@ -109,7 +109,7 @@ def test_a_dry_run_finds_a_disk_that_is_too_small(
 def test_a_dry_run_finds_a_damaged_clip_of_its_first_batch(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("psla_wds.io.remote.RETRY_PAUSES_S", ())
     copied = shutil.copytree(shards, tmp_path / "shards")
     for tar in copied.glob("*.tar"):
         content = bytearray(tar.read_bytes())

@@ -20,7 +20,7 @@ import pytest
 from conftest import assert_user_error, manifest_arguments, run_command, write_corpus
 
 from psla_wds.errors import ConfigError, PslaError
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open
 from psla_wds.runtime.array_tasks import parse_task
 from psla_wds.shards.index_files import read_index
 from sharding.index import make_index

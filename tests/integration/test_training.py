@@ -345,7 +345,7 @@ def test_a_clip_damaged_in_place_ends_the_run_with_its_name(shards: Path, tmp_pa
 def test_damaged_clips_that_are_allowed_for_are_replaced_and_told(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("psla_wds.io.remote.RETRY_PAUSES_S", ())
     caplog.set_level("INFO")
     copied = shutil.copytree(shards, tmp_path / "shards")
     index = open_indexes([f"{copied}:train"])

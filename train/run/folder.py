@@ -11,8 +11,7 @@ from typing import Any
 
 from psla_wds.config import to_json
 from psla_wds.errors import ConfigError, PslaError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open, disk_errors
 from train.config import (
     CONFIG,
     MADE_WITH,

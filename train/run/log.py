@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from psla_wds.config import to_json
 from psla_wds.errors import ScoreError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open, disk_errors
 from train.config import BAD_BATCHES, CONFIG, TrainConfig, read_config, read_made_with
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from psla_wds.errors import CheckpointError
-from psla_wds.io.files import sync_folder
+from psla_wds.io.atomic_files import sync_folder
 from psla_wds.io.tensor_files import load_tensors, save_tensors
 from train.steps.metrics import Means
 

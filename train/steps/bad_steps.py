@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from psla_wds.errors import PslaError
-from psla_wds.io.disk import disk_errors
+from psla_wds.io.atomic_files import disk_errors
 from psla_wds.runtime.distributed import World
 from psla_wds.sampling.augment import Draws
 from psla_wds.shards.index import ShardIndex

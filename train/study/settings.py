@@ -11,8 +11,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from psla_wds.config import Within, check_ranges, to_json
 from psla_wds.errors import ConfigError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open, disk_errors
 from psla_wds.models.config import IMAGENET
 from train.config import TrainConfig, check_all_read, is_method
 from train.recipes import find_recipe
@@ -162,7 +161,6 @@ def begin(args: StudyArgs, base: TrainConfig, record: dict[str, Any]) -> None:
 def write(folder: Path, texts: dict[str, str]) -> None:
     """Write files of a folder by name, each whole or not at all."""
     with disk_errors(folder, "write the study"):
-        folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             with atomic_open(folder / name, "w", shared=True) as file:
                 file.write(text + "\n")

@@ -1,52 +1,47 @@
-"""Files that are whole or absent: written under a temporary name, synced, then renamed; those
-behind a URL are written here, then put there whole."""
+"""Files and folders on disks that are whole or absent: written under a temporary name, synced, then
+renamed."""
 
 import hashlib
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from psla_wds.io.locations import Location, Url
-from psla_wds.io.url_files import upload
+from psla_wds.errors import PslaError
+
+GO_ON = "run the same command again: it goes on"
 
 
 @contextmanager
-def atomic_open(location: Location, mode: str = "wb", *, shared: bool = False) -> Iterator[IO]:
-    """Open a file for writing; it appears, complete and on disk, when the block ends well.
+def disk_errors(where: object, what: str, *, then: str = GO_ON) -> Iterator[None]:
+    """Report an `OSError` in the block as a full disk or missing access, which users can mend."""
+    try:
+        yield
+    except OSError as error:
+        raise PslaError(
+            f"cannot {what}: {error.strerror or error}",
+            where=where,
+            fix=f"make room or give write access, and {then}",
+        ) from None
+
+
+@contextmanager
+def atomic_open(path: Path, mode: str = "wb", *, shared: bool = False) -> Iterator[IO]:
+    """Open a file for writing; it appears, complete and on disk, when the block ends well. The
+    folders that it lies in are made.
 
     Args:
         shared: other processes may write the same file meanwhile, each under a name of its own;
-            what a killed one leaves is then for the caller to sweep.
+            `Disk.sweep` deletes what a killed one leaves.
     """
-    encoding = None if "b" in mode else "utf-8"
-    if isinstance(location, Path):
-        writing = _renamed(location, mode, encoding, shared)
-    else:
-        writing = _uploaded(location, mode, encoding)
-    with writing as file:
-        yield file
-
-
-@contextmanager
-def _uploaded(url: Url, mode: str, encoding: str | None) -> Iterator[IO]:
-    with tempfile.TemporaryDirectory(prefix="psla-wds-") as folder:
-        path = Path(folder, "file" + url.suffix)
-        with path.open(mode, encoding=encoding) as file:
-            yield file
-        upload(path, url)
-
-
-@contextmanager
-def _renamed(path: Path, mode: str, encoding: str | None, shared: bool) -> Iterator[IO]:
+    path.parent.mkdir(parents=True, exist_ok=True)
     mark = f".{secrets.token_hex(4)}" if shared else ""
     temporary = path.with_name(f"{path.name}{mark}.tmp")
     try:
-        with temporary.open(mode, encoding=encoding) as file:
+        with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

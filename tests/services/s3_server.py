@@ -36,3 +36,14 @@ def serving_s3() -> Iterator[tuple[int, Any]]:
     finally:
         s3fs.S3FileSystem.clear_instance_cache()
         server.stop()
+
+
+def forget_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For this process and those that it starts from now on."""
+    import s3fs
+
+    for name in CREDENTIALS.keys() - {"AWS_DEFAULT_REGION"}:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    s3fs.S3FileSystem.clear_instance_cache()

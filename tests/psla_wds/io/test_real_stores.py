@@ -5,13 +5,12 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from faulty_proxy import Proxy, faulty_proxy
-from s3_server import CREDENTIALS, serving_s3
+from services.faulty_proxy import faulty_proxy
+from services.s3_server import CREDENTIALS, forget_credentials, serving_s3
 
 from psla_wds.errors import ShardError, StaleIndexError
 from psla_wds.reading.reader import Reader
@@ -38,7 +37,7 @@ http {{
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", (0.01, 0.02, 0.05, 0.1, 0.1, 0.1))
+    monkeypatch.setattr("psla_wds.io.remote.RETRY_PAUSES_S", (0.01, 0.02, 0.05, 0.1, 0.1, 0.1))
 
 
 @pytest.fixture
@@ -52,25 +51,9 @@ def nginx(shards: Path, tmp_path: Path) -> Iterator[int]:
     settings = tmp_path / "nginx.conf"
     settings.write_text(NGINX_CONF.format(folder=tmp_path, port=port, root=shards.parent))
     process = subprocess.Popen([program, "-c", str(settings), "-p", str(tmp_path)])
-    with _ending(process):
+    try:
         _await_port(port)
         yield port
-
-
-@pytest.fixture
-def s3(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The port of an S3 server with the shards in s3://bucket/some/shards."""
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-    with serving_s3() as (port, store):
-        store.put(str(shards), "bucket/some/shards", recursive=True)
-        yield port
-
-
-@contextmanager
-def _ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    try:
-        yield
     finally:
         process.terminate()
         process.wait(10)
@@ -86,6 +69,16 @@ def _await_port(port: int) -> None:
     pytest.fail(f"nothing listens on port {port}")
 
 
+@pytest.fixture
+def s3(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The port of an S3 server with the shards in s3://bucket/some/shards."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    with serving_s3() as (port, store):
+        store.put(str(shards), "bucket/some/shards", recursive=True)
+        yield port
+
+
 def all_clips(index: ShardIndex, passes: int = 1) -> list[bytes]:
     reader = Reader(index, threads=4)
     rows = np.tile(np.arange(len(index)), passes)
@@ -95,52 +88,46 @@ def all_clips(index: ShardIndex, passes: int = 1) -> list[bytes]:
         reader.close()
 
 
-def assert_same_clips_through_faults(shards: Path, url: str, proxy: Proxy) -> None:
-    index = open_indexes([f"{url}:train"])
-    index.check_shards()
-    assert all_clips(index, passes=5) == all_clips(open_indexes([f"{shards}:train"]), passes=5)
-    assert proxy.faults > 5
+@pytest.mark.parametrize("server", ["nginx", "s3"])
+def test_clips_through_faults_are_those_of_the_disk(
+    shards: Path, server: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+):
+    with faulty_proxy(request.getfixturevalue(server)) as proxy:
+        there = f"http://127.0.0.1:{proxy.port}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", there)
+        url = f"{there}/shards" if server == "nginx" else "s3://bucket/some/shards"
+        index = open_indexes([f"{url}:train"])
+        index.check_shards()
+        assert all_clips(index, passes=5) == all_clips(open_indexes([f"{shards}:train"]), passes=5)
+        assert proxy.faults > 5
 
 
-def test_clips_on_nginx_are_those_of_the_disk(shards: Path, nginx: int):
-    with faulty_proxy(nginx) as proxy:
-        assert_same_clips_through_faults(shards, f"http://127.0.0.1:{proxy.port}/shards", proxy)
+@pytest.mark.parametrize(
+    ("place", "error", "words"),
+    [
+        ("elsewhere", StaleIndexError, "no index here"),
+        ("secret/shards", ShardError, "refuses access"),
+        ("whole", ShardError, "sends whole files"),
+    ],
+)
+def test_mistakes_with_nginx_are_reported(
+    nginx: int, place: str, error: type[Exception], words: str
+):
+    with pytest.raises(error, match=words):
+        read_index(f"http://127.0.0.1:{nginx}/{place}")
 
 
-def test_mistakes_with_nginx_are_told(nginx: int):
-    root = f"http://127.0.0.1:{nginx}"
-    with pytest.raises(StaleIndexError, match="no index here"):
-        read_index(f"{root}/elsewhere")
-    with pytest.raises(ShardError, match="refuses access"):
-        read_index(f"{root}/secret/shards")
-    with pytest.raises(ShardError, match="sends whole files"):
-        read_index(f"{root}/whole")
-
-
-def test_clips_on_s3_are_those_of_the_disk(shards: Path, s3: int, monkeypatch: pytest.MonkeyPatch):
-    with faulty_proxy(s3) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
-        assert_same_clips_through_faults(shards, "s3://bucket/some/shards", proxy)
-
-
-def test_mistakes_with_s3_are_told(shards: Path, s3: int, monkeypatch: pytest.MonkeyPatch):
-    import s3fs
-
+def test_mistakes_with_s3_are_reported(s3: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3}")
     index = read_index("s3://bucket/some/shards")
-    with pytest.raises(StaleIndexError, match="no index here"):
-        read_index("s3://bucket/elsewhere")
-    with pytest.raises(StaleIndexError, match="no index here"):
-        read_index("s3://nobucket/shards")
+    for url in ("s3://bucket/elsewhere", "s3://nobucket/shards"):
+        with pytest.raises(StaleIndexError, match="no such folder"):
+            read_index(url)
     index.shards[1].fs.rm(index.shards[1].path)
     with pytest.raises(StaleIndexError, match="it is missing"):
         index.check_shards()
     with pytest.raises(ShardError, match="no such shard"):
         all_clips(index)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
-    s3fs.S3FileSystem.clear_instance_cache()
+    forget_credentials(monkeypatch)
     with pytest.raises(ShardError, match="refuses access"):
         read_index("s3://bucket/some/shards")
