@@ -35,7 +35,7 @@ from psla_wds.errors import ConfigError, ScoreError
 from psla_wds.evaluation.metrics import evaluate
 from psla_wds.evaluation.scores import Scores
 from psla_wds.io.atomic_files import atomic_folder, disk_errors
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.runtime.distributed import join_world
 from psla_wds.shards.index_files import open_indexes
 from train.config import is_method

@@ -26,8 +26,8 @@ from psla_wds.features.config import FeatureConfig
 from psla_wds.io.atomic_files import disk_errors
 from psla_wds.loading.loader import Loader, LoaderConfig
 from psla_wds.loading.waveforms import WaveformLoader
-from psla_wds.sampling.augment import NO_PARTNER, AugmentConfig, Draws, plain_draws
-from psla_wds.sampling.plan import SamplerConfig
+from psla_wds.sampling.augment import NO_PARTNER, Draws, plain_draws
+from psla_wds.sampling.config import AugmentConfig, SamplerConfig
 from psla_wds.sampling.schedule import NONE_DAMAGED, BatchLayout, TrainingSchedule
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes

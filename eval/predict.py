@@ -20,7 +20,7 @@ from psla_wds.evaluation.score_folder import check_top_k
 from psla_wds.evaluation.scores import Origin
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.models.config import Precision
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
 from psla_wds.shards.overlay import apply_overlay

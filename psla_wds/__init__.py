@@ -21,9 +21,9 @@ if TYPE_CHECKING:
         evaluation_waveforms,
         training_waveforms,
     )
-    from psla_wds.reading.reader import ReaderConfig
-    from psla_wds.sampling.augment import AugmentConfig, Draws
-    from psla_wds.sampling.plan import SamplerConfig
+    from psla_wds.reading.config import ReaderConfig
+    from psla_wds.sampling.augment import Draws
+    from psla_wds.sampling.config import AugmentConfig, SamplerConfig
     from psla_wds.shards.index import ShardIndex
     from psla_wds.shards.index_files import open_indexes
     from psla_wds.tagging.config import EventConfig, WindowConfig
@@ -72,9 +72,9 @@ _NAMES = {
         "evaluation_waveforms",
         "training_waveforms",
     ),
-    "reading.reader": ("ReaderConfig",),
-    "sampling.augment": ("AugmentConfig", "Draws"),
-    "sampling.plan": ("SamplerConfig",),
+    "reading.config": ("ReaderConfig",),
+    "sampling.augment": ("Draws",),
+    "sampling.config": ("AugmentConfig", "SamplerConfig"),
     "shards.index": ("ShardIndex",),
     "shards.index_files": ("open_indexes",),
     "tagging.config": ("EventConfig", "WindowConfig"),
