@@ -27,6 +27,11 @@ LocationArg: TypeAlias = Annotated[
 ]
 """Type of an argument that names a local path or a URL."""
 
+Shards: TypeAlias = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="SHARDS[:SPLIT,...]")
+]
+"""Type of an option that names sets of shards, and may be repeated."""
+
 
 def parse(args: type[Args], description: str | None, *, prog: str) -> Args:
     """The arguments of a command, from its dataclass; options stand before or after words."""

@@ -17,6 +17,7 @@ from scipy.sparse import csr_array
 from psla_wds.evaluation.score_folder import row_blocks
 from psla_wds.labels.ontology import Pairs
 from psla_wds.shards.index import ShardIndex
+from psla_wds.text_table import text_table
 
 Threshold = Literal["mean", "median"] | float
 """Statistic of scores; a number is a percentile."""
@@ -215,21 +216,20 @@ def to_text(report: dict[str, Any]) -> str:
     empty = [row["name"] for row in report["per_class"] if row["threshold"] is None]
     if empty:
         lines.append(f"  {len(empty)} classes have no clip, so none was added: {', '.join(empty)}")
-    lines += ["", f"{'class':<36}{'before':>11}{'added':>11}{'after':>11}{'threshold':>11}"]
-    ranked = sorted(report["per_class"], key=lambda row: -row["added"])
-    lines += [
-        f"{row['name'][:34]:<36}{row['before']:>11,}{row['added']:>11,}{row['after']:>11,}"
-        f"{row['threshold']:>11.4f}"
-        for row in ranked[:NUM_SHOWN]
+    rows = [["class", "before", "added", "after", "threshold"]]
+    rows += [
+        [row["name"], *(f"{row[n]:,}" for n in ("before", "added", "after")),
+         f"{row['threshold']:.4f}"]
+        for row in sorted(report["per_class"], key=lambda row: -row["added"])[:NUM_SHOWN]
         if row["added"]
+    ]  # fmt: skip
+    lines += ["", text_table(rows), ""]
+    rows = [["carried", "added", "type", "labels"]]
+    rows += [
+        [pair["carried_name"], pair["added_name"], pair["type"], f"{pair['labels']:,}"]
+        for pair in sorted(report["pairs"], key=lambda pair: -pair["labels"])[:NUM_SHOWN]
     ]
-    lines += ["", f"{'carried':<34}{'added':<34}{'type':<6}{'labels':>9}"]
-    pairs = sorted(report["pairs"], key=lambda pair: -pair["labels"])
-    lines += [
-        f"{pair['carried_name'][:32]:<34}{pair['added_name'][:32]:<34}{pair['type']:<6}"
-        f"{pair['labels']:>9,}"
-        for pair in pairs[:NUM_SHOWN]
-    ]
+    lines.append(text_table(rows, "<<<>"))
     return "\n".join(lines) + "\n"
 
 

@@ -16,7 +16,7 @@ from psla_wds.evaluation.weight_average import average_weights, with_estimated_s
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.loading.batches import LoaderConfig, evaluation_batches
 from psla_wds.models.checkpoint import epoch_checkpoints, epoch_path, load_checkpoint
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.shards.index_files import open_indexes
 
 EPOCHS = 3

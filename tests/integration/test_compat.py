@@ -19,7 +19,7 @@ from psla_wds.models.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 from train.config import TrainConfig
 from train.recipes import DEMO
 from train.start import train

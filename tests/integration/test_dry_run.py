@@ -11,7 +11,7 @@ from test_training import arguments, config_of
 from worlds import outcomes_in_world
 
 from psla_wds.errors import CheckpointError, PslaError
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 from train.main import parse
 from train.run.state import StateFiles
 from train.start import train

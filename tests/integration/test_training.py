@@ -21,8 +21,8 @@ from psla_wds.evaluation.metrics import evaluate
 from psla_wds.evaluation.scores import Scores
 from psla_wds.features.config import FeatureConfig
 from psla_wds.models.checkpoint import epoch_checkpoints, load_checkpoint
-from psla_wds.reading.reader import ReaderConfig
-from psla_wds.sampling.plan import SamplerConfig
+from psla_wds.reading.config import ReaderConfig
+from psla_wds.sampling.config import SamplerConfig
 from psla_wds.shards.index_files import open_indexes
 from train.config import TrainConfig, read_made_with
 from train.main import parse

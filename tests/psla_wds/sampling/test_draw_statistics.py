@@ -12,8 +12,8 @@ import pytest
 from label_index import audioset_counts, audioset_index, index_by_counts
 from scipy.stats import chi2, chi2_contingency, chisquare
 
-from psla_wds.sampling.augment import AugmentConfig, drawn_partners
-from psla_wds.sampling.config import SamplerConfig, Sampling
+from psla_wds.sampling.augment import drawn_partners
+from psla_wds.sampling.config import AugmentConfig, SamplerConfig, Sampling
 from psla_wds.sampling.plan import (
     PURPOSE_DRAWS,
     EpochPlan,
