@@ -35,8 +35,8 @@ from benchmarks.harness import (
 from benchmarks.papers_way import check_same_work, papers_batches
 from benchmarks.tables import finish
 from psla_wds import Batch, FeatureConfig, LoaderConfig, cli, training_batches
-from psla_wds.models.audio_tagger import build_model
 from psla_wds.models.config import ModelConfig
+from psla_wds.models.initial_weights import build_model
 from psla_wds.progress import DataTimer, Interval
 from psla_wds.runtime.distributed import World
 from sharding.packing.engines import num_cores

@@ -7,8 +7,13 @@ from psla_wds.config import Kind, to_json
 from psla_wds.labels.class_list import ClassList
 from psla_wds.models.checkpoint import CHECKPOINTS, Checkpoint
 from psla_wds.models.config import IMAGENET, RANDOM
-from psla_wds.models.ensembles import check_members, load_members
-from psla_wds.models.model_folder import Provenance, is_model_folder, read_model_config
+from psla_wds.models.model_folder import (
+    Provenance,
+    check_members,
+    is_model_folder,
+    load_members,
+    read_model_config,
+)
 from train.config import CONFIG, KINDS, read_config, read_made_with
 
 

@@ -25,7 +25,7 @@ from psla_wds.labels.class_list import ClassList
 from psla_wds.models.audio_tagger import check_precision
 from psla_wds.models.checkpoint import Checkpoint
 from psla_wds.models.config import Precision
-from psla_wds.models.ensembles import check_members, load_members
+from psla_wds.models.model_folder import check_members, load_members
 from psla_wds.tagging.config import EventConfig, WindowConfig
 from psla_wds.tagging.events import Event, EventFinder, in_order
 from psla_wds.tagging.waveform_model import WaveformModel
