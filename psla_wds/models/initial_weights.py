@@ -159,7 +159,7 @@ def _check_same(
         found = ", ".join(f"{n}={value} (here {getattr(given, n)})" for n, value in other.items())
         flags = " ".join(f"{flag(n, section)} {value}" for n, value in other.items())
         raise CheckpointError(
-            f"the initial weights were trained with other {section} settings: {found}",
+            f"the initial weights were trained with other --{section} settings: {found}",
             where=where,
             fix=f"set {flags}, or {other_way}",
         )
