@@ -1,4 +1,4 @@
-"""Settings of tagging. Without torch, so that a command can list them at once."""
+"""Settings of tagging, without torch, so that --help is quick."""
 
 from dataclasses import dataclass
 from typing import Annotated
