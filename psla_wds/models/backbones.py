@@ -17,6 +17,7 @@ from psla_wds.errors import ConfigError
 from psla_wds.models.config import EFFICIENTNETS, TIMM, timm
 
 PROBED_FRAMES = (256, 512)
+"""Lengths of inputs that show a trunk's stride; both are many times the stride."""
 
 BLOCK = re.compile(r"^(?:_blocks|layer\d|features)\.\d+")
 """Beginning of names in a block, in networks of efficientnet_pytorch and torchvision."""
@@ -114,8 +115,14 @@ def _timm(name: str, drop_connect_rate: float | None) -> tuple[nn.Module, int]:
             where="model",
             fix="choose a convolutional --model.backbone, such as timm/convnext_atto",
         ) from None
-    if drop_connect_rate == 0:
-        _turn_off_drop_connect(trunk)
+    if (
+        drop_connect_rate == 0
+    ):  # some of timm's networks have another default, and some take no rate
+        from timm.layers import DropPath
+
+        for module in trunk.modules():
+            if isinstance(module, DropPath):
+                module.drop_prob = 0.0
     return trunk, channels
 
 
@@ -128,15 +135,6 @@ def _num_features(trunk: nn.Module) -> int:
     if len(short) != 4 or not short[3] < long[3]:
         raise ValueError(f"its output for {PROBED_FRAMES[0]} frames is {tuple(short)}")
     return short[1]
-
-
-def _turn_off_drop_connect(trunk: nn.Module) -> None:
-    """Set the rate to 0: some of timm's networks have another default, and some take no rate."""
-    from timm.layers import DropPath
-
-    for module in trunk.modules():
-        if isinstance(module, DropPath):
-            module.drop_prob = 0.0
 
 
 def _without_drop_connect(name: str) -> ConfigError:

@@ -11,11 +11,10 @@ from psla_wds.errors import CheckpointError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.features.log_mel import WindowFeatures
 from psla_wds.models.audio_tagger import AudioTagger
+from psla_wds.models.backbones import PROBED_FRAMES
 from psla_wds.models.checkpoint import Checkpoint
 from psla_wds.models.config import Precision
 
-PROBED_FRAMES = (256, 512)
-"""Frames of inputs that show a trunk's stride; both are many times the stride."""
 MOST_NUMBERS = 2**24
 """Limit for a matrix of the front end and for the features of a window (64 MiB), since a file can
 claim any size."""
