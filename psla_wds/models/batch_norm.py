@@ -45,7 +45,7 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
 def check_batch_norm(
     over: BatchNormOver, group: int | None, *, clips_per_pass: int, device: torch.device
 ) -> None:
-    """Raise `ConfigError` unless passes of so many clips can be normalised like this."""
+    """Raise `ConfigError` unless passes of `clips_per_pass` clips can be normalised like this."""
     if over == "batch" and device.type != "cuda":
         raise ConfigError(
             "BatchNorm over the whole batch (SyncBatchNorm) needs GPUs",

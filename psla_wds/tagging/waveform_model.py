@@ -74,7 +74,7 @@ class WaveformModel(nn.Module):
 
 
 def _map_columns(member: Checkpoint, num_frames: Sequence[int]) -> list[int]:
-    """Columns of the trunk's map for inputs of so many frames. No library states them, so they are
+    """Columns of the trunk's map for inputs of these lengths. No library states them, so they are
     found by a forward pass without weights."""
     with torch.device("meta"), torch.inference_mode():
         tagger = AudioTagger(member.model, len(member.classes)).eval()
