@@ -92,6 +92,7 @@ def fit(
 def normalise(
     log_mel: Float[torch.Tensor, "*batch frames mels"], config: FeatureConfig
 ) -> Float[torch.Tensor, "*batch frames mels"]:
+    """Log-mel less the data set's mean, divided by its standard deviation."""
     return (log_mel - config.mean) / config.std
 
 
