@@ -25,8 +25,8 @@ from benchmarks.harness import RATES, RESULTS, WARMUP_BATCHES, Column, Open
 from benchmarks.papers_way import check_same_work, papers_batches
 from benchmarks.tables import run_benchmark
 from psla_wds import Batch, FeatureConfig, LoaderConfig, training_batches
-from psla_wds.models.audio_tagger import build_model
 from psla_wds.models.config import ModelConfig
+from psla_wds.models.initial_weights import build_model
 from psla_wds.progress import DataTimer, Interval
 from psla_wds.runtime.distributed import World
 from sharding.packing.engines import num_cores

@@ -1,6 +1,6 @@
-"""The library: every mechanism, no command line. What a script of one's own needs can be imported
-from here, to train (docs/use_the_loader.md) and to use a model (docs/use_the_model.md); torch and
-DALI are loaded by the first use that needs them.
+"""The library. Names for your own scripts can be imported from here, to train
+(docs/use_the_loader.md) and to use a model (docs/use_the_model.md); torch and DALI are loaded by
+the first use that needs them.
 """
 
 from importlib import import_module

@@ -12,11 +12,10 @@ from psla_wds.config import Kind, to_json
 from psla_wds.errors import ConfigError
 from psla_wds.evaluation.teacher import apply_teacher
 from psla_wds.loading.loader import check_dali
-from psla_wds.models.audio_tagger import build_model
 from psla_wds.models.batch_norm import check_batch_norm
 from psla_wds.models.checkpoint import epoch_path
 from psla_wds.models.config import RANDOM
-from psla_wds.models.fine_tuning import Start, first_tagger
+from psla_wds.models.initial_weights import Start, build_model, first_tagger
 from psla_wds.runtime.distributed import World, join_world
 from psla_wds.runtime.environment import environment, sources_digest
 from psla_wds.shards.index import ShardIndex
