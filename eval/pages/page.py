@@ -109,9 +109,8 @@ def _plain(value: Any) -> Any:
 
 
 def write_texts(texts: dict[Path, str], what: str) -> None:
-    """Write each text whole or not at all, and make its folder; `what` names them in errors."""
+    """Write each text whole or not at all; `what` names them in errors."""
     for path, text in texts.items():
-        with disk_errors(path, f"write the {what}", then="run the command again"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_open(path, "w") as file:
-                file.write(text)
+        errors = disk_errors(path, f"write the {what}", then="run the command again")
+        with errors, atomic_open(path, "w") as file:
+            file.write(text)
