@@ -1,9 +1,14 @@
 """What all tests share: checked shapes, GPU tests that cannot be skipped unnoticed, tiny shards."""
 
+import contextlib
+import importlib
+import io
 import json
+import logging
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -16,6 +21,8 @@ install_import_hook(["psla_wds", "eval", "train", "sharding"], "beartype.beartyp
 import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
 import torch  # noqa: E402
+
+from psla_wds import cli  # noqa: E402
 
 torch.set_num_threads(1)  # tiny tensors: more threads cost more than they bring
 
@@ -97,18 +104,42 @@ def _write_clip(folder: Path, number: int, rng: np.random.Generator) -> dict[str
 def run_command(
     module: str, *arguments: str, check: bool = True, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m MODULE ARGUMENTS` as a user would."""
-    return run([sys.executable, "-m", module, *arguments], check=check, cwd=cwd)
+    """Run `python -m MODULE ARGUMENTS` in this process: importing torch takes seconds."""
+    main = importlib.import_module(f"{module}.__main__" if module == "train.study" else module).main
+    command, status = [module, *map(str, arguments)], 0
+    out, err = io.StringIO(), io.StringIO()
+    root, shown = logging.getLogger(), logging.StreamHandler(err)
+    before = sys.argv, root.level
+    root.addHandler(shown)
+    root.setLevel(logging.INFO)
+    sys.argv = command
+    try:
+        with contextlib.chdir(cwd or "."), redirect_stdout(out), redirect_stderr(err):
+            cli.run(main)
+    except SystemExit as end:
+        status = int(end.code or 0)
+    finally:
+        sys.argv = before[0]
+        root.setLevel(before[1])
+        root.removeHandler(shown)
+    done = subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
+    return _checked(done) if check else done
 
 
 def run(
     command: list[str], *, check: bool = True, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own, as a user would."""
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=cwd, timeout=600
     )
-    if check and done.returncode:
-        pytest.fail(f"{' '.join(command)}\nexit status {done.returncode}\n{done.stderr[-3000:]}")
+    return _checked(done) if check else done
+
+
+def _checked(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    if done.returncode:
+        words, status = " ".join(done.args), done.returncode
+        pytest.fail(f"{words}\nexit status {status}\n{done.stderr[-3000:]}")
     return done
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from foreign_tars import audio_of, write_class_labels, write_members
 from hypothesis import strategies as st
-from mutations import AWKWARD_TEXTS, changed_bytes, changed_json
-from properties import accepted, fuzz, tiers
+from fuzz.mutations import AWKWARD_TEXTS, changed_bytes, changed_json
+from fuzz.properties import accepted, fuzz, tiers
 from test_fuzz_index import use
 
 from psla_wds.audio.decode import decode_pcm

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mutations import npy_bytes
-from properties import limited_memory
+from fuzz.mutations import npy_bytes
+from fuzz.properties import limited_memory
 from test_fuzz_tars import AUDIO, NUM_SAMPLES, own_shard, own_sidecar
 from test_fuzz_tensors import CHECKPOINT, SCORES
 

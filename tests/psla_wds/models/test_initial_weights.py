@@ -1,8 +1,8 @@
+"""Weights that a network starts from: ImageNet's, of every library, or those of a file."""
+
 import importlib.util
-import os
 import pickle
-import subprocess
-import sys
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def with_initial_weights(path: object) -> AudioTagger:
     return build_model(ModelConfig(backbone="efficientnet-b0", initial_weights=str(path)), 5)
 
 
-def test_a_published_file_fills_the_trunk_and_leaves_the_stem_random(published_file):
+def test_a_published_file_fills_the_trunk_but_its_stem(published_file):
     published = torch.load(published_file)
     trunk = with_initial_weights(published_file).trunk.state_dict()
 
@@ -44,9 +44,7 @@ def test_a_published_file_fills_the_trunk_and_leaves_the_stem_random(published_f
     assert published.keys() - trunk.keys() == {"_conv_stem.weight", "_fc.weight", "_fc.bias"}
 
 
-def test_imagenet_weights_are_downloaded_once_and_nothing_is_printed_as_a_result(
-    published_file, tmp_path, monkeypatch, capsys
-):
+def test_imagenet_weights_are_downloaded_once(published_file, tmp_path, monkeypatch, capsys):
     copy = tmp_path / published_file.name
     copy.write_bytes(published_file.read_bytes())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
@@ -78,72 +76,62 @@ class Evil:
         return (Path.touch, (Path("evil"),))
 
 
-def saved(path: Path, content: object) -> Path:
-    torch.save(content, path)
-    return path
-
-
 @pytest.mark.parametrize(
-    ("make", "what"),
+    ("content", "what"),
     [
-        (lambda path: path, "cannot be read: No such file or directory"),
-        (lambda path: path.parent, "cannot be read: Is a directory"),
-        (lambda path: (path.write_bytes(b""), path)[1], "damaged"),
-        (lambda path: (path.write_bytes(b"PK\3\4 cut short"), path)[1], "damaged"),
-        (
-            lambda path: (path.write_bytes(pickle.dumps(Evil(), protocol=2)), path)[1],
-            "could run code",
-        ),
-        (lambda path: saved(path, {"a": Evil()}), "could run code"),
-        (lambda path: saved(path, [torch.ones(2)]), "not a table"),
-        (lambda path: saved(path, {"epoch": 3}), "not a table of named tensors"),
+        (None, "cannot be read: No such file or directory"),
+        (b"PK\3\4 cut short", "damaged"),
+        (pickle.dumps(Evil(), protocol=2), "could run code"),
+        ({"a": Evil()}, "could run code"),
+        ([torch.ones(2)], "not a table"),
+        ({"epoch": 3}, "not a table of named tensors"),
     ],
-    ids=["missing", "folder", "empty", "truncated", "pickle", "object", "list", "number"],
+    ids=["missing", "truncated", "pickle", "object", "list", "number"],
 )
-def test_a_file_that_holds_no_weights_is_refused(make, what, tmp_path, monkeypatch):
+def test_a_file_that_holds_no_weights_is_refused(content, what, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = make(tmp_path / "weights.pth")
+    path = tmp_path / "weights.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
     with pytest.raises(CheckpointError, match=what) as caught:
         with_initial_weights(path)
-    _, where, fix = str(caught.value).splitlines()
-    assert where == f"  where: {path}"
-    assert "set --model.initial-weights to a copy of https://" in fix
-    assert "efficientnet-b0-355c32eb.pth" in fix
+    assert f"where: {path}" in str(caught.value)
+    assert re.search(r"to a copy of https://.*efficientnet-b0-355c32eb\.pth", str(caught.value))
     assert not Path("evil").exists()
 
 
-def test_weights_of_another_backbone_are_refused_with_the_first_difference(published_file):
+def test_weights_of_another_backbone_are_refused(published_file):
     config = ModelConfig(backbone="efficientnet-b2", initial_weights=str(published_file))
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError, match=f"where: {published_file}\n") as caught:
         build_model(config, 5)
-    what, where, _ = str(caught.value).splitlines()
-    assert what == (
+    assert str(caught.value).startswith(
         "these are not weights of efficientnet-b2: 405 of 441 tensors differ, first "
         "trunk._blocks.1._depthwise_conv.weight (file: (96, 1, 3, 3), model: (16, 1, 3, 3))"
     )
-    assert where == f"  where: {published_file}"
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape"])
 def test_a_file_that_differs_in_one_tensor_is_refused(change, published_file, tmp_path):
-    tensors = dict(torch.load(published_file))
-    name = "_conv_head.weight"
+    tensors, name = dict(torch.load(published_file)), "_conv_head.weight"
     if change == "missing":
         del tensors[name]
     elif change == "extra":
         tensors[name := "_conv_head.bias"] = torch.zeros(1280)
     else:
         tensors[name] = tensors[name][:-1]
-    path = saved(tmp_path / "weights.pth", tensors)
+    torch.save(tensors, tmp_path / "weights.pth")
     with pytest.raises(CheckpointError, match=rf": 1 of \d+ tensors differ, first trunk\.{name} "):
-        with_initial_weights(path)
+        with_initial_weights(tmp_path / "weights.pth")
 
 
 def test_a_file_without_batch_norm_counters_is_accepted(published_file, tmp_path):
     tensors = torch.load(published_file)
     older = {n: t for n, t in tensors.items() if not n.endswith("num_batches_tracked")}
-    model = with_initial_weights(saved(tmp_path / "weights.pth", older))
-    assert torch.equal(model.trunk._conv_head.weight, tensors["_conv_head.weight"])
+    torch.save(older, tmp_path / "weights.pth")
+    trunk = with_initial_weights(tmp_path / "weights.pth").trunk
+    assert torch.equal(trunk._conv_head.weight, tensors["_conv_head.weight"])
 
 
 def written(model: torch.nn.Module, path: Path) -> Path:
@@ -192,58 +180,31 @@ def test_every_library_s_file_fills_the_trunk_but_its_stem(backbone, file, stem,
     assert not any(torch.equal(trunk[n], random[n]) for n in rest if trunk[n].ndim == 4)
 
 
-@pytest.mark.parametrize(
-    ("backbone", "of"),
-    [
-        ("resnet-50", "mobilenet-v2"),
-        ("mobilenet-v2", "resnet-50"),
-        pytest.param("timm/resnet10t", "resnet-50", marks=needs_timm),
-        pytest.param("resnet-50", "timm/resnet10t", marks=needs_timm),
-    ],
-)
-def test_a_file_of_another_network_is_refused(backbone, of, tmp_path):
-    path = written(network_of(of), tmp_path / "weights.pth")
-    with pytest.raises(CheckpointError, match=f"not weights of {backbone}.* tensors differ, first"):
-        build_model(ModelConfig(backbone=backbone, initial_weights=str(path)), 5)
-
-
 @needs_timm
-@pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"\x10" + bytes(7) + b"{}"], ids=len)
-def test_a_damaged_safetensors_file_is_refused(content, tmp_path):
+def test_a_damaged_safetensors_file_is_refused(tmp_path):
     path = tmp_path / "model.safetensors"
-    path.write_bytes(content)
+    path.write_bytes(b"\xff" * 64)
     with pytest.raises(CheckpointError, match="damaged"):
         build_model(ModelConfig(backbone="timm/resnet10t", initial_weights=str(path)), 5)
 
 
 @needs_timm
-def test_weights_of_timm_come_from_its_own_cache(tmp_path):
+def test_weights_of_timm_come_from_its_own_cache(tmp_path, monkeypatch, capsys):
     """A cache as huggingface_hub lays it out, and no network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     folder = tmp_path / "models--timm--resnet10t.c3_in1k"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text("0" * 40)
     snapshot = folder / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0" * 40)
     network = network_of("timm/resnet10t")
     written(network, snapshot / "model.safetensors")
-    script = (
-        "import sys, torch; from psla_wds.models.audio_tagger import ModelConfig, build_model; "
-        "model = build_model(ModelConfig(backbone='timm/resnet10t'), 5); "
-        "torch.save(model.trunk.state_dict(), sys.argv[1])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "trunk.pt")],
-        env=os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
-    trunk, published = torch.load(tmp_path / "trunk.pt"), network.state_dict()
-    assert trunk["conv1.0.weight"].shape[1] == 1
-    del trunk["conv1.0.weight"]
+    trunk = build_model(ModelConfig(backbone="timm/resnet10t"), 5).trunk.state_dict()
+    assert trunk.pop("conv1.0.weight").shape[1] == 1
+    published = network.state_dict()
     assert all(torch.equal(tensor, published[name]) for name, tensor in trunk.items())
+    assert capsys.readouterr().out == ""
 
 
 @needs_timm

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import manifest_arguments, run_command, write_corpus
-from mutations import changed_json, changed_npy
-from properties import Trap, accepted, fuzz, tiers
+from fuzz.mutations import changed_json, changed_npy
+from fuzz.properties import Trap, accepted, fuzz, tiers
 
 from psla_wds.errors import ShardError
 from psla_wds.reading.reader import Reader

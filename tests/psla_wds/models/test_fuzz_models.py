@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from mutations import changed_bytes, changed_json
-from properties import Trap, accepted, fuzz, tiers
+from fuzz.mutations import changed_bytes, changed_json
+from fuzz.properties import Trap, accepted, fuzz, tiers
 from tiny_models import tiny_checkpoint
 
 from psla_wds.errors import CheckpointError

@@ -1,7 +1,5 @@
 """Small inputs and b0 wherever the property does not depend on size; counts need no memory."""
 
-from collections.abc import Iterator
-
 import jaxtyping
 import pytest
 import torch
@@ -12,12 +10,8 @@ from psla_wds.models.config import Head, ModelConfig
 
 
 @pytest.fixture(autouse=True)
-def one_seeded_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def seeded() -> None:
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 def small_tagger(head: Head = "single-head-attention", num_classes: int = 5) -> AudioTagger:
@@ -61,12 +55,8 @@ def test_drop_connect_acts_in_training_only():
     assert not torch.equal(model(log_mel), model(log_mel))
     model.eval()
     assert torch.equal(model(log_mel), model(log_mel))
-
-
-def test_without_drop_connect_training_is_deterministic():
-    model = AudioTagger(ModelConfig(backbone="efficientnet-b0", drop_connect_rate=0.0), 5)
-    log_mel = torch.randn(4, 64, 128)
-    assert torch.equal(model(log_mel), model(log_mel))
+    without = AudioTagger(ModelConfig(backbone="efficientnet-b0", drop_connect_rate=0.0), 5)
+    assert torch.equal(without(log_mel), without(log_mel))
 
 
 def test_scores_are_float32_under_autocast_and_so_is_the_loss():
@@ -81,57 +71,32 @@ def test_scores_are_float32_under_autocast_and_so_is_the_loss():
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-def test_the_loss_is_finite_where_scores_are_certain_and_wrong():
-    scores, targets = torch.tensor([[0.0, 1.0, -3.0, 4.0]]), torch.tensor([[1.0, 0.0, 1.0, 0.0]])
-    assert 15 < float(loss(scores, targets)) < 17
-    assert 0 <= float(loss(scores, 1 - targets)) < 1e-6
+def test_the_loss_is_cross_entropy_of_clamped_scores():
+    scores, targets = torch.tensor([[0.5, 0.25]]), torch.tensor([[1.0, 0.3]])
+    expected = torch.nn.functional.binary_cross_entropy(scores, targets)
+    torch.testing.assert_close(loss(scores, targets), expected)
+    certain, wrong = torch.tensor([[0.0, 1.0, -3.0, 4.0]]), torch.tensor([[1.0, 0.0, 1.0, 0.0]])
+    assert 15 < float(loss(certain, wrong)) < 17
+    assert 0 <= float(loss(certain, 1 - wrong)) < 1e-6
+    outside = torch.tensor([[-0.2, 0.4, 1.3]], requires_grad=True)
+    loss(outside, torch.tensor([[1.0, 1.0, 0.0]])).backward()
+    assert (outside.grad != 0).tolist() == [[False, True, False]]
 
 
-def test_the_loss_is_mean_cross_entropy_with_soft_targets():
-    error = loss(torch.tensor([[0.5, 0.25]]), torch.tensor([[1.0, 0.3]]))
-    expected = (
-        -(
-            torch.log(torch.tensor(0.5))
-            + 0.3 * torch.log(torch.tensor(0.25))
-            + 0.7 * torch.log(torch.tensor(0.75))
-        )
-        / 2
-    )
-    torch.testing.assert_close(error, expected)
-
-
-def test_a_clamped_score_gets_no_gradient():
-    scores = torch.tensor([[-0.2, 0.4, 1.3]], requires_grad=True)
-    loss(scores, torch.tensor([[1.0, 1.0, 0.0]])).backward()
-    assert (scores.grad != 0).tolist() == [[False, True, False]]
-
-
-def test_clamped_scores_lie_strictly_within_0_and_1_in_float32():
+def test_clamped_scores_lie_strictly_within_0_and_1():
     clamped = clamp_scores(torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.0], dtype=torch.bfloat16))
     assert clamped.dtype == torch.float32
-    assert ((clamped > 0) & (clamped < 1)).all()
-    assert clamped[2] == 0.5
+    assert ((clamped > 0) & (clamped < 1)).all() and clamped[2] == 0.5
 
 
-def test_the_same_seed_gives_the_same_weights():
-    def weights(seed: int) -> torch.Tensor:
-        torch.manual_seed(seed)
-        return torch.nn.utils.parameters_to_vector(small_tagger().parameters())
-
-    first = weights(1)
-    assert torch.equal(first, weights(1))
-    assert not torch.equal(first, weights(2))
-
-
-def test_the_tagger_traces_as_one_graph(monkeypatch):
+def test_the_tagger_compiles_as_one_graph(monkeypatch):
     # Tests check shapes by wrappers that dynamo cannot trace; training has none.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    log_mel = torch.randn(2, 64, 128)
-    model = settled_tagger(log_mel)
-    torch.compile(model.train(), backend="eager", fullgraph=True)(log_mel).sum().backward()
-    model.eval()
-    exported = torch.export.export(model, (log_mel,)).module()
-    torch.testing.assert_close(exported(log_mel), model(log_mel))
+    model = small_tagger()
+    one_of_each_stage = [model.trunk._blocks[number] for number in (0, 1, 3, 5, 8, 11, 15)]
+    model.trunk._blocks = torch.nn.ModuleList(one_of_each_stage)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    compiled(torch.randn(2, 64, 128)).sum().backward()
 
 
 def test_channels_last_reaches_the_features_and_changes_no_score():
@@ -150,9 +115,7 @@ def test_channels_last_reaches_the_features_and_changes_no_score():
         ({"num_heads": 0}, "--model.num-heads"),
         ({"num_heads": 8, "head": "mean-pooling"}, "--model.num-heads"),
         ({"drop_connect_rate": 1.0}, "--model.drop-connect-rate"),
-        ({"drop_connect_rate": -0.1}, "--model.drop-connect-rate"),
         ({"batch_norm_momentum": 0.0}, "--model.batch-norm-momentum"),
-        ({"batch_norm_momentum": 1.5}, "--model.batch-norm-momentum"),
     ],
     ids=str,
 )

@@ -11,7 +11,6 @@ from psla_wds.models.config import Head
 from psla_wds.models.heads import (
     AttentionHead,
     LinearHead,
-    MeanPooling,
     MultiHeadAttention,
     build_head,
     count_classes,
@@ -50,7 +49,7 @@ def test_an_attention_head_is_the_papers_formula():
     torch.testing.assert_close(head(features).detach(), one_head_by_hand(head, features))
 
 
-def test_attention_is_clamped_so_that_frames_it_all_rejects_weigh_alike():
+def test_frames_that_attention_rejects_alike_weigh_alike():
     head, features = AttentionHead(6, 3), torch.randn(2, 6, 1, 4)
     torch.nn.init.constant_(head.attention.bias, -1000)
     frame_scores = torch.sigmoid(head.classifier(features))
@@ -67,12 +66,6 @@ def test_heads_are_summed_with_unconstrained_weights():
     assert (head(features) > 1).any()
 
 
-def test_mean_pooling_averages_the_scores_of_frames():
-    head, features = MeanPooling(6, 3), torch.randn(2, 6, 1, 4)
-    frame_scores = [torch.sigmoid(head.classifier(features[..., [t]])) for t in range(4)]
-    torch.testing.assert_close(head(features), sum(frame_scores)[..., 0, 0] / 4)
-
-
 def test_the_linear_head_scores_the_mean_of_the_features():
     head, features = LinearHead(6, 3), torch.randn(2, 6, 1, 4)
     mean = sum(features[..., 0, t] for t in range(4)) / 4
@@ -86,7 +79,7 @@ def test_the_linear_head_scores_the_mean_of_the_features():
     frames=st.integers(1, 40),
     copies=st.integers(2, 4),
 )
-def test_any_width_and_number_of_frames_fits_and_order_and_repeats_change_nothing(
+def test_order_and_repeats_of_frames_change_nothing(
     head: Head, width: int, frames: int, copies: int
 ):
     module = new_head(head, channels=width, num_classes=3)
@@ -100,39 +93,32 @@ def test_any_width_and_number_of_frames_fits_and_order_and_repeats_change_nothin
 
 
 @pytest.mark.parametrize("head", get_args(Head))
-def test_the_classes_of_a_head_can_be_counted_from_its_weights(head: Head):
+def test_classes_are_counted_from_the_weights_of_a_head(head: Head):
     weights = {f"head.{n}": t for n, t in new_head(head, 8, 7).state_dict().items()}
     assert count_classes(weights) == 7
     assert count_classes({"trunk.classifier.bias": torch.zeros(3)}) is None
 
 
-@pytest.mark.parametrize("head", ["single-head-attention", "mean-pooling"])
-def test_single_heads_start_he_uniform_with_zero_bias(head):
-    for conv in new_head(head).children():
-        bound = (6 / 1280) ** 0.5
-        assert 0.99 * bound < conv.weight.abs().max() <= bound
-        assert not conv.bias.any()
+@pytest.mark.parametrize(
+    ("head", "bound", "has_bias"),
+    [
+        ("single-head-attention", (6 / 1280) ** 0.5, False),  # He-uniform
+        ("mean-pooling", (6 / 1280) ** 0.5, False),
+        ("multi-head-attention", 1280**-0.5, True),  # as torch starts a layer
+        ("linear", 1280**-0.5, True),
+    ],
+)
+def test_heads_start_as_the_papers(head: Head, bound: float, has_bias: bool):
+    layers = [layer for layer in new_head(head).modules() if hasattr(layer, "bias")]
+    assert layers
+    for layer in layers:
+        assert 0.99 * bound < layer.weight.abs().max() <= bound
+        assert layer.bias.any() == has_bias
 
 
-def test_several_heads_start_as_torch_starts_a_convolution():
-    for one in new_head("multi-head-attention").heads:
-        for conv in (one.attention, one.classifier):
-            bound = 1280**-0.5
-            assert 0.99 * bound < conv.weight.abs().max() <= bound
-            assert conv.bias.any()
-
-
-def test_the_linear_head_starts_as_torch_starts_a_linear_layer():
-    classifier = new_head("linear").classifier
-    bound = 1280**-0.5
-    assert 0.99 * bound < classifier.weight.abs().max() <= bound
-    assert classifier.bias.any()
-
-
-def test_the_scores_of_frames_are_what_a_clip_s_score_is_made_of():
+def test_scores_of_frames_make_the_score_of_a_clip():
     features = torch.randn(2, 16, 1, 9)
-    torch.manual_seed(0)
-    single = build_head("single-head-attention", 16, 5, num_heads=4)
+    single = new_head("single-head-attention", 16, 5)
     attention = torch.sigmoid(single.attention(features)).squeeze(2)
     weighted = (attention * single.score_frames(features)).sum(2) / attention.sum(2)
     torch.testing.assert_close(single(features), weighted)
@@ -144,9 +130,11 @@ def test_the_scores_of_frames_are_what_a_clip_s_score_is_made_of():
     expected = 0.2 * frames[0] + 0.5 * frames[1] + 0.4 * frames[2]
     torch.testing.assert_close(several.score_frames(features), expected)
 
-    mean = build_head("mean-pooling", 16, 5, num_heads=4)
+    mean = new_head("mean-pooling", 16, 5)
+    each = [torch.sigmoid(mean.classifier(features[..., [i]]))[..., 0] for i in range(9)]
+    torch.testing.assert_close(mean.score_frames(features), torch.cat(each, dim=2))
     torch.testing.assert_close(mean(features), mean.score_frames(features).mean(2))
 
-    linear = build_head("linear", 16, 5, num_heads=4)
+    linear = new_head("linear", 16, 5)
     each = torch.stack([linear(features[..., [i]]) for i in range(9)], dim=2)
     torch.testing.assert_close(linear.score_frames(features), each)

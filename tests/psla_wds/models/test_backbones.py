@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from functools import cache
 
 import pytest
 import torch
@@ -17,10 +18,11 @@ needs_timm = pytest.mark.skipif(
     importlib.util.find_spec("timm") is None, reason="the package timm is not installed"
 )
 
-# Of timm: a stride of 32, BatchNorm and drop-connect; no BatchNorm; no drop-connect.
+# Networks of timm: a stride of 32, BatchNorm and drop-connect; no BatchNorm; no drop-connect.
 TIMM_MAPS = ["timm/resnet10t", "timm/convnext_atto", "timm/dla46_c"]
 
 
+@cache
 def tagger_on_meta(backbone: str, head="single-head-attention", num_classes=527) -> AudioTagger:
     """A tagger without memory: only shapes are computed."""
     with torch.device("meta"):
@@ -56,17 +58,15 @@ def test_the_head_fits_every_backbone(backbone):
     assert model.head(features.mean(dim=2, keepdim=True)).shape == (2, 7)
 
 
-@pytest.mark.parametrize(("num_frames", "expected"), [(1056, 33), (3000, 94), (1000, 32)])
 @pytest.mark.parametrize(
     ("backbone", "channels"),
     [("efficientnet-b2", 1408), ("resnet-50", 2048), ("mobilenet-v2", 1280)],
 )
-def test_features_have_four_rows_and_the_papers_number_of_columns(
-    backbone, channels, num_frames, expected
-):
+def test_feature_maps_are_as_large_as_the_papers(backbone, channels):
     trunk = tagger_on_meta(backbone).trunk
-    features = trunk(torch.zeros(1, 1, 128, num_frames, device="meta"))
-    assert features.shape == (1, channels, 4, expected)
+    for num_frames, columns in ((1056, 33), (3000, 94), (1000, 32)):
+        features = trunk(torch.zeros(1, 1, 128, num_frames, device="meta"))
+        assert features.shape == (1, channels, 4, columns)
 
 
 @given(
@@ -74,8 +74,8 @@ def test_features_have_four_rows_and_the_papers_number_of_columns(
     num_frames=st.integers(32, 3000),
     num_mels=st.integers(32, 160),
 )
-@settings(deadline=None, max_examples=30)
-def test_any_number_of_frames_and_mels_gives_a_map_by_the_stride(backbone, num_frames, num_mels):
+@settings(deadline=None, max_examples=20)
+def test_frames_and_mels_give_a_map_by_the_stride(backbone, num_frames, num_mels):
     trunk = tagger_on_meta(backbone).trunk
     rows, columns = trunk(torch.zeros(2, 1, num_mels, num_frames, device="meta")).shape[2:]
     assert rows >= 1 and columns >= 1
@@ -83,14 +83,14 @@ def test_any_number_of_frames_and_mels_gives_a_map_by_the_stride(backbone, num_f
     assert abs(columns - num_frames / 32) < 1 and abs(rows - num_mels / 32) < 1
 
 
-def test_too_few_frames_for_a_map_are_an_error_with_the_setting():
+def test_too_few_frames_for_a_map_are_refused():
     model = random_tagger("efficientnet-b0")
     with pytest.raises(ConfigError, match="31 frames of 128 mels are too few"):
         model(torch.zeros(2, 31, 128))
     assert model(torch.zeros(2, 32, 128)).isfinite().all()
 
 
-def test_padding_is_the_one_for_260x260_images_and_not_for_the_spectrogram():
+def test_padding_is_the_one_for_260x260_images():
     trunk = tagger_on_meta("efficientnet-b2").trunk
     assert trunk._conv_stem.static_padding.padding == (0, 1, 0, 1)
     paddings = [block._depthwise_conv.static_padding.padding for block in trunk._blocks]
@@ -106,7 +106,7 @@ def momenta(model: torch.nn.Module) -> set[float]:
 @pytest.mark.parametrize(
     ("backbone", "own"), [("efficientnet-b0", 0.01), ("resnet-50", 0.1), ("mobilenet-v2", 0.1)]
 )
-def test_running_statistics_follow_batches_at_the_asked_weight_or_the_networks_own(backbone, own):
+def test_running_statistics_have_the_momentum_asked_for(backbone, own):
     assert momenta(tagger_on_meta(backbone)) == {own}
     with torch.device("meta"):
         trunk, _ = build_trunk(backbone, drop_connect_rate=None, batch_norm_momentum=0.3)
@@ -123,15 +123,11 @@ def test_efficientnet_keeps_its_epsilon_and_its_drop_connect():
 @pytest.mark.parametrize(
     ("backbone", "nearest"),
     [
-        ("efficientnet-b9", "efficientnet-b"),
         ("EfficientNet-B2", "efficientnet-b2"),
         ("resnet50", "resnet-50"),
-        ("mobilenetv2", "mobilenet-v2"),
         ("xyz", "efficientnet-b0, efficientnet-b1"),
         pytest.param("timm/convnext_ato", "timm/convnext_atto", marks=needs_timm),
-        pytest.param("timm/resnet18.nonsense", "timm/resnet18", marks=needs_timm),
         pytest.param("timm/hf-hub:stranger/net", "set --model.backbone", marks=needs_timm),
-        pytest.param("timm/local-dir:/tmp", "set --model.backbone", marks=needs_timm),
     ],
 )
 def test_an_unknown_backbone_gets_the_nearest_names(backbone, nearest):
@@ -163,17 +159,6 @@ def test_a_network_of_timm_is_trained_like_any_other(backbone):
     assert features.shape == (3, model.head.heads[0].attention.in_channels, 4, 3)
 
 
-@needs_timm
-@pytest.mark.parametrize(
-    "backbone",
-    ["timm/vit_tiny_patch16_224", "timm/swin_tiny_patch4_window7_224", "timm/efficientvit_b0"],
-)
-def test_a_network_without_a_feature_map_is_refused(backbone):
-    with pytest.raises(ConfigError, match="gives no feature map of a spectrogram") as caught:
-        random_tagger(backbone)
-    assert len(str(caught.value).splitlines()) == 3
-
-
 class Shaped(torch.nn.Module):
     """A network that takes every size, and gives what is asked for `columns` of time."""
 
@@ -192,10 +177,16 @@ class Shaped(torch.nn.Module):
     [(1, 4, "columns", 64), (1, "columns", 64), (1, 64), (1, 64, 4, 8)],
     ids=["channels last", "tokens", "vector", "one size"],
 )
-def test_only_a_map_whose_last_axis_is_time_will_do(shape, monkeypatch):
+def test_a_network_whose_last_axis_is_not_time_is_refused(shape, monkeypatch):
     monkeypatch.setattr("timm.create_model", lambda *_, **__: Shaped(shape))
     with pytest.raises(ConfigError, match="gives no feature map"):
         random_tagger("timm/resnet18")
+
+
+@needs_timm
+def test_a_vision_transformer_is_refused():
+    with pytest.raises(ConfigError, match="gives no feature map of a spectrogram"):
+        random_tagger("timm/vit_tiny_patch16_224")
 
 
 def drop_rates(model: torch.nn.Module) -> list[float]:
@@ -206,14 +197,14 @@ def drop_rates(model: torch.nn.Module) -> list[float]:
 def test_drop_connect_reaches_a_network_of_timm():
     assert drop_rates(random_tagger("timm/convnext_atto", drop_connect_rate=0.2))[-1] > 0.15
     assert max(drop_rates(random_tagger("timm/fasternet_s"))) > 0.05  # its own
-    assert not any(drop_rates(random_tagger("timm/fasternet_s", drop_connect_rate=0.0)))
+    for backbone in ("timm/fasternet_s", *TIMM_MAPS):
+        assert not any(drop_rates(random_tagger(backbone, drop_connect_rate=0.0)))
 
 
 @pytest.mark.parametrize(
     ("backbone", "setting"),
     [
         ("resnet-50", {"drop_connect_rate": 0.2}),
-        ("mobilenet-v2", {"drop_connect_rate": 0.1}),
         pytest.param("timm/dla46_c", {"drop_connect_rate": 0.2}, marks=needs_timm),
         pytest.param("timm/convnext_atto", {"batch_norm_momentum": 0.1}, marks=needs_timm),
     ],
@@ -222,13 +213,3 @@ def test_a_setting_that_a_backbone_cannot_follow_is_refused(backbone, setting):
     name = next(iter(setting)).replace("_", "-")
     with pytest.raises(ConfigError, match=f"set --model.{name} None"):
         random_tagger(backbone, **setting)
-    random_tagger(backbone)
-
-
-@pytest.mark.parametrize(
-    "backbone",
-    ["efficientnet-b0", "resnet-50", *(pytest.param(n, marks=needs_timm) for n in TIMM_MAPS)],
-)
-def test_no_drop_connect_can_be_asked_of_every_backbone(backbone):
-    model = random_tagger(backbone, drop_connect_rate=0.0)
-    assert not any(drop_rates(model))

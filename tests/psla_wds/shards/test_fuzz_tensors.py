@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
-from mutations import changed_bytes, changed_json, changed_npy, changed_value
-from properties import Trap, accepted, fuzz, tiers
+from fuzz.mutations import changed_bytes, changed_json, changed_npy, changed_value
+from fuzz.properties import Trap, accepted, fuzz, tiers
 
 from psla_wds.config import to_json
 from psla_wds.errors import CheckpointError, ScoreError
