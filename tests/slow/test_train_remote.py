@@ -1,29 +1,17 @@
 """A run on shards behind a URL, stopped and resumed, is the run on the disk."""
 
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import run_command
 from store_server import serving
-
-from psla_wds.models.checkpoint import epoch_path, load_checkpoint
-
-SETTINGS = ["--epochs=2", "--batch-size=6", "--log-every-steps=1", "--features.num-frames=64"]
-
-
-def arguments(where: object, run_dir: Path, *more: str) -> list[str]:
-    data = [f"--index={where}:train", f"--eval-index={where}:eval", f"--run-dir={run_dir}"]
-    return ["demo", *data, *SETTINGS, *more]
+from training_runs import arguments, num_logged, same_weights, start, wait_until
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_on_a_store_that_fails_stops_and_resumes_to_the_same_weights(
+def test_a_run_on_a_store_that_fails_stops_and_resumes(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -32,12 +20,8 @@ def test_a_run_on_a_store_that_fails_stops_and_resumes_to_the_same_weights(
     with serving(shards) as store:
         store.fault = lambda path, number: ("503", "truncated", None)[number % 3]
         words = arguments(store.url(), run_dir, f"--stage={stage}")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "train.main", *words], stderr=subprocess.PIPE, text=True
-        )
-        log = run_dir / "log.jsonl"
-        while process.poll() is None and (not log.exists() or log.read_text().count("\n") < 2):
-            time.sleep(0.05)
+        process = start(store.url(), run_dir, f"--stage={stage}")
+        wait_until(lambda: num_logged(run_dir) >= 2, process)
         process.send_signal(signal.SIGTERM)
         errors = process.communicate(timeout=120)[1]
         assert process.returncode == 128 + signal.SIGTERM, errors
@@ -47,7 +31,4 @@ def test_a_run_on_a_store_that_fails_stops_and_resumes_to_the_same_weights(
     assert sorted(copy.name for copy in stage.rglob("*.tar")) == [
         f"shard-{number:06d}.tar" for number in range(4)
     ]
-    expected, weights = (
-        load_checkpoint(epoch_path(tmp_path / run, 2)).weights for run in ("local", "remote")
-    )
-    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert same_weights(run_dir, tmp_path / "local")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY_CLASSES
-from test_training import MAIN, arguments, config_of, final_weights, torchrun
+from training_runs import arguments, config_of, final_weights, torchrun
 
 from psla_wds.errors import CheckpointError
 from psla_wds.features.config import FeatureConfig
@@ -41,7 +41,7 @@ def same(some: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(tensor, other[name]) for name, tensor in some.items())
 
 
-def test_a_run_records_its_start_goes_on_without_it_and_refuses_another(
+def test_a_run_records_its_start_and_goes_on_without_it(
     trained: Path, shards: Path, tmp_path: Path
 ):
     copy = tmp_path / "start.pt"
@@ -81,6 +81,6 @@ def test_two_processes_train_from_the_weights_of_the_first(
         shards, tmp_path / "run", f"--model.initial-weights={trained}", "--epochs=1",
         "--optimizer.trunk-factor=0", "--model.batch-norm-momentum=0.1",
     )  # fmt: skip
-    torchrun(2, words, program=MAIN)
+    torchrun(2, words)
     start, weights = torch.load(trained)["weights"], final_weights(tmp_path / "run")
     assert same(trunk(start), trunk(weights))

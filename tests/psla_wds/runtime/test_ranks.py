@@ -1,44 +1,31 @@
 """Steps on 1, 2 and 4 processes: what must not depend on their number, and what does."""
 
-from dataclasses import replace
-
 import pytest
 import torch
-from test_learner import MODEL, at, batches
+from learners import STILL, at, batches, hold_batch_norm, learner, part_of
 from worlds import in_world
 
 from psla_wds.loading.loader import Batch
-from psla_wds.models.audio_tagger import build_model
 from psla_wds.runtime.distributed import World, join_world
-from train.config import TrainConfig
-from train.learner import Learner
-from train.recipes import DEMO
 
 CLIPS, STEPS = 8, 2
-CONFIG = replace(DEMO, batch_size=CLIPS, model=replace(MODEL, drop_connect_rate=0.0))
-GROUPS = replace(CONFIG, batch_norm="groups", batch_norm_group=2)
+GROUPS = {"batch_norm": "groups", "batch_norm_group": 2}
 
 Curve = tuple[list[float], torch.Tensor]
 """Losses of some steps, and the running statistics after them."""
 
 
 def share(batch: Batch, world: World, passes: int) -> list[Batch]:
-    """A rank's slices of the global batch, one for each pass."""
+    """A rank's parts of the global batch, one for each pass."""
     clips = CLIPS // (world.size * passes)
     starts = [(world.rank * passes + number) * clips for number in range(passes)]
-    slices = [slice(start, start + clips) for start in starts]
-    return [Batch(batch.log_mel[s], batch.targets[s], batch.rows[s]) for s in slices]
+    return [part_of(batch, start, start + clips) for start in starts]
 
 
-def new_learner(config: TrainConfig, world: World) -> Learner:
-    torch.manual_seed(0)
-    return Learner(config, world, build_model(config.model, 5))
-
-
-def curve(config: TrainConfig, world: World) -> Curve:
-    student, losses = new_learner(config, world), []
+def curve(world: World, **settings: object) -> Curve:
+    student, losses = learner(model=STILL, world=world, batch_size=CLIPS, **settings), []
     for step, batch in enumerate(batches(STEPS, clips=CLIPS)):
-        source = iter(share(batch, world, config.accumulate))
+        source = iter(share(batch, world, settings.get("accumulate", 1)))
         losses.append(float(student.step(source, at(100 + step))))
     student.share_statistics()
     statistics = [b for n, b in student.model.named_buffers() if "running" in n]
@@ -46,17 +33,15 @@ def curve(config: TrainConfig, world: World) -> Curve:
 
 
 def gradients(world: World) -> list[torch.Tensor]:
-    student = new_learner(CONFIG, world)
-    student.model.eval().train = lambda mode=True: None  # BatchNorm is held still
-    batch = batches(1, clips=CLIPS)[0]
-    student.step(iter(share(batch, world, 1)), at(100))
+    student = hold_batch_norm(learner(model=STILL, world=world, batch_size=CLIPS))
+    student.step(iter(share(batches(1, clips=CLIPS)[0], world, 1)), at(100))
     return [p.grad.clone() for p in student.model.parameters()]
 
 
 def outcome() -> tuple[Curve, Curve, list[torch.Tensor]]:
     """Curves over groups and over a rank, and the gradient of a step."""
     with join_world() as world:
-        return curve(GROUPS, world), curve(CONFIG, world), gradients(world)
+        return curve(world, **GROUPS), curve(world), gradients(world)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +67,7 @@ def test_over_groups_nothing_depends_on_the_number_of_processes(alone, together)
 
 def test_over_groups_nothing_depends_on_the_number_of_passes(alone):
     with join_world() as world:
-        assert_near(curve(replace(GROUPS, accumulate=2), world), alone[0])
+        assert_near(curve(world, **GROUPS, accumulate=2), alone[0])
 
 
 def test_over_a_rank_everything_does(alone, together):

@@ -1,111 +1,111 @@
-"""What processes tell one another: two of them, for real."""
+"""What processes say to one another: two of them, for real."""
 
 import os
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import run
+from worlds import in_world, outcomes_in_world
 
-from psla_wds.errors import ConfigError
+from psla_wds.errors import ConfigError, PslaError
 from psla_wds.runtime.distributed import TIMEOUT_VARIABLE, join_world
 
-PROGRAM = """
-import os, time
-import numpy as np
-from psla_wds import cli
-from psla_wds.runtime.distributed import join_world
-from psla_wds.errors import ConfigError
 
-def fail_on_the_second(world):
-    if world.rank == 1:
-        raise ConfigError("no disk", where="/data", fix="mount it")
-    return "fine"
-
-def main():
+def exchange() -> None:
     with join_world() as world:
         assert world.size == 2
         assert world.mean([float(world.rank), 3.0]) == [0.5, 3.0]
         assert world.any(world.rank == 1) and not world.any(False)
         parts = world.gather(np.full((world.rank + 1, 2), world.rank, np.float32))
-        assert (parts is None) == (world.rank == 1)
         if world.is_main:
+            assert parts is not None
             assert [part.tolist() for part in parts] == [[[0, 0]], [[1, 1], [1, 1]]]
         assert world.together(lambda: world.rank) == world.rank
         world.agree("same", "plans")
-        MISTAKE
-
-cli.run(main)
-"""
 
 
-def start(folder: Path, mistake: str) -> str:
-    (folder / "program.py").write_text(PROGRAM.replace("MISTAKE", mistake))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = run([*command, "--nproc-per-node=2", str(folder / "program.py")], check=False)
-    assert done.returncode == 1
-    return done.stderr
+def test_two_ranks_exchange_numbers_arrays_and_texts():
+    in_world(2, exchange)
 
 
-def test_a_mistake_that_one_rank_sees_ends_both_with_one_message(tmp_path: Path):
-    stderr = start(tmp_path, "world.together(lambda: fail_on_the_second(world))")
-    assert stderr.count("error: on rank 1: no disk\n  where: /data\n  fix:   mount it") == 1
-    assert "AssertionError" not in stderr
+def fail_on_the_second() -> None:
+    with join_world() as world:
+
+        def work() -> None:
+            if world.rank == 1:
+                raise ConfigError("no disk", where="/data", fix="mount it")
+
+        world.together(work)
 
 
-def test_ranks_that_differ_end_with_what_each_has(tmp_path: Path):
-    stderr = start(tmp_path, 'world.agree(f"plan {world.rank}", "plans of epoch 1")')
-    assert stderr.count("error: the ranks have different plans of epoch 1") == 1
-    assert "rank 0: plan 0, rank 1: plan 1" in stderr
+def disagree() -> None:
+    with join_world() as world:
+        world.agree(f"plan {world.rank}", "plans of epoch 1")
 
 
-def start_two(folder: Path, mistake: str, timeout_s: int) -> list[tuple[int, str]]:
-    """Exit status and stderr of each rank; no launcher ends one for the other's failure."""
-    (folder / "program.py").write_text(PROGRAM.replace("MISTAKE", mistake))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(folder / "program.py")],
-            env=os.environ | world | {"RANK": str(rank), TIMEOUT_VARIABLE: str(timeout_s)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    texts = [rank.communicate(timeout=120)[1] for rank in ranks]
-    return [(rank.returncode, text) for rank, text in zip(ranks, texts, strict=True)]
+@pytest.mark.parametrize(
+    ("work", "messages"),
+    [
+        (fail_on_the_second, ["on rank 1: no disk\n  where: /data\n  fix:   mount it"]),
+        (disagree, ["different plans of epoch 1", "rank 0: plan 0, rank 1: plan 1"]),
+    ],
+)
+def test_a_mistake_of_one_rank_ends_both_with_one_message(work, messages: list[str]):
+    (kind, text), other = outcomes_in_world(2, work)
+    assert kind == "error" and other == ("exit", 2)
+    assert all(message in text for message in messages)
 
 
-def test_a_rank_that_is_killed_ends_the_other_with_a_message(tmp_path: Path):
-    killed = "world.rank == 1 and os.kill(os.getpid(), 9); world.gather(np.zeros(3))"
-    (status, text), (killed_status, _) = start_two(tmp_path, killed, timeout_s=60)
-    assert (status, killed_status) == (2, -9)
-    assert "error: rank 0 has lost another of the 2 processes" in text
-    assert TIMEOUT_VARIABLE in text and "Traceback" not in text
+def be_killed() -> None:
+    with join_world() as world:
+        if world.rank == 1:
+            os.kill(os.getpid(), 9)
+        world.gather(np.zeros(3))
 
 
-def test_a_rank_that_hangs_ends_the_other_after_the_timeout(tmp_path: Path):
-    hangs = "world.rank == 1 and time.sleep(20); world.mean([1.0])"
+def hang() -> None:
+    os.environ[TIMEOUT_VARIABLE] = "5"
+    with join_world() as world:
+        if world.rank == 1:
+            time.sleep(20)
+        world.mean([1.0])
+
+
+@pytest.mark.parametrize("work", [be_killed, hang])
+def test_a_rank_that_is_lost_ends_the_other_with_a_message(work):
     begun = time.monotonic()
-    (status, text), _ = start_two(tmp_path, hangs, timeout_s=5)
-    assert status == 2 and "error: rank 0 has lost another" in text
-    assert time.monotonic() - begun < 60
+    (kind, text), _ = outcomes_in_world(2, work)
+    assert kind == "error" and text.startswith("rank 0 has lost another of the 2 processes")
+    assert TIMEOUT_VARIABLE in text and time.monotonic() - begun < 60
 
 
-def test_a_bug_keeps_its_traceback(tmp_path: Path):
-    (status, text), _ = start_two(tmp_path, "raise RuntimeError('a bug')", timeout_s=60)
-    assert status == 1 and "RuntimeError: a bug" in text and "Traceback" in text
+def meet_a_bug() -> str:
+    try:
+        with join_world():
+            raise RuntimeError("a bug")
+    except RuntimeError as error:
+        return str(error)
 
 
-@pytest.mark.parametrize("given", ["soon", "0", "-5", "nan", "inf"])
-def test_a_timeout_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, given: str):
+def test_a_bug_is_not_taken_for_a_lost_rank():
+    assert in_world(2, meet_a_bug) == ["a bug", "a bug"]
+
+
+@pytest.mark.parametrize("given", ["soon", "0", "nan", "inf"])
+def test_a_timeout_that_is_not_a_time_is_refused(monkeypatch: pytest.MonkeyPatch, given: str):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv(TIMEOUT_VARIABLE, given)
     with pytest.raises(ConfigError, match="no time to wait"), join_world():
+        pass
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(PslaError, match="process 1 of this machine has no GPU: there are 1"),
+        join_world(),
+    ):
         pass

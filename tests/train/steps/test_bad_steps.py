@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from test_learner import at, batches, learner
+from learners import at, batches, learner
 
 from psla_wds.loading.loader import Batch
 from psla_wds.models.audio_tagger import loss
@@ -42,7 +42,7 @@ def test_a_batch_that_is_not_finite_leaves_all_as_it_was(value: float, ema_decay
     assert torch.isfinite(student.step(iter(good[2:]), at(103))) and not student.is_bad
 
 
-def test_a_gradient_that_is_not_finite_is_no_step_though_its_loss_is_fine():
+def test_a_gradient_that_is_not_finite_is_not_a_step():
     layers = replace(DEMO.optimizer, layer_decay=0.9)  # each has a group of the optimizer
     student, good = learner(optimizer=layers), batches(2)
     student.step(iter(good), at(100))
@@ -72,13 +72,13 @@ def test_the_gradient_norm_is_that_of_all_parameters():
         (0.7, float("nan"), 1.0, True),  # not scaled, or no scale is small enough
     ],
 )
-def test_only_an_overflow_of_float16_that_a_smaller_scale_may_mend_is_no_bad_step(
+def test_an_overflow_that_a_smaller_scale_may_mend_is_not_bad(
     loss: float, norm: float, scale: float, bad: bool
 ):
     assert bool(is_bad(*map(torch.tensor, (loss, norm, scale)))) == bad
 
 
-def test_a_score_that_is_nan_gives_a_loss_that_is_nan_and_no_error():
+def test_a_score_that_is_nan_gives_a_loss_that_is_nan():
     scores = torch.full((2, 3), 0.5)
     targets = torch.ones(2, 3)
     assert float(loss(scores, targets)) == pytest.approx(math.log(2))
