@@ -227,7 +227,7 @@ def test_a_damaged_state_is_named_and_kept(shards: Path, trained: Path, tmp_path
         ({"subset": 37}, ConfigError, "37 clips cannot be chosen from 36"),
         ({"accumulate": 4}, ConfigError, "--batch-size 4 or 8"),
         ({"precision": "float16"}, ConfigError, "float16 needs a GPU"),
-        ({"features": FeatureConfig(32_000)}, ConfigError, "shards are at 16000 Hz"),
+        ({"features": FeatureConfig(sample_rate_hz=32_000)}, ConfigError, "shards are at 16000 Hz"),
         ({"batch_norm": "batch"}, ConfigError, "needs GPUs"),
         ({"run_dir": Path("/proc/run")}, PslaError, "cannot be written|are free"),
     ],

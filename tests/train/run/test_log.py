@@ -123,10 +123,6 @@ def test_failing_wandb_is_one_warning(
     config.run_dir.mkdir()
     with RunLog(config, None, enabled=True) as log:
         log.write("step", step=1, loss=0.5)
-    assert len(read_lines(config.run_dir / "log.jsonl")) == 1
+    assert (config.run_dir / "log.jsonl").read_text().count("\n") == 1
     (message,) = [record.getMessage() for record in caplog.records]
     assert "api_key not configured" in message and "much more" not in message
-
-
-def read_lines(path: Path) -> list[str]:
-    return path.read_text().splitlines()
