@@ -1,19 +1,21 @@
-"""Changed model folders: refused, or what they were."""
+"""Changed checkpoints and model folders: refused, or what they were."""
 
 import hashlib
 import json
+import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from fuzz.mutations import changed_bytes, changed_json
+from fuzz.mutations import changed_bytes, changed_content, changed_json, rezipped
 from fuzz.properties import Trap, accepted, fuzz, tiers
 from tiny_models import tiny_checkpoint
 
 from psla_wds.errors import CheckpointError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
-from psla_wds.models.checkpoint import Checkpoint
+from psla_wds.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from psla_wds.models.config import ModelConfig
 from psla_wds.models.model_folder import Provenance, read_model, write_model
 from psla_wds.tagging.tagger import Tagger
@@ -27,10 +29,8 @@ MEMBER = Checkpoint(
 )
 
 
-def same(members: tuple[Checkpoint, ...]) -> bool:
-    return len(members) == 1 and all(
-        torch.equal(tensor, MEMBER.weights[name]) for name, tensor in members[0].weights.items()
-    )
+def same_tensors(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:
+    return some.keys() == others.keys() and all(torch.equal(t, others[n]) for n, t in some.items())
 
 
 @tiers(20, 3000)
@@ -42,7 +42,7 @@ def test_a_changed_config_is_refused_or_names_a_model(tmp_path: Path, num_cases:
         (tmp_path / "config.json").write_bytes(text)
         members = accepted(lambda: read_model(tmp_path))
         if members:
-            assert all(same((member,)) for member in members)
+            assert all(same_tensors(member.weights, MEMBER.weights) for member in members)
             accepted(members[0].build)
 
     fuzz(num_cases, changed_json(text), changed)
@@ -50,7 +50,7 @@ def test_a_changed_config_is_refused_or_names_a_model(tmp_path: Path, num_cases:
 
 @tiers(5, 300)
 def test_a_tagger_of_a_changed_config_is_refused_or_runs(tmp_path: Path, num_cases: int):
-    """Of a whole model: what its settings claim is checked before memory is taken."""
+    """What the settings of a whole model claim is checked before memory is taken."""
     write_model(tmp_path, [tiny_checkpoint()], [Provenance()], metrics=None)
     content = json.loads((tmp_path / "config.json").read_text())
 
@@ -106,16 +106,58 @@ def _with_header(header: bytes, data: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + data
 
 
-def test_a_pickle_in_the_place_of_weights_does_not_run(tmp_path: Path):
-    write_model(tmp_path, [MEMBER], [Provenance()], metrics=None)
-    path, config_path = tmp_path / "model.safetensors", tmp_path / "config.json"
-    torch.save({"a": Trap(tmp_path / "canary")}, path)
-    config = json.loads(config_path.read_text())
-    config["members"][0] |= {
-        "size_bytes": path.stat().st_size,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-    }
-    config_path.write_text(json.dumps(config))
+@tiers(40, 4000)
+def test_a_changed_checkpoint_is_refused_or_what_it_was(tmp_path: Path, num_cases: int):
+    path = tmp_path / "c.pt"
+    save_checkpoint(MEMBER, path)
+    archive = path.read_bytes()
+    content = torch.load(path, weights_only=True)
+
+    def changed(archive: bytes) -> None:
+        path.write_bytes(archive)
+        checkpoint = accepted(lambda: load_checkpoint(path))
+        if checkpoint:
+            accepted(checkpoint.build)
+
+    def damaged(archive: bytes) -> None:
+        path.write_bytes(archive)
+        checkpoint = accepted(lambda: load_checkpoint(path))
+        if checkpoint:
+            assert replace(checkpoint, weights={}) == replace(MEMBER, weights={})
+            assert same_tensors(checkpoint.weights, MEMBER.weights)
+
+    fuzz(num_cases // 4, changed_bytes(archive), damaged)
+    fuzz(num_cases // 4, rezipped(archive), changed)
+    fuzz(num_cases // 2, changed_content(content), changed)
+
+
+def test_code_in_the_place_of_weights_does_not_run(tmp_path: Path):
+    canary, folder = tmp_path / "canary", tmp_path / "model"
+    folder.mkdir()
+    write_model(folder, [MEMBER], [Provenance()], metrics=None)
+    torch.save({"a": Trap(canary)}, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    content = (folder / "model.safetensors").read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    config["members"][0] |= {"size_bytes": len(content), "sha256": sha256}
+    (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="damaged"):
-        read_model(tmp_path)
-    assert not (tmp_path / "canary").exists()
+        read_model(folder)
+    torch.save({"format_version": 1, "weights": Trap(canary)}, tmp_path / "zip.pt")
+    torch.save({"learner": [Trap(canary)]}, tmp_path / "state.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"weights": Trap(canary)}))
+    for name in ("zip.pt", "state.pt", "plain.pt"):
+        with pytest.raises(CheckpointError, match="could run code"):
+            load_checkpoint(tmp_path / name)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("epoch", float("inf")), ("format_version", torch.ones(2))]
+)
+def test_values_that_are_not_numbers_are_refused(tmp_path: Path, name: str, value: object):
+    save_checkpoint(MEMBER, tmp_path / "c.pt")
+    content = torch.load(tmp_path / "c.pt", weights_only=True)
+    torch.save(content | {name: value}, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="no checkpoint of psla-wds"):
+        load_checkpoint(tmp_path / "c.pt")

@@ -15,7 +15,7 @@ from conftest import run
 
 import psla_wds
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"psla_wds", "sharding", "train", "eval"}
 
 
