@@ -1,6 +1,5 @@
 """What all tests share: checked shapes, GPU tests that cannot be skipped unnoticed, tiny shards."""
 
-import contextlib
 import importlib
 import io
 import json
@@ -8,8 +7,12 @@ import logging
 import os
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -65,11 +68,30 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The corpus in four shards; clips are in split train or eval."""
     output = tmp_path_factory.mktemp("built") / "shards"
-    run_command("sharding.build", "manifest", *manifest_arguments(corpus, output))
+    with pytest.MonkeyPatch.context() as patch:
+        build_in_one_process(patch)
+        run_command("sharding.build", "manifest", *manifest_arguments(corpus, output))
     return output
 
 
-def manifest_arguments(corpus: Path, output: Path) -> list[str]:
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    build_in_one_process(monkeypatch)
+
+
+def build_in_one_process(patch: pytest.MonkeyPatch) -> None:
+    """Let builds start no workers, whose start takes longer than a tiny build."""
+    from sharding.packing.engines import Update
+    from sharding.packing.shard import pack_shard
+
+    def run_here(tasks: Sequence[Any], workers: int) -> Iterator[Update]:
+        for task in tasks:
+            yield Update(0, 0, [pack_shard(task, lambda packed: None)])
+
+    patch.setattr("sharding.packing.pack_all.run_local", run_here)
+
+
+def manifest_arguments(corpus: Path, output: Path | str) -> list[str]:
     settings = {"class-labels": corpus / "classes.csv", "output": output, "clips-per-shard": 12}
     return [str(corpus / "clips.jsonl"), *(f"--{k}={v}" for k, v in settings.items())]
 
@@ -104,32 +126,47 @@ def _write_clip(folder: Path, number: int, rng: np.random.Generator) -> dict[str
 def run_command(
     module: str, *arguments: str, check: bool = True, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m MODULE ARGUMENTS` in this process: importing torch takes seconds."""
-    main = importlib.import_module(f"{module}.__main__" if module == "train.study" else module).main
-    command, status = [module, *map(str, arguments)], 0
+    """Run `python -m MODULE ARGUMENTS` as a user would; within this process unless it trains."""
+    command = [sys.executable, "-m", module, *arguments]
+    if not module.startswith(("sharding.", "eval.")):
+        return run(command, check=check, cwd=cwd)
     out, err = io.StringIO(), io.StringIO()
-    root, shown = logging.getLogger(), logging.StreamHandler(err)
-    before = sys.argv, root.level
-    root.addHandler(shown)
-    root.setLevel(logging.INFO)
-    sys.argv = command
-    try:
-        with contextlib.chdir(cwd or "."), redirect_stdout(out), redirect_stderr(err):
-            cli.run(main)
-    except SystemExit as end:
-        status = int(end.code or 0)
-    finally:
-        sys.argv = before[0]
-        root.setLevel(before[1])
-        root.removeHandler(shown)
+    with redirect_stdout(out), redirect_stderr(err), chdir(cwd or "."), _fresh_log():
+        status = _status_of(importlib.import_module(module), list(arguments))
     done = subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
     return _checked(done) if check else done
+
+
+@contextmanager
+def _fresh_log() -> Iterator[None]:
+    """A root logger as a new process has it, which a command then directs to its stderr."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers.clear()
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def _status_of(module: ModuleType, arguments: list[str]) -> int:
+    before, sys.argv = sys.argv, [str(module.__file__), *arguments]
+    try:
+        cli.run(module.main)
+    except SystemExit as end:
+        return int(end.code or 0)
+    except Exception:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.argv = before
+    return 0
 
 
 def run(
     command: list[str], *, check: bool = True, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own, as a user would."""
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=cwd, timeout=600
     )
@@ -138,8 +175,8 @@ def run(
 
 def _checked(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
     if done.returncode:
-        words, status = " ".join(done.args), done.returncode
-        pytest.fail(f"{words}\nexit status {status}\n{done.stderr[-3000:]}")
+        words = " ".join(done.args)
+        pytest.fail(f"{words}\nexit status {done.returncode}\n{done.stderr[-3000:]}")
     return done
 
 

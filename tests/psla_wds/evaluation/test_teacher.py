@@ -13,7 +13,6 @@ from psla_wds.errors import ConfigError, ScoreError
 from psla_wds.evaluation.score_folder import META, ScoreFolder, read_top_scores, top_scores
 from psla_wds.evaluation.teacher import apply_teacher
 from psla_wds.sampling.augment import mixed_targets, plain_draws
-from psla_wds.shards.clip_ids import ClipIds
 from psla_wds.shards.index import ShardIndex, concatenate
 
 MIDS = ("/m/a", "/m/b", "/m/c", "/m/d", "/m/e")
@@ -52,11 +51,8 @@ def test_the_highest_scores_of_a_clip_are_its_soft_labels(index: ShardIndex, tmp
     stored = read_top_scores(tmp_path / "t")
     assert stored.scores.nbytes + stored.classes.nbytes == 4 * k * len(index)
     assert [path.name for path in tmp_path.iterdir()] == ["t"]
-
-
-def test_of_equal_scores_the_first_classes_are_kept():
-    scores, classes = top_scores(np.array([[0.5, 0.1, 0.5, 0.5]], np.float32), 2)
-    assert (scores.tolist(), classes.tolist()) == ([[0.5, 0.5]], [[0, 2]])
+    equal, first = top_scores(np.array([[0.5, 0.1, 0.5, 0.5]], np.float32), 2)
+    assert (equal.tolist(), first.tolist()) == ([[0.5, 0.5]], [[0, 2]])
 
 
 def test_clips_are_found_by_their_ids_in_any_choice_of_them(index: ShardIndex, tmp_path: Path):
@@ -67,12 +63,6 @@ def test_clips_are_found_by_their_ids_in_any_choice_of_them(index: ShardIndex, t
     np.testing.assert_array_equal(taught.soft_labels.targets(np.arange(3)), expected)
     fewer = taught.select(np.array([2, 0]), "fewer")
     np.testing.assert_array_equal(fewer.soft_labels.targets(np.arange(2)), expected[[2, 0]])
-    random = apply_teacher(index, folder).select_random(4, seed=1)
-    for row in range(4):
-        place = IDS.index(random.clip_id(row))
-        np.testing.assert_array_equal(
-            random.soft_labels.targets(np.array([row]))[0], densely(SCORES, 3)[place]
-        )
 
 
 def test_soft_targets_are_mixed_as_the_clips_are(index: ShardIndex, tmp_path: Path):
@@ -87,7 +77,7 @@ def test_soft_targets_are_mixed_as_the_clips_are(index: ShardIndex, tmp_path: Pa
     np.testing.assert_allclose(soft[1], 0.7 * kept[1] + 0.3 * kept[4], rtol=1e-6)
 
 
-def test_the_fingerprint_tells_teachers_apart(index: ShardIndex, tmp_path: Path):
+def test_the_fingerprint_differs_with_the_teacher(index: ShardIndex, tmp_path: Path):
     other = SCORES.copy()
     other[2, 1] += 0.01
     folders = [write(tmp_path / n, index, s, 5) for n, s in (("a", SCORES), ("b", other))]
@@ -116,7 +106,7 @@ def test_soft_labels_are_given_to_the_whole_index(index: ShardIndex, tmp_path: P
         concatenate([index, taught])
 
 
-def test_a_diverged_teacher_is_told_and_leaves_no_folder(index: ShardIndex, tmp_path: Path):
+def test_a_diverged_teacher_leaves_no_folder(index: ShardIndex, tmp_path: Path):
     for bad in (np.nan, np.inf, 1e5):  # the last is infinite in half precision
         scores = SCORES.copy()
         scores[3, 2] = bad
@@ -138,32 +128,19 @@ def with_meta(**changes: object) -> Callable[[Path], object]:
     [
         (lambda f: (f / META).unlink(), "no teacher's scores here"),
         (lambda f: (f / META).write_text("{}"), "it holds all scores"),
-        (lambda f: (f / META).write_text('{"top_k": 2}'), "format_version"),
         (with_meta(format_version=9), "format 9"),
         (with_meta(top_k=3), "do not fit together"),
-        (with_meta(fingerprint="0"), "have changed since they were written"),
         (lambda f: (f / "scores.npy").unlink(), "cannot be used"),
-        (lambda f: (f / "scores.npy").write_bytes(b""), "cannot be used"),
         (spoil("scores", lambda a: a.astype(np.float32)), "float32 of 2 dimensions"),
         (spoil("scores", lambda a: a * np.float16("nan")), "not finite"),
         (spoil("scores", lambda a: a / np.float16(2)), "have changed since they were written"),
-        (spoil("scores", lambda a: a[:-1]), "do not fit together"),
         (spoil("classes", lambda a: a + np.uint16(4)), "a class that is not listed"),
         (spoil("classes", lambda a: a * np.uint16(0)), "two scores of one class"),
-        (spoil("id_starts", lambda a: a[::-1]), "do not ascend"),
         (spoil("id_starts", lambda a: a[:-1]), "not the length"),
-        (spoil("id_bytes", lambda a: np.array([None])), "cannot be used"),
     ],
 )  # fmt: skip
-def test_a_damaged_folder_is_told(index: ShardIndex, tmp_path: Path, change, message: str):
+def test_a_damaged_folder_is_refused(index: ShardIndex, tmp_path: Path, change, message: str):
     folder = write(tmp_path / "t", index, SCORES, 2)
     change(folder)
     with pytest.raises(ScoreError, match=message):
         apply_teacher(index, folder)
-
-
-def test_ids_need_no_order(index: ShardIndex, tmp_path: Path):
-    """Those of an index that was joined and cut are columns like any other's."""
-    folder = write(tmp_path / "t", index, SCORES, 2)
-    ids = ClipIds.of(IDS)
-    assert read_top_scores(folder).clip_ids.rows_of(ids).tolist() == list(range(6))

@@ -45,7 +45,7 @@ def test_ancestors_are_all_above_up_to_an_abstract_one(tree: Ontology):
     }  # fmt: skip
 
 
-def test_ancestors_are_found_past_nodes_that_are_no_class_and_children_are_not(tree: Ontology):
+def test_ancestors_are_found_past_nodes_that_are_not_classes(tree: Ontology):
     mids = ("sound", "song")  # music, between them, is no class here
     classes = ClassList(mids, mids)
     assert not tree.child_pairs(classes, through_abstract=True).any()
@@ -60,8 +60,6 @@ def test_ancestors_are_found_past_nodes_that_are_no_class_and_children_are_not(t
         ('[{"id": "a", "child_ids": "b", "restrictions": []}]', "no list of strings"),
         ("{}", "no ontology.*{} is no list of nodes"),
         ("[]", "no ontology.*is no list of nodes"),
-        ('{"id": "a"}', "no ontology.*is no list of nodes"),
-        ("null", "no ontology.*None is no list of nodes"),
         ('["a"]', "this is no ontology"),
         ('[{"id": "a", "child_ids": ["b"], "restrictions": []}]', "a child that is no node: b"),
         ('[{"id": "a", "child_ids": [], "restrictions": []},'
@@ -69,16 +67,16 @@ def test_ancestors_are_found_past_nodes_that_are_no_class_and_children_are_not(t
         ('[{"id": "a", "child_ids": ["b"], "restrictions": []},'
          ' {"id": "b", "child_ids": ["a"], "restrictions": []}]', "circle: (a > b > a|b > a > b)"),
     ],
-    ids=["not JSON", "no children", "a string", "an object", "empty", "a node", "null", "texts",
-         "unknown child", "twice", "circle"],
+    ids=["not JSON", "no children", "a string", "an object", "empty", "texts", "unknown child",
+         "twice", "circle"],
 )  # fmt: skip
-def test_a_bad_ontology_is_told(tmp_path: Path, text: str, message: str):
+def test_a_bad_ontology_is_refused(tmp_path: Path, text: str, message: str):
     (tmp_path / "o.json").write_text(text)
     with pytest.raises(LabelError, match=message):
         read_ontology(tmp_path / "o.json")
 
 
-def test_a_class_that_the_ontology_does_not_know_is_told(tree: Ontology):
+def test_a_class_unknown_to_the_ontology_is_refused(tree: Ontology):
     with pytest.raises(LabelError, match="does not know 1 of 2 classes: hum"):
         tree.check_classes(ClassList(("pop", "hum"), ("pop", "hum")), where="o.json")
 
@@ -91,7 +89,7 @@ def meta() -> Path:
     return Path(folder)
 
 
-def test_audiosets_pairs_are_as_many_as_the_official_code_finds(meta: Path):
+def test_pairs_are_as_many_as_the_official_code_finds(meta: Path):
     ontology = read_ontology(meta / "audioset_ontology.json")
     classes = read_class_list(meta / "audioset_class_labels_indices.csv")
     ontology.check_classes(classes, where=meta)
@@ -100,6 +98,9 @@ def test_audiosets_pairs_are_as_many_as_the_official_code_finds(meta: Path):
     repaired = ontology.ancestor_pairs(classes, through_abstract=True)
     assert (children.sum(), ancestors.sum(), repaired.sum()) == (378, 767, 835)
     assert not (ancestors & ~repaired).any()
+    fsd50k = read_class_list(meta / "fsd50k_class_labels_indices.csv")
+    pairs = [ontology.ancestor_pairs(fsd50k, through_abstract=t).sum() for t in (False, True)]
+    assert pairs == [304, 331]  # the official code loses 4 more by a list of nodes of its own
 
 
 def test_68_classes_get_music_only_through_abstract_nodes(meta: Path):
@@ -116,15 +117,7 @@ def test_68_classes_get_music_only_through_abstract_nodes(meta: Path):
     assert yields[classes.find("Happy music")] and not yields[classes.find("Opera")]
 
 
-def test_fsd50k_regains_what_its_abstract_classes_lost(meta: Path):
-    ontology = read_ontology(meta / "audioset_ontology.json")
-    classes = read_class_list(meta / "fsd50k_class_labels_indices.csv")
-    pairs = [ontology.ancestor_pairs(classes, through_abstract=t).sum() for t in (False, True)]
-    # 27 of the 331; the official code loses 4 more by a list of nodes of its own.
-    assert pairs == [304, 331]
-
-
-def test_the_ontology_of_the_demo_reads_as_audiosets_does(tmp_path: Path):
+def test_the_ontology_of_the_demo_reads_as_audiosets(tmp_path: Path):
     from sharding.families import FAMILIES, ontology
 
     (tmp_path / "o.json").write_text(ontology())

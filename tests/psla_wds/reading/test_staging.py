@@ -140,7 +140,7 @@ def staging_process(shards: Path, stage: Path, pause_s: float) -> subprocess.Pop
     return process
 
 
-@pytest.mark.parametrize("moment", [0, 1, 2, 3, 4, "in a copy"])
+@pytest.mark.parametrize("moment", [1, "in a copy"])
 def test_a_kill_at_any_moment_leaves_no_half_copy(
     shards: Path, index: ShardIndex, tmp_path: Path, expected: list[bytes], moment: int | str
 ):
@@ -158,7 +158,7 @@ def test_a_kill_at_any_moment_leaves_no_half_copy(
     assert_reads_from_copies(index, tmp_path, expected)
 
 
-def test_two_processes_share_a_folder_and_copy_each_shard_once(
+def test_two_processes_copy_each_shard_once(
     shards: Path, index: ShardIndex, tmp_path: Path, expected: list[bytes]
 ):
     processes = [staging_process(shards, tmp_path, pause_s=0.01) for _ in range(2)]

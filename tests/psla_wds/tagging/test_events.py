@@ -105,10 +105,8 @@ def test_pieces_change_nothing(text: str, max_gap: int, min_frames: int, pieces:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"threshold": 0.0},
         {"threshold": float("nan")},
         {"threshold": 0.3, "low_threshold": 0.4},
-        {"low_threshold": 0.0},
         {"min_event_s": -1.0},
         {"max_gap_s": float("inf")},
     ],
