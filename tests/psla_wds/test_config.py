@@ -1,6 +1,7 @@
 """Settings: written, read again, and refused by name."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,13 @@ import pytest
 
 from psla_wds.config import from_json, read_json, to_json
 from psla_wds.errors import ConfigError
-from train.config import TrainConfig
+from psla_wds.features.config import FeatureConfig
+from psla_wds.models.config import ModelConfig
+from psla_wds.reading.reader import ReaderConfig
+from psla_wds.sampling.augment import AugmentConfig
+from psla_wds.sampling.plan import SamplerConfig
+from psla_wds.tagging.config import EventConfig
+from train.config import OptimizerConfig, TrainConfig
 from train.recipes import RECIPES
 
 
@@ -38,6 +45,36 @@ def test_a_setting_that_is_wrong_is_named(path: tuple[str, ...], value: object, 
     parent[path[-1]] = value
     with pytest.raises(ConfigError, match=message):
         from_json(TrainConfig, values, where="config.json")
+
+
+@pytest.mark.parametrize(
+    ("config", "setting", "fix"),
+    [
+        (AugmentConfig, {"mixup_alpha": 0.0}, "--augment.mixup-alpha to a number that is above 0"),
+        (AugmentConfig, {"time_roll": 0.6}, "--augment.time-roll to a number that is at least 0"),
+        (EventConfig, {"threshold": math.nan}, ""),
+        (EventConfig, {"threshold": 0.3, "low_threshold": 0.4}, ""),
+        (FeatureConfig, {"high_hz": 9_000.0}, "--features.high-hz 8000"),
+        (FeatureConfig, {"low_hz": 8_000.0}, "--features.low-hz 0"),
+        (FeatureConfig, {"hop_ms": 30.0}, "--features.hop-ms 25"),
+        (FeatureConfig, {"window_ms": 0.1}, "--features.window-ms 25"),
+        (FeatureConfig, {"num_mels": 3}, "--features.num-mels to a number that is at least 4"),
+        (ModelConfig, {"num_heads": 0}, "--model.num-heads to a number that is at least 1"),
+        (ModelConfig, {"num_heads": 8, "head": "mean-pooling"}, "--model.num-heads"),
+        (ModelConfig, {"drop_connect_rate": 1.0}, "--model.drop-connect-rate to a number"),
+        (OptimizerConfig, {"betas": (0.95, 1.0)}, "--optimizer.betas to"),
+        (OptimizerConfig, {"decay_after_epochs": (10, 10)}, "--optimizer.decay-after-epochs"),
+        (ReaderConfig, {"decode_threads": 0}, "--reader.decode-threads to a number that is at"),
+        (SamplerConfig, {"draws_per_epoch": 0}, "--sampler.draws-per-epoch to a number"),
+        (TrainConfig, {"subset": 0}, "--subset to a number that is at least 1"),
+        (TrainConfig, {"ema_decay": 1.0}, "--ema-decay to a number that is above 0 and below 1"),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_a_setting_out_of_range_is_refused_with_its_flag(config: type, setting: dict, fix: str):
+    with pytest.raises(ConfigError) as caught:
+        config(**setting)
+    assert fix in str(caught.value).splitlines()[2]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "3", "{", "[" * 20_000], ids=len)

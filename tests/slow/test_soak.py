@@ -113,9 +113,7 @@ def growth(values: list[float]) -> float:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_two_thousand_steps_with_kills_faults_and_damage_end_as_if_there_were_none(
-    shards: Path, tmp_path: Path
-):
+def test_kills_faults_and_damage_do_not_change_a_long_run(shards: Path, tmp_path: Path):
     rng, copied = random.Random(0), shutil.copytree(shards, tmp_path / "shards")
     damaged = damage(copied)
     alone, run_dir, taken = tmp_path / "alone", tmp_path / "disturbed", Taken()

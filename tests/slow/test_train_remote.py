@@ -4,9 +4,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import run_command
 from store_server import serving
 from training_runs import arguments, num_logged, same_weights, start, wait_until
+
+from train.main import parse
+from train.start import train
 
 
 @pytest.mark.slow
@@ -15,7 +17,7 @@ def test_a_run_on_a_store_that_fails_stops_and_resumes(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    run_command("train.main", *arguments(shards, tmp_path / "local"))
+    train(parse(arguments(shards, tmp_path / "local")))
     run_dir, stage = tmp_path / "remote", tmp_path / "stage"
     with serving(shards) as store:
         store.fault = lambda path, number: ("503", "truncated", None)[number % 3]
@@ -26,8 +28,7 @@ def test_a_run_on_a_store_that_fails_stops_and_resumes(
         errors = process.communicate(timeout=120)[1]
         assert process.returncode == 128 + signal.SIGTERM, errors
         assert "trying again" in errors and "0 of 4 shards are staged at the start" in errors
-        done = run_command("train.main", *words, "--resume")
-    assert "wrote 2 epochs" in done.stdout
+        train(parse([*words, "--resume"]))
     assert sorted(copy.name for copy in stage.rglob("*.tar")) == [
         f"shard-{number:06d}.tar" for number in range(4)
     ]

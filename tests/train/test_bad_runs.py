@@ -35,6 +35,7 @@ UNFIT = "does not fit this model"
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
+        (["format_version"], 1, "the state has format 1"),
         (["step"], "three", "no step"),
         (["step"], -1, "no step"),
         (["epoch", "loss"], "low", "no epoch"),
@@ -54,8 +55,8 @@ def test_a_state_with_other_contents_is_refused(
     for name in path[:-1]:
         table = table[name]
     table[path[-1]] = value
-    StateFiles(run_dir).save(state)
-    (run_dir / "state.previous.pt").unlink()
+    torch.save({"format_version": 2} | state, run_dir / "state.pt")
+    (run_dir / "state.previous.pt").unlink(missing_ok=True)
     before = (run_dir / "state.pt").read_bytes()
     with pytest.raises(CheckpointError, match=message):
         train(replace(begun, run_dir=run_dir))

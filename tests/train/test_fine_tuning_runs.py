@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY_CLASSES
-from training_runs import arguments, config_of, final_weights, torchrun
+from training_runs import config_of, final_weights
 
 from psla_wds.errors import CheckpointError
 from psla_wds.features.config import FeatureConfig
@@ -71,16 +71,3 @@ def test_a_run_records_its_start_and_goes_on_without_it(
     with pytest.raises(CheckpointError, match=f"and not {sha256}"):
         train(parse([config_json, f"--run-dir={tmp_path / 'again'}"]))
     assert not (tmp_path / "again").exists()
-
-
-@pytest.mark.slow
-def test_two_processes_train_from_the_weights_of_the_first(
-    trained: Path, shards: Path, tmp_path: Path
-):
-    words = arguments(
-        shards, tmp_path / "run", f"--model.initial-weights={trained}", "--epochs=1",
-        "--optimizer.trunk-factor=0", "--model.batch-norm-momentum=0.1",
-    )  # fmt: skip
-    torchrun(2, words)
-    start, weights = torch.load(trained)["weights"], final_weights(tmp_path / "run")
-    assert same(trunk(start), trunk(weights))

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psla_wds.config import flag
 from psla_wds.errors import ConfigError
 from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.config import ModelConfig
@@ -153,24 +152,3 @@ def test_layer_decay_needs_a_network_with_known_layers():
     model = torch.nn.ModuleDict({"trunk": torch.nn.Linear(2, 2), "head": torch.nn.Linear(2, 1)})
     with pytest.raises(ConfigError, match="layers of this network are not known"):
         build_optimizer(model, OptimizerConfig(layer_decay=0.9))
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [
-        {"trunk_factor": 1.5},
-        {"layer_decay": 0.0},
-        {"learning_rate": float("nan")},
-        {"betas": (0.95, 1.0)},
-        {"weight_decay": -1e-6},
-        {"warmup_steps": -1},
-        {"decay_after_epochs": (10, 10)},
-        {"decay_after_epochs": (0, 10)},
-        {"decay_factor": 2.0},
-    ],
-    ids=str,
-)
-def test_a_setting_out_of_range_names_its_flag(setting: dict[str, object]):
-    (name,) = setting
-    with pytest.raises(ConfigError, match=rf"^{name}=.*\n  where: {flag(name, 'optimizer')}\n"):
-        OptimizerConfig(**setting)

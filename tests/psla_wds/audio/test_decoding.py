@@ -277,14 +277,6 @@ def test_a_pipe_that_cannot_be_read_is_an_error(content: bytes, message: str):
         whole(decode(pipe, RATE_HZ))
 
 
-def test_a_pipe_with_a_name_is_read_as_one(tmp_path: Path):
-    os.mkfifo(tmp_path / "pipe.wav")
-    feeder = threading.Thread(target=(tmp_path / "pipe.wav").write_bytes, args=(WAV,))
-    feeder.start()
-    assert len(whole(decode(tmp_path / "pipe.wav", RATE_HZ))) == 6 * RATE_HZ
-    feeder.join()
-
-
 # ffmpeg.
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -9,15 +10,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_user_error, run, run_command
+from training_runs import config_of
 
 from psla_wds.evaluation.metrics import evaluate
 from psla_wds.evaluation.scores import Origin, Scores
 from psla_wds.evaluation.weight_average import average_weights, with_estimated_statistics
 from psla_wds.io.files import sha256_of
 from psla_wds.loading.batches import LoaderConfig, evaluation_batches
-from psla_wds.models.checkpoint import epoch_checkpoints, epoch_path, load_checkpoint
+from psla_wds.models.checkpoint import epoch_checkpoints, load_checkpoint
 from psla_wds.reading.reader import ReaderConfig
 from psla_wds.shards.index_files import open_indexes
+from train.recipes import DEMO
+from train.start import train
 
 EPOCHS = 3
 
@@ -25,11 +29,11 @@ EPOCHS = 3
 @pytest.fixture(scope="module")
 def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("runs") / "three"
-    run_command(
-        "train.main", "demo", f"--index={shards}:train", f"--run-dir={run_dir}",
-        f"--epochs={EPOCHS}", "--batch-size=6", "--features.num-frames=64",
-        "--model.batch-norm-momentum=1.0",
-    )  # fmt: skip
+    train(
+        config_of(
+            shards, run_dir, epochs=EPOCHS, model=replace(DEMO.model, batch_norm_momentum=1.0)
+        )
+    )
     return run_dir
 
 
@@ -94,18 +98,6 @@ def test_curves_agree_with_the_averages_made_alone(
     assert starts[0]["weight_average"] == pytest.approx(expected, abs=1e-3)
     svg = ElementTree.parse(curves / "averaging.svg").getroot()
     assert svg.tag == "{http://www.w3.org/2000/svg}svg"
-
-
-def test_a_run_that_lacks_an_epoch_gives_no_curves(trained: Path, shards: Path, tmp_path: Path):
-    folder = tmp_path / "run"
-    (folder / "checkpoints").mkdir(parents=True)
-    for epoch in (1, 3):
-        epoch_path(folder, epoch).symlink_to(epoch_checkpoints(trained)[epoch])
-    done = run_command(
-        "eval.figures", str(folder), f"--index={shards}", f"--output={tmp_path / 'o'}", check=False
-    )
-    assert_user_error(done, "no checkpoint of epoch 2; it has 1 to 3")
-    assert not (tmp_path / "o").exists()
 
 
 def test_scores_by_two_processes_fill_one_folder(trained: Path, shards: Path, tmp_path: Path):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from label_overlays import named_index
 
-from psla_wds.errors import ConfigError, ScoreError
+from psla_wds.errors import ScoreError
 from psla_wds.evaluation.score_folder import META, ScoreFolder, read_top_scores, top_scores
 from psla_wds.evaluation.teacher import apply_teacher
 from psla_wds.sampling.augment import mixed_targets, plain_draws
-from psla_wds.shards.index import ShardIndex, concatenate
+from psla_wds.shards.index import ShardIndex
 
 MIDS = ("/m/a", "/m/b", "/m/c", "/m/d", "/m/e")
 SCORES = np.random.default_rng(0).random((6, 5)).astype(np.float32)
@@ -98,12 +98,6 @@ def test_other_classes_are_refused(index: ShardIndex, tmp_path: Path):
     for mids in (MIDS[::-1], MIDS[:4]):
         with pytest.raises(ScoreError, match="classes are not those of the shards"):
             apply_teacher(named_index(labels, mids), folder)
-
-
-def test_soft_labels_are_given_to_the_whole_index(index: ShardIndex, tmp_path: Path):
-    taught = apply_teacher(index, write(tmp_path / "t", index, SCORES, 2))
-    with pytest.raises(ConfigError, match="soft labels belong to one index"):
-        concatenate([index, taught])
 
 
 def test_a_diverged_teacher_leaves_no_folder(index: ShardIndex, tmp_path: Path):

@@ -59,16 +59,13 @@ def test_imagenet_weights_are_downloaded_once(published_file, tmp_path, monkeypa
     assert capsys.readouterr().out == ""
 
 
-def test_a_failed_download_offers_a_local_file_or_random_weights(tmp_path, monkeypatch):
+def test_a_failed_download_offers_a_file_or_random_weights(tmp_path, monkeypatch):
     url = (tmp_path / "efficientnet-b0-00000000.pth").as_uri()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     monkeypatch.setitem(psla_wds.models.initial_weights.url_map, "efficientnet-b0", url)
-    with pytest.raises(ConfigError) as caught:
+    message = f"of efficientnet-b0 cannot be downloaded: .*\n.*{url}\n.*PATH .* or none"
+    with pytest.raises(ConfigError, match=message):
         with_initial_weights("imagenet")
-    what, where, fix = str(caught.value).splitlines()
-    assert what.startswith("the ImageNet weights of efficientnet-b0 cannot be downloaded: ")
-    assert where == f"  where: {url}"
-    assert fix == "  fix:   set --model.initial-weights PATH (a copy of that file) or none (random)"
 
 
 class Evil:
@@ -208,7 +205,7 @@ def test_weights_of_timm_come_from_its_own_cache(tmp_path, monkeypatch, capsys):
 
 
 @needs_timm
-def test_weights_that_timm_cannot_get_are_an_error_with_their_address(monkeypatch):
+def test_weights_that_timm_cannot_get_are_named(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="cannot be downloaded") as caught:
         build_model(ModelConfig(backbone="timm/resnet18.a1_in1k"), 5)

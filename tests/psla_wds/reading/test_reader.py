@@ -13,8 +13,8 @@ import pytest
 from conftest import assert_user_error
 from store_server import serving
 
-from psla_wds.errors import ConfigError, ShardError
-from psla_wds.reading.reader import Reader, ReaderConfig
+from psla_wds.errors import ShardError
+from psla_wds.reading.reader import Reader
 from psla_wds.shards.index_files import read_index
 
 
@@ -147,8 +147,3 @@ def test_storage_that_never_answers_ends_the_process(copied: Path, storage: str)
     done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
     assert_user_error(done, "did not arrive within 2 s", "shard-000002.tar, byte ", "clip clip.")
     assert "--reader.timeout-s" in err
-
-
-def test_a_setting_below_one_names_its_flag():
-    with pytest.raises(ConfigError, match=r"--reader\.decode-threads"):
-        ReaderConfig(decode_threads=0)

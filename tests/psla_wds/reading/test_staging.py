@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from store_server import serving
 
-from psla_wds import FeatureConfig, LoaderConfig, ReaderConfig, training_batches
 from psla_wds.reading.reader import Reader
 from psla_wds.reading.staging import copy_paths
 from psla_wds.shards.index import ShardIndex
@@ -109,24 +108,6 @@ def test_only_shards_that_the_index_uses_are_copied(index: ShardIndex, tmp_path:
     with reading(few, tmp_path):
         until(lambda: copy_paths(few, tmp_path)[2].exists())
     assert [path.name for path in tmp_path.rglob("*.tar")] == ["shard-000002.tar"]
-
-
-def test_shards_behind_a_url_are_copied_for_training(shards: Path, tmp_path: Path):
-    config = LoaderConfig(
-        features=FeatureConfig(num_frames=64),
-        reader=ReaderConfig(decode_threads=1, stage=tmp_path),
-        device="cpu",
-    )
-    with serving(shards) as store:
-        index = open_indexes([f"{store.url()}:train"])
-        with training_batches(index, batch_size=6, config=config) as batches:
-            until(lambda: all(path.exists() for path in copy_paths(index, tmp_path)))
-            time.sleep(0.1)
-            store.requests.clear()
-            rows = [batch.rows for batch in batches]
-    assert len(rows) > 3 and not store.requests
-    for copy in copy_paths(index, tmp_path):
-        assert copy.read_bytes() == (shards / copy.name).read_bytes()
 
 
 def staging_process(shards: Path, stage: Path, pause_s: float) -> subprocess.Popen[str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from label_index import audioset_counts, audioset_index, index_by_counts
-from scipy.stats import chi2, chi2_contingency, chisquare
+from label_index import audioset_counts, audioset_index
+from scipy.stats import chi2, chisquare
 
 from psla_wds.sampling.augment import AugmentConfig, drawn_partners
 from psla_wds.sampling.plan import (
@@ -105,38 +105,6 @@ def partners_of(plan: EpochPlan, num_clips: int, rate: float) -> np.ndarray:
     return drawn_partners(plan, config, (0, len(plan.rows)), num_clips=num_clips)
 
 
-def fit_of_partners(partners: np.ndarray, rows: np.ndarray, share: np.ndarray) -> list[float]:
-    """p-values: partners are uniform over clips by weight, independent of their draws, and
-    uniform over clips by row."""
-    count = len(share)
-    tenth = np.empty(count, np.int64)
-    tenth[np.argsort(share)] = np.arange(count) * 10 // count
-    hundredth = np.arange(count) * 100 // count
-    table = np.histogram2d(tenth[rows], tenth[partners], bins=np.arange(11))[0]
-    by_weight, by_row = (
-        chisquare(
-            np.bincount(group[partners], minlength=group.max() + 1),
-            np.bincount(group) / count * len(partners),
-        ).pvalue
-        for group in (tenth, hundredth)
-    )
-    return [by_weight, chi2_contingency(table[table.sum(axis=1) > 0]).pvalue, by_row]
-
-
-def test_partners_are_uniform_and_independent_of_the_draw(index: ShardIndex):
-    share, plans = shares(index), plans_of(index)[:5]
-    rows = np.concatenate([plan.rows for plan in plans])
-    partners = np.concatenate([partners_of(plan, len(index), 1.0) for plan in plans])
-    assert min(fit_of_partners(partners, rows, share)) > 1e-3
-    by_weight, from_batch = plan_by(share, 99).rows, np.roll(rows, 1)
-    assert fit_of_partners(by_weight, rows[: len(by_weight)], share)[0] < 1e-9
-    assert fit_of_partners(from_batch, rows, share)[0] < 1e-9
-    not_the_last = (partners * 0.99).astype(np.int64)
-    assert fit_of_partners(not_the_last, rows, share)[2] < 1e-9
-    now_and_then_itself = np.where(np.arange(len(rows)) % 50, partners, rows)
-    assert fit_of_partners(now_and_then_itself, rows, share)[1] < 1e-9
-
-
 @pytest.mark.parametrize(
     ("num_epochs", "rate", "share_unseen"), [(30, 0.0, 0.418), (5, 0.5, 0.044)]
 )
@@ -173,12 +141,3 @@ def test_a_batch_repeats_a_clip_as_independent_draws_do(index: ShardIndex):
     assert sum(map(equal_pairs, plans)) == pytest.approx(expected, abs=4 * expected**0.5)
     in_order = [EpochPlan(np.sort(plan.rows), 0, plan.epoch) for plan in plans]
     assert sum(map(equal_pairs, in_order)) > 100 * expected
-
-
-def test_of_two_million_clips_one_batch_in_66_repeats_one(full_counts: np.ndarray):
-    index = index_by_counts(full_counts, 2_000_000)
-    assert index.class_counts().tolist() == full_counts.tolist()
-    expected = 4950 * np.sum(shares(index) ** 2)
-    assert expected == pytest.approx(1 / 66, rel=0.01)
-    pairs = equal_pairs(plan_epoch(index, SamplerConfig(), seed=0, epoch=1))
-    assert pairs == pytest.approx(20_000 * expected, abs=4 * (20_000 * expected) ** 0.5)

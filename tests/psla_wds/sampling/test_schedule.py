@@ -1,6 +1,5 @@
 """What each rank draws at each iteration: the same global batches whatever their number."""
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -69,13 +68,6 @@ def test_a_run_that_resumes_draws_what_was_left(index: ShardIndex, stopped_at: i
         assert values(parts) == values([whole(stopped_at + step)])
         of_step = [rank.draws_of_step(stopped_at + step + 1)[0] for rank in resumed]
         assert values(of_step) == values(parts)
-
-
-def test_step_half_a_million_comes_as_fast_as_the_first(index: ShardIndex):
-    schedule(index)(0)
-    started = time.perf_counter()
-    schedule(index, first_step=500_000)(0)
-    assert time.perf_counter() - started < 1.0
 
 
 @given(st.integers(1, 9), st.integers(1, 9))

@@ -147,16 +147,6 @@ def test_what_cannot_be_heard_is_one_error(tagger: Tagger, waveform, rate_hz, me
 # Models.
 
 
-def test_an_ensemble_is_the_mean_of_its_models(checkpoint: Checkpoint):
-    other = tiny_checkpoint(seed=1, head="mean-pooling")
-    waveform = sweep(2.5)
-    both = Tagger([checkpoint, other], device="cpu")(waveform, RATE_HZ)
-    each = [Tagger([member], device="cpu")(waveform, RATE_HZ) for member in (checkpoint, other)]
-    for name in ("window_scores", "frame_scores"):
-        mean = (getattr(each[0], name) + getattr(each[1], name)) / 2
-        np.testing.assert_allclose(getattr(both, name), mean, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -71,15 +71,6 @@ def test_other_clips_and_labels_have_their_commands():
     assert {"--index=eval", "--threshold", "25"} < set(score.after[1].words)
 
 
-def test_each_committee_has_a_file_of_its_own():
-    made = steps(ontology=Path("o.json"))
-    cells = {(c.members, c.best): c for c in table("committees", "balanced") if c.members}
-    assert len({made.committee(cell).output for cell in cells.values()}) == len(cells) == 8
-    (ensemble,) = made.committee(next(c for c in cells.values() if c.best)).after
-    text = Runner(1, start_process).text(ensemble)
-    assert text.startswith("python -m eval.ensemble <the best 5 of 20> --output=w/committees/best")
-
-
 def test_a_row_that_changes_nothing_here_is_a_gap():
     base = replace(DEMO, augment=replace(DEMO.augment, freq_mask=0, time_mask=0))
     found = find_numbers(table("ablation", "balanced"), Numbers(steps(base), seeds=1))
