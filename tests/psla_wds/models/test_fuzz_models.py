@@ -10,7 +10,6 @@ import pytest
 import torch
 from fuzz.mutations import changed_bytes, changed_content, changed_json, rezipped
 from fuzz.properties import Trap, accepted, fuzz, tiers
-from tiny_models import tiny_checkpoint
 
 from psla_wds.errors import CheckpointError
 from psla_wds.features.config import FeatureConfig
@@ -18,7 +17,6 @@ from psla_wds.labels.class_list import ClassList
 from psla_wds.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from psla_wds.models.config import ModelConfig
 from psla_wds.models.model_folder import Provenance, read_model, write_model
-from psla_wds.tagging.tagger import Tagger
 
 MEMBER = Checkpoint(
     weights={"a": torch.arange(400.0).reshape(4, 100), "b": torch.ones(2, dtype=torch.int64)},
@@ -46,22 +44,6 @@ def test_a_changed_config_is_refused_or_names_a_model(tmp_path: Path, num_cases:
             accepted(members[0].build)
 
     fuzz(num_cases, changed_json(text), changed)
-
-
-@tiers(5, 300)
-def test_a_tagger_of_a_changed_config_is_refused_or_runs(tmp_path: Path, num_cases: int):
-    """What the settings of a whole model claim is checked before memory is taken."""
-    write_model(tmp_path, [tiny_checkpoint()], [Provenance()], metrics=None)
-    content = json.loads((tmp_path / "config.json").read_text())
-
-    def changed(features: bytes) -> None:
-        text = json.dumps(content | {"features": "FEATURES"}).replace(
-            '"FEATURES"', features.decode(errors="replace")
-        )
-        (tmp_path / "config.json").write_text(text, errors="replace")
-        accepted(lambda: Tagger.load(tmp_path, device="cpu"))
-
-    fuzz(num_cases, changed_json(json.dumps(content["features"]).encode()), changed)
 
 
 @tiers(20, 3000)

@@ -178,14 +178,6 @@ def test_every_library_s_file_fills_the_trunk_but_its_stem(backbone, file, stem,
 
 
 @needs_timm
-def test_a_damaged_safetensors_file_is_refused(tmp_path):
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(b"\xff" * 64)
-    with pytest.raises(CheckpointError, match="damaged"):
-        build_model(ModelConfig(backbone="timm/resnet10t", initial_weights=str(path)), 5)
-
-
-@needs_timm
 def test_weights_of_timm_come_from_its_own_cache(tmp_path, monkeypatch, capsys):
     """A cache as huggingface_hub lays it out, and no network."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
