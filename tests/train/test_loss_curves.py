@@ -51,6 +51,7 @@ def test_the_memory_format_changes_nothing_but_rounding(reference: np.ndarray):
     assert difference(curve(student, BATCHES), reference) < 0.02  # (0.003)
 
 
+@pytest.mark.slow  # a CPU rounds to it step by step
 def test_bfloat16_changes_nothing_but_its_rounding():
     # Drop-connect draws other numbers in another precision, so it is off. At the paper's rate: at
     # ten times that, rounding grows to a third of the loss within these steps.

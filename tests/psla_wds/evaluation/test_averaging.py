@@ -1,7 +1,6 @@
 """Averages of weights and scores over the epochs of a run, as a user makes them."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -9,8 +8,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from conftest import assert_user_error, run, run_command
+from conftest import assert_user_error, run_command
 from training_runs import config_of
+from worlds import in_world
 
 from psla_wds.evaluation.metrics import evaluate
 from psla_wds.evaluation.scores import Origin, Scores
@@ -23,12 +23,12 @@ from psla_wds.shards.index_files import open_indexes
 from train.recipes import DEMO
 from train.start import train
 
-EPOCHS = 3
+EPOCHS = 2
 
 
 @pytest.fixture(scope="module")
 def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run_dir = tmp_path_factory.mktemp("runs") / "three"
+    run_dir = tmp_path_factory.mktemp("runs") / "two"
     train(
         config_of(
             shards, run_dir, epochs=EPOCHS, model=replace(DEMO.model, batch_norm_momentum=1.0)
@@ -60,13 +60,13 @@ def test_estimated_statistics_are_those_of_the_clips(trained: Path, shards: Path
 
 
 def test_the_command_estimates_statistics(trained: Path, shards: Path, tmp_path: Path):
-    words = [str(trained), "--epochs", "2", "3", f"--output={tmp_path / 'a.pt'}"]
+    words = [str(trained), "--epochs", "1", "2", f"--output={tmp_path / 'a.pt'}"]
     run_command(
         "eval.average", *words, "--batch-norm=estimate", f"--index={shards}:train", "--clips=12",
         "--compat=psla", "--batch-size=6",
     )  # fmt: skip
     weights = load_checkpoint(tmp_path / "a.pt").weights["trunk._bn0.weight"]
-    expected = average_weights(trained, 2, 3, first_twice=True).weights["trunk._bn0.weight"]
+    expected = average_weights(trained, 1, 2, first_twice=True).weights["trunk._bn0.weight"]
     assert torch.equal(weights, expected)
     for flags in (["--batch-norm=estimate"], [f"--index={shards}"]):
         done = run_command("eval.average", *words, *flags, check=False)
@@ -84,26 +84,29 @@ def test_curves_agree_with_the_averages_made_alone(
     curves: Path, trained: Path, shards: Path, tmp_path: Path
 ):
     starts = json.loads((curves / "averaging.json").read_text())
-    assert [start["epoch"] for start in starts] == [1, 2, 3]
+    assert [start["epoch"] for start in starts] == [1, 2]
     last = starts[-1]
     assert last["checkpoint"] == last["weight_average"] == last["score_ensemble"]
     average, scores = tmp_path / "a.pt", tmp_path / "a.npz"
-    run_command("eval.average", str(trained), "--epochs", "1", "3", f"--output={average}")
+    run_command("eval.average", str(trained), "--epochs", "1", "2", f"--output={average}")
     run_command("eval.predict", str(average), f"--index={shards}:eval", f"--output={scores}")
     alone = Scores.load(scores)
-    assert alone.origins == (Origin(sha256_of(average), 3),)
+    assert alone.origins == (Origin(sha256_of(average), 2),)
     parts = sorted(curves.glob("epoch-*.npz"))
-    assert [Scores.load(part).origins[0].epoch for part in parts] == [1, 2, 3]
+    assert [Scores.load(part).origins[0].epoch for part in parts] == [1, 2]
     expected = evaluate(alone.scores, alone.targets).mAP
     assert starts[0]["weight_average"] == pytest.approx(expected, abs=1e-3)
     svg = ElementTree.parse(curves / "averaging.svg").getroot()
     assert svg.tag == "{http://www.w3.org/2000/svg}svg"
 
 
+def predict(words: list[str]) -> None:
+    run_command("eval.predict", *words)
+
+
 def test_scores_by_two_processes_fill_one_folder(trained: Path, shards: Path, tmp_path: Path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     words = [str(trained), f"--index={shards}", "--batch-size=5"]
-    run([*launcher, "-m", "eval.predict", *words, f"--output={tmp_path / 'folder'}"])
+    in_world(2, predict, [*words, f"--output={tmp_path / 'folder'}"])
     run_command("eval.predict", *words, f"--output={tmp_path / 'file.npz'}")
     folder, file = Scores.load(tmp_path / "folder"), Scores.load(tmp_path / "file.npz")
     np.testing.assert_allclose(folder.scores, file.scores, atol=1e-5)

@@ -49,7 +49,7 @@ def alone() -> tuple[Curve, Curve, list[torch.Tensor]]:
     return outcome()
 
 
-@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def together(request: pytest.FixtureRequest) -> list[tuple[Curve, Curve, list[torch.Tensor]]]:
     """The outcome of each rank."""
     return in_world(request.param, outcome)
@@ -60,12 +60,12 @@ def assert_near(found: Curve, expected: Curve) -> None:
     torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=2e-3)
 
 
-def test_over_groups_nothing_depends_on_the_number_of_processes(alone, together):
+def test_over_groups_the_number_of_processes_has_no_effect(alone, together):
     for over_groups, *_ in together:
         assert_near(over_groups, alone[0])
 
 
-def test_over_groups_nothing_depends_on_the_number_of_passes(alone):
+def test_over_groups_the_number_of_passes_has_no_effect(alone):
     with join_world() as world:
         assert_near(curve(world, **GROUPS, accumulate=2), alone[0])
 
