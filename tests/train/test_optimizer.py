@@ -89,15 +89,6 @@ def test_adamw_shrinks_weights_whatever_the_gradient():
     assert moved == pytest.approx({"adam": 0.1, "adamw": 0.1 + 0.1 * 0.5}, rel=1e-3)
 
 
-def test_adam_has_the_settings_of_the_paper():
-    layer = torch.nn.Linear(3, 2)
-    optimizer = build_optimizer(layer, OptimizerConfig())
-    assert type(optimizer) is torch.optim.Adam
-    (group,) = optimizer.param_groups
-    assert (group["lr"], group["betas"], group["weight_decay"]) == (1e-4, (0.95, 0.999), 5e-7)
-    assert not group["decoupled_weight_decay"] and group["params"] == list(layer.parameters())
-
-
 def test_the_trunk_has_its_share_of_the_rate():
     model = torch.nn.ModuleDict({"trunk": torch.nn.Linear(2, 2), "head": torch.nn.Linear(2, 1)})
     before = [parameter.detach().clone() for parameter in model.parameters()]

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from efficientnet_pytorch import EfficientNet
 from reference.official_model import OfficialEfficientNet, publish
 
 from psla_wds.errors import CheckpointError, ConfigError
@@ -156,15 +155,3 @@ def test_a_published_tagger_is_a_start(tmp_path):
         assert torch.equal(tagger.trunk._conv_head.weight, official.effnet._conv_head.weight)
     with pytest.raises(CheckpointError, match=r"mean=-4\.6476 \(here -4\.2677\)"):
         start(path, OTHERS)
-
-
-def test_a_file_of_imagenet_weights_fills_the_trunk(tmp_path):
-    path = tmp_path / "efficientnet-b0.pth"
-    published = EfficientNet.from_name("efficientnet-b0", in_channels=3).state_dict()
-    torch.save(published, path)
-    begun = start(path, OTHERS)
-    assert torch.equal(begun.tagger.trunk._conv_head.weight, published["_conv_head.weight"])
-    assert begun.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    with pytest.raises(ConfigError, match="other_features is not read"):
-        config = replace(NETWORK, initial_weights=str(path))
-        first_tagger(config, OTHERS, FEATURES, other_features=True)

@@ -1,6 +1,5 @@
 """A step whose loss or gradient is not finite changes nothing, and its numbers are kept."""
 
-import math
 from dataclasses import asdict, replace
 
 import pytest
@@ -8,7 +7,6 @@ import torch
 from learners import at, batches, learner
 
 from psla_wds.loading.loader import Batch
-from psla_wds.models.audio_tagger import loss
 from train.learner import Learner, is_bad
 from train.recipes import DEMO
 from train.steps.metrics import MOST_UNREAD, Means, Measured, Measures
@@ -76,13 +74,6 @@ def test_an_overflow_that_a_smaller_scale_may_mend_is_not_bad(
     loss: float, norm: float, scale: float, bad: bool
 ):
     assert bool(is_bad(*map(torch.tensor, (loss, norm, scale)))) == bad
-
-
-def test_a_score_that_is_nan_gives_a_loss_that_is_nan():
-    scores = torch.full((2, 3), 0.5)
-    targets = torch.ones(2, 3)
-    assert float(loss(scores, targets)) == pytest.approx(math.log(2))
-    assert torch.isnan(loss(scores * torch.tensor([[1.0], [float("nan")]]), targets))
 
 
 def test_numbers_of_steps_are_read_in_their_order_and_once():
