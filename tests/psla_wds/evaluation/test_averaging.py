@@ -29,11 +29,8 @@ EPOCHS = 2
 @pytest.fixture(scope="module")
 def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("runs") / "two"
-    train(
-        config_of(
-            shards, run_dir, epochs=EPOCHS, model=replace(DEMO.model, batch_norm_momentum=1.0)
-        )
-    )
+    model = replace(DEMO.model, batch_norm_momentum=1.0)
+    train(config_of(shards, run_dir, epochs=EPOCHS, model=model))
     return run_dir
 
 
