@@ -21,7 +21,7 @@ from tyro.conf import Positional
 from psla_wds import cli
 from psla_wds.errors import ConfigError
 from psla_wds.io.atomic_files import atomic_folder, disk_errors
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 
 if TYPE_CHECKING:
     from eval.pages.charts import Figure

@@ -19,8 +19,7 @@ from psla_wds import cli
 from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
-from psla_wds.sampling.augment import AugmentConfig
-from psla_wds.sampling.plan import SamplerConfig
+from psla_wds.sampling.config import AugmentConfig, SamplerConfig
 
 SETTINGS = ("features", "sampler", "augment", "seed")
 """Options that a run's config.json has too."""

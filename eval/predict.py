@@ -19,7 +19,7 @@ from psla_wds.evaluation.score_folder import check_top_k
 from psla_wds.evaluation.scores import Origin
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.models.config import Precision
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
 from psla_wds.shards.overlay import apply_overlay
@@ -62,12 +62,7 @@ class Args:
 
 def _prepare(args: Args) -> tuple[Any, Origin, ShardIndex]:
     """The checkpoint, its origin, and the clips to score."""
-    from psla_wds.models.checkpoint import (
-        check_classes,
-        check_sample_rate,
-        find_checkpoint,
-        load_checkpoint,
-    )
+    from psla_wds.models.checkpoint import check_classes, find_checkpoint, load_checkpoint
 
     index = open_indexes(args.index)
     if not len(index):
@@ -84,7 +79,6 @@ def _prepare(args: Args) -> tuple[Any, Origin, ShardIndex]:
             where="--top-k",
             fix=f"set --top-k to at most {len(checkpoint.classes)}",
         )
-    check_sample_rate(checkpoint.features, index.sample_rate_hz, where=args.model)
     if args.labels:
         index = apply_overlay(index, args.labels)
     index.check_shards()

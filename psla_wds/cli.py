@@ -34,14 +34,14 @@ Shards: TypeAlias = Annotated[
 
 
 def parse(args: type[Args], description: str | None, *, prog: str) -> Args:
-    """The arguments of a command, from its dataclass; options stand before or after words."""
+    """The arguments of a command, by its dataclass; options may come before or after words."""
     return tyro.cli(
         args, description=description, prog=prog, config=(tyro.conf.CascadeSubcommandArgs,)
     )
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`; stderr carries the log and, for a `PslaError`, its three lines (status 2)."""
+    """Call `main`. Stderr gets the log and, for a `PslaError`, its three lines (exit status 2)."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )

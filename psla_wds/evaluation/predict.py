@@ -17,7 +17,7 @@ from psla_wds.loading.loader import LoaderConfig
 from psla_wds.models.audio_tagger import AudioTagger, autocast, check_precision
 from psla_wds.models.config import Precision
 from psla_wds.progress import progress_bar
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.runtime.distributed import World
 from psla_wds.shards.index import ShardIndex
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from psla_wds.errors import ConfigError
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.reading.read_ahead import ReadAhead
-from psla_wds.reading.reader import ReaderConfig
 from psla_wds.sampling.schedule import BatchLayout, Schedule, TrainingSchedule
 from psla_wds.shards.index import ShardIndex
 

@@ -12,10 +12,11 @@ from psla_wds.errors import ConfigError, ShardError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.features.encoded_batch import UndecodableBatchError
 from psla_wds.loading.epochs import BatchSource
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.reading.read_tuner import verdict
-from psla_wds.reading.reader import DamagedClipError, ReaderConfig
-from psla_wds.sampling.augment import AugmentConfig, Draws, mixed_targets
-from psla_wds.sampling.plan import SamplerConfig
+from psla_wds.reading.reader import DamagedClipError
+from psla_wds.sampling.augment import Draws, mixed_targets
+from psla_wds.sampling.config import AugmentConfig, SamplerConfig
 from psla_wds.sampling.schedule import Schedule
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.soft_labels import SoftLabels

@@ -15,9 +15,10 @@ import soundfile
 from jaxtyping import Float32, UInt8
 
 from psla_wds.loading.epochs import BatchSource, Epochs, Share, current_share
-from psla_wds.reading.reader import CLIPS_PER_TASK, DamagedClipError, ReaderConfig
-from psla_wds.sampling.augment import AugmentConfig, Draws
-from psla_wds.sampling.plan import SamplerConfig
+from psla_wds.reading.config import ReaderConfig
+from psla_wds.reading.reader import CLIPS_PER_TASK, DamagedClipError
+from psla_wds.sampling.augment import Draws
+from psla_wds.sampling.config import AugmentConfig, SamplerConfig
 from psla_wds.sampling.schedule import EvaluationSchedule, Schedule, TrainingSchedule
 from psla_wds.shards.index import ShardIndex
 

@@ -4,8 +4,9 @@ import sys
 import time
 
 from psla_wds.features.encoded_batch import EncodedBatch
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.reading.read_tuner import ReadTuner
-from psla_wds.reading.reader import DamagedClipError, PendingRead, Reader, ReaderConfig
+from psla_wds.reading.reader import DamagedClipError, PendingRead, Reader
 from psla_wds.sampling.augment import Draws
 from psla_wds.sampling.schedule import Schedule
 from psla_wds.shards.index import ShardIndex

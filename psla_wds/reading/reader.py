@@ -13,19 +13,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Annotated
 
 import numpy as np
 from isal.isal_zlib import crc32
 from jaxtyping import Int64, UInt8
-from tyro.conf import arg
 
-from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.io.remote import REQUEST_TIMEOUT_S, ReadError, retry
 from psla_wds.io.stores import Store, at
+from psla_wds.reading.config import TIMEOUT_S
+from psla_wds.reading.config import ReaderConfig as ReaderConfig
 from psla_wds.reading.read_pool import ReadPool
-from psla_wds.reading.read_tuner import cores_per_process
 from psla_wds.reading.staging import Staging
 from psla_wds.shards.index import ShardIndex
 
@@ -33,41 +31,8 @@ logger = logging.getLogger("reader")
 
 HANG_WARNING_S = 30.0
 """Seconds between warnings about a read that does not end."""
-TIMEOUT_S = 600.0
-"""Seconds after which a read that does not end is an error."""
 CLIPS_PER_TASK = 8
 """Clips that a thread reads in one go: enough to amortise the cost of handing out work."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReaderConfig:
-    """How clips are read and decoded ahead of the training step, on each rank."""
-
-    threads: Annotated[int | None, Within(1)] = None
-    """Reader threads. Default: start at 4, and double while training waits for storage and more
-    threads help."""
-    prefetch_batches: Annotated[int | None, Within(1)] = None
-    """Batches that are read ahead. Default: tuned like the threads."""
-    decode_threads: Annotated[int | None, Within(1)] = None
-    """Threads that decode. Default: as many as this process has cores."""
-    memory_mib: Annotated[int, Within(1)] = 1024
-    """Memory limit in MiB for encoded clips that are read ahead; the next batch is read whatever
-    its size. The pipeline holds three more batches: two in work, one in use."""
-    timeout_s: Annotated[float, Within(0, without=(0,))] = TIMEOUT_S
-    """Longest wait for a read in seconds; then the run ends with an error."""
-    stage: Annotated[Path | None, arg(aliases=["--stage"])] = None
-    """Folder on a fast disk of this node. Shards are copied there during training, and clips are
-    read from the copies. Processes and runs can share it."""
-    max_damaged: Annotated[int, Within(0)] = 0
-    """Damaged clips that each rank tolerates before the run ends with an error. Other clips are
-    drawn in their place, and the log lists them."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "reader")
-
-    def decoders(self) -> int:
-        """Decoder threads of this process."""
-        return self.decode_threads or cores_per_process()
 
 
 class DamagedClipError(ShardError):

@@ -5,13 +5,12 @@ augmentation depends on (seed, epoch, position) alone.
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt64
 
-from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ShardError
+from psla_wds.sampling.config import AugmentConfig
 from psla_wds.sampling.plan import (
     PURPOSE_AUGMENT,
     PURPOSE_WAVEFORM,
@@ -29,29 +28,6 @@ WAVEFORM_NUMBERS = 4
 them gets the same `PURPOSE_AUGMENT` numbers as a run with them."""
 NO_PARTNER = -1
 MAX_REPLACEMENTS = 1000
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """Random changes of a draw. Defaults are the paper's: mixup and masks."""
-
-    mixup_rate: Annotated[float, Within(0, 1)] = 0.5
-    """Share of draws that are mixed with a second clip (Table V)."""
-    mixup_alpha: Annotated[float, Within(0, without=(0,))] = 10.0
-    """The mixing weight is drawn from Beta(alpha, alpha) (Table VI)."""
-    freq_mask: Annotated[int, Within(0)] = 48
-    """Largest width of the frequency mask in mels. 0: none."""
-    time_mask: Annotated[int, Within(0)] = 192
-    """Largest width of the time mask in frames. 0: none."""
-    gain_db: Annotated[float, Within(0)] = 0.0
-    """Largest change of level in dB, up or down, of a clip and of its partner before they are mixed
-    (PaSST, Koutini et al. 2022, trains with a gain too). 0: none."""
-    time_roll: Annotated[float, Within(0, 0.5)] = 0.0
-    """Largest shift of a clip and of its partner in either direction, as a share of its length; the
-    end that is pushed out comes in at the other side (PaSST trains with a roll too). 0: none."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "augment")
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,13 @@ All randomness comes from Philox, a counter-based generator, keyed by (seed, epo
 
 import hashlib
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt64
 
-from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
+from psla_wds.sampling.config import SamplerConfig
 from psla_wds.shards.index import ShardIndex
-
-Sampling = Literal["balanced", "systematic", "shuffle"]
 
 PURPOSE_DRAWS = 0
 PURPOSE_AUGMENT = 1
@@ -25,35 +22,6 @@ PURPOSE_WAVEFORM = 3
 
 DRAWS_AT_ONCE = 2**17
 """Draws looked up in one go: few enough for the processor's caches."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerConfig:
-    """Which clips an epoch draws. Defaults are the paper's for the full AudioSet."""
-
-    sampling: Sampling = "balanced"
-    """balanced: with replacement, by the weight of a clip's classes (PSLA III-B).
-    systematic: as often on average, and never a whole draw more or less than that.
-    shuffle: each clip once."""
-    draws_per_epoch: Annotated[int | None, Within(1)] = None
-    """Draws of a balanced or systematic epoch. Default: as many as there are clips."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "sampler")
-        if self.draws_per_epoch is not None and self.sampling == "shuffle":
-            raise ConfigError(
-                "a shuffled epoch has each clip once, not a number of draws",
-                where="sampler",
-                fix="leave out --sampler.draws-per-epoch, or set --sampler.sampling balanced",
-            )
-
-    def num_draws(self, num_clips: int) -> int:
-        """Draws of an epoch over `num_clips` clips."""
-        return self.draws_per_epoch or num_clips
-
-    def steps_per_epoch(self, num_clips: int, batch_size: int) -> int:
-        """Whole batches of an epoch; the remaining draws, fewer than a batch, are not used."""
-        return self.num_draws(num_clips) // batch_size
 
 
 @dataclass(frozen=True)

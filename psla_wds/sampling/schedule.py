@@ -15,7 +15,8 @@ from psla_wds.sampling.augment import (
     plain_draws,
     without_damaged,
 )
-from psla_wds.sampling.plan import EpochPlan, SamplerConfig, clip_weights, plan_epoch
+from psla_wds.sampling.config import SamplerConfig
+from psla_wds.sampling.plan import EpochPlan, clip_weights, plan_epoch
 from psla_wds.shards.index import ShardIndex
 
 NONE_DAMAGED: frozenset[int] = frozenset()

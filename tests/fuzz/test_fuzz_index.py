@@ -13,7 +13,8 @@ from properties import Trap, accepted, fuzz, tiers
 
 from psla_wds.errors import ShardError
 from psla_wds.reading.reader import Reader
-from psla_wds.sampling.plan import SamplerConfig, plan_epoch
+from psla_wds.sampling.config import SamplerConfig
+from psla_wds.sampling.plan import plan_epoch
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import COLUMN_DTYPES, read_index
 from psla_wds.shards.merge import merge_sidecars

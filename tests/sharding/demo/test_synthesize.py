@@ -116,16 +116,14 @@ def test_parents_and_children_are_missed_as_asked_but_never_both():
 
 
 @pytest.mark.parametrize(
-    "setting",
-    [
-        *({"clips": 0}, {"seed": -1}, {"clip_s": 0.1}, {"clip_s": float("nan")}),
-        *({"missing_parents": 0.1}, {"families": True, "missing_children": 1.5}),
-    ],
-    ids=str,
+    ("name", "value"),
+    [("clips", 0), ("seed", -1), ("clip_s", 0.1), ("clip_s", np.nan), ("missing_parents", 0.1)],
 )
-def test_impossible_settings_are_refused_with_a_fix(setting: dict[str, object]):
+def test_impossible_settings_are_refused_with_a_fix(name: str, value: float):
     with pytest.raises(ConfigError, match="fix:   set --"):
-        CorpusConfig(**setting)
+        CorpusConfig(**{name: value})
+    with pytest.raises(ConfigError, match="sum to at most 1"):
+        CorpusConfig(families=True, missing_parents=0.6, missing_children=0.5)
 
 
 def test_command_names_the_next_and_refuses_a_full_folder(tmp_path: Path):
