@@ -124,15 +124,16 @@ def _write_clip(folder: Path, number: int, rng: np.random.Generator) -> dict[str
 
 
 def run_command(
-    module: str, *arguments: str, check: bool = True, cwd: Path | None = None
+    module: str, *arguments: object, check: bool = True, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m MODULE ARGUMENTS` as a user would; within this process unless it trains."""
-    command = [sys.executable, "-m", module, *arguments]
+    words = [str(argument) for argument in arguments]
+    command = [sys.executable, "-m", module, *words]
     if not module.startswith(("sharding.", "eval.")):
         return run(command, check=check, cwd=cwd)
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), chdir(cwd or "."), _fresh_log():
-        status = _status_of(importlib.import_module(module), list(arguments))
+        status = _status_of(importlib.import_module(module), words)
     done = subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
     return _checked(done) if check else done
 

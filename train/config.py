@@ -66,7 +66,7 @@ class OptimizerConfig:
             raise ConfigError(
                 f"decay_after_epochs={self.decay_after_epochs} is out of order",
                 where="--optimizer.decay-after-epochs",
-                fix="give rising epochs from 1, such as 10 15 20 25",
+                fix="set --optimizer.decay-after-epochs to rising epochs from 1: 10 15 20 25",
             )
 
 

@@ -97,7 +97,7 @@ def spoil_array(name: str, array: np.ndarray):
         (lambda f: (f / "scores.npy").unlink(), "it lacks .*scores.npy"),
         (lambda f: (f / "scores.json").write_text("{}"), "format_version"),
         (lambda f: (f / "scores.npy").write_bytes(b""), "cut short"),
-        (spoil_array("scores", np.full((40, 5), np.nan, np.float32)), "200 scores are not a"),
+        (spoil_array("scores", np.full((40, 5), np.nan, np.float32)), "200 scores are not finite"),
         (spoil_array("scores", np.zeros((39, 5), np.float32)), "with as many clips"),
         (spoil_array("id_starts", np.zeros(41, np.int64)), "starts of clip ids do not ascend"),
     ],

@@ -102,7 +102,9 @@ def test_a_loader_that_starts_later_gives_the_rest(
 
 def test_other_ranks_go_on_with_the_same_batches(index: ShardIndex, undisturbed: list[Batch]):
     parts = [
-        batches_of(index, first_step=5, share=Share(rank, 3), prefetch_batches=1, threads=1)
+        batches_of(
+            index, first_step=5, share=Share(rank=rank, world_size=3), prefetch_batches=1, threads=1
+        )
         for rank in range(3)
     ]
     whole = [

@@ -52,7 +52,7 @@ def test_groups_are_normalised_alone_and_the_first_remembered():
     [
         ("batch", None, 8, "needs GPUs"),
         ("groups", None, 8, "not None"),
-        ("groups", 5, 8, "no whole groups of 5[^$]*--batch-norm-group 4"),
+        ("groups", 5, 8, "cannot be split into groups of 5[^$]*--batch-norm-group 4"),
     ],
 )
 def test_groups_that_do_not_fit_the_batch_are_refused(over, group, clips: int, message: str):

@@ -95,7 +95,7 @@ def test_a_bug_is_not_taken_for_a_lost_rank():
 def test_a_timeout_that_is_not_a_time_is_refused(monkeypatch: pytest.MonkeyPatch, given: str):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv(TIMEOUT_VARIABLE, given)
-    with pytest.raises(ConfigError, match="no time to wait"), join_world():
+    with pytest.raises(ConfigError, match="not a number of seconds to wait"), join_world():
         pass
 
 
