@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from psla_wds.loading.loader import Batch
-from psla_wds.models.audio_tagger import build_model
 from psla_wds.models.config import ModelConfig
+from psla_wds.models.initial_weights import build_model
 from psla_wds.runtime.distributed import World
 from train.learner import Learner
 from train.optimizer import Moment

@@ -13,7 +13,7 @@ from conftest import run
 
 from psla_wds.features.config import FeatureConfig
 from psla_wds.models.checkpoint import epoch_checkpoints, load_checkpoint
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 from train.config import TrainConfig
 from train.recipes import DEMO
 from train.run.log import read_run

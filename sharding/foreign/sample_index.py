@@ -8,9 +8,8 @@ import tarfile
 from collections.abc import Sequence
 from itertools import groupby
 
-from psla_wds.io.files import atomic_open
-from psla_wds.io.folders import local_copy
 from psla_wds.io.locations import Location
+from psla_wds.io.stores import at
 from psla_wds.progress import progress_bar
 from sharding.foreign.tar_members import split_name
 
@@ -20,12 +19,12 @@ VERSION = "v1.2"
 def write_dali_indexes(tars: Sequence[Location]) -> None:
     """Write `NAME.idx` beside each `NAME.tar`."""
     for tar in progress_bar(tars, desc="DALI indexes", unit="shard"):
-        with atomic_open(tar.with_name(f"{tar.stem}.idx"), "w") as file:
+        with at(tar.with_name(f"{tar.stem}.idx")).write("w") as file:
             file.write(dali_index(tar))
 
 
 def dali_index(tar: Location) -> str:
-    with local_copy(tar) as local, tarfile.open(local) as archive:
+    with at(tar).local_copy() as local, tarfile.open(local) as archive:
         members = [(*split_name(m.name), m) for m in archive if m.isreg()]
     lines = [
         " ".join(f"{extension} {m.offset_data} {m.size} {m.name}" for _, extension, m in sample)

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from psla_wds.errors import ConfigError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.folders import remove_folder
+from psla_wds.io.atomic_files import disk_errors
 from psla_wds.io.locations import Location
+from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list
 from psla_wds.labels.manifest import Clip
 from psla_wds.progress import progress_bar
 from psla_wds.runtime.array_tasks import ArrayTask
 from psla_wds.shards.index import ShardIndex
-from psla_wds.shards.index_files import CLASS_LABELS, INDEX_FOLDER
+from psla_wds.shards.index_files import CLASS_LABELS, INDEX_FOLDER, META
 from psla_wds.shards.merge import merge_sidecars
 from psla_wds.shards.tar import read_sidecars, tars_in
 from sharding.packing.config import PackConfig
@@ -22,7 +22,7 @@ from sharding.packing.dask_engine import run_dask, scheduler_address
 from sharding.packing.duplicates import find_duplicates, read_duplicates, write_duplicates
 from sharding.packing.engines import Update, run_local
 from sharding.packing.forecast import settled_layout
-from sharding.packing.plan import ShardTasks, open_output, plan_shards, sweep
+from sharding.packing.plan import ShardTasks, open_output, plan_shards
 from sharding.packing.reports import (
     COVERAGE,
     REJECTED,
@@ -67,7 +67,8 @@ def pack_all(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> O
             return Outcome(index, rejected)
         duplicates |= to_refuse
         write_duplicates(config.output, duplicates)
-        remove_folder(config.output / INDEX_FOLDER)  # it describes none of the shards to come
+        # The index describes none of the shards to come; without this file it is none.
+        at(config.output / INDEX_FOLDER / META).remove()
 
 
 def pack_share(
@@ -152,7 +153,7 @@ def publish(
     )
     with disk_errors(folder / INDEX_FOLDER, "write the index"):
         index = merge_sidecars(folder)
-    sweep(folder)
+    at(folder).sweep()
     return index
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from psla_wds.audio.decode import ClipRefusedError
 from psla_wds.errors import ConfigError
-from psla_wds.io.folders import remove
 from psla_wds.io.locations import Location
+from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList
 from psla_wds.labels.manifest import Clip
 from psla_wds.progress import progress_bar
@@ -96,5 +96,5 @@ def _delete_unfinished(folder: Location, first_shard: int, finished: set[int]) -
     """Shards of a retry that was interrupted, which no later one would complete."""
     for number, tar in numbered_from(folder, first_shard).items():
         if number not in finished:
-            remove(sidecar_path(tar))
-            remove(tar)
+            at(sidecar_path(tar)).remove()
+            at(tar).remove()

@@ -13,7 +13,8 @@ from properties import Trap, accepted, fuzz, tiers
 
 from psla_wds.errors import ShardError
 from psla_wds.reading.reader import Reader
-from psla_wds.sampling.plan import SamplerConfig, plan_epoch
+from psla_wds.sampling.config import SamplerConfig
+from psla_wds.sampling.plan import plan_epoch
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import COLUMN_DTYPES, read_index
 from psla_wds.shards.merge import merge_sidecars
@@ -34,7 +35,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("psla_wds.io.remote.RETRY_PAUSES_S", ())
     return shutil.copytree(small, tmp_path / "shards")
 
 

@@ -15,7 +15,7 @@ from properties import accepted, fuzz, tiers
 from test_fuzz_index import use
 
 from psla_wds.audio.decode import decode_pcm
-from psla_wds.io.files import sha256_of
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.shards.index_files import read_index
 from psla_wds.shards.merge import merge_sidecars
 from psla_wds.shards.tar import PackedClip, Sidecar, write_sidecar, write_tar
@@ -89,7 +89,7 @@ def make_odd(draw: st.DrawFn, info: tarfile.TarInfo, content: bytes) -> bytes:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("psla_wds.io.remote.RETRY_PAUSES_S", ())
     (tmp_path / "shards").mkdir()
     (tmp_path / "canary").write_text("never read, never written")
     return tmp_path / "shards"

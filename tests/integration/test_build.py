@@ -16,7 +16,7 @@ import soundfile
 from conftest import assert_user_error, manifest_arguments, run_command, write_corpus
 
 from psla_wds.audio.decode import decode_pcm
-from psla_wds.io.files import sha256_of
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.reading.reader import Reader
 from psla_wds.shards.index_files import read_index
 from sharding.check import check

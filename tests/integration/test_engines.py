@@ -20,7 +20,7 @@ import pytest
 from conftest import assert_user_error, manifest_arguments, run_command, write_corpus
 
 from psla_wds.errors import ConfigError, PslaError
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open
 from psla_wds.runtime.array_tasks import parse_task
 from psla_wds.shards.index_files import read_index
 from sharding.index import make_index
@@ -289,7 +289,7 @@ def test_a_task_that_is_none_gets_an_error(text: str):
 
 
 def test_a_task_knows_its_place_in_a_slurm_array(monkeypatch):
-    with pytest.raises(ConfigError, match="no job of a Slurm array"):
+    with pytest.raises(ConfigError, match="not a job of a Slurm array"):
         parse_task("slurm")
     for first in (0, 1):
         shares = []

@@ -11,9 +11,8 @@ from psla_wds.config import from_json, read_json, to_json
 from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.models.config import ModelConfig
-from psla_wds.reading.reader import ReaderConfig
-from psla_wds.sampling.augment import AugmentConfig
-from psla_wds.sampling.plan import SamplerConfig
+from psla_wds.reading.config import ReaderConfig
+from psla_wds.sampling.config import AugmentConfig, SamplerConfig
 from psla_wds.tagging.config import EventConfig
 from train.config import OptimizerConfig, TrainConfig
 from train.recipes import RECIPES

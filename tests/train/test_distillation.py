@@ -19,9 +19,9 @@ from psla_wds.features.config import FeatureConfig
 from psla_wds.loading.batches import LoaderConfig, training_batches
 from psla_wds.loading.epochs import Share
 from psla_wds.loading.loader import Batch
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.runtime.distributed import World
-from psla_wds.sampling.augment import AugmentConfig
+from psla_wds.sampling.config import AugmentConfig
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
 from train.config import TrainConfig

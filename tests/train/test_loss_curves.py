@@ -14,7 +14,8 @@ import torch
 from learners import ALONE, STILL, batches, learner
 
 from psla_wds.loading.loader import Batch
-from psla_wds.models.audio_tagger import AudioTagger, build_model
+from psla_wds.models.audio_tagger import AudioTagger
+from psla_wds.models.initial_weights import build_model
 from train.config import Compile
 from train.learner import Learner
 from train.optimizer import Moment

@@ -14,7 +14,7 @@ from store_server import serving
 from training_runs import arguments, config_of, torchrun
 from worlds import outcomes_in_world
 
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.runtime.distributed import join_world
 from psla_wds.shards.index_files import open_indexes
 from train import start

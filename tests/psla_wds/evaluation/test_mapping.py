@@ -61,7 +61,7 @@ def test_scores_are_those_of_the_mapped_classes(mapping_path):
         (None, "mapping cannot be read"),
         ("class,mids,match,used\ndog,,exact,yes\n", "class dog has used='yes' and mids=''"),
         ("class,mids,match,used\ndog,/m/bark,exact,no\n", "no class is used"),
-        ("class,mids,match,used\ndog,/m/bark,exact,yes\ndog,/m/meow,near,no\n", "there twice"),
+        ("class,mids,match,used\ndog,/m/bark,exact,yes\ndog,/m/meow,near,no\n", "listed twice"),
     ],
     ids=["missing", "no mids", "none used", "twice"],
 )

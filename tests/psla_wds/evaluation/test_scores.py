@@ -113,9 +113,9 @@ def test_rows_are_found_by_clip_id_in_any_order(scores: Scores):
     order = np.random.default_rng(0).permutation(40)
     wanted = [scores.clip_ids[i] for i in order]
     assert scores.rows_of(wanted, where="here").tolist() == order.tolist()
-    with pytest.raises(ScoreError, match=r"miss 1 of 41 clips \(x\), and have 0 that"):
+    with pytest.raises(ScoreError, match=r"lack 1 of 41 clips \(x\), and have 0 unknown"):
         scores.rows_of([*wanted, "x"], where="here")
-    with pytest.raises(ScoreError, match=r"miss 0 of 39 clips, and have 1 that"):
+    with pytest.raises(ScoreError, match=r"lack 0 of 39 clips, and have 1 unknown"):
         scores.rows_of(wanted[:-1], where="here")
 
 
@@ -139,17 +139,17 @@ def change_a_byte(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (Path.unlink, "there is no score file"),
-        (lambda p: p.write_bytes(p.read_bytes()[:900]), "not an .npz, or cut short"),
-        (change_a_byte, "not an .npz, or cut short"),
+        (Path.unlink, "it does not exist"),
+        (lambda p: p.write_bytes(p.read_bytes()[:900]), "not an .npz, or it is cut short"),
+        (change_a_byte, "not an .npz, or it is cut short"),
         (changed(names=None), "names is not a file in the archive"),
         (changed(scores=np.zeros((40, 5))), r"scores is float64 \(40, 5\), expected float32"),
         (changed(targets=np.zeros((39, 5), np.uint8)), r"targets is uint8 \(39, 5\)"),
-        (changed(clip_ids=np.array(["a"] * 40)), "clip_ids must differ, but 'a' is there 40"),
+        (changed(clip_ids=np.array(["a"] * 40)), "clip_ids must be unique, but 'a' occurs 40"),
         (changed(scores=np.full((40, 5), -np.inf, np.float32)), r"\(-inf\) for clip clip-0, class"),
         (changed(targets=np.full((40, 5), 2, np.uint8)), r"200 targets are not 0 or 1.*clip-0"),
         (changed(scores=np.zeros((0, 5), np.float32), targets=np.zeros((0, 5), np.uint8),
-                 clip_ids=np.array([], np.str_)), "there are no scores"),
+                 clip_ids=np.array([], np.str_)), "it has no scores"),
     ],
     ids=["missing", "truncated", "a byte changed", "lacks an array", "float64", "a clip less",
          "clip twice", "inf", "target 2", "no clips"],

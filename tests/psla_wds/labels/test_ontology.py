@@ -55,17 +55,17 @@ def test_ancestors_are_found_past_nodes_that_are_not_classes(tree: Ontology):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no ontology"),
-        ('[{"id": "a"}]', "no ontology: KeyError"),
-        ('[{"id": "a", "child_ids": "b", "restrictions": []}]', "no list of strings"),
-        ("{}", "no ontology.*{} is no list of nodes"),
-        ("[]", "no ontology.*is no list of nodes"),
-        ('["a"]', "this is no ontology"),
-        ('[{"id": "a", "child_ids": ["b"], "restrictions": []}]', "a child that is no node: b"),
+        ("{", "not an ontology"),
+        ('[{"id": "a"}]', "not an ontology: KeyError"),
+        ('[{"id": "a", "child_ids": "b", "restrictions": []}]', "not a list of strings"),
+        ("{}", "not an ontology.*{} is not a list of nodes"),
+        ("[]", "not an ontology.*is not a list of nodes"),
+        ('["a"]', "this is not an ontology"),
+        ('[{"id": "a", "child_ids": ["b"], "restrictions": []}]', "a child that is not a node: b"),
         ('[{"id": "a", "child_ids": [], "restrictions": []},'
-         ' {"id": "a", "child_ids": [], "restrictions": []}]', "a node that is there twice"),
+         ' {"id": "a", "child_ids": [], "restrictions": []}]', "a node that is listed twice"),
         ('[{"id": "a", "child_ids": ["b"], "restrictions": []},'
-         ' {"id": "b", "child_ids": ["a"], "restrictions": []}]', "circle: (a > b > a|b > a > b)"),
+         ' {"id": "b", "child_ids": ["a"], "restrictions": []}]', "cycle: (a > b > a|b > a > b)"),
     ],
     ids=["not JSON", "no children", "a string", "an object", "empty", "texts", "unknown child",
          "twice", "circle"],

@@ -13,8 +13,9 @@ from efficientnet_pytorch import EfficientNet
 
 import psla_wds.models.initial_weights
 from psla_wds.errors import CheckpointError, ConfigError
-from psla_wds.models.audio_tagger import AudioTagger, build_model
+from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.config import ModelConfig
+from psla_wds.models.initial_weights import build_model
 
 needs_timm = pytest.mark.skipif(
     importlib.util.find_spec("timm") is None, reason="the package timm is not installed"
