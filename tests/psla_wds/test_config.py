@@ -71,9 +71,8 @@ def test_a_setting_that_is_wrong_is_named(path: tuple[str, ...], value: object, 
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_a_setting_out_of_range_is_refused_with_its_flag(config: type, setting: dict, fix: str):
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=fix):
         config(**setting)
-    assert fix in str(caught.value).splitlines()[2]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "3", "{", "[" * 20_000], ids=len)

@@ -219,7 +219,7 @@ def test_two_runs_do_not_write_to_one_folder(shards: Path, tmp_path: Path):
 def test_a_run_and_its_dry_run_find_a_mistake_before_training(
     shards: Path, tmp_path: Path, changes: dict[str, object], error: type, message: str
 ):
-    config = config_of(shards, tmp_path / "run", **changes)
+    config = replace(config_of(shards, tmp_path / "run"), **changes)
     for dry_run in (True, False):
         with pytest.raises(error, match=message):
             train(replace(config, dry_run=dry_run))
