@@ -1,10 +1,18 @@
 """What all tests share: checked shapes, GPU tests that cannot be skipped unnoticed, tiny shards."""
 
+import importlib
+import io
 import json
+import logging
 import os
 import subprocess
 import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -16,6 +24,8 @@ install_import_hook(["psla_wds", "eval", "train", "sharding"], "beartype.beartyp
 import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
 import torch  # noqa: E402
+
+from psla_wds import cli  # noqa: E402
 
 torch.set_num_threads(1)  # tiny tensors: more threads cost more than they bring
 
@@ -58,11 +68,30 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The corpus in four shards; clips are in split train or eval."""
     output = tmp_path_factory.mktemp("built") / "shards"
-    run_command("sharding.build", "manifest", *manifest_arguments(corpus, output))
+    with pytest.MonkeyPatch.context() as patch:
+        build_in_one_process(patch)
+        run_command("sharding.build", "manifest", *manifest_arguments(corpus, output))
     return output
 
 
-def manifest_arguments(corpus: Path, output: Path) -> list[str]:
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    build_in_one_process(monkeypatch)
+
+
+def build_in_one_process(patch: pytest.MonkeyPatch) -> None:
+    """Let builds start no workers, whose start takes longer than a tiny build."""
+    from sharding.packing.engines import Update
+    from sharding.packing.shard import pack_shard
+
+    def run_here(tasks: Sequence[Any], workers: int) -> Iterator[Update]:
+        for task in tasks:
+            yield Update(0, 0, [pack_shard(task, lambda packed: None)])
+
+    patch.setattr("sharding.packing.pack_all.run_local", run_here)
+
+
+def manifest_arguments(corpus: Path, output: Path | str) -> list[str]:
     settings = {"class-labels": corpus / "classes.csv", "output": output, "clips-per-shard": 12}
     return [str(corpus / "clips.jsonl"), *(f"--{k}={v}" for k, v in settings.items())]
 
@@ -97,8 +126,42 @@ def _write_clip(folder: Path, number: int, rng: np.random.Generator) -> dict[str
 def run_command(
     module: str, *arguments: str, check: bool = True, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m MODULE ARGUMENTS` as a user would."""
-    return run([sys.executable, "-m", module, *arguments], check=check, cwd=cwd)
+    """Run `python -m MODULE ARGUMENTS` as a user would; within this process unless it trains."""
+    command = [sys.executable, "-m", module, *arguments]
+    if not module.startswith(("sharding.", "eval.")):
+        return run(command, check=check, cwd=cwd)
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), chdir(cwd or "."), _fresh_log():
+        status = _status_of(importlib.import_module(module), list(arguments))
+    done = subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
+    return _checked(done) if check else done
+
+
+@contextmanager
+def _fresh_log() -> Iterator[None]:
+    """A root logger as a new process has it, which a command then directs to its stderr."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers.clear()
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def _status_of(module: ModuleType, arguments: list[str]) -> int:
+    before, sys.argv = sys.argv, [str(module.__file__), *arguments]
+    try:
+        cli.run(module.main)
+    except SystemExit as end:
+        return int(end.code or 0)
+    except Exception:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.argv = before
+    return 0
 
 
 def run(
@@ -107,8 +170,13 @@ def run(
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=cwd, timeout=600
     )
-    if check and done.returncode:
-        pytest.fail(f"{' '.join(command)}\nexit status {done.returncode}\n{done.stderr[-3000:]}")
+    return _checked(done) if check else done
+
+
+def _checked(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    if done.returncode:
+        words = " ".join(done.args)
+        pytest.fail(f"{words}\nexit status {done.returncode}\n{done.stderr[-3000:]}")
     return done
 
 

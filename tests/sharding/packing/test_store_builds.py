@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +10,10 @@ import fsspec
 import numpy as np
 import pytest
 import soundfile
-from conftest import assert_user_error, manifest_arguments, run_command, write_corpus
-from data_sets import write_classes, write_esc50, write_fsd50k, write_sound
-from foreign_tars import write_tars
+from builds import build as build_by_command
+from builds import content as content_on_disk
+from conftest import assert_user_error, build_in_one_process, run_command, write_corpus
+from data_sets import write_classes, write_esc50, write_fsd50k, write_sound, write_tars
 from store_server import serving
 
 from psla_wds.audio.decode import ClipRefusedError
@@ -26,8 +27,6 @@ from sharding.index import make_index
 from sharding.info import summarise
 from sharding.packing.config import PackConfig
 from sharding.packing.decode import decode
-from sharding.packing.engines import Update
-from sharding.packing.shard import ShardTask, pack_shard
 from sharding.sources import (
     AudioSetSource,
     Esc50Source,
@@ -42,15 +41,9 @@ from sharding.sources import (
 STORE = fsspec.filesystem("memory")
 
 
-def in_this_process(tasks: Sequence[ShardTask], workers: int) -> Iterator[Update]:
-    """An engine for a store that other processes do not see."""
-    for task in tasks:
-        yield Update(0, 0, [pack_shard(task, lambda packed: None)])
-
-
 @pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("sharding.packing.pack_all.run_local", in_this_process)
+def one_process_and_an_empty_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    build_in_one_process(monkeypatch)  # other processes do not see the store
     monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", (0.0, 0.0))
     yield
     STORE.store.clear()
@@ -64,11 +57,6 @@ def location(name: str) -> Location:
 def content(folder: str) -> dict[str, bytes]:
     """Every file in a folder of the store."""
     return {path.removeprefix(f"/{folder}/"): STORE.cat(path) for path in STORE.find(f"/{folder}")}
-
-
-def content_on_disk(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def source(corpus: Path) -> ManifestSource:
@@ -99,7 +87,7 @@ def test_what_lacks_its_sidecar_is_made_anew_and_nothing_else(corpus: Path, shar
     assert content("a") == content_on_disk(shards)
 
 
-def test_an_upload_that_fails_publishes_nothing_and_the_same_command_goes_on(
+def test_a_build_goes_on_after_an_upload_that_failed(
     corpus: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
 ):
     put_file = type(STORE).put_file
@@ -109,13 +97,12 @@ def test_an_upload_that_fails_publishes_nothing_and_the_same_command_goes_on(
         if target.endswith("shard-000002.tar"):
             STORE.pipe(target, b"half")
 
-    monkeypatch.setattr(type(STORE), "put_file", failing)
-    with pytest.raises(ShardError, match="not whole when it was written"):
-        build(source(corpus), config("a"))
+    with monkeypatch.context() as faulty:
+        faulty.setattr(type(STORE), "put_file", failing)
+        with pytest.raises(ShardError, match="not whole when it was written"):
+            build(source(corpus), config("a"))
     assert "shard-000001.sidecar.json" in content("a")
     assert not {"shard-000002.sidecar.json", "index/meta.json"} & content("a").keys()
-    monkeypatch.undo()
-    monkeypatch.setattr("sharding.packing.pack_all.run_local", in_this_process)
     build(source(corpus), config("a"))
     assert content("a") == content_on_disk(shards)
 
@@ -216,9 +203,7 @@ def test_another_build_in_a_store_is_not_overwritten(corpus: Path, begun: bool):
 
 
 def test_an_output_of_file_is_a_folder(corpus: Path, shards: Path, tmp_path: Path):
-    arguments = manifest_arguments(corpus, Path("x"))[:-2]
-    output = f"--output=file://{tmp_path}/out"
-    run_command("sharding.build", "manifest", *arguments, output, "--clips-per-shard=12")
+    build_by_command(corpus, f"file://{tmp_path}/out")
     assert content_on_disk(tmp_path / "out") == content_on_disk(shards)
 
 
@@ -244,9 +229,7 @@ def test_lists_and_audio_on_the_web_give_the_same_shards(corpus: Path, shards: P
     assert {name: content("a")[name] for name in tars} == tars
 
 
-def test_a_file_that_the_web_lacks_is_refused_and_a_store_that_fails_ends_the_build(
-    tmp_path: Path,
-):
+def test_a_missing_file_is_refused_and_a_failing_store_an_error(tmp_path: Path):
     corpus = write_corpus(tmp_path, num_clips=24)
     (corpus / "clip.000.wav").unlink()
     (corpus / "clip.003.wav").write_bytes(b"")

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import assert_user_error, manifest_arguments, run_command, write_corpus
+from builds import build as build_on_disk
+from builds import content as content_on_disk
+from conftest import assert_user_error, manifest_arguments, run, write_corpus
 from s3_server import CREDENTIALS, serving_s3
 
 from psla_wds.io.locations import parse_location
@@ -53,29 +55,28 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Every file of a build on a disk."""
     output = tmp_path_factory.mktemp("whole") / "shards"
-    run_command("sharding.build", "manifest", *manifest_arguments(many, output))
-    files = (path for path in output.rglob("*") if path.is_file())
-    return {str(path.relative_to(output)): path.read_bytes() for path in files}
+    build_on_disk(many, output)
+    return content_on_disk(output)
 
 
-def arguments(corpus: Path, output: str, *more: str) -> list[str]:
-    words = [str(corpus / "clips.jsonl"), f"--class-labels={corpus / 'classes.csv'}"]
-    return [*words, f"--output={output}", "--clips-per-shard=12", *more]
+def run_command(module: str, *words: str, check: bool = True):
+    """In a process of its own: s3fs keeps what it once read of the environment."""
+    return run([sys.executable, "-m", module, *words], check=check)
 
 
-def build(corpus: Path, output: str, *more: str, fails: bool = False):
-    words = arguments(corpus, output, *more)
-    return run_command("sharding.build", "manifest", *words, check=not fails)
+def build(corpus: Path, output: str, *more: str, check: bool = True):
+    words = [*manifest_arguments(corpus, output), *more]
+    return run_command("sharding.build", "manifest", *words, check=check)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_a_build_killed_at_any_moment_ends_as_one_on_a_disk(
+@pytest.mark.parametrize("seed", range(4))
+def test_a_build_killed_in_a_bucket_ends_as_on_a_disk(
     many: Path, whole: dict[str, bytes], bucket: Bucket, seed: int
 ):
     rng = random.Random(seed)
     command = [sys.executable, "-m", "sharding.build", "manifest"]
     process = subprocess.Popen(
-        [*command, *arguments(many, "s3://bucket/a/b", "--workers=2")],
+        [*command, *manifest_arguments(many, "s3://bucket/a/b"), "--workers=2"],
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -111,7 +112,7 @@ def test_tasks_of_an_array_and_every_command_on_a_bucket(
     assert "agree" in run_command("sharding.check", url, "--deep").stdout
     assert "240 clips" in run_command("sharding.info", url).stdout
     assert "240 clips" in run_command("sharding.stats", f"{url}:train,eval", "--clips=8").stdout
-    assert_user_error(build(many, url, "--codec=wav", fails=True), "holds another build", url)
+    assert_user_error(build(many, url, "--codec=wav", check=False), "holds another build", url)
 
 
 def test_a_source_in_a_bucket_gives_the_tars_of_a_disk(
@@ -125,35 +126,22 @@ def test_a_source_in_a_bucket_gives_the_tars_of_a_disk(
     assert {tar.name: tar.read_bytes() for tar in (tmp_path / "out").glob("*.tar")} == tars
 
 
-def test_refused_clips_are_tried_again_in_a_bucket(bucket: Bucket, tmp_path: Path):
-    corpus, url = write_corpus(tmp_path, num_clips=24), "s3://bucket/again"
-    clip = (corpus / "clip.003.wav").read_bytes()
-    (corpus / "clip.003.wav").write_text("no audio")
-    build(corpus, url, "--max-rejected=0.1")
-    first = bucket.content("again")
-    (corpus / "clip.003.wav").write_bytes(clip)
-    build(corpus, url, "--retry-rejected")
-    again = bucket.content("again")
-    assert again["rejected.jsonl"] == b"" and "shard-000002.sidecar.json" in again
-    assert all(again[name] == first[name] for name in first if name.endswith(".tar"))
-
-
-def test_what_a_store_refuses_is_one_error(
+def test_a_refusal_of_the_store_is_one_error(
     many: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ):
-    nowhere = build(many, "s3://nobucket/shards", fails=True)
+    nowhere = build(many, "s3://nobucket/shards", check=False)
     assert_user_error(nowhere, "no such bucket", "s3://nobucket/shards")
     unknown = run_command("sharding.info", "s3://nobucket/shards", check=False)
     assert_user_error(unknown, "no index here")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    assert_user_error(build(many, "s3://bucket/a", fails=True), "can be reached from here")
+    assert_user_error(build(many, "s3://bucket/a", check=False), "can be reached from here")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{bucket.port}")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
-    assert_user_error(build(many, "s3://bucket/a", fails=True), "refuses access", "credentials")
+    assert_user_error(build(many, "s3://bucket/a", check=False), "refuses access", "credentials")
 
 
 def test_a_tar_that_is_sent_in_parts_arrives_whole(bucket: Bucket, tmp_path: Path):
