@@ -14,7 +14,7 @@ import torch
 from psla_wds.models.checkpoint import epoch_checkpoints, load_checkpoint
 from train.run.log import read_run
 
-MAIN = Path(__file__).parents[2] / "train" / "main.py"
+MAIN = Path(__file__).parents[3] / "train" / "main.py"
 EPOCHS, STEPS_PER_EPOCH = 15, 6
 
 
