@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builds import build
-from conftest import TINY_CLASSES, assert_user_error, run_command
+from conftest import TINY_CLASSES, run_command
 from label_overlays import write_ontology
 
 from eval.enhance import Args, run

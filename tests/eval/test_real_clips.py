@@ -64,7 +64,7 @@ def test_two_hundred_real_clips_are_packed_trained_on_and_scored(real_clips: Pat
     assert len(scores) == 40 and np.isfinite(scores.scores).all()
 
 
-def test_real_clips_of_esc50_keep_their_folds_and_what_is_missing_is_counted(
+def test_real_clips_of_esc50_keep_their_folds(
     real_clips: Path, tmp_path: Path
 ):
     with (real_clips / "manifest.csv").open(encoding="utf-8") as file:

@@ -73,7 +73,7 @@ def test_all_tasks_are_done_when_a_cluster_shrinks(monkeypatch: pytest.MonkeyPat
         ("s3://bucket/shards", "audio/a.wav", True),
     ],
 )
-def test_a_worker_needs_the_folder_of_the_build_only_for_relative_paths(
+def test_a_worker_needs_the_folder_only_for_relative_paths(
     monkeypatch: pytest.MonkeyPatch, folder: str, audio: str, shares: bool
 ):
     packed = ShardResult(0, 1, [], 0, already_done=False)

@@ -115,17 +115,6 @@ def test_tasks_of_an_array_and_every_command_on_a_bucket(
     assert_user_error(build(many, url, "--codec=wav", check=False), "holds another build", url)
 
 
-def test_a_source_in_a_bucket_gives_the_tars_of_a_disk(
-    many: Path, whole: dict[str, bytes], bucket: Bucket, tmp_path: Path
-):
-    bucket.store.put(str(many), "bucket/corpus", recursive=True)
-    words = ["s3://bucket/corpus/clips.jsonl", "--class-labels=s3://bucket/corpus/classes.csv"]
-    output = [f"--output={tmp_path}/out", "--clips-per-shard=12"]
-    run_command("sharding.build", "manifest", *words, *output)
-    tars = {name: content for name, content in whole.items() if name.endswith(".tar")}
-    assert {tar.name: tar.read_bytes() for tar in (tmp_path / "out").glob("*.tar")} == tars
-
-
 def test_a_refusal_of_the_store_is_one_error(
     many: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ):

@@ -36,34 +36,15 @@ from sharding.sources import (
 from sharding.sources.psla_json import check_weights
 
 
-def test_fsd50k_has_three_splits_and_its_own_classes(tmp_path: Path):
+def test_the_splits_of_fsd50k_need_only_their_own_audio(tmp_path: Path):
     source = Fsd50kSource(folder=write_fsd50k(tmp_path))
     classes, clips = source.read()
     assert (classes.mids, classes.names) == tuple(zip(*CLASSES, strict=True))
-    found = {clip.clip_id: (clip.split, clip.labels) for clip in checked(clips)}
-    assert found == {
-        "10": ("train", (0,)),
-        "11": ("train", (0, 2)),
-        "12": ("val", (2,)),
-        "13": ("val", (0,)),
-        "20": ("eval", (0,)),
-        "21": ("eval", (2,)),
-    }
-    assert all(clip.path.is_file() for clip in source.read()[1])
-    (tmp_path / "FSD50K.eval_audio").rename(tmp_path / "elsewhere")  # of a split not chosen
-    clips = replace(source, splits=("val",)).read()[1]
-    assert [clip.clip_id for clip in clips] == ["12", "13"]
+    assert [clip.labels for clip in clips] == [(0,), (0, 2), (2,), (0,), (0,), (2,)]
+    (tmp_path / "FSD50K.eval_audio").rename(tmp_path / "elsewhere")
+    assert [clip.clip_id for clip in replace(source, splits=("val",)).read()[1]] == ["12", "13"]
     with pytest.raises(ManifestError, match=r"no folder FSD50K\.eval_audio"):
         list(source.read()[1])
-
-
-def test_esc50_keeps_its_folds_and_the_numbers_of_its_classes(tmp_path: Path):
-    classes, clips = Esc50Source(folder=write_esc50(tmp_path)).read()
-    assert classes.names == ("dog", "rooster")
-    found = list(clips)
-    assert [clip.split for clip in found] == [f"fold{n}" for n in (1, 1, 2, 2, 3, 3, 4, 4, 5, 5)]
-    assert [clip.labels for clip in found] == [(n % 2,) for n in range(10)]
-    assert found[0].clip_id == "1-1000-A-0" and found[0].path.is_file()
 
 
 def test_the_real_list_of_esc50_has_50_classes_and_five_folds(tmp_path: Path):
@@ -94,16 +75,6 @@ def official_weights(labels: list[str]) -> list[float]:
 
 
 LABELS = ["/m/a", "/m/a,/m/b", "/m/c,/m/a", "/m/b"]
-
-
-def test_psla_json_finds_the_files_of_another_machine_by_name(tmp_path: Path):
-    file = write_psla_json(tmp_path, LABELS)
-    source = PslaJsonSource(
-        file=file, class_labels=write_classes(tmp_path), audio_root=tmp_path / "wavs", split="train"
-    )
-    clips = list(checked(source.read()[1]))
-    assert [(c.clip_id, c.labels) for c in clips[:2]] == [("0", (0,)), ("1", (0, 1))]
-    assert all(clip.path.is_file() and clip.split == "train" for clip in clips)
 
 
 @pytest.mark.parametrize(
