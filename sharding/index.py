@@ -230,12 +230,8 @@ def _look_at(
     found.num_scanned += 1
     found.add(scanned.sidecar, scanned.rates)
     if len(scanned.rates) < 2:
-        _write(tar, scanned.sidecar)
-
-
-def _write(tar: Location, sidecar: Sidecar) -> None:
-    with disk_errors(tar, "write the sidecar"):
-        write_sidecar(tar, sidecar)
+        with disk_errors(tar, "write the sidecar"):
+            write_sidecar(tar, scanned.sidecar)
 
 
 def _warn_if_sorted(index: ShardIndex) -> None:

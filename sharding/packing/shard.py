@@ -100,12 +100,51 @@ def pack_shard(task: ShardTask, progress: Progress) -> ShardResult:
     sidecar = finished_sidecar(task)
     if sidecar:
         return _result(task, sidecar, already_done=True)
-    packing = _Packing(task, progress)
+    rejected, silent = list[dict[str, str]](), list[str]()
     with disk_errors(task.tar, "write the shard"):
-        written = write_tar(task.tar, packing.clips())
-        sidecar = packing.sidecar(written)
+        written = write_tar(task.tar, _packed(task, rejected, silent, progress))
+        sidecar = _sidecar(task, written, rejected, silent)
         write_sidecar(task.tar, sidecar)
     return _result(task, sidecar, already_done=False)
+
+
+def _packed(
+    task: ShardTask, rejected: list[dict[str, str]], silent: list[str], progress: Progress
+) -> Iterator[PackedClip]:
+    """The clips that can be used; adds the others to `rejected`, and ids to `silent`."""
+    for clip in task.clips:
+        try:
+            if clip.clip_id in task.duplicates:
+                original = task.duplicates[clip.clip_id]
+                raise ClipRefusedError("duplicate", f"the same audio as clip {original}")
+            packed, level = pack_clip(clip, task.mids_of(clip), task.encoding)
+        except ClipRefusedError as error:
+            rejected.append(refusal_of(clip, error))
+            progress(False)
+        else:
+            if level < SILENT_DBFS:
+                silent.append(clip.clip_id)
+            progress(True)
+            yield packed
+
+
+def _sidecar(
+    task: ShardTask, written: WrittenTar, rejected: list[dict[str, str]], silent: list[str]
+) -> Sidecar:
+    versions = {"libsndfile": soundfile.__libsndfile_version__, "soxr": soxr.__version__}
+    if any(clip.path.suffix.lower() in ffmpeg.SUFFIXES for clip in task.clips):
+        versions["ffmpeg"] = ffmpeg.version() or "none"
+    return Sidecar(
+        shard=task.tar.name,
+        task=task.fingerprint(),
+        size_bytes=written.size_bytes,
+        sha256=written.sha256,
+        sample_rate_hz=task.encoding.sample_rate_hz,
+        clips=written.clips,
+        rejected=rejected,
+        versions=versions,
+        silent=silent,
+    )
 
 
 def _result(task: ShardTask, sidecar: Sidecar, *, already_done: bool) -> ShardResult:
@@ -155,49 +194,3 @@ def refusal_of(clip: Clip, error: ClipRefusedError) -> dict[str, str]:
         "reason": error.reason,
         "detail": str(error),
     }
-
-
-class _Packing:
-    """The clips of a shard as they are packed, and what is told of them on the way."""
-
-    def __init__(self, task: ShardTask, progress: Progress) -> None:
-        self._task, self._progress = task, progress
-        self.rejected: list[dict[str, str]] = []
-        self._silent: list[str] = []
-
-    def clips(self) -> Iterator[PackedClip]:
-        for clip in self._task.clips:
-            try:
-                packed = self._pack(clip)
-            except ClipRefusedError as error:
-                self.rejected.append(refusal_of(clip, error))
-                self._progress(False)
-            else:
-                self._progress(True)
-                yield packed
-
-    def _pack(self, clip: Clip) -> PackedClip:
-        original = self._task.duplicates.get(clip.clip_id)
-        if original is not None:
-            raise ClipRefusedError("duplicate", f"the same audio as clip {original}")
-        packed, level = pack_clip(clip, self._task.mids_of(clip), self._task.encoding)
-        if level < SILENT_DBFS:
-            self._silent.append(clip.clip_id)
-        return packed
-
-    def sidecar(self, written: WrittenTar) -> Sidecar:
-        task = self._task
-        versions = {"libsndfile": soundfile.__libsndfile_version__, "soxr": soxr.__version__}
-        if any(clip.path.suffix.lower() in ffmpeg.SUFFIXES for clip in task.clips):
-            versions["ffmpeg"] = ffmpeg.version() or "none"
-        return Sidecar(
-            shard=task.tar.name,
-            task=task.fingerprint(),
-            size_bytes=written.size_bytes,
-            sha256=written.sha256,
-            sample_rate_hz=task.encoding.sample_rate_hz,
-            clips=written.clips,
-            rejected=self.rejected,
-            versions=versions,
-            silent=self._silent,
-        )
