@@ -54,9 +54,7 @@ def overlay(shards: Path, teacher: Path, ontology: Path, tmp_path: Path) -> Path
     return tmp_path / "overlay"
 
 
-def test_an_overlay_holds_labels_and_touches_no_shard(
-    shards: Path, overlay: Path, tmp_path: Path
-):
+def test_an_overlay_holds_labels_and_touches_no_shard(shards: Path, overlay: Path, tmp_path: Path):
     index = open_indexes([str(shards)])
     labelled = apply_overlay(index, overlay)
     index.check_shards()
