@@ -1,4 +1,4 @@
-# make demo        audio files -> shards -> a trained, scored model and a report, in about 10 minutes
+# make demo        audio files -> shards -> a trained, scored model and a report, in about 6 minutes
 # make test        lint, types, and the first tier of tests
 # make test-all    the second tier as well
 # make gpu-check   what needs a GPU: tests/gpu and the benchmarks
@@ -78,18 +78,20 @@ SHARDS := data/demo/shards
 TRAIN := $(SHARDS)/train
 EVAL := $(SHARDS)/eval
 NEEDED := $(TRAIN)/index/meta.json $(EVAL)/index/meta.json
+# For speed: a smaller network than the recipe's, half the filters, and half the frames.
+SMALLER := --model.backbone mobilenet-v2 --features.num-mels 64 --features.num-frames 128 --features.hop-ms 20
 endif
 RUN := runs/$(NAME)
 
 demo: $(ENVIRONMENT) $(NEEDED)
-	$(PYTHON) -m torch.distributed.run --standalone --nproc-per-node $(PROCESSES) train/main.py demo --index $(TRAIN) --eval-index $(EVAL) --run-dir $(RUN) --epochs $(EPOCHS) --resume
+	$(PYTHON) -m torch.distributed.run --standalone --nproc-per-node $(PROCESSES) train/main.py demo --index $(TRAIN) --eval-index $(EVAL) --run-dir $(RUN) --epochs $(EPOCHS) $(SMALLER) --resume
 	$(PYTHON) -m eval.average $(RUN) --epochs $(AVERAGED) --output $(RUN)/average.pt
 	$(PYTHON) -m eval.predict $(RUN)/average.pt --index $(EVAL) --output $(RUN)/scores.npz
 	$(PYTHON) -m eval.score $(RUN)/scores.npz --output $(RUN) --run $(RUN)
 
 data/demo/corpus/%/segments.csv: | $(ENVIRONMENT)
 	rm -rf data/demo/corpus/$*
-	$(PYTHON) -m sharding.synthesize data/demo/corpus/$* --clips $(if $(filter train,$*),1500,400) --seed $(if $(filter train,$*),0,1) --clip-s 2.5
+	$(PYTHON) -m sharding.synthesize data/demo/corpus/$* --clips $(if $(filter train,$*),1000,300) --seed $(if $(filter train,$*),0,1) --clip-s 2.5
 
 data/demo/shards/%/index/meta.json: data/demo/corpus/%/segments.csv | $(ENVIRONMENT)
 	$(PYTHON) -m sharding.build audioset --segments data/demo/corpus/$*/segments.csv --audio-root data/demo/corpus/$*/audio --class-labels data/demo/corpus/$*/class_labels_indices.csv --output data/demo/shards/$* --clips-per-shard 250

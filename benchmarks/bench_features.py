@@ -1,10 +1,10 @@
-"""Decode and log-mel features: the DALI graph, torch, and torchaudio clip by clip; each stage.
+"""Time decoding and log-mel features: DALI's graph, torch, and torchaudio clip by clip.
 
-    python -m benchmarks.bench_features [--clips 1000]
+Every way starts from the same FLAC bytes in memory (torchaudio from files) and ends with the same
+normalised log-mel, which is checked first. The cost of a stage is the difference between the graph
+that ends with it and the one that ends before it. With a GPU, both GPU and CPU are measured.
 
-Every way starts from the same FLAC bytes in memory (torchaudio's from files) and ends with the same
-normalised log-mel, which is checked first. A stage costs what the graph that ends with it takes
-longer than the graph that ends before it. With a GPU, both it and the CPU are measured.
+    python -m benchmarks.bench_features --clips 1000
 """
 
 import io
@@ -22,21 +22,12 @@ import soundfile
 import torch
 from nvidia.dali import Pipeline
 
-from benchmarks.corpus import CorpusArgs, MemoryClips, make_corpus, read_clips
-from benchmarks.harness import (
-    RATES,
-    RESULTS,
-    Column,
-    Open,
-    Row,
-    compare,
-    record,
-    steady,
-    table,
-)
+from benchmarks import harness
+from benchmarks.corpus import CorpusArgs, make_corpus, read_clips
+from benchmarks.harness import RATES, RESULTS, Column, Open, Row, record, table
 from benchmarks.papers_way import load, torchaudio_log_mel
-from benchmarks.tables import finish
-from psla_wds import FeatureConfig, cli
+from benchmarks.tables import run_benchmark
+from psla_wds import FeatureConfig
 from psla_wds.features.dali import PREFETCH_BATCHES, Feed, FrontEnd, graph_stages
 from psla_wds.features.encoded_batch import EncodedBatch
 from psla_wds.features.log_mel import LogMel, fit, normalise
@@ -47,9 +38,9 @@ FEATURES = FeatureConfig()
 CPU = torch.device("cpu")
 COMPARED_BATCHES = 4
 LOUD_ENOUGH = (-13.0 - FEATURES.mean) / FEATURES.std
-"""Log-mel below this is rounding near the floor of -15.9, in every implementation."""
+"""Log-mel below this is dominated by rounding near the floor of -15.9, in every implementation."""
 LARGEST_DIFFERENCE = 5e-3
-"""In normalised units; on real clips torchaudio differs by half of it from its own float64."""
+"""Tolerance in normalised units; torchaudio differs by half of it from itself in float64."""
 STAGE_COLUMNS = (
     Column("device", "device"),
     Column("stage", "name"),
@@ -63,15 +54,19 @@ class Args(CorpusArgs):
     output: Path = RESULTS / "bench_features.json"
 
 
-def encoded(clips: MemoryClips, iteration: int) -> EncodedBatch:
-    """DALI's input: no clip is mixed or masked, though the graph does the work of both."""
-    audio = clips.batch(iteration)
+Batches = list[list[np.ndarray]]
+"""Encoded clips in memory, cut into batches that come again and again."""
+
+
+def encoded(clips: Batches, iteration: int) -> EncodedBatch:
+    """DALI's input: no clip is mixed or masked, but the graph does the work of both."""
+    audio = clips[iteration % len(clips)]
     return EncodedBatch.of(plain_draws(np.arange(len(audio))), audio)
 
 
-def decoded(clips: MemoryClips, iteration: int) -> torch.Tensor:
+def decoded(clips: list[np.ndarray]) -> torch.Tensor:
     """Waveforms (clips, samples), decoded by libsndfile; all clips have one length."""
-    files = (io.BytesIO(clip.data) for clip in clips.batch(iteration))
+    files = (io.BytesIO(clip.data) for clip in clips)
     return torch.from_numpy(np.stack([soundfile.read(f, dtype="float32")[0] for f in files]))
 
 
@@ -83,8 +78,9 @@ def measure(args: Args) -> dict[str, Any]:
     ways = whole_ways(clips, corpus.paths, devices)
     check_equal(ways)
     for device in devices:
-        ways[f"torch, waveforms on the {device.type}"] = partial(matrix_way, clips, device)
-    torch.set_num_threads(1)  # of torchaudio, as in a DataLoader worker
+        name = f"torch, waveforms on the {device.type}"  # the alternative to DALI's later stages
+        ways[name] = partial(torch_way, clips, device, decodes=False)
+    torch.set_num_threads(1)  # for torchaudio, as in a DataLoader worker
     whole = compare_opened(ways, args)
     torch.set_num_threads(num_cores())
     stages = [row for device in devices for row in stage_rows(clips, device, args)]
@@ -94,16 +90,14 @@ def measure(args: Args) -> dict[str, Any]:
 
 def compare_opened(ways: dict[str, Open], args: Args) -> list[Row]:
     timing = {"batch_size": args.batch_size, "seconds": args.seconds}
-    rates = {name: steady(opened, **timing) for name, opened in ways.items()}
-    return compare(rates, repeats=args.repeats)
+    rates = {name: harness.steady(opened, **timing) for name, opened in ways.items()}
+    return harness.compare(rates, repeats=args.repeats)
 
 
-def whole_ways(
-    clips: MemoryClips, paths: list[Path], devices: list[torch.device]
-) -> dict[str, Open]:
-    """All from encoded clips to normalised log-mel; the others are compared with the first."""
+def whole_ways(clips: Batches, paths: list[Path], devices: list[torch.device]) -> dict[str, Open]:
+    """Ways from encoded clips to normalised log-mel; the others are compared with the first."""
     ways: dict[str, Open] = {
-        "torchaudio, clip by clip, 1 thread": partial(torchaudio_way, paths, clips.batch_size)
+        "torchaudio, clip by clip, 1 thread": partial(torchaudio_way, paths, len(clips[0]))
     }
     for device in devices:
         ways[f"torch, batched, {device.type}"] = partial(torch_way, clips, device)
@@ -122,36 +116,33 @@ def torchaudio_way(paths: list[Path], batch_size: int) -> Iterator[Iterator[torc
 
 
 @contextmanager
-def torch_way(clips: MemoryClips, device: torch.device) -> Iterator[Iterator[torch.Tensor]]:
-    """Clips decoded by libsndfile in one thread, then two matrix products on the device."""
-    log_mel = LogMel(FEATURES).to(device)
-    yield (_finished(log_mel(decoded(clips, i).to(device))) for i in itertools.count())
+def torch_way(
+    clips: Batches, device: torch.device, *, decodes: bool = True
+) -> Iterator[Iterator[torch.Tensor]]:
+    """Clips decoded by libsndfile in one thread, then two matrix products on the device.
 
-
-@contextmanager
-def matrix_way(clips: MemoryClips, device: torch.device) -> Iterator[Iterator[torch.Tensor]]:
-    """The same on waveforms that lie on the device: the alternative to DALI's later stages."""
-    log_mel, waveforms = LogMel(FEATURES).to(device), decoded(clips, 0).to(device)
-    yield (_finished(log_mel(waveforms)) for _ in itertools.count())
-
-
-def _finished(log_mel: torch.Tensor) -> torch.Tensor:
-    return normalise(fit(log_mel, FEATURES.num_frames), FEATURES)
+    Args:
+        decodes: False for waveforms that lie on the device already.
+    """
+    log_mel, waveforms = LogMel(FEATURES).to(device), decoded(clips[0]).to(device)
+    source = (decoded(b).to(device) for b in itertools.cycle(clips)) if decodes else None
+    endless = source or itertools.repeat(waveforms)
+    yield (normalise(fit(log_mel(w), FEATURES.num_frames), FEATURES) for w in endless)
 
 
 @contextmanager
 def dali_way(
-    clips: MemoryClips, device: torch.device, *, threads: int
+    clips: Batches, device: torch.device, *, threads: int
 ) -> Iterator[Iterator[torch.Tensor]]:
     """The graph of training."""
-    settings = {"batch_size": clips.batch_size, "num_threads": threads, "device": device}
+    settings = {"batch_size": len(clips[0]), "num_threads": threads, "device": device}
     front_end = FrontEnd(partial(encoded, clips), FEATURES, **settings)
     yield (front_end.run()[0] for _ in itertools.count())
     del front_end
 
 
 def check_equal(ways: dict[str, Open]) -> None:
-    """Every way gives the features of the first."""
+    """Raise `AssertionError` unless every way gives the features of the first."""
     found = {}
     for name, opened in ways.items():
         with opened() as batches:
@@ -164,8 +155,8 @@ def check_equal(ways: dict[str, Open]) -> None:
             raise AssertionError(f"{name} differs by {difference:.2g} from torchaudio")
 
 
-def stage_rows(clips: MemoryClips, device: torch.device, args: Args) -> list[Row]:
-    """The cost of each stage, by graphs that end with it. Decoding is on the CPU in any case."""
+def stage_rows(clips: Batches, device: torch.device, args: Args) -> list[Row]:
+    """The cost of each stage, from graphs that end with it. Decoding always runs on the CPU."""
     with Pipeline(1, 1, None):
         feed = Feed(partial(encoded, clips), FEATURES, rolls=False)
         names = list(graph_stages(feed, FEATURES, CPU))
@@ -179,32 +170,27 @@ def stage_rows(clips: MemoryClips, device: torch.device, args: Args) -> list[Row
 
 
 @contextmanager
-def stage_way(clips: MemoryClips, device: torch.device, stage: str) -> Iterator[Iterator[object]]:
-    """The graph as far as a stage; what only later stages need is not computed."""
+def stage_way(clips: Batches, device: torch.device, stage: str) -> Iterator[Iterator[object]]:
+    """The graph up to a stage; what only later stages need is not computed."""
     feed = Feed(partial(encoded, clips), FEATURES, rolls=False)
     gpu = None if device.type == "cpu" else torch.cuda.current_device()
-    pipeline = Pipeline(clips.batch_size, num_cores(), gpu, prefetch_queue_depth=PREFETCH_BATCHES)
+    pipeline = Pipeline(len(clips[0]), num_cores(), gpu, prefetch_queue_depth=PREFETCH_BATCHES)
     with pipeline:
         pipeline.set_outputs(graph_stages(feed, FEATURES, device)[stage])
-    with warnings.catch_warnings():  # that inputs of later stages are not used
+    with warnings.catch_warnings():  # inputs of later stages are not used
         warnings.filterwarnings("ignore", message="The external source node")
         pipeline.build()
-    yield _run(pipeline, feed)
+
+    def run() -> Iterator[object]:
+        while True:
+            feed.release()
+            outputs = pipeline.run()
+            feed.deliver()
+            yield outputs
+
+    yield run()
     del pipeline
 
 
-def _run(pipeline: Pipeline, feed: Feed) -> Iterator[object]:
-    while True:
-        feed.release()
-        outputs = pipeline.run()
-        feed.deliver()
-        yield outputs
-
-
-def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m benchmarks.bench_features")
-    finish(measure(args), args.output)
-
-
 if __name__ == "__main__":
-    cli.run(main)
+    run_benchmark("benchmarks.bench_features", __doc__, Args, measure)

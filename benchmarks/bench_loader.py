@@ -1,12 +1,11 @@
-"""The loader against its peers, at three levels: read, read and decode, and ready features.
+"""Compare the loader with its peers at three levels: read, decode, and ready features.
 
-    python -m benchmarks.bench_loader [--clips 1000]
+read delivers encoded bytes and targets; decode float32 waveforms and targets; features log-mel of
+balanced draws, half of them mixed, with masks. All loaders deliver the same clips, which is
+checked, in batches of one size, each at its fastest setting. MosaicML Streaming and LitData need
+an older NumPy, so their own environment: pip install -c benchmarks/constraints.txt -e '.[bench]'.
 
-Read: encoded bytes and targets reach the consumer. Decode: float32 waveforms and targets. Features:
-balanced draws, half of them mixed, log-mel, masks. Each loader works on the same clips, which is
-checked, in batches of the same size, at the fastest of its settings. MosaicML Streaming and
-LitData take part where they are installed: they need an older NumPy, and so an environment of
-their own, pip install -c benchmarks/constraints.txt -e '.[bench]'.
+    python -m benchmarks.bench_loader --clips 1000
 """
 
 import itertools
@@ -27,20 +26,9 @@ import soundfile
 import torch
 from tqdm import tqdm
 
+from benchmarks import harness
 from benchmarks.corpus import Corpus, CorpusArgs, make_corpus, read_clips
-from benchmarks.harness import (
-    RATES,
-    RESULTS,
-    WARMUP_BATCHES,
-    Column,
-    Rate,
-    Row,
-    compare,
-    endless,
-    record,
-    steady,
-    table,
-)
+from benchmarks.harness import RATES, RESULTS, WARMUP_BATCHES, Column, Rate, Row, record, table
 from benchmarks.papers_way import check_same_work, papers_batches
 from benchmarks.peers import (
     DALI_SETTINGS,
@@ -52,7 +40,7 @@ from benchmarks.peers import (
     dali_decoder,
     peer_ways,
 )
-from benchmarks.tables import finish
+from benchmarks.tables import run_benchmark
 from psla_wds import (
     AugmentConfig,
     Batch,
@@ -60,7 +48,6 @@ from psla_wds import (
     ReaderConfig,
     SamplerConfig,
     ShardIndex,
-    cli,
     training_batches,
 )
 from psla_wds.features.encoded_batch import EncodedBatch
@@ -70,7 +57,7 @@ from psla_wds.sampling.schedule import BatchLayout, TrainingSchedule
 from sharding.packing.engines import num_cores
 
 PLAIN = AugmentConfig(mixup_rate=0.0, freq_mask=0, time_mask=0)
-"""One clip is read a draw, as by the peers."""
+"""Without mixup, so that each draw reads one clip, as the peers do."""
 READER_SETTINGS: tuple[Setting, ...] = tuple(
     {"threads": threads, "prefetch_batches": prefetch}
     for threads in (1, 2, 4)
@@ -78,9 +65,9 @@ READER_SETTINGS: tuple[Setting, ...] = tuple(
 )
 PREAD_THREADS = (1, 2, 4)
 NUM_COMPARED = 100
-"""Clips that every loader must deliver as they are in the shards."""
+"""Number of clips that are compared with those in the shards, for each loader."""
 LARGEST_DIFFERENCE = 1e-6
-"""Between decoders of the same 16-bit samples, which scale by 2**-15 or by 1 / 32767 rounded."""
+"""Tolerance between decoders of 16-bit samples, which scale by 2**-15 or by 1 / 32767 rounded."""
 
 Level = Literal["read", "decode", "features"]
 
@@ -115,25 +102,26 @@ def measure_level(ways: list[Way], limits: dict[str, Rate], args: Args) -> list[
     for way in tqdm(ways, desc="settings", leave=False):
         settings = [(f"{setting}", partial(way.open, **setting)) for setting in way.settings]
         rates = {
-            n: steady(o, batch_size=args.batch_size, seconds=args.seconds) for n, o in settings
+            name: harness.steady(opened, batch_size=args.batch_size, seconds=args.seconds)
+            for name, opened in settings
         }
         sweep = {name: rate() if len(rates) > 1 else 0.0 for name, rate in rates.items()}
         setting = max(sweep, key=sweep.__getitem__)
         best[way.name] = rates[setting]
         facts[way.name] = {"order": way.order, "setting": setting, "sweep": sweep}
-    rows = compare(best | limits, repeats=args.repeats)
+    rows = harness.compare(best | limits, repeats=args.repeats)
     return [row | facts[row["name"]] for row in rows]
 
 
 def clip_ways(work: Work) -> list[Way]:
-    """All loaders of bytes or of waveforms, checked, and the limit of those that decode."""
+    """All loaders of bytes or waveforms, checked; for waveforms with the limit of decoding."""
     ways = [*peer_ways(work), decode_way(work) if work.decode else read_way(work)]
     check_clips(ways, work)
     return [*ways, memory_way(work)] if work.decode else ways
 
 
 def check_clips(ways: list[Way], work: Work) -> None:
-    """Every loader delivers the same bytes or waveforms, and targets, under a clip's id."""
+    """Raise `AssertionError` unless all deliver the same bytes or waveforms, and targets, by id."""
     index = work.corpus.index
     rows = range(0, len(index), max(1, len(index) // NUM_COMPARED))
     row_of = {index.clip_id(row): row for row in rows}
@@ -154,7 +142,7 @@ def check_clips(ways: list[Way], work: Work) -> None:
 
 
 def same_clip(clip: np.ndarray, path: Path, decode: bool) -> bool:
-    """Bytes must be the same, and waveforms but for rounding."""
+    """Whether bytes are equal, or waveforms equal except for rounding."""
     if not decode:
         return bytes(memoryview(clip)) == path.read_bytes()
     expected, found = soundfile.read(path, dtype="float32")[0], np.asarray(clip).reshape(-1)
@@ -214,12 +202,15 @@ def decode_way(work: Work) -> Way:
 
 
 def memory_way(work: Work) -> Way:
-    """DALI's decoder on bytes that lie in memory: the limit of every way that decodes by it."""
+    """DALI's decoder on bytes in memory: the limit of all ways that decode with it."""
     clips, rows = read_clips(work.corpus, work.batch_size), np.arange(work.batch_size)
     targets = work.corpus.index.targets(rows)
 
+    def source(iteration: int) -> list[np.ndarray]:
+        return clips[iteration % len(clips)]
+
     def opened(**setting: int) -> Any:
-        return dali_decoder(clips.batch, lambda: (rows, targets), work.batch_size, setting)
+        return dali_decoder(source, lambda: (rows, targets), work.batch_size, setting)
 
     return Way("limit: DALI decode of bytes in memory", "limit", opened, DALI_SETTINGS)
 
@@ -234,9 +225,8 @@ def read_limits(index: ShardIndex, args: Args) -> dict[str, Rate]:
 
 
 def pread_rate(index: ShardIndex, args: Args, threads: int) -> float:
-    """Clips per second of a bare loop in each thread: weighted draws, batches of one pread a clip
-    and of labels. Nothing is checked, nothing is handed from thread to thread.
-    """
+    """Clips per second of a bare loop in each thread: weighted draws, one pread for each clip, and
+    labels. It checks nothing, and hands nothing from thread to thread."""
     rows = plan_epoch(index, SamplerConfig(), seed=0, epoch=1).rows
     files = [os.open(str(path), os.O_RDONLY) for path in index.shards]
 
@@ -265,7 +255,7 @@ def pread_rate(index: ShardIndex, args: Args, threads: int) -> float:
 
 
 def cat_rate(index: ShardIndex, seconds: float) -> float:
-    """Clips per second at which `cat` gets through the tars, headers and labels included."""
+    """Clips per second at which `cat` reads the tars, headers and labels included."""
     command = ["cat", *map(str, index.shards)]
     started, passes = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
@@ -282,17 +272,12 @@ def feature_ways(corpus: Corpus, batch_size: int, device: torch.device) -> list[
     @contextmanager
     def ours() -> Iterator[Iterator[Batch]]:
         with training_batches(corpus.index, batch_size=batch_size, config=config) as epochs:
-            yield endless(epochs)
+            yield harness.endless(epochs)
 
     papers = partial(papers_batches, corpus, batch_size, config, workers=cores)
     check_same_work({"paper's way": papers, "psla-wds": ours})
     return [Way("paper's way", WEIGHTED, papers), Way("psla-wds", WEIGHTED, ours)]
 
 
-def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m benchmarks.bench_loader")
-    finish(measure(args), args.output)
-
-
 if __name__ == "__main__":
-    cli.run(main)
+    run_benchmark("benchmarks.bench_loader", __doc__, Args, measure)

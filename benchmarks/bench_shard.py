@@ -1,11 +1,10 @@
-"""Packing: the local engine against a plain loop, and against a program started for each file.
+"""Time packing: the local engine, a plain loop, and a program that is started for each file.
+
+All turn the same 44.1 kHz stereo files into 16 kHz mono FLAC. Plain loop and engine give the same
+samples, which is checked; sox and ffmpeg resample with other filters, which the check allows for.
+The engine also makes index, CRC-32 and SHA-256. Loop and engine are commands, whose start counts.
 
     python -m benchmarks.bench_shard
-
-All make 16 kHz mono FLAC of the same 44.1 kHz stereo files. The plain loop and the engine give the
-same samples, which is checked; sox and ffmpeg resample by filters of their own, for which the check
-allows. The engine makes index, CRC-32, SHA-256 and checks as well. Loop and engine are commands,
-whose start counts.
 """
 
 import shutil
@@ -22,41 +21,31 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from benchmarks.harness import (
-    RATES,
-    RESULTS,
-    Column,
-    Rate,
-    compare,
-    record,
-    run_module,
-    table,
-    timed,
-)
+from benchmarks import harness
+from benchmarks.harness import RATES, RESULTS, Column
 from benchmarks.plain_packing import PER_SHARD
-from benchmarks.tables import finish
-from psla_wds import cli
+from benchmarks.tables import run_benchmark
 from psla_wds.audio.decode import decode_pcm
 from psla_wds.errors import PslaError
 from psla_wds.shards.tar import key_of
 
 SOURCE_RATE_HZ, CLIP_S = 44_100, 10
 PER_FILE_SHARE = 30
-"""The programs get one clip of so many: they are slow."""
+"""One clip in this many goes to the programs, which are slow."""
 NOISE_S = 60
-"""Length of the noise of which each clip has ten seconds, from a moment of its own."""
+"""Seconds of noise; each clip has ten of them from its own start."""
 PROGRAMS = {
     "sox": "sox -R {source} -r 16000 -c 1 -b 16 {target}",
     "ffmpeg": "ffmpeg -nostdin -v error -y -i {source} -ac 1 -ar 16000 -sample_fmt s16 {target}",
 }
 MAX_DIFFERENCE = 0.05
-"""Share of the RMS by which resamplers may differ: their filters end at other frequencies."""
+"""Share of the RMS by which resamplers may differ: their filters cut off at other frequencies."""
 
 
 @dataclass(frozen=True)
 class Args:
     clips: int = 3000
-    """Fewer are packed so soon that starting the processes counts for too much."""
+    """Number of clips; with fewer, the start of the processes counts for too much."""
     repeats: int = 5
     output: Path = RESULTS / "bench_shard.json"
 
@@ -74,7 +63,7 @@ class Files:
 
 
 def make_files(folder: Path, num_clips: int) -> Files:
-    """Stereo files of filtered noise with tones, which FLAC compresses as it does real sound."""
+    """Stereo files of filtered noise and tones, which FLAC compresses like real sound."""
     rng = np.random.default_rng(0)
     steps = rng.normal(0, 1e-3, (NOISE_S * SOURCE_RATE_HZ, 2))
     low = np.cumsum(steps - steps.mean(axis=0), axis=0)
@@ -93,23 +82,18 @@ def make_files(folder: Path, num_clips: int) -> Files:
 
 
 def plain_loop(files: Files) -> int:
-    """The script that one writes without a library, from the start of its process."""
+    """The script that you would write without a library, from the start of its process."""
     output = files.fresh("plain")
-    run_module("benchmarks.plain_packing", files.folder / "clips.csv", output)
+    harness.run_module("benchmarks.plain_packing", files.folder / "clips.csv", output)
     return len(files.paths)
 
 
 def engine(files: Files, workers: int) -> int:
     """The command, from the start of its process to the index."""
     folder, output = files.folder, files.fresh(f"engine{workers}")
-    settings = {
-        "--class-labels": folder / "classes.csv",
-        "--output": output,
-        "--workers": workers,
-        "--clips-per-shard": PER_SHARD,
-    }
-    words = [word for pair in settings.items() for word in pair]
-    run_module("sharding.build", "manifest", folder / "clips.csv", *words)
+    words = ["manifest", folder / "clips.csv", "--class-labels", folder / "classes.csv"]
+    words += ["--output", output, "--workers", workers, "--clips-per-shard", PER_SHARD]
+    harness.run_module("sharding.build", *words)
     return len(files.paths)
 
 
@@ -136,7 +120,7 @@ def clips_in(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def check_outputs(files: Files, programs: list[str]) -> None:
-    """`PslaError` unless all made the same clips of the same sound."""
+    """Raise `PslaError` unless all made the same clips with the same sound."""
     made = {
         name: {key: hash(pcm.tobytes()) for key, pcm in clips_in(files.folder / name)}
         for name in ("plain", "engine1", "engine2")
@@ -144,7 +128,7 @@ def check_outputs(files: Files, programs: list[str]) -> None:
     if made["plain"].keys() != {key_of(path.stem) for path in files.paths}:
         raise PslaError("the plain loop lacks clips", where=files.folder)
     if not made["plain"] == made["engine1"] == made["engine2"]:
-        raise PslaError("the engine and the plain loop give other samples", where=files.folder)
+        raise PslaError("the engine and the plain loop differ in samples", where=files.folder)
     tried = {key_of(path.stem) for path in files.paths[::PER_FILE_SHARE]}
     plain = {key: pcm for key, pcm in clips_in(files.folder / "plain") if key in tried}
     for name in programs:
@@ -159,30 +143,26 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.sqrt(((one - other) ** 2).mean() / (other**2).mean()))
 
 
-def measure(args: Args, folder: Path) -> dict[str, Any]:
+def measure(args: Args) -> dict[str, Any]:
     """Compare the ways of packing; the record for the results folder."""
-    files = make_files(folder, args.clips)
     programs = [name for name in PROGRAMS if shutil.which(name)]
     missing = sorted(PROGRAMS.keys() - set(programs))
-    ways: dict[str, Rate] = {
-        "plain loop: soundfile, soxr, ShardWriter": timed(partial(plain_loop, files)),
-        "psla-wds, 1 worker": timed(partial(engine, files, 1)),
-        "psla-wds, 2 workers": timed(partial(engine, files, 2)),
-    } | {f"{name} for each file, tar": timed(partial(program, files, name)) for name in programs}
-    # Without a round to warm up: the files were just written, and it would take a minute or two.
-    rows = compare(ways, warmup=0, repeats=args.repeats)
-    check_outputs(files, programs)
+    with tempfile.TemporaryDirectory() as folder:
+        files = make_files(Path(folder), args.clips)
+        bodies = {
+            "plain loop: soundfile, soxr, ShardWriter": partial(plain_loop, files),
+            "psla-wds, 1 worker": partial(engine, files, 1),
+            "psla-wds, 2 workers": partial(engine, files, 2),
+        } | {f"{name} for each file, tar": partial(program, files, name) for name in programs}
+        ways = {name: harness.timed(body) for name, body in bodies.items()}
+        # Without a warm-up round: the files were just written, and it would take minutes.
+        rows = harness.compare(ways, warmup=0, repeats=args.repeats)
+        check_outputs(files, programs)
     title = "Packing of 10 s clips, 44.1 kHz stereo FLAC to 16 kHz mono FLAC, warm page cache"
     notes = [f"Not installed: {', '.join(missing)}."] if missing else []
-    return record(title, [table([Column("", "name"), *RATES], rows)], args, notes=notes)
-
-
-def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m benchmarks.bench_shard")
-    with tempfile.TemporaryDirectory() as folder:
-        content = measure(args, Path(folder))
-    finish(content, args.output)
+    tables = [harness.table([Column("", "name"), *RATES], rows)]
+    return harness.record(title, tables, args, notes=notes)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_benchmark("benchmarks.bench_shard", __doc__, Args, measure)

@@ -1,11 +1,11 @@
-"""The training step: with data on the device, through the loader, and the paper's way.
+"""Time the training step: with data on the device, through the loader, and the paper's way.
+
+On a GPU it has the paper's size (EfficientNet-B2, 1056 frames, batch 100), also with one setting
+after another changed; on a CPU a small size. All steps have 527 classes and balanced draws of 10 s
+clips with masks, half of them mixed, which is checked first. The paper's way is float32 and eager,
+with features by torchaudio in the workers of a DataLoader.
 
     python -m benchmarks.bench_step
-
-On a GPU at the paper's size (EfficientNet-B2, 1056 frames, batch 100) and with one setting after
-another changed; on a CPU at a small size. All steps are of 527 classes, on balanced draws of 10 s
-clips, half of them mixed, masked; that all ways feed such batches is checked first. The paper's way
-is float32, eager, with features by torchaudio in the workers of a DataLoader.
 """
 
 import itertools
@@ -19,24 +19,14 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 
+from benchmarks import harness
 from benchmarks.corpus import Corpus, CorpusArgs, make_corpus
-from benchmarks.harness import (
-    RATES,
-    RESULTS,
-    WARMUP_BATCHES,
-    Column,
-    Open,
-    compare,
-    endless,
-    record,
-    synchronize,
-    table,
-)
+from benchmarks.harness import RATES, RESULTS, WARMUP_BATCHES, Column, Open
 from benchmarks.papers_way import check_same_work, papers_batches
-from benchmarks.tables import finish
-from psla_wds import Batch, FeatureConfig, LoaderConfig, cli, training_batches
-from psla_wds.models.audio_tagger import build_model
+from benchmarks.tables import run_benchmark
+from psla_wds import Batch, FeatureConfig, LoaderConfig, training_batches
 from psla_wds.models.config import ModelConfig
+from psla_wds.models.initial_weights import build_model
 from psla_wds.progress import DataTimer, Interval
 from psla_wds.runtime.distributed import World
 from sharding.packing.engines import num_cores
@@ -49,7 +39,7 @@ NUM_CLASSES = 527
 RESIDENT, LOADER, PAPER = "data on the device: the limit", "psla-wds loader", "paper's way"
 RESIDENT_BATCHES = 4
 RESIDENT_WARMUP = 4
-"""Steps; a captured graph is replayed from the third on."""
+"""Steps before the clock starts; a captured graph is replayed from the third on."""
 COLUMNS = (
     Column("", "name"),
     Column("clips/s", "clips_per_s", "{:,.1f}", "spread"),
@@ -74,13 +64,13 @@ class Args(CorpusArgs):
     """Settings to change one by one, with data on the device. contiguous: not channels_last.
     default-adam: torch's choice, not the fused one."""
     seconds: float = 5.0
-    """Time that each way is measured for in each round, once it runs steadily."""
+    """Seconds that each way is measured in each round, once it runs steadily."""
     output: Path = RESULTS / "bench_step.json"
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The ways to feed a step: clips and recipe of all of them, and the device of the step."""
+    """The ways to feed a step, which share clips, recipe and device."""
 
     corpus: Corpus
     config: TrainConfig
@@ -97,11 +87,11 @@ class Sources:
         """The loader of training."""
         index, size = self.corpus.index, self.config.batch_size
         with training_batches(index, batch_size=size, config=self._loader_config) as epochs:
-            yield map(_widened, endless(epochs))
+            yield map(_widened, harness.endless(epochs))
 
     @contextmanager
     def resident(self) -> Iterator[Iterator[Batch]]:
-        """A few batches of the loader that lie on the device already: nothing is waited for."""
+        """A few batches of the loader, on the device already: nothing is waited for."""
         with self.loader() as batches:
             some = [
                 replace(batch, log_mel=batch.log_mel.clone())
@@ -118,7 +108,7 @@ class Sources:
 
 
 def _widened(batch: Batch) -> Batch:
-    """The batch with the paper's number of classes; no clip carries those that are added."""
+    """The batch with the paper's number of classes; no clip has those that are added."""
     missing = NUM_CLASSES - batch.targets.shape[1]
     return replace(batch, targets=F.pad(batch.targets, (0, missing)))
 
@@ -134,7 +124,7 @@ class Steps:
     warmup: int = WARMUP_BATCHES
     """Steps before the clock starts: they use up what was read ahead."""
     data_waits: list[float] = field(default_factory=list)
-    """Share of the time that the step waited for batches, of each measurement."""
+    """Share of the time spent waiting for batches, for each measurement."""
     step: int = 0
 
     def rate(self) -> float:
@@ -143,11 +133,11 @@ class Steps:
             timer = DataTimer(batches)
             for _ in range(self.warmup):
                 self._step(timer)
-            synchronize()
+            harness.synchronize()
             interval = Interval(timer)
             while interval.elapsed_s < self.seconds:
                 interval.clips += self._step(timer)
-            synchronize()
+            harness.synchronize()
             clips_per_s, data_wait = interval.clips_per_s, interval.data_wait
         self.data_waits.append(data_wait)
         return clips_per_s
@@ -159,14 +149,11 @@ class Steps:
 
 
 def new_learner(config: TrainConfig, device: torch.device, change: Change | None = None) -> Learner:
-    """A learner of random weights, with at most one thing changed."""
-    match change:
-        case "float32" | "float16":
-            config = replace(config, precision=change)
-        case "compile":
-            config = replace(config, compile="default")
-        case "cuda-graphs":
-            config = replace(config, compile="reduce-overhead")
+    """A learner with random weights and at most one thing changed."""
+    compiles = {"compile": "default", "cuda-graphs": "reduce-overhead"}
+    if change in ("float32", "float16"):
+        config = replace(config, precision=change)
+    config = replace(config, compile=compiles.get(change, config.compile))
     torch.manual_seed(config.seed)
     world = World(rank=0, size=1, device=device)
     learner = Learner(config, world, build_model(config.model, NUM_CLASSES))
@@ -178,7 +165,7 @@ def new_learner(config: TrainConfig, device: torch.device, change: Change | None
 
 
 def unfuse(learner: Learner) -> None:
-    """Let torch choose Adam's implementation, as it does where nobody asks for a fused one."""
+    """Let torch choose Adam's implementation, as it does by default."""
     for group in learner.optimizer.param_groups:
         group["fused"] = None
 
@@ -197,11 +184,11 @@ def measure(args: Args) -> dict[str, Any]:
     sources = Sources(make_corpus(args.corpus, args.clips), config, device)
     check_same_work({LOADER: sources.loader, RESIDENT: sources.resident, PAPER: sources.papers_way})
     ways = ways_to_train(sources, args)
-    rows = compare({name: steps.rate for name, steps in ways.items()}, repeats=args.repeats)
+    rows = harness.compare({name: steps.rate for name, steps in ways.items()}, repeats=args.repeats)
     for row in rows:
         row["data_wait"] = statistics.median(ways[row["name"]].data_waits[1:])
     size = f"{args.num_frames} frames, batch {args.batch_size}, {config.precision}"
-    return record(f"Steps of {args.backbone}, {size}", [table(COLUMNS, rows)], args)
+    return harness.record(f"Steps of {args.backbone}, {size}", [harness.table(COLUMNS, rows)], args)
 
 
 def step_config(args: Args) -> TrainConfig:
@@ -219,7 +206,7 @@ def step_config(args: Args) -> TrainConfig:
 
 
 def ways_to_train(sources: Sources, args: Args) -> dict[str, Steps]:
-    """The limit comes first: the others are compared with it."""
+    """All ways; the first is the limit, with which the others are compared."""
     config, device = sources.config, sources.device
     timing = {"batch_size": config.batch_size, "seconds": args.seconds}
     on_device = timing | {"open": sources.resident, "warmup": RESIDENT_WARMUP}
@@ -234,10 +221,5 @@ def ways_to_train(sources: Sources, args: Args) -> dict[str, Steps]:
     return ways
 
 
-def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m benchmarks.bench_step")
-    finish(measure(args), args.output)
-
-
 if __name__ == "__main__":
-    cli.run(main)
+    run_benchmark("benchmarks.bench_step", __doc__, Args, measure)

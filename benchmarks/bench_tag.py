@@ -1,10 +1,10 @@
-"""Tagging on the CPU, as times real time: networks, runtimes, and whole files.
+"""Time tagging on the CPU, in multiples of real time: networks, runtimes, and whole files.
+
+Windows of 10.6 s without overlap, from waveforms in memory: PyTorch and ONNX Runtime, one at a time
+and in batches, whose scores must agree; then the work of eval.tag on a 44.1 kHz stereo FLAC file,
+with decoding and resampling. Weights are random, which takes as long.
 
     python -m benchmarks.bench_tag
-
-Windows of 10.6 s without overlap, from waveforms in memory: by PyTorch one at a time and in
-batches, and by ONNX Runtime, whose scores must agree; then the work of eval.tag on a FLAC file of
-stereo at 44.1 kHz, decoding and resampling included. Weights are random, which takes as long.
 """
 
 import tempfile
@@ -19,9 +19,9 @@ import soundfile
 import torch
 
 from benchmarks.harness import RATES, RESULTS, Column, Rate, compare, record, table, timed
-from benchmarks.tables import finish
+from benchmarks.tables import run_benchmark
 from eval.exporting.portable import write_onnx
-from psla_wds import FeatureConfig, Tagger, WindowConfig, cli
+from psla_wds import FeatureConfig, Tagger, WindowConfig
 from psla_wds.audio.decode import decode
 from psla_wds.errors import PslaError
 from psla_wds.labels.class_list import ClassList
@@ -52,7 +52,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 @dataclass(frozen=True)
 class Args:
     windows: int = 8
-    """Windows that each way has in a round."""
+    """Windows that each way tags in a round."""
     batch_size: int = 4
     classes: int = 527
     threads: int = 2
@@ -73,14 +73,10 @@ def measure(args: Args) -> dict[str, Any]:
             ways = _ways(member, args, Path(folder))
             sizes = _mebibytes(member, Path(folder))
             for row in compare(ways, repeats=args.repeats):
-                rows.append(
-                    row
-                    | {
-                        "network": network,
-                        "times_real_time": row["clips_per_s"] * window_s,
-                        "mebibytes": sizes[row["name"].partition(",")[0]],
-                    }
-                )
+                row["network"] = network
+                row["times_real_time"] = row["clips_per_s"] * window_s
+                row["mebibytes"] = sizes[row["name"].partition(",")[0]]
+                rows.append(row)
     return record("Tagging on a CPU", [table(COLUMNS, rows)], args)
 
 
@@ -123,7 +119,7 @@ def _by_torch(model: WaveformModel) -> Run:
 
 
 def _by_onnx_runtime(path: Path, threads: int) -> Run:
-    import onnxruntime  # of an extra
+    import onnxruntime  # an extra
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -154,9 +150,8 @@ def _sound(num_samples: int) -> np.ndarray:
 
 
 def _mebibytes(member: Checkpoint, folder: Path) -> dict[str, float]:
-    """The size of what each way has to load."""
-    tensors = member.weights.values()
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    """Size of the file that each way loads."""
+    weights = sum(tensor.nbytes for tensor in member.weights.values())
     sizes = {
         "PyTorch": weights,
         "ONNX Runtime": (folder / "model.onnx").stat().st_size,
@@ -165,10 +160,5 @@ def _mebibytes(member: Checkpoint, folder: Path) -> dict[str, float]:
     return {name: size / 2**20 for name, size in sizes.items()}
 
 
-def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m benchmarks.bench_tag")
-    finish(measure(args), args.output)
-
-
 if __name__ == "__main__":
-    cli.run(main)
+    run_benchmark("benchmarks.bench_tag", __doc__, Args, measure)

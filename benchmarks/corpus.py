@@ -1,4 +1,4 @@
-"""The clips that benchmarks work on: ten seconds of 16 kHz FLAC, as shards and as loose files."""
+"""The clips of the benchmarks: ten seconds of 16 kHz FLAC, as shards and as loose files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +15,21 @@ RATE_HZ = 16_000
 
 @dataclass(frozen=True)
 class CorpusArgs:
-    """Arguments of the benchmarks that feed clips to something."""
+    """Arguments of benchmarks that read clips."""
 
     clips: int = 1000
     """Number of clips, each ten seconds long."""
     batch_size: int = 32
     repeats: int = 5
     seconds: float = 1.0
-    """Time that each way is measured for in each round, once it runs steadily."""
+    """Seconds that each way is measured in each round, once it runs steadily."""
     corpus: Path = Path("data/bench")
-    """Folder of the clips. It is made where it does not exist, and used as it is where it does."""
+    """Folder of the clips; made if it does not exist, and used as it is if it does."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The same clips twice."""
+    """The same clips twice, as shards and as files."""
 
     folder: Path
     index: ShardIndex
@@ -38,7 +38,7 @@ class Corpus:
 
 
 def make_corpus(folder: Path, num_clips: int) -> Corpus:
-    """Synthetic clips as shards and as loose files; `ConfigError` if there are others."""
+    """Synthetic clips as shards and as loose files; `ConfigError` if the folder has others."""
     source, shards = folder / "source", folder / "shards"
     if not (source / "segments.csv").exists():
         settings = ("--clips", num_clips, "--seed", 0, "--clip-s", CLIP_S)
@@ -61,7 +61,7 @@ def make_corpus(folder: Path, num_clips: int) -> Corpus:
 
 
 def loose_files(index: ShardIndex, folder: Path) -> list[Path]:
-    """Copy the clips out of the shards, where this was not done before."""
+    """Copy the clips out of the shards, unless that was done before."""
     folder.mkdir(exist_ok=True)
     paths = [folder / f"{index.clip_id(row)}.flac" for row in range(len(index))]
     for row, path in enumerate(paths):
@@ -72,18 +72,8 @@ def loose_files(index: ShardIndex, folder: Path) -> list[Path]:
     return paths
 
 
-class MemoryClips:
-    """Encoded clips in memory, cut into batches that come again and again."""
-
-    def __init__(self, clips: list[np.ndarray], batch_size: int) -> None:
-        """`clips` are uint8 (bytes,)."""
-        self._clips, self.batch_size = clips, batch_size
-        self._starts = range(0, len(clips) - batch_size + 1, batch_size)
-
-    def batch(self, iteration: int) -> list[np.ndarray]:
-        start = self._starts[iteration % len(self._starts)]
-        return self._clips[start : start + self.batch_size]
-
-
-def read_clips(corpus: Corpus, batch_size: int) -> MemoryClips:
-    return MemoryClips([np.fromfile(path, np.uint8) for path in corpus.paths], batch_size)
+def read_clips(corpus: Corpus, batch_size: int) -> list[list[np.ndarray]]:
+    """Whole batches of encoded clips in memory, each uint8 (bytes,)."""
+    clips = [np.fromfile(path, np.uint8) for path in corpus.paths]
+    starts = range(0, len(clips) - batch_size + 1, batch_size)
+    return [clips[start : start + batch_size] for start in starts]

@@ -1,4 +1,4 @@
-"""The harness of all benchmarks: ways measured in turn, facts of the machine, records."""
+"""What all benchmarks share: ways measured in turn, facts of the machine, records."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ RESULTS = Path(__file__).parent / "results"
 PEERS = ("webdataset", "mosaicml-streaming", "litdata")
 PACKAGES = ("torch", "torchaudio", "nvidia-dali-cuda130", "numpy", "soundfile", "psla-wds", *PEERS)
 WARMUP_BATCHES = 12
-"""More than any loader here reads ahead: after them it is as fast as it can stay."""
+"""Batches before the clock starts: more than any loader here reads ahead."""
 
 Rate = Callable[[], float]
 """Measures once, and returns clips per second."""
@@ -40,9 +40,9 @@ class Column:
     key: str
     """Where a row has the value."""
     form: str = "{}"
-    """For `str.format`. A column of numbers has a form of its own, one of text the default."""
+    """Format for `str.format`; only columns of text have the default."""
     spread: str = ""
-    """Where a row has the spread of this value; empty: the value does not vary."""
+    """Where a row has the spread of this value; empty if the value does not vary."""
 
 
 RATES = (
@@ -53,10 +53,10 @@ RATES = (
 
 
 def compare(ways: dict[str, Rate], *, warmup: int = 1, repeats: int = 5) -> list[Row]:
-    """Measure the ways in turn, round after round, so that a drift of the machine meets them all.
+    """Measure the ways in turn, round after round, so that a drift of the machine affects them all.
 
     A row has the median of a way's clips per second, and of its speed-up over the first way in the
-    same round, each with its spread. A way leaves no work pending, which would slow down the next.
+    same round, each with its spread. A way must not leave work pending, which would slow the next.
     """
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for number in tqdm(range(warmup + repeats), desc="rounds", leave=False):
@@ -98,8 +98,8 @@ def timed(body: Callable[[], int]) -> Rate:
 def steady(opened: Open, *, batch_size: int, seconds: float) -> Rate:
     """The clips per second of batches, once those that were read ahead are used up.
 
-    Each loader is opened for its own measurement only: one that reads ahead while another is
-    measured would gain what the other loses.
+    A loader is open only while it is measured: if it read ahead during the measurement of another
+    one, it would gain what the other loses.
     """
 
     def rate() -> float:
@@ -124,19 +124,19 @@ def endless(epochs: Iterable[Any]) -> Iterator[Any]:
 
 
 def synchronize() -> None:
-    """Wait for the GPU, if there is one: its work ends later than the call that starts it."""
+    """Wait for the GPU, if there is one: its work ends after the call that starts it."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def run_module(module: str, *words: object) -> None:
-    """Run a command of this project in a process of its own; its stdout is dropped."""
+    """Run a command of this project in its own process; its stdout is dropped."""
     command = [sys.executable, "-m", module, *map(str, words)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def table(columns: Sequence[Column], rows: list[Row]) -> dict[str, Any]:
-    """A table of a record. Rows may hold more than the columns show."""
+    """A table of a record; rows may hold more than the columns show."""
     return {"columns": [asdict(column) for column in columns], "rows": rows}
 
 

@@ -1,6 +1,5 @@
-"""The paper's way to features, written from its description (PSLA, section III): loose files,
-`WeightedRandomSampler`, and torchaudio clip by clip in the workers of a DataLoader.
-"""
+"""The paper's way to features, written after its section III: loose files,
+`WeightedRandomSampler`, and torchaudio clip by clip in the workers of a DataLoader."""
 
 import itertools
 from collections.abc import Iterator
@@ -20,14 +19,14 @@ from psla_wds.features.log_mel import fit, normalise
 from psla_wds.sampling.plan import clip_weights
 
 NEVER_ENDS = 200_000
-"""Draws of an epoch: a benchmark that meets its end would time the start of new workers."""
+"""Draws of an epoch, so many that no benchmark times the start of new workers."""
 CHECKED_BATCHES = 16
 LARGEST_DEVIATION = 5.0
 """Standard errors by which the means of two sources may differ."""
 
 
 class TorchaudioFeatures(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Features and targets of a clip, computed when it is asked for."""
+    """Features and targets of a clip, computed on request."""
 
     def __init__(self, corpus: Corpus, config: LoaderConfig) -> None:
         self._paths, self._config = corpus.paths, config
@@ -108,7 +107,8 @@ def papers_batches(
 
 
 def check_same_work(sources: dict[str, Open]) -> None:
-    """All sources give features of one shape, and but for chance the same targets and values."""
+    """Raise `AssertionError` unless all sources give features of one shape, and targets and values
+    that differ only by chance."""
     found = {}
     for name, opened in sources.items():
         with opened() as batches:

@@ -1,7 +1,7 @@
-"""Loaders of others below the level of features, each fed the same clips in the form it wants.
+"""Other people's loaders of bytes or waveforms, each on the same clips in the format it needs.
 
-All but DALI's hand batches over from the worker processes of a torch DataLoader. Clips are packed
-into one buffer there, the fastest hand-over that we found for any of these loaders.
+All but DALI's get batches from the worker processes of a torch DataLoader. There clips are packed
+into one buffer, the fastest way between processes that we found for any of these loaders.
 """
 
 import io
@@ -54,9 +54,9 @@ class Way:
 
     name: str
     order: str
-    """The order of clips that it delivers."""
+    """Order in which it delivers clips."""
     open: Callable[..., Any]
-    """Opens endless batches (`harness.Open`), given a setting."""
+    """Opens endless batches (`harness.Open`) with a setting."""
     settings: tuple[Setting, ...] = ({},)
     """Settings to try; the fastest is measured."""
 
@@ -72,19 +72,19 @@ class Work:
 
 @dataclass(frozen=True)
 class Clips:
-    """A batch, whichever loader it comes from."""
+    """A batch of any loader."""
 
     keys: Any
     """Clip ids, or rows of the index."""
     clips: list[np.ndarray]
     """Encoded bytes, or float32 waveforms."""
     targets: np.ndarray | torch.Tensor
-    """float32 (clips, classes), 1 where a clip carries a class."""
+    """float32 (clips, classes), 1 where a clip has a class."""
 
 
 @dataclass(frozen=True)
 class Collate:
-    """Makes a batch of samples, in the worker process if there is one."""
+    """Turns samples into a batch, in the worker process if there is one."""
 
     num_classes: int
     decode: bool
@@ -105,7 +105,7 @@ class Collate:
 
 
 def _shared(clips: list[np.ndarray], length: int) -> torch.Tensor:
-    """The clips one after another, in memory that another process can map: written once."""
+    """The clips one after another, written once, in memory that another process can map."""
     dtype = torch.from_numpy(clips[0][:0].copy()).dtype
     buffer = torch.empty(0, dtype=dtype)
     if get_worker_info() is None:
@@ -143,7 +143,7 @@ def _unpacked(keys: list[str], buffer: torch.Tensor, lengths: list[int], targets
 
 
 class LooseFiles(Dataset[Sample]):
-    """Clips as files, read when they are asked for."""
+    """Clips as files, read on request."""
 
     def __init__(self, corpus: Corpus) -> None:
         rows = range(len(corpus.index))
@@ -167,7 +167,7 @@ def loose_files_way(work: Work) -> Way:
 
 
 class Endless(IterableDataset[Sample]):
-    """The samples of an iterable over and over, each made by `convert`."""
+    """The samples of an iterable over and over, each passed through `convert`."""
 
     def __init__(self, samples: Iterable[Any], convert: Callable[[Any], Sample]) -> None:
         self._samples, self._convert = samples, convert
@@ -178,7 +178,7 @@ class Endless(IterableDataset[Sample]):
 
 
 def webdataset_way(work: Work, *, shuffled: bool) -> Way:
-    """Shards in sequence, or in random order through a shuffle buffer."""
+    """Shards in order, or in random order through a shuffle buffer."""
     position = {mid: i for i, mid in enumerate(work.corpus.index.classes.mids)}
     urls = [str(path) for path in work.corpus.index.shards]
 
@@ -214,8 +214,8 @@ def mosaicml_way(work: Work) -> Way:
             shuffle=True,
             batch_size=work.batch_size,
             num_canonical_nodes=1,
-            # At the end of an epoch a worker waits for the others, which wait to be asked for a
-            # batch: for ever, when they are not asked in turn.
+            # Large, since workers wait for each other at the end of an epoch: a deadlock if the
+            # others have batches that nobody takes.
             epoch_size=500_000,
         )
         return _worker_batches(Endless(samples, _from_record), work, setting)
@@ -244,7 +244,7 @@ def litdata_way(work: Work) -> Way:
 
 
 def _records(corpus: Corpus) -> Iterator[dict[str, Any]]:
-    """The clips as others pack them; positions of classes as bytes, the fastest form to read."""
+    """The clips to pack; positions of classes as bytes, the fastest form to read."""
     files = LooseFiles(corpus)
     for clip_id, audio, labels in map(files.__getitem__, range(len(files))):
         yield {"clip_id": clip_id, "audio": audio, "labels": labels.tobytes()}
@@ -255,10 +255,9 @@ def _from_record(sample: dict[str, Any]) -> Sample:
 
 
 def dali_reader_way(work: Work, *, mapped: bool = True) -> Way:
-    """`fn.readers.webdataset`, with a shuffle buffer; labels are parsed from the JSON member.
+    """`fn.readers.webdataset` with a shuffle buffer; labels are parsed from the JSON member.
 
-    `mapped` is its default: views of mapped files, whose bytes nothing touches unless they are
-    decoded.
+    `mapped` is its default: views of mapped files, whose bytes are not read unless decoded.
     """
     index = work.corpus.index
     position = {mid: i for i, mid in enumerate(index.classes.mids)}
@@ -298,8 +297,8 @@ def dali_decoder(
     batch_size: int,
     setting: Setting,
 ) -> Iterator[Iterator[Clips]]:
-    """DALI's decoder on the encoded clips that `source` gives for 0, 1, 2, ...; it reads them
-    where they lie. `labels` gives keys and targets of one batch after another."""
+    """DALI's decoder on the encoded clips that `source` gives for 0, 1, 2, ..., read in place.
+    `labels` gives keys and targets of one batch after another."""
     iterations = itertools.count()
     depth = setting["depth"]
     pipeline = Pipeline(batch_size, setting["threads"], None, prefetch_queue_depth=depth)
@@ -321,7 +320,7 @@ def _waveforms(audio: Any) -> Any:
 
 
 def _dali_batches(pipeline: Pipeline, labels: Callable[..., tuple[Any, Any]]) -> Iterator[Clips]:
-    """Batches as views of DALI's memory, until the next one is asked for."""
+    """Batches as views of DALI's memory, valid until the next one."""
     while True:
         clips, *metadata = pipeline.run()
         keys, targets = labels(*metadata)
@@ -329,15 +328,15 @@ def _dali_batches(pipeline: Pipeline, labels: Callable[..., tuple[Any, Any]]) ->
 
 
 NEEDS: dict[str, Callable[[Work], Way]] = {"streaming": mosaicml_way, "litdata": litdata_way}
-"""Peers that are not installed with the project, by the module that they need."""
+"""Peers that are not installed with the project, by the module they need."""
 
 
 def peer_ways(work: Work) -> list[Way]:
-    """All peers that are installed; a warning names the others."""
+    """All peers that are installed; logs a warning that names the others."""
     missing = [module for module in NEEDS if find_spec(module) is None]
     if missing:
         names = ", ".join(missing)
-        logger.warning("not compared, since not installed: %s; pip install -e '.[bench]'", names)
+        logger.warning("left out, not installed: %s; pip install -e '.[bench]' adds them", names)
     return [
         loose_files_way(work),
         webdataset_way(work, shuffled=False),

@@ -1,4 +1,4 @@
-"""What one writes without a library: decode, mix, resample, encode, ShardWriter.
+"""Pack clips as you would without a library: decode, mix, resample, encode, ShardWriter.
 
 python -m benchmarks.plain_packing CLIPS.csv OUTPUT
 """

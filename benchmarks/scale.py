@@ -1,9 +1,9 @@
-"""The cost of many clips: size of the index, plan of an epoch, memory and start of a rank.
-
-    python -m benchmarks.scale
+"""Measure the cost of many clips: size of the index, plan of an epoch, start of a rank.
 
 Indexes of growing size repeat the clips of a small corpus. On each, plans of an epoch are timed,
-and new processes go as far as their first batch, at the beginning of a run and far into it.
+and new processes run until their first batch, at the beginning of a run and far into it.
+
+    python -m benchmarks.scale
 """
 
 import json
@@ -23,10 +23,11 @@ from tqdm import tqdm
 
 from benchmarks.corpus import CorpusArgs, make_corpus
 from benchmarks.harness import RESULTS, Column, Row, median_and_spread, record, table, timed
-from benchmarks.tables import finish
-from psla_wds import SamplerConfig, ShardIndex, cli, open_indexes
+from benchmarks.tables import run_benchmark
+from psla_wds import SamplerConfig, ShardIndex, open_indexes
 from psla_wds.labels.class_list import read_class_list
-from psla_wds.sampling.plan import Sampling, plan_epoch
+from psla_wds.sampling.config import Sampling
+from psla_wds.sampling.plan import plan_epoch
 from psla_wds.shards.index_files import CLASS_LABELS, INDEX_FOLDER
 from psla_wds.shards.merge import write_index
 from psla_wds.shards.tar import ClipColumns, Sidecar, read_sidecar
@@ -69,11 +70,11 @@ print(json.dumps({
 @dataclass(frozen=True)
 class Args(CorpusArgs):
     clips: int = 200
-    """Clips of ten seconds that really exist."""
+    """Number of clips that really exist, each ten seconds long."""
     sizes: tuple[int, ...] = (200_000, 600_000, 2_000_000)
-    """Clips of the indexes that are measured."""
+    """Numbers of clips in the indexes."""
     corpus: Path = Path("data/bench-scale")
-    """Folder of the clips. It is made where it does not exist, and used as it is where it does."""
+    """Folder of the clips; made if it does not exist, and used as it is if it does."""
     output: Path = RESULTS / "scale.json"
 
 
@@ -94,7 +95,7 @@ def measure(args: Args) -> dict[str, Any]:
 
 
 def plan_row(index: ShardIndex, sampling: Sampling, repeats: int) -> Row:
-    """Median time of plans, and the most memory that one holds."""
+    """Median time of a plan, and its peak memory."""
     body = partial(plan, index, sampling)
     peak = peak_mib(body)  # first: the first plan asks the system for its memory
     times_s = [len(index) / timed(body)() for _ in range(repeats)]
@@ -109,7 +110,7 @@ def plan(index: ShardIndex, sampling: Sampling) -> int:
 
 
 def peak_mib(body: Callable[[], object]) -> float:
-    """Most memory that the body holds at once, beyond what was held before."""
+    """Peak memory of the body, beyond what was held before."""
     tracemalloc.start()
     try:
         body()
@@ -119,7 +120,7 @@ def peak_mib(body: Callable[[], object]) -> float:
 
 
 def start_row(shards: Path, repeats: int) -> Row:
-    """Medians over new processes that begin at step 0, and the time of one that begins far on."""
+    """Medians over new processes that begin at step 0, and the time of one that begins later."""
     starts = [probe(shards, first_step=0) for _ in range(repeats)]
     row: Row = {key: float(np.median([start[key] for start in starts])) for key in starts[0]}
     _, row["spread"] = median_and_spread([start["first_batch_s"] for start in starts])
@@ -129,10 +130,9 @@ def start_row(shards: Path, repeats: int) -> Row:
 def probe(shards: Path, *, first_step: int) -> dict[str, float]:
     """Seconds and memory of a new process up to its first batch.
 
-    `import_s` is from the start of the process; `first_batch_s` is all that comes after: the index
-    is opened, the epoch planned, and a batch read, decoded, and made features. `rank_mib` is what
-    the process holds for itself by then, beyond its imports: pages of the index, which is mapped
-    and which all processes of a machine share, do not count.
+    `import_s` begins with the process; `first_batch_s` is the rest: the index is opened, the epoch
+    planned, and a batch read, decoded and turned into features. `rank_mib` is the memory that the
+    process then has beyond its imports, without the mapped index, which processes share.
     """
     command = [sys.executable, "-c", PROBE, str(time.time()), str(shards), str(first_step)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -142,8 +142,8 @@ def probe(shards: Path, *, first_step: int) -> dict[str, float]:
 def tiled_index(shards: Path, folder: Path, num_clips: int) -> int:
     """Make in `folder` an index of `num_clips` rows over the tars of `shards`; its size in bytes.
 
-    Rows repeat the byte ranges, labels and checksums of the real clips, each under an id of its
-    own. The tars are links.
+    Rows repeat the byte ranges, labels and checksums of the real clips, each under its own id. The
+    tars are links.
     """
     folder.mkdir(parents=True)
     tars = sorted(shards.glob("*.tar"))
@@ -159,7 +159,7 @@ def tiled_index(shards: Path, folder: Path, num_clips: int) -> int:
 
 
 def _tiled(sidecar: Sidecar, num_clips: int, prefix: str) -> Sidecar:
-    """The shard as if it held so many clips."""
+    """The shard as if it had that many clips."""
     columns: dict[str, list[Any]] = {
         name: [values[i % len(values)] for i in range(num_clips)]
         for name, values in vars(sidecar.clips).items()
@@ -168,10 +168,5 @@ def _tiled(sidecar: Sidecar, num_clips: int, prefix: str) -> Sidecar:
     return replace(sidecar, clips=ClipColumns(**columns))
 
 
-def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m benchmarks.scale")
-    finish(measure(args), args.output)
-
-
 if __name__ == "__main__":
-    cli.run(main)
+    run_benchmark("benchmarks.scale", __doc__, Args, measure)

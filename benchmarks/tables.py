@@ -4,11 +4,12 @@
 
     python -m benchmarks.tables --demo runs/demo/metrics.json
 
-A table stands between <!-- table NAME --> and <!-- end -->, where NAME is a results file.
+A table lies between <!-- table NAME --> and <!-- end -->, where NAME is a results file.
 """
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,11 +96,19 @@ def with_tables(text: str, results: Path) -> str:
     return PLACE.sub(replacement, text)
 
 
-def finish(content: dict[str, Any], output: Path) -> None:
-    """Print what a benchmark measured, and write it."""
-    print(markdown(content))
-    write(content, output)
-    print(f"wrote {output}; next: python -m benchmarks.tables")
+def run_benchmark(
+    module: str, description: str | None, args: type[Any], measure: Callable[[Any], dict[str, Any]]
+) -> None:
+    """The command of a benchmark: measure, print the tables, and write the record to --output."""
+
+    def main() -> None:
+        given = cli.parse(args, description, prog=f"python -m {module}")
+        content = measure(given)
+        print(markdown(content))
+        write(content, given.output)
+        print(f"wrote {given.output}; next: python -m benchmarks.tables")
+
+    cli.run(main)
 
 
 def demo_record(metrics: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:

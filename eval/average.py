@@ -9,27 +9,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional
 
 from psla_wds import cli
 from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.shards.index_files import open_indexes
 
 
 @dataclass(frozen=True)
 class Args:
     run: Positional[Path]
-    """A run's folder."""
+    """Run folder."""
     epochs: tuple[int, int]
     """First and last epoch of the average."""
     output: Path
-    """Checkpoint to write."""
+    """Checkpoint file to write."""
     batch_norm: Literal["average", "estimate"] = "average"
     """BatchNorm's running statistics. average treats them like weights; estimate measures them with
     the averaged weights on clips of --index."""
-    index: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]")] = ()
+    index: cli.Shards = ()
     """Training shards, for --batch-norm estimate."""
     clips: Annotated[int, Within(2)] = 10_000
     """Number of clips for --batch-norm estimate, chosen at random."""
@@ -51,7 +51,7 @@ class Args:
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m eval.average")
-    # Here, since torch takes seconds to import.
+    # Imported here, since torch takes seconds.
     from psla_wds.evaluation.weight_average import average_weights, with_estimated_statistics
     from psla_wds.models.checkpoint import check_classes, save_checkpoint
 

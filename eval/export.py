@@ -1,11 +1,11 @@
-"""Export a model, or an ensemble, as one folder that is all one needs to use and share it.
+"""Export a model, or an ensemble, as one folder with all that is needed to use and share it.
 
     python -m eval.export RUN --output MODEL
 
     python -m eval.export A.pt B.pt --output ENSEMBLE --license cc-by-4.0 --push OWNER/NAME
 
-The folder has safetensors weights, config.json and a model card: a repository of the Hugging Face
-Hub. --onnx adds the same model, its front end inside, for other runtimes.
+The folder has safetensors weights, config.json and a model card, like a repository of the Hugging
+Face Hub. --onnx adds the model with its front end for other runtimes.
 """
 
 import json
@@ -18,8 +18,7 @@ from tyro.conf import Positional
 
 from psla_wds import cli
 from psla_wds.errors import ConfigError, PslaError, ScoreError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_folder
+from psla_wds.io.atomic_files import atomic_folder, disk_errors
 from psla_wds.labels.class_list import read_class_list
 
 CARD = "README.md"
@@ -39,7 +38,7 @@ HEADLINES = (
 @dataclass(frozen=True)
 class Args:
     models: Positional[tuple[Path, ...]]
-    """A run's folder (its last epoch is taken), a checkpoint, an average, a folder by eval.export,
+    """A run's folder (its last epoch is used), a checkpoint, an average, a folder by eval.export,
     or a checkpoint of the paper's authors (.pth; needs --class-labels). Several form an ensemble,
     whose scores are averaged."""
     output: Path
@@ -47,26 +46,26 @@ class Args:
     class_labels: Path | None = None
     """Class list (index,mid,display_name), for checkpoints of the paper's authors."""
     metrics: Path | None = None
-    """metrics.json that eval.score wrote for this model; the card shows its scores."""
+    """metrics.json that eval.score wrote for this model, to show its scores in the card."""
     evaluated_on: str | None = None
     """Name of the clips that --metrics was computed on, such as 'AudioSet evaluation set'."""
     license: str | None = None
     """License of the weights, by its name on the Hub, such as apache-2.0, cc-by-4.0 or other.
-    Default: the card names none."""
+    Default: the card states none."""
     title: str | None = None
-    """Title of the card. Default: the name in --push, or of the folder."""
+    """Title of the card. Default: the value of --push, or the folder's name."""
     onnx: bool = False
     """Also write model.onnx: waveform in, scores out."""
     push: str | None = None
-    """Repository of the Hugging Face Hub, OWNER/NAME, to upload the folder to, as the account of
+    """Repository of the Hugging Face Hub, OWNER/NAME, to upload the folder to with the account of
     `hf auth login`. It is created if it does not exist."""
     private: bool = False
-    """Create the repository as a private one."""
+    """Create the repository as private."""
 
     def __post_init__(self) -> None:
         if (self.metrics is None) != (self.evaluated_on is None):
             raise ConfigError(
-                "scores mean nothing without the name of the clips that they were computed on",
+                "scores need the name of the clips that they were computed on",
                 where="--metrics, --evaluated-on",
                 fix="give both, or neither",
             )
@@ -85,8 +84,8 @@ class Args:
 
 
 def export(args: Args) -> list[str]:
-    """Write the folder; the names of its files."""
-    # Here, and not above: they import torch, which takes seconds, and --help needs none of it.
+    """Write the folder; return the names of its files."""
+    # Here, since torch takes seconds to import, which --help does not need.
     from eval.exporting.members import read_members
     from eval.exporting.model_card import CardSettings, card_text
     from psla_wds.models.model_folder import write_model
@@ -141,10 +140,9 @@ def read_headlines(path: Path) -> dict[str, Any]:
 
 
 def push(folder: Path, repository: str, *, private: bool) -> str:
-    """Upload the folder in one commit, as the logged-in account; the URL of the repository.
+    """Upload the folder in one commit; return the repository's URL. It is created if needed.
 
-    The repository is created if it does not exist. Raises `PslaError` if the Hub refuses, or
-    cannot be reached.
+    Raises `PslaError` if the Hub refuses or cannot be reached.
     """
     from eval.exporting.model_card import huggingface_hub
 
@@ -152,7 +150,7 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
     from httpx2 import HTTPError  # the Hub's client; its failed connections are not OSErrors
 
     try:
-        # None, not False: an organization's default may be private.
+        # None instead of False, since an organization's default may be private.
         url = api.create_repo(repository, private=private or None, exist_ok=True)
         message = "Upload a model that psla-wds exported"
         api.upload_folder(folder_path=folder, repo_id=repository, commit_message=message)

@@ -3,24 +3,23 @@
     python -m eval.predict RUN --index SHARDS --output P.npz
 
 Runs on one process, or on several: torchrun --nproc-per-node 8 -m eval.predict ...
-An output without .npz is a folder of memory-mapped arrays, which millions of clips need; several
-machines write it through a file system that they share. With --top-k it is what a teacher leaves
-for its students.
+An output without .npz is a folder of memory-mapped arrays, for millions of clips; several machines
+write it through a shared file system. With --top-k it holds a teacher's scores for its students.
 """
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional
 
 from psla_wds import cli
 from psla_wds.errors import ConfigError
 from psla_wds.evaluation.score_folder import check_top_k
 from psla_wds.evaluation.scores import Origin
-from psla_wds.io.files import sha256_of
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.models.config import Precision
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
 from psla_wds.shards.overlay import apply_overlay
@@ -29,26 +28,26 @@ from psla_wds.shards.overlay import apply_overlay
 @dataclass(frozen=True)
 class Args:
     model: Positional[Path]
-    """A run's folder (its last epoch is taken), a checkpoint, an average, or a checkpoint of the
-    paper's authors (.pth)."""
-    index: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]")]
+    """A run folder (for its last epoch), a checkpoint, an average, or a checkpoint from the paper's
+    authors (.pth)."""
+    index: cli.Shards
     """Shards to score; repeat the option for several sets."""
     output: Path
     """Score file to write, .npz; or a folder, for more scores than memory holds."""
     top_k: int | None = None
-    """Keep so many scores of each clip, the highest, as a teacher's: a folder of 4 bytes a score,
-    without targets, for train/main.py --distill. Of AudioSet's 527 classes 20 are enough (Dinkel
-    et al. 2023)."""
+    """Number of highest scores to keep for each clip, as a teacher's: a folder with 4 bytes per
+    score, without targets, for train/main.py --distill. 20 of AudioSet's 527 classes are enough
+    (Dinkel et al. 2023)."""
     labels: Path | None = None
-    """Label overlay, by eval.enhance, with the labels to write as targets."""
+    """Label overlay from eval.enhance, with the labels to write as targets."""
     other_classes: bool = False
-    """Take shards whose classes are not the model's. Targets are then those of the classes that
-    both have; python -m eval.score --mapping scores the others."""
+    """Accept shards with other classes than the model's. Targets are those of the common classes;
+    python -m eval.score --mapping scores the others."""
     batch_size: int = 32
-    """Clips of a forward pass, on each process."""
+    """Clips of a forward pass in each process."""
     precision: Precision = "float32"
-    """Precision of the trunk, by autocast; the head is float32. Training's own evaluation and
-    eval.tag have float32 too."""
+    """Autocast precision of the trunk; the head is float32. Training's own evaluation and eval.tag
+    use float32."""
     reader: ReaderConfig = field(default_factory=ReaderConfig)
 
     def __post_init__(self) -> None:
@@ -62,28 +61,24 @@ class Args:
 
 
 def _prepare(args: Args) -> tuple[Any, Origin, ShardIndex]:
-    """The checkpoint, where it comes from, and the clips to score."""
-    from psla_wds.models.checkpoint import (
-        check_classes,
-        check_sample_rate,
-        find_checkpoint,
-        load_checkpoint,
-    )
+    """The checkpoint, its origin, and the clips to score."""
+    from psla_wds.models.checkpoint import check_classes, find_checkpoint, load_checkpoint
 
     index = open_indexes(args.index)
     if not len(index):
-        raise ConfigError("there is no clip to score", where=args.index, fix="check --index")
+        raise ConfigError(
+            "the shards have no clips to score", where=args.index, fix="check --index"
+        )
     path = find_checkpoint(args.model)
     checkpoint = load_checkpoint(path, classes=index.classes)
     if not args.other_classes:
         check_classes(checkpoint.classes, index.classes, where=args.model)
     if args.top_k is not None and args.top_k > len(checkpoint.classes):
         raise ConfigError(
-            f"the model has {len(checkpoint.classes)} scores a clip, not {args.top_k}",
+            f"the model gives {len(checkpoint.classes)} scores per clip, fewer than {args.top_k}",
             where="--top-k",
             fix=f"set --top-k to at most {len(checkpoint.classes)}",
         )
-    check_sample_rate(checkpoint.features, index.sample_rate_hz, where=args.model)
     if args.labels:
         index = apply_overlay(index, args.labels)
     index.check_shards()
@@ -105,7 +100,7 @@ def _what_was_written(args: Args, num_clips: int, num_classes: int) -> str:
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m eval.predict")
-    # Here, since torch takes seconds to import.
+    # Imported here, since torch takes seconds.
     from psla_wds.evaluation.predict import Predictor, gather_scores
     from psla_wds.runtime.distributed import join_world
 

@@ -1,12 +1,12 @@
-"""Tag recordings: what a model hears in files of any format, rate and length, and when.
+"""Tag recordings of any format, rate and length: which sounds a model hears, and when.
 
     python -m eval.tag MODEL FILE FOLDER ...
 
     ffmpeg -i URL -f wav - | python -m eval.tag MODEL -
 
-Each recording is cut into windows, which overlap; events are found in the scores of frames. A
-long recording takes no more memory than a short one, and results come as it is read. One that
-cannot be read is reported, the others go on, and the exit status is 2.
+Each recording is cut into overlapping windows; events are found in the scores of frames. A long
+recording takes no more memory than a short one, and results appear while it is read. If a recording
+cannot be read, that is reported, the others are tagged, and the exit status is 2.
 """
 
 import sys
@@ -35,20 +35,20 @@ class Args:
     recordings: Positional[tuple[str, ...]]
     """Files and folders of audio, or - for WAV or AU from stdin."""
     format: Format = "text"
-    """text, for people; json, an object a line; csv, a row a tag; audacity, a track of labels."""
+    """text for people, json (an object a line), csv (a row a tag) or audacity (label tracks)."""
     output: Path | None = None
-    """File to write (default: stdout); with --format audacity a folder, for a file a recording."""
+    """File to write (default: stdout); for audacity, a folder with a file for each recording."""
     top_k: Annotated[int, Within(1)] = 5
-    """Number of classes in the result of a window or a recording: those that score highest."""
+    """Number of classes in the result of a window or a recording: those with the highest scores."""
     class_labels: Path | None = None
     """Class list (index,mid,display_name), for a checkpoint of the paper's authors."""
     batch_size: Annotated[int | None, Within(1)] = None
-    """Windows of a forward pass. Default: 8 on a GPU; 1 on a CPU, where that is faster. Always 1
-    from stdin, so that no window waits for others."""
+    """Windows of a forward pass. Default: 8 on a GPU, 1 on a CPU, where that is faster. Always 1
+    for stdin, so that no window waits for others."""
     device: str | None = None
     """cpu or cuda. Default: a GPU if there is one."""
     precision: Precision = "float32"
-    """Precision of the trunk, by autocast, as for eval.predict; the head is float32."""
+    """Autocast precision of the trunk, as for eval.predict; the head is float32."""
     windows: WindowConfig = field(default_factory=WindowConfig)
     events: EventConfig = field(default_factory=EventConfig)
 
@@ -63,7 +63,7 @@ class Args:
 
 
 def find_recordings(names: tuple[str, ...]) -> list[Recording]:
-    """The recordings that arguments name: files as they are, and all audio below folders."""
+    """The recordings that the arguments name: files, and all audio files below folders."""
     recordings = []
     for name in names:
         path = Path(name)
@@ -86,7 +86,7 @@ def find_recordings(names: tuple[str, ...]) -> list[Recording]:
 
 
 def _is_audio(path: Path) -> bool:
-    """Whether a name in a folder is audio; a link to nowhere is, so that it is reported."""
+    """Whether a name in a folder is audio; a broken link is, so that it is reported."""
     from psla_wds.audio.decode import AUDIO_SUFFIXES
 
     hidden = path.name.startswith(".")
@@ -96,7 +96,7 @@ def _is_audio(path: Path) -> bool:
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m eval.tag")
     recordings = find_recordings(args.recordings)
-    # Here, since torch takes seconds to import: --help and mistakes do without.
+    # Here, since torch takes seconds to import, which --help does not need.
     from eval.tagging.hearing import tag_recordings
     from psla_wds.tagging.tagger import Tagger
 

@@ -1,6 +1,6 @@
-"""The library: every mechanism, no command line. What a script of one's own needs can be imported
-from here, to train (docs/use_the_loader.md) and to use a model (docs/use_the_model.md); torch and
-DALI are loaded by the first use that needs them.
+"""The library. Names for your own scripts can be imported from here, to train
+(docs/use_the_loader.md) and to use a model (docs/use_the_model.md); torch and DALI are loaded by
+the first use that needs them.
 """
 
 from importlib import import_module
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
         evaluation_waveforms,
         training_waveforms,
     )
-    from psla_wds.reading.reader import ReaderConfig
-    from psla_wds.sampling.augment import AugmentConfig, Draws
-    from psla_wds.sampling.plan import SamplerConfig
+    from psla_wds.reading.config import ReaderConfig
+    from psla_wds.sampling.augment import Draws
+    from psla_wds.sampling.config import AugmentConfig, SamplerConfig
     from psla_wds.shards.index import ShardIndex
     from psla_wds.shards.index_files import open_indexes
     from psla_wds.tagging.config import EventConfig, WindowConfig
@@ -72,9 +72,9 @@ _NAMES = {
         "evaluation_waveforms",
         "training_waveforms",
     ),
-    "reading.reader": ("ReaderConfig",),
-    "sampling.augment": ("AugmentConfig", "Draws"),
-    "sampling.plan": ("SamplerConfig",),
+    "reading.config": ("ReaderConfig",),
+    "sampling.augment": ("Draws",),
+    "sampling.config": ("AugmentConfig", "SamplerConfig"),
     "shards.index": ("ShardIndex",),
     "shards.index_files": ("open_indexes",),
     "tagging.config": ("EventConfig", "WindowConfig"),

@@ -27,16 +27,21 @@ LocationArg: TypeAlias = Annotated[
 ]
 """Type of an argument that names a local path or a URL."""
 
+Shards: TypeAlias = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="SHARDS[:SPLIT,...]")
+]
+"""Type of an option that names sets of shards, and may be repeated."""
+
 
 def parse(args: type[Args], description: str | None, *, prog: str) -> Args:
-    """The arguments of a command, from its dataclass; options stand before or after words."""
+    """The arguments of a command, by its dataclass; options may come before or after words."""
     return tyro.cli(
         args, description=description, prog=prog, config=(tyro.conf.CascadeSubcommandArgs,)
     )
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`; stderr carries the log and, for a `PslaError`, its three lines (status 2)."""
+    """Call `main`. Stderr gets the log and, for a `PslaError`, its three lines (exit status 2)."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )

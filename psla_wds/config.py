@@ -1,4 +1,4 @@
-"""Settings as dataclasses: what kind each field is, its range, and the way to JSON and back."""
+"""Settings as dataclasses: kinds and ranges of their fields, and conversion to JSON and back."""
 
 import json
 import math
@@ -20,9 +20,9 @@ _converter.register_structure_hook(Path, lambda value, _: Path(value))
 
 
 class Kind(Enum):
-    """What a setting has to do with the result; a field says so as `Annotated[type, kind]`."""
+    """Effect of a setting on results; a field states it as `Annotated[type, kind]`."""
 
-    METHOD = "changes what is learned"  # every field that says nothing else
+    METHOD = "changes what is learned"  # the default
     DATA = "names files of the method; the fingerprint of the index covers their content"
     PLACE = "says where shards lie and how this machine reads them"
     START = "says what this start of the command does"
@@ -36,7 +36,7 @@ class Within:
     low: int | float = -math.inf
     high: int | float = math.inf
     without: tuple[int | float, ...] = ()
-    """Ends that do not belong to the range."""
+    """Ends that are not in the range."""
 
     def holds(self, value: int | float) -> bool:
         return self.low <= value <= self.high and math.isfinite(value) and value not in self.without
@@ -50,15 +50,15 @@ class Within:
 
 
 def kinds_of(config_type: type) -> dict[str, Kind]:
-    """The kind of each field of a configuration; `Kind.METHOD` where it names none."""
+    """The kind of each field of a configuration; default `Kind.METHOD`."""
     return {name: next(_marks(hint, Kind), Kind.METHOD) for name, hint in _hints(config_type)}
 
 
 def check_ranges(config: Any, section: str = "") -> None:
-    """Raise `ConfigError` for the first field whose value is outside its `Within`.
+    """Raise `ConfigError` for the first field whose value is outside its `Within`; None is allowed.
 
     Args:
-        section: prefix of the flags, such as "optimizer"; None values are not checked.
+        section: prefix of the flags, such as "optimizer".
     """
     for name, hint in _hints(type(config)):
         value = getattr(config, name)
@@ -73,7 +73,7 @@ def check_ranges(config: Any, section: str = "") -> None:
 
 
 def flag(name: str, section: str = "") -> str:
-    """The command line's flag for a field, by its (dotted) name."""
+    """The flag on the command line for a field with this (dotted) name."""
     return "--" + f"{section}.{name}".lstrip(".").replace("_", "-")
 
 
@@ -91,12 +91,12 @@ def _marks(hint: Any, kind: type[Mark]) -> Iterator[Mark]:
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """A configuration dataclass as values that JSON knows."""
+    """A configuration dataclass as values of JSON."""
     return json.loads(json.dumps(_converter.unstructure(config)))
 
 
 def from_json(config_type: type[C], values: Any, *, where: object) -> C:
-    """The configuration that `to_json` gave; unknown and missing settings are errors."""
+    """The configuration that `to_json` converted; `ConfigError` for unknown or wrong settings."""
     try:
         if not isinstance(values, dict):
             raise ConfigError(
@@ -115,11 +115,7 @@ def from_json(config_type: type[C], values: Any, *, where: object) -> C:
 
 
 def read_json(config_type: type[C], path: Path, *, besides: tuple[str, ...] = ()) -> C:
-    """The configuration in a file, such as a run's config.json.
-
-    Args:
-        besides: other names that the file may have.
-    """
+    """The configuration in a file, such as a run's config.json; names in `besides` are ignored."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -1,8 +1,11 @@
-"""Errors a user can act on.
+"""Errors that a user can act on.
 
-Every error says what is wrong, where, and how to fix it. Anything that is not a
-`PslaError` is a bug in our code and keeps its traceback.
+Every error says what is wrong, where, and how to fix it. Any other exception than a `PslaError` is
+a bug in our code and keeps its traceback.
 """
+
+from importlib import import_module
+from types import ModuleType
 
 DAMAGE = (
     ValueError,
@@ -14,7 +17,7 @@ DAMAGE = (
     OverflowError,
     RecursionError,
 )
-"""What reading JSON or arrays raises that are not what was written."""
+"""Exceptions that malformed JSON or arrays raise."""
 
 
 class PslaError(Exception):
@@ -31,6 +34,18 @@ class PslaError(Exception):
 
 class ConfigError(PslaError):
     """A setting is unknown, out of range, or contradicts another."""
+
+
+def optional_package(name: str, users: str, *, where: object, install: str) -> ModuleType:
+    """A package that only some features need; `ConfigError` if it is not installed."""
+    try:
+        return import_module(name)
+    except ImportError:
+        raise ConfigError(
+            f"{users} need the package {name}",
+            where=where,
+            fix=f"python -m pip install -c constraints.txt {install}",
+        ) from None
 
 
 class ManifestError(PslaError):

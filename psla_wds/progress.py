@@ -1,4 +1,4 @@
-"""Progress on stderr, and the number this project is about: time spent waiting for data."""
+"""Progress on stderr, and the number that this project is about: time spent waiting for data."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 TERMINAL_INTERVAL_S, LOG_INTERVAL_S = 0.2, 60.0
-"""Between two looks of a bar on a terminal, and between its lines elsewhere."""
+"""Time between updates of a bar on a terminal, and between its lines elsewhere."""
 
 AUDIO_S = " s of audio"
 """Unit of a bar over recordings."""
@@ -26,7 +26,7 @@ def progress_bar(
     unit: str = "clip",
     disable: bool = False,
 ) -> tqdm:
-    """A bar on stderr; where that is no terminal, a line at the start, each minute and the end."""
+    """A bar on stderr; if that is not a terminal, a line at the start, every minute and the end."""
     on_terminal = sys.stderr.isatty()
     interval_s = TERMINAL_INTERVAL_S if on_terminal else LOG_INTERVAL_S
     return tqdm(
@@ -44,7 +44,7 @@ def progress_bar(
 
 
 class _Lines:
-    """Makes lines on stderr of what is meant to be drawn over what stood there before."""
+    """Writes lines to stderr instead of drawing over the previous line."""
 
     def write(self, text: str) -> None:
         if text.strip():
@@ -55,13 +55,13 @@ class _Lines:
 
 
 WARMUP_BATCHES = 10
-"""The first batches of a run, which wait for the pipeline to fill, are in no percentile."""
+"""First batches of a run, which wait for the pipeline to fill; percentiles leave them out."""
 
 
 class DataTimer(Generic[T]):
-    """Iterates over a loader and notes the time that its `next` took, and nothing else.
+    """Iterates over a loader and measures the time that its `next` takes.
 
-    On a GPU this is what the loop waited for, and an upper bound of what the GPU idled.
+    On a GPU that is how long the loop waited, and an upper bound of how long the GPU was idle.
     """
 
     def __init__(self, batches: Iterator[T]) -> None:
@@ -84,7 +84,7 @@ class DataTimer(Generic[T]):
         return batch
 
     def take_percentiles(self) -> dict[str, float]:
-        """How long a batch was waited for, since this was last asked; empty after a short time."""
+        """Percentiles of the waits for a batch since the last call; empty if there was none."""
         waits_s, self._waits_s = self._waits_s, array("d")
         if not waits_s:
             return {}
@@ -95,7 +95,7 @@ class DataTimer(Generic[T]):
 
 
 class Interval:
-    """A stretch of a loop: its length, clips, and share of waiting for data."""
+    """A stretch of a loop: its duration, clips, and share of waiting for data."""
 
     def __init__(self, timer: DataTimer) -> None:
         self._timer = timer
@@ -113,10 +113,10 @@ class Interval:
 
     @property
     def waited_s(self) -> float:
-        """For data."""
+        """Seconds spent waiting for data."""
         return self._timer.waited_s - self._waited_before_s
 
     @property
     def data_wait(self) -> float:
-        """Share of the time that went to waiting for data, from 0 to 1."""
+        """Share of the time spent waiting for data, from 0 to 1."""
         return self.waited_s / max(self.elapsed_s, 1e-9)

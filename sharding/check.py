@@ -22,9 +22,9 @@ from psla_wds import cli
 from psla_wds.audio.decode import decode_pcm, reason_of
 from psla_wds.cli import LocationArg
 from psla_wds.errors import ManifestError, ShardError
-from psla_wds.io.files import sha256_of
-from psla_wds.io.folders import file_size, local_copy
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.locations import Location, is_http
+from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list
 from psla_wds.progress import progress_bar
 from psla_wds.shards.index import ShardIndex, combined_fingerprint
@@ -60,7 +60,7 @@ def check(shards: Location, *, deep: bool) -> list[str]:
 
 def _stray_tars(shards: Location, index: ShardIndex) -> list[str]:
     """Names of tars beside those of the index; the web does not tell."""
-    if not isinstance(shards, Path) and is_http(shards):
+    if is_http(shards):
         return []
     return sorted({tar.name for tar in tars_in(shards)} - {tar.name for tar in index.shards})
 
@@ -84,7 +84,7 @@ def _check_meta(shards: Location, index: ShardIndex) -> Iterator[str]:
 
 def _check_shard(index: ShardIndex, number: int, deep: bool) -> Iterator[str]:
     tar = index.shards[number]
-    size_bytes = file_size(tar)
+    size_bytes = at(tar).size()
     if size_bytes is None:
         yield "missing"
         return
@@ -100,7 +100,7 @@ def _check_shard(index: ShardIndex, number: int, deep: bool) -> Iterator[str]:
         yield f"not the shard of its sidecar ({sidecar.shard}, {sidecar.size_bytes:,} bytes)"
         return
     yield from _compare_with_index(index, number, sidecar)
-    with local_copy(tar) as local:
+    with at(tar).local_copy() as local:
         yield from _check_content(local, sidecar, index.classes, deep)
 
 

@@ -9,11 +9,9 @@ and get a sidecar beside them; the tars are not changed.
 """
 
 import logging
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -24,19 +22,18 @@ from psla_wds import cli
 from psla_wds.cli import LocationArg
 from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError, ManifestError, ShardError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.folders import entries, file_size, is_folder
+from psla_wds.io.atomic_files import disk_errors
 from psla_wds.io.locations import Location
-from psla_wds.io.url_files import require_writable
+from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list, write_class_list
 from psla_wds.progress import progress_bar
 from psla_wds.shards.index import ShardIndex
-from psla_wds.shards.index_files import CLASS_LABELS, INDEX_FOLDER
+from psla_wds.shards.index_files import CLASS_LABELS, INDEX_FOLDER, META
 from psla_wds.shards.merge import merge_sidecars
 from psla_wds.shards.tar import Sidecar, read_sidecar, read_sidecars, tars_in, write_sidecar
 from sharding.foreign.scan import is_current, is_foreign, scan
 from sharding.foreign.tar_members import REPACK
-from sharding.packing.plan import PLAN_FILE, check_complete, sweep
+from sharding.packing.plan import PLAN_FILE, check_complete
 from sharding.packing.reports import REJECTED, check_rejected, write_rejected
 
 SORTED_BY_CLASS = 0.2
@@ -87,10 +84,12 @@ def make_index(
     shards: Location, class_labels: Location | None = None, *, max_rejected: float = 0.01
 ) -> tuple[ShardIndex, Found]:
     """The index of a folder, once each foreign tar in it has a sidecar, and what was found."""
-    _check_writable(shards)
+    at(shards).require_writable()
+    if not at(shards).is_folder():
+        raise ConfigError("there is no such folder", where=shards, fix="check the path")
     check_complete(shards)
     # The tasks of an array leave publishing to this command; one build publishes by itself.
-    is_unpublished = is_build(shards) and not is_folder(shards / INDEX_FOLDER)
+    is_unpublished = is_build(shards) and at(shards / INDEX_FOLDER / META).size() is None
     if is_unpublished:
         _check_refused(shards, max_rejected)
     foreign, found = foreign_tars(shards), Found()
@@ -99,7 +98,7 @@ def make_index(
         if foreign:
             _describe(shards, classes, found)
             _check(shards, found, max_rejected)
-        if CLASS_LABELS not in entries(shards):
+        if CLASS_LABELS not in at(shards).entries():
             with disk_errors(shards / CLASS_LABELS, "write the class list"):
                 write_class_list(classes, shards / CLASS_LABELS)
     with disk_errors(shards / INDEX_FOLDER, "write the index"):
@@ -107,7 +106,7 @@ def make_index(
     if foreign:
         _warn_if_sorted(index)
     if is_unpublished:
-        sweep(shards)
+        at(shards).sweep()
     return index, found
 
 
@@ -132,7 +131,7 @@ def _check_refused(shards: Location, max_rejected: float) -> None:
 
 def is_build(shards: Location) -> bool:
     """Whether sharding.build made, or began, this folder."""
-    return file_size(shards / PLAN_FILE) is not None
+    return at(shards / PLAN_FILE).size() is not None
 
 
 def foreign_tars(shards: Location) -> list[Location]:
@@ -165,28 +164,11 @@ def class_separation(
     return float((share_of_pairs - share**2).sum() / variance)
 
 
-def _check_writable(shards: Location) -> None:
-    require_writable(shards)
-    if not is_folder(shards):
-        raise ConfigError("there is no such folder", where=shards, fix="check the path")
-    if not isinstance(shards, Path):
-        return  # stores tell when they are written to
-    try:
-        with tempfile.TemporaryFile(dir=shards):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"sidecars and index cannot be written here: {error.strerror}",
-            where=shards,
-            fix="give write access, or link the tars (ln -s) into a folder that has it",
-        ) from None
-
-
 def _class_list(shards: Location, class_labels: Location | None) -> ClassList:
     """Those of --class-labels, which must not contradict those in the folder."""
     present = shards / CLASS_LABELS
     classes = read_class_list(class_labels or present)
-    if file_size(present) is not None and read_class_list(present) != classes:
+    if at(present).size() is not None and read_class_list(present) != classes:
         raise ConfigError(
             "the folder has another class list",
             where=f"{present} beside {class_labels}",

@@ -15,7 +15,7 @@ from tyro.conf import Positional
 
 from psla_wds import cli
 from psla_wds.errors import ConfigError, ManifestError
-from psla_wds.io.disk import disk_errors
+from psla_wds.io.atomic_files import disk_errors
 from psla_wds.labels.class_list import CSV_COLUMNS, ClassList, write_class_list
 from sharding.sources.class_folders import class_folders
 from sharding.sources.rows import csv_rows

@@ -9,9 +9,10 @@ from conftest import manifest_arguments, run_command
 from data_sets import audio_of, write_class_labels
 
 from psla_wds.audio.decode import decode_pcm
-from psla_wds.io.files import sha256_of
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.reading.reader import Reader
-from psla_wds.sampling.plan import SamplerConfig, plan_epoch
+from psla_wds.sampling.config import SamplerConfig
+from psla_wds.sampling.plan import plan_epoch
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import read_index
 from psla_wds.shards.merge import merge_sidecars

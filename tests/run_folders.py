@@ -20,7 +20,7 @@ def step_line(step: int, loss: float = 0.5) -> str:
     return json.dumps({"event": "step", "step": step, "epoch": 1, "loss": loss, **rates})
 
 
-def epoch_line(epoch: int, map_: float | None = 0.25, **other: float) -> str:
+def epoch_line(epoch: int, map_: float | None = 0.25, **other: float | None) -> str:
     quality = {"train_loss": 0.4, "eval_loss": 0.3, "mAP": map_, "mAUC": 0.8, "d_prime": 1.19}
     rates = {"learning_rate": 1e-4, "clips_per_s": 900.0, "data_wait": 0.02, "duration_s": 60.0}
     rates["storage_wait"] = 0.01

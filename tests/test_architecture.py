@@ -17,6 +17,7 @@ ORDER = {
     "psla_wds": [
         "errors",
         "progress",
+        "text_table",
         "config",
         "io",
         "cli",
@@ -32,9 +33,9 @@ ORDER = {
         "evaluation",
         "tagging",
     ],
-    "sharding": ["foreign", "sources", "packing"],
+    "sharding": ["foreign", "sources", "packing", "demo"],
     "train": ["config", "optimizer", "recipes", "steps", "run", "learner", "study"],
-    "eval": ["tagging", "exporting"],
+    "eval": ["tagging", "exporting", "pages"],
 }
 """Rooms of each package: one imports only what stands before it; commands stand behind them all."""
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ARGUMENTS = 500, 50, 6
@@ -50,8 +51,12 @@ WITHOUT_TORCH = [
     "psla_wds.loading.epochs",
     "psla_wds.loading.waveforms",
     "psla_wds.evaluation.scores",
+    "eval.compare",
     "eval.ensemble",
     "eval.export",
+    "eval.figures",
+    "eval.gallery",
+    "eval.score",
     "eval.tag",
 ]
 

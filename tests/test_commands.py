@@ -31,7 +31,8 @@ def test_help_says_what_a_command_does(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(sys, "argv", [command, "--help"])
-    monkeypatch.delitem(sys.modules, command, raising=False)
+    for module in (command, f"{command}.__main__"):  # other tests may have imported it
+        monkeypatch.delitem(sys.modules, module, raising=False)
     with pytest.raises(SystemExit) as end:  # in this process: importing torch takes seconds
         runpy.run_module(command, run_name="__main__", alter_sys=True)
     module = ROOT / f"{command.replace('.', '/')}.py"

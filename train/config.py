@@ -1,4 +1,4 @@
-"""Settings of a training run, and which of them are read only with certain others."""
+"""Settings of a training run, and which of them have an effect only with certain others."""
 
 import json
 from collections.abc import Callable
@@ -14,15 +14,14 @@ from psla_wds.config import Kind, Within, check_ranges, flag, kinds_of, read_jso
 from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.models.config import IMAGENET, RANDOM, BatchNormOver, ModelConfig, Precision
-from psla_wds.reading.reader import ReaderConfig
-from psla_wds.sampling.augment import AugmentConfig
-from psla_wds.sampling.plan import SamplerConfig
+from psla_wds.reading.config import ReaderConfig
+from psla_wds.sampling.config import AugmentConfig, SamplerConfig
 
 CONFIG = "config.json"
 MADE_WITH = "made_with"
-"""Key of config.json, beside the settings: versions, commit and shards, for people."""
+"""Key in config.json beside the settings: versions, commit and shards."""
 BAD_BATCHES = "bad_batches.jsonl"
-"""File in a run's folder: the clips of steps that were not finite."""
+"""File in a run's folder with the clips of steps whose loss or gradient was not finite."""
 
 Compile = Literal["off", "default", "reduce-overhead"]
 Shards = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]"), Kind.PLACE]
@@ -47,7 +46,7 @@ class OptimizerConfig:
     betas: Annotated[tuple[float, float], Within(0, 1, without=(1,))] = (0.95, 0.999)
     """Decay of Adam's running means of the gradient and of its square."""
     weight_decay: Annotated[float, Within(0)] = 5e-7
-    """Weight decay; the default is the paper's, for adam. adamw wants far more, such as 0.01."""
+    """Weight decay. The default is the paper's, for adam; adamw needs far more, such as 0.01."""
     warmup_steps: Annotated[int, Within(0)] = 1000
     """Steps over which the learning rate rises from the run's start; 0 for none."""
     warmup: Literal["linear", "stepped"] = "linear"
@@ -84,8 +83,8 @@ class TrainConfig:
     epochs: Annotated[int, Within(1)] = 30
     """Number of epochs."""
     batch_size: int = 100
-    """Clips of an optimizer step, over all processes, so that results do not depend on their
-    number (except through --batch-norm). The official code has 4 GPUs with 25 clips each."""
+    """Clips of an optimizer step over all processes, so that results do not depend on the number
+    of processes (except through --batch-norm). The official code has 4 GPUs with 25 clips each."""
     seed: Annotated[int, Within(0)] = 0
     """Seed of the draws, their augmentation, the initial weights and drop-connect."""
     resume: Annotated[bool, Kind.START] = False
@@ -95,7 +94,7 @@ class TrainConfig:
     labels: Annotated[Path | None, Kind.DATA] = None
     """Label overlay (from eval.enhance): train on its labels and balance the draws by them."""
     distill: Annotated[Path | None, Kind.DATA] = None
-    """Teacher scores of these clips (from eval.predict --top-k or eval.ensemble --top-k) to learn
+    """Teacher's scores of these clips, from eval.predict --top-k or eval.ensemble --top-k, to learn
     beside the labels (knowledge distillation; Schmid et al. 2023, arXiv 2211.04772)."""
     distill_weight: Annotated[float, Within(0, 1, without=(0,))] = 0.9
     """Weight of the teacher's scores in the loss; labels get the remainder. 1 ignores the labels
@@ -112,9 +111,9 @@ class TrainConfig:
     official code. groups: every --batch-norm-group clips in a row, so that results do not depend
     on the number of processes. batch: the shares of all processes together (GPUs only)."""
     batch_norm_group: int | None = None
-    """Clips of a group; 25 gives, on any number of GPUs, what the paper has on 4."""
+    """Clips of a group. 25 gives on any number of GPUs what the paper has on 4."""
     precision: Precision = "bfloat16"
-    """Autocast precision of the trunk; head and loss are float32. The paper's code has float32."""
+    """Autocast precision of the trunk; head and loss are float32. The paper's code uses float32."""
     compile: Compile = "off"
     """Mode of torch.compile for training; reduce-overhead replays CUDA graphs."""
     ema_decay: Annotated[float | None, Within(0, 1, without=(0, 1))] = None
@@ -148,22 +147,21 @@ KINDS = kinds_of(TrainConfig)
 
 
 def may_change_on_resume(config: TrainConfig) -> set[str]:
-    """Settings with which a run may continue other than it began; the fingerprint of the index
-    covers what `Kind.DATA` names."""
+    """Settings that may differ when a run continues; for those of `Kind.DATA`, the fingerprint of
+    the index must be the same."""
     names = {name for name, kind in KINDS.items() if kind is not Kind.METHOD}
-    # The length of the run shapes all of a cosine, and otherwise nothing but the end.
+    # A cosine depends on the length of the run from its first step on.
     return names if config.optimizer.decay == "cosine" else names | {"epochs"}
 
 
 def is_method(setting: str) -> bool:
     """Whether a setting, by its dotted name in config.json, can change what is learned."""
-    kind = KINDS.get(setting.split(".")[0])
-    return kind in (Kind.METHOD, Kind.DATA)
+    return KINDS.get(setting.split(".")[0]) in (Kind.METHOD, Kind.DATA)
 
 
 @dataclass(frozen=True)
 class ReadWith:
-    """`setting` has an effect only where `holds` is true of the value of `other`."""
+    """Rule that `setting` has an effect only if `holds` is true for the value of `other`."""
 
     setting: str
     other: str
@@ -192,7 +190,7 @@ READ_WITH = (
 def check_all_read(config: TrainConfig, recipe: TrainConfig) -> None:
     """Raise `ConfigError` for a setting that differs from the recipe's and has no effect.
 
-    What the recipe itself holds is not a mistake: steps of decay beside a cosine, for instance.
+    A recipe itself may have such settings: steps of decay beside a cosine, for example.
     """
     for rule in READ_WITH:
         given, other = value_of(config, rule.setting), value_of(config, rule.other)
@@ -200,7 +198,7 @@ def check_all_read(config: TrainConfig, recipe: TrainConfig) -> None:
             raise ConfigError(
                 f"{rule.setting} has no effect where {rule.other} is {other}",
                 where=flag(rule.setting),
-                fix=f"leave it out, or set another {flag(rule.other)}",
+                fix=f"leave it out, or change {flag(rule.other)}",
             )
 
 
@@ -215,6 +213,6 @@ def read_config(path: Path) -> TrainConfig:
 
 
 def read_made_with(path: Path) -> dict[str, Any]:
-    """What a run depended on beside its settings, as far as its config.json says."""
+    """What a run depended on beside its settings; empty if its config.json does not say."""
     found = json.loads(path.read_text(encoding="utf-8")).get(MADE_WITH)
     return found if isinstance(found, dict) else {}

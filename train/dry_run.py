@@ -1,11 +1,10 @@
-"""What a run would do, after everything was checked and a batch was read; writes nothing."""
+"""A dry run: read one batch and report what the run would do, without writing anything."""
 
 import time
 from dataclasses import replace
 
 import torch
 
-from psla_wds.loading.batches import TrainingData
 from psla_wds.runtime.distributed import World
 from psla_wds.shards.index import ShardIndex
 from train.config import TrainConfig
@@ -14,7 +13,7 @@ from train.optimizer import Moment, learning_rate
 from train.training_data import open_training_data
 
 MOST_RATES = 12
-"""Most learning rates that are listed."""
+"""Largest number of learning rates to list."""
 
 
 def try_out(
@@ -25,8 +24,8 @@ def try_out(
     learner: Learner,
     first_step: int,
 ) -> dict[str, str]:
-    """Read the first batch of this rank, as training would; what to print, line by line."""
-    # Copies of the shards would be written, and one batch does not need them.
+    """Read the first batch of this rank, as training would; returns the lines to print by name."""
+    # Without staging, which would write copies of the shards.
     config = replace(config, reader=replace(config.reader, stage=None))
     began = time.perf_counter()
     data = open_training_data(config, world, index, first_step=first_step)
@@ -34,55 +33,34 @@ def try_out(
         batch = next(loader)
     batch_s = time.perf_counter() - began
     shape = " x ".join(map(str, batch.log_mel.shape))
-    return {
-        **_what_is_read(config, index, eval_index, data),
-        **_what_is_done(config, world, learner, data),
-        "first batch": f"{shape} (clips, frames, mels), read and decoded in {batch_s:.1f} s",
-    }
-
-
-def _what_is_read(
-    config: TrainConfig, index: ShardIndex, eval_index: ShardIndex | None, data: TrainingData
-) -> dict[str, str]:
-    plan = data.schedule.plan(1)
+    plan, steps = data.schedule.plan(1), data.schedule.steps_per_epoch
     partners = config.augment.mixup_rate * len(plan.rows) * float(index.size.mean())
     read_bytes = float(index.size[plan.rows].sum()) + partners
+    clips = config.batch_size // (world.size * config.accumulate)
+    weights, state = learner.saved_bytes()
+    parameters = sum(p.numel() for p in learner.model.parameters())
+    done = f", of which {first_step:,} are done" if first_step else ""
+    norms = {"rank": "each process's share", "batch": "all processes"}
+    batch_norm = norms.get(config.batch_norm, f"groups of {config.batch_norm_group}")
     return {
         "clips": f"{len(index):,} in {len(index.shards)} shards, {len(index.classes)} classes",
         "evaluation": f"{len(eval_index):,} clips" if eval_index else "none: no epoch is scored",
         "draws": f"{len(plan.rows):,} an epoch, {config.sampler.sampling}; "
         f"about {read_bytes / 1e9:.3g} GB to read",
-        "plan": f"{2 * plan.rows.nbytes / 2**20:.1f} MiB on each process, of two epochs",
-    }
-
-
-def _what_is_done(
-    config: TrainConfig, world: World, learner: Learner, data: TrainingData
-) -> dict[str, str]:
-    steps = data.schedule.steps_per_epoch
-    clips = config.batch_size // (world.size * config.accumulate)
-    weights, state = learner.saved_bytes()
-    parameters = sum(p.numel() for p in learner.model.parameters())
-    done = data.schedule.first_step
-    begun = f", of which {done:,} are done" if done else ""
-    return {
+        "plan": f"{2 * plan.rows.nbytes / 2**20:.1f} MiB on each process, for two epochs",
         "model": f"{config.model.backbone}, {config.model.head}: {parameters:,} parameters",
         "processes": f"{world.size} on {world.device.type}, {clips} clips each in "
-        f"{config.accumulate} passes; BatchNorm over {_batch_norm(config)}",
+        f"{config.accumulate} passes; BatchNorm over {batch_norm}",
         "steps": f"{steps:,} an epoch of {config.batch_size} clips; {config.epochs} epochs: "
-        f"{config.epochs * steps:,} steps{begun}",
+        f"{config.epochs * steps:,} steps{done}",
         "learning rate": _rates(config, steps, trunk=_of_trunk(learner.optimizer)),
         "disk": f"{weights / 1e6:.0f} MB a checkpoint, {state / 1e6:.0f} MB a state",
+        "first batch": f"{shape} (clips, frames, mels), read and decoded in {batch_s:.1f} s",
     }
-
-
-def _batch_norm(config: TrainConfig) -> str:
-    named = {"rank": "each process's share", "batch": "all processes"}
-    return named.get(config.batch_norm, f"groups of {config.batch_norm_group}")
 
 
 def _of_trunk(optimizer: torch.optim.Optimizer) -> str:
-    """The trunk's share of the learning rate, if it is not all of it."""
+    """The trunk's factor on the learning rate, if it has one."""
     factors = [group["factor"] for group in optimizer.param_groups[:-1]]
     if len(factors) > 1:
         return f" ({min(factors):.2g} to {max(factors):.2g} of it for the trunk's layers)"
@@ -90,7 +68,7 @@ def _of_trunk(optimizer: torch.optim.Optimizer) -> str:
 
 
 def _rates(config: TrainConfig, steps_per_epoch: int, *, trunk: str) -> str:
-    """The rate of the first step, and of each epoch's last step where it is another."""
+    """The rate of the first step, and of the last step of each epoch in which it changes."""
     total = config.epochs * steps_per_epoch
 
     def rate(step: int, epoch: int) -> str:

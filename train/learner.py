@@ -1,4 +1,4 @@
-"""The model and all that changes it: one optimizer step at a time."""
+"""The model, and what changes it: one optimizer step at a time."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -26,14 +26,14 @@ from train.steps.averages import RunningStatistics, WeightAverage
 
 
 class Learner:
-    """Model, optimizer and gradient scaler, alike on all ranks."""
+    """Model, optimizer and gradient scaler; the same on all ranks."""
 
     def __init__(self, config: TrainConfig, world: World, model: AudioTagger) -> None:
         check_precision(config.precision, world.device)
         self._config, self._world = config, world
         normalise_over(config.batch_norm, config.batch_norm_group, model.trunk)
         self.model = model.to(world.device, memory_format=torch.channels_last)
-        # Before ranks count whose gradients they share.
+        # This comes before ranks count the gradients that they share.
         self.model.trunk.requires_grad_(config.optimizer.trunk_factor != 0)
         self._parallel = _data_parallel(_compiled(self.model, config.compile), world)
         self._average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
@@ -42,23 +42,30 @@ class Learner:
         self._statistics = RunningStatistics(self.model)
         self._ghost_norms = ghost_norms(self.model)
         self.gradient_norm = self.is_bad = torch.zeros((), device=world.device)
-        """Norm of all gradients in the last step, and whether that was skipped
-        since its loss or gradient was not finite."""
+        """Norm of all gradients in the last step; whether that step was skipped, since its loss or
+        gradient was not finite."""
 
     @property
     def evaluated(self) -> AudioTagger:
-        """The model that is evaluated and saved: the average if there is one."""
+        """The model that is evaluated and saved: the weights' average if there is one."""
         return self._average.model if self._average else self.model
 
     def step(self, batches: Iterator[Batch], moment: Moment) -> torch.Tensor:
-        """Do a step of the run; the loss over all ranks, on the device.
+        """Do a step of the run; returns the loss over all ranks, on the device.
 
-        Nothing in it waits for a GPU. A step whose loss or gradient is not finite changes nothing.
+        It does not wait for a GPU. A step whose loss or gradient is not finite changes nothing.
         """
         try:
             return self._step(batches, moment)
         except torch.OutOfMemoryError as error:
-            raise self._out_of_memory() from error
+            passes, ranks = self._config.accumulate, self._world.size
+            clips = self._config.batch_size // (ranks * passes)
+            raise ConfigError(
+                f"{self._world.device} lacks memory for a pass of {clips} clips "
+                f"(batch {self._config.batch_size}, {ranks} processes, {passes} passes each)",
+                where="batch_size",
+                fix=f"set --accumulate {2 * passes}, which keeps the batch; or lower --batch-size",
+            ) from error
 
     def _step(self, batches: Iterator[Batch], moment: Moment) -> torch.Tensor:
         _seed_step(self._config.seed, moment.step, self._world.rank)
@@ -73,7 +80,7 @@ class Learner:
             for norm in self._ghost_norms:
                 norm.has_first_group = self._world.is_main and forward_pass == 0
             with self._gradient_sync(is_last=forward_pass == passes - 1):
-                with self._autocast():
+                with autocast(self._config.precision, self._world.device):
                     scores = self._parallel(batch.log_mel)
                 pass_loss = loss(scores, self._targets(batch)) / passes
                 self._scaler.scale(pass_loss).backward()
@@ -83,7 +90,7 @@ class Learner:
         return step_loss
 
     def _update(self, step_loss: torch.Tensor, statistics: torch.Tensor) -> None:
-        """Change the model by the gradient, unless something is not finite; alike on all ranks."""
+        """Change the model by the gradient if all is finite; the same on all ranks."""
         self._scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         self.gradient_norm = torch.nn.utils.get_total_norm(gradients)
@@ -97,27 +104,27 @@ class Learner:
             self._average.update(skip)
 
     def _targets(self, batch: Batch) -> torch.Tensor:
-        """Labels, and a teacher's scores for them by weight, if there is one.
+        """Labels, or their weighted mean with a teacher's scores.
 
-        Cross-entropy is linear in its targets: this is the weighted mean of the losses of both.
+        Cross-entropy is linear in its targets, so the loss is the weighted mean of both losses.
         """
         if batch.soft_targets is None:
             return batch.targets
         return torch.lerp(batch.targets, batch.soft_targets, self._config.distill_weight)
 
     def share_statistics(self) -> None:
-        """Give all ranks BatchNorm's running statistics of rank 0, which evaluation uses.
+        """Give all ranks BatchNorm's running statistics of rank 0, for the evaluation.
 
-        Each rank has those of its own share of the batches, or none of ghost groups; the official
-        code, too, keeps those of its first GPU.
+        Each rank has statistics of its own share of the batches, or with ghost groups none. The
+        official code keeps those of its first GPU too.
         """
         averaged = self._average.model.buffers() if self._average else ()
         self._world.share([*self.model.buffers(), *averaged])
 
     def saved_bytes(self) -> tuple[int, int]:
-        """Sizes of a checkpoint and of a state, but for what is small in them."""
+        """Sizes of a checkpoint and of a state, without what is small in them."""
         weights = sum(tensor.nbytes for tensor in self.model.state_dict().values())
-        return weights, (4 if self._average else 3) * weights  # Adam has two numbers a weight
+        return weights, (4 if self._average else 3) * weights  # Adam has two numbers per weight
 
     def state(self) -> dict[str, Any]:
         state = {
@@ -143,34 +150,21 @@ class Learner:
             ) from None
 
     def _gradient_sync(self, *, is_last: bool) -> AbstractContextManager[None]:
-        """Gradients of all passes add up; ranks exchange them with the last."""
+        """Let gradients of all passes add up; ranks exchange them in the last."""
         if isinstance(self._parallel, DistributedDataParallel) and not is_last:
             return self._parallel.no_sync()
         return nullcontext()
 
-    def _out_of_memory(self) -> ConfigError:
-        passes, ranks = self._config.accumulate, self._world.size
-        clips = self._config.batch_size // (ranks * passes)
-        return ConfigError(
-            f"{self._world.device} has not the memory for a pass of {clips} clips "
-            f"(batch {self._config.batch_size}, {ranks} processes, {passes} passes each)",
-            where="batch_size",
-            fix=f"set --accumulate {2 * passes}, which keeps the batch, or a smaller --batch-size",
-        )
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        return autocast(self._config.precision, self._world.device)
-
 
 def is_bad(loss: torch.Tensor, gradient_norm: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Whether something is wrong with a step, and not only too large for float16 as it was scaled:
-    then the scale is lowered, which is how it is found, and the step is skipped as well."""
+    """Whether something is wrong with a step. A gradient that was only too large for float16 at its
+    scale is not bad: the step is skipped too, and the scaler lowers the scale."""
     return ~loss.isfinite() | (~gradient_norm.isfinite() & (scale <= 1))
 
 
 def _compiled(model: AudioTagger, mode: Compile) -> torch.nn.Module:
-    """The model for training. Evaluation, whose last batch is cut, stays with `model` itself."""
-    # The two share all weights. One graph for each shape: clips of a pass never change in a run.
+    """The model for training. Evaluation, whose last batch is smaller, uses `model` itself."""
+    # Both share all weights. One graph is enough: all passes of a run have the same shape.
     return model if mode == "off" else torch.compile(model, mode=mode, dynamic=False)  # type: ignore[return-value]
 
 
@@ -178,13 +172,13 @@ def _data_parallel(model: torch.nn.Module, world: World) -> torch.nn.Module:
     if world.size == 1:
         return model
     device_ids = [world.device.index] if world.device.type == "cuda" else None
-    # Running statistics are not read in training: sharing them before evaluation is enough.
+    # Training does not read running statistics: sharing them before evaluation is enough.
     return DistributedDataParallel(
         model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
     )
 
 
 def _seed_step(seed: int, step: int, rank: int) -> None:
-    """Make torch's random numbers, which drop-connect uses, a function of these three, so that a
-    resumed run draws what an uninterrupted one does."""
+    """Make torch's random numbers, which drop-connect uses, a function of seed, step and rank: a
+    resumed run then draws the same as one that was never interrupted."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))

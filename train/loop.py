@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, each followed by an evaluation and a checkpoint."""
+"""The training loop: epochs of steps; an evaluation and a checkpoint follow each epoch."""
 
 import json
 import logging
@@ -22,22 +22,20 @@ from train.config import TrainConfig
 from train.learner import Learner
 from train.optimizer import Moment, learning_rate
 from train.run.folder import RunDir
-from train.run.log import RunLog
+from train.run.log import Quality, RunLog
 from train.run.state import StateWriter, check_types
 from train.steps.bad_steps import BadSteps, clips_as_json
-from train.steps.metrics import Means, Measures
+from train.steps.metrics import Means, Measured, Measures
 from train.training_data import layout_of, open_training_data
 
 logger = logging.getLogger("train")
 
 STOP_CHECK_STEPS = 10
-"""Ranks ask each other this often whether one was told to stop: all must stop at one step."""
-EXIT_STATUS_OF_SIGNAL = 128
-"""The shell's rule: a process that a signal ends has this plus the signal's number."""
+"""Steps after which ranks ask each other whether one got a signal: all must stop at one step."""
 
 
 class Trainer:
-    """One run, from wherever its state stands to its last epoch."""
+    """One run, from its state to its last epoch."""
 
     def __init__(
         self,
@@ -50,17 +48,17 @@ class Trainer:
         self._config, self._world, self._learner = config, world, learner
         self._index, self._eval_index = index, eval_index
         self._states = StateWriter(RunDir(config.run_dir).states)
-        self._step = 0  # done, over all epochs
-        self._total_steps = 0  # of the run, once its length is known
-        self._epochs_done = 0  # trained, evaluated and saved
+        self._step = 0  # steps done, over all epochs
+        self._total_steps = 0  # steps of the run; known once its data is open
+        self._epochs_done = 0  # epochs trained, evaluated and saved
         self._measures = Measures(world.device)
         self._interval, self._epoch = Means(), Means()  # since the last record of each
         self._bad_steps = BadSteps(config.run_dir, world, most=config.max_bad_steps)
-        self._damaged: list[str] = []  # ids of clips in the log as damaged
+        self._damaged: list[str] = []  # ids of the damaged clips in the log
         self._stop_signal = 0
 
     def train(self, log: RunLog) -> None:
-        """Go through the epochs that are left; raises `SystemExit` when told to stop."""
+        """Train the epochs that are left; a signal to stop raises `SystemExit`."""
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._on_stop_signal)
         config, world = self._config, self._world
@@ -77,7 +75,7 @@ class Trainer:
                 if world.is_main:
                     found = loader.verdict(interval.data_wait, storage_wait)
                     logger.info("epoch %d was %s", epoch, found)
-                self._tell_damaged(loader.damaged, log)
+                self._log_damaged(loader.damaged, log)
                 waits = {"storage_wait": storage_wait} | batches.take_percentiles()
                 self._finish_epoch(epoch, interval, waits, log)
 
@@ -86,7 +84,7 @@ class Trainer:
         return max(self._config.epochs - self._epochs_done, 0)
 
     def state(self) -> dict[str, Any]:
-        """What, with the configuration, makes the rest of the run what it would have been."""
+        """What a continued run needs, beside its configuration, to end as if never interrupted."""
         return {
             "step": self._step,
             "epochs_done": self._epochs_done,
@@ -99,7 +97,7 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a state; `CheckpointError` if it is none of this run's."""
+        """Continue from a state; `CheckpointError` if it does not fit this run."""
         check_types(state)
         self._step, self._epochs_done = state["step"], state["epochs_done"]
         self._interval, self._epoch = Means(**state["interval"]), Means(**state["epoch"])
@@ -110,7 +108,7 @@ class Trainer:
     def _train_epoch(
         self, epoch: int, data: TrainingData, batches: DataTimer, log: RunLog
     ) -> Interval:
-        config, end = self._config, epoch * data.schedule.steps_per_epoch
+        config, end, learner = self._config, epoch * data.schedule.steps_per_epoch, self._learner
         whole, since_log = Interval(batches), Interval(batches)
         with progress_bar(
             desc=f"epoch {epoch}/{config.epochs}",
@@ -118,7 +116,9 @@ class Trainer:
             disable=not self._world.is_main,
         ) as bar:
             while self._step < end:
-                self._do_step(epoch, batches)
+                step_loss = learner.step(batches, self._moment(self._step, epoch))
+                self._step += 1
+                self._measures.add(self._step, step_loss, learner.gradient_norm, learner.is_bad)
                 stops = self._agree_to_stop()
                 if stops or self._step == end or self._must_read():
                     self._read_measures(epoch, data, log)
@@ -131,41 +131,35 @@ class Trainer:
                 self._save_state_when_due(stops)
         return whole
 
-    def _do_step(self, epoch: int, batches: DataTimer) -> None:
-        learner = self._learner
-        step_loss = learner.step(batches, self._moment(self._step, epoch))
-        self._step += 1
-        self._measures.add(self._step, step_loss, learner.gradient_norm, learner.is_bad)
-
     def _must_read(self) -> bool:
-        """Whether something will be made of the numbers now, on which all ranks must agree."""
+        """Whether the numbers are needed now; the same on all ranks."""
         intervals = (self._config.log_every_steps, self._config.state_every_steps)
         return self._measures.is_full or any(self._step % steps == 0 for steps in intervals)
 
     def _read_measures(self, epoch: int, data: TrainingData, log: RunLog) -> None:
-        """Wait for the GPU, and take in the numbers of the last steps; raises if they are bad."""
-        measures = self._measures.read()
-        for measured in measures:
-            if not measured.is_bad:
+        """Wait for the GPU and add up the numbers of the last steps; raises if they are bad."""
+        bad: list[Measured] = []
+        for measured in self._measures.read():
+            if measured.is_bad:
+                log.write("bad_step", step=measured.step, epoch=epoch)
+                bad.append(measured)
+            else:
                 self._interval.add(measured)
                 self._epoch.add(measured)
-        bad = [measured for measured in measures if measured.is_bad]
-        for measured in bad:
-            log.write("bad_step", step=measured.step, epoch=epoch)
+
+        def clips_of(step: int) -> list[dict[str, Any]]:
+            draws = data.schedule.draws_of_step(step, data.loader.damaged_rows)
+            return [clip for part in draws for clip in clips_as_json(part, self._index)]
+
         if bad:
-            self._bad_steps.record(
-                bad,
-                epoch,
-                lambda step: [
-                    clip
-                    for draws in data.schedule.draws_of_step(step, data.loader.damaged_rows)
-                    for clip in clips_as_json(draws, self._index)
-                ],
-            )
+            self._bad_steps.record(bad, epoch, clips_of)
 
     def _log_interval(self, epoch: int, interval: Interval, bar: tqdm, log: RunLog) -> None:
         (data_wait,), means = self._world.mean([interval.data_wait]), self._interval.take()
         bar.set_postfix(loss=f"{means['loss']:.4f}", data_wait=f"{data_wait:.0%}", refresh=False)
+        if self._world.device.type == "cuda":
+            most = torch.cuda.max_memory_allocated(self._world.device)
+            means["gpu_memory_gib"] = most / 2**30
         log.write(
             "step",
             step=self._step,
@@ -174,17 +168,10 @@ class Trainer:
             clips_per_s=interval.clips_per_s,
             data_wait=data_wait,
             **means,
-            **self._memory(),
         )
 
-    def _memory(self) -> dict[str, float]:
-        """The most memory of rank 0's GPU that tensors took so far."""
-        if self._world.device.type != "cuda":
-            return {}
-        return {"gpu_memory_gib": torch.cuda.max_memory_allocated(self._world.device) / 2**30}
-
-    def _tell_damaged(self, damaged: dict[str, str], log: RunLog) -> None:
-        """Log the damaged clips of all ranks that are not in the log yet."""
+    def _log_damaged(self, damaged: dict[str, str], log: RunLog) -> None:
+        """Log damaged clips of all ranks that are not in the log yet."""
         if not self._config.reader.max_damaged:
             return
         found: dict[str, str] = {}
@@ -204,14 +191,16 @@ class Trainer:
         """Evaluate, save the weights, log: the epoch counts once all of this is done.
 
         Args:
-            waits: how this rank waited for data, to be logged.
+            waits: numbers for the log on how this rank waited for data.
         """
         train_s, clips_per_s = interval.elapsed_s, interval.clips_per_s
         (data_wait,), means = self._world.mean([interval.data_wait]), self._epoch.take()
         self._learner.share_statistics()
-        metrics = self._evaluate()
+        quality = self._evaluate()
         if self._world.is_main:
-            save_checkpoint(self._checkpoint(epoch), epoch_path(self._config.run_dir, epoch))
+            weights, config = self._learner.evaluated.state_dict(), self._config
+            made = Checkpoint(weights, config.model, config.features, self._index.classes, epoch)
+            save_checkpoint(made, epoch_path(config.run_dir, epoch))
         log.write(
             "epoch",
             step=self._step,
@@ -222,14 +211,15 @@ class Trainer:
             data_wait=data_wait,
             duration_s=train_s,
             **waits,
-            **metrics,
+            **(asdict(quality) if quality else {}),
         )
         self._epochs_done = epoch
         self._save_state()
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self) -> Quality | None:
+        """None on ranks other than 0, and in a run without --eval-index."""
         if self._eval_index is None:
-            return {}
+            return None
         predictor = Predictor(
             self._learner.evaluated,
             self._eval_index.classes,
@@ -239,25 +229,10 @@ class Trainer:
         )
         scores = gather_scores(predictor, self._eval_index, self._world)
         if scores is None:
-            return {}
+            return None
         metrics = evaluate(scores.scores, scores.targets)
         eval_loss = loss(torch.from_numpy(scores.scores), torch.from_numpy(scores.targets).float())
-        return {
-            "eval_loss": float(eval_loss),
-            "mAP": metrics.mAP,
-            "mAUC": metrics.mAUC,
-            "d_prime": metrics.d_prime,
-        }
-
-    def _checkpoint(self, epoch: int) -> Checkpoint:
-        config = self._config
-        return Checkpoint(
-            weights=self._learner.evaluated.state_dict(),
-            model=config.model,
-            features=config.features,
-            classes=self._index.classes,
-            epoch=epoch,
-        )
+        return Quality(float(eval_loss), metrics.mAP, metrics.mAUC, metrics.d_prime)
 
     def _learning_rate(self, epoch: int) -> float:
         """Learning rate of the last step."""
@@ -270,7 +245,7 @@ class Trainer:
         self._stop_signal = number
 
     def _agree_to_stop(self) -> bool:
-        """Whether a rank was told to stop; the same on all, since they ask at the same steps."""
+        """Whether a rank got a signal to stop; the same on all: they ask at the same steps."""
         ask = self._world.size == 1 or self._step % STOP_CHECK_STEPS == 0
         return ask and self._world.any(self._stop_signal > 0)
 
@@ -281,11 +256,11 @@ class Trainer:
             self._save_state()
             self._states.finish()
             logger.info(
-                "told to stop: saved step %d of %s; next: the same command with --resume",
+                "stopping on a signal: saved step %d of %s; next: the same command with --resume",
                 self._step,
                 self._config.run_dir,
             )
-            raise SystemExit(EXIT_STATUS_OF_SIGNAL + self._stop_signal)
+            raise SystemExit(128 + self._stop_signal)  # as shells report it
 
     def _save_state(self) -> None:
         if self._world.is_main:

@@ -1,4 +1,4 @@
-"""The optimizer and the learning rate of every step; the defaults are the paper's."""
+"""The optimizer, and the learning rate of every step."""
 
 import logging
 import math
@@ -24,15 +24,14 @@ class Moment:
     """A step in its run."""
 
     step: int
-    """Step from 0, over the whole run."""
+    """Number of the step from 0, over the whole run."""
     epoch: int
-    """Epoch of the step, from 1."""
+    """Number of its epoch from 1."""
     total_steps: int
-    """Number of steps of the run."""
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer of all parameters, in one fused kernel, which can skip a step on its own."""
+    """The optimizer of all parameters: one fused kernel, which can skip a step by itself."""
     return ALGORITHMS[config.algorithm](
         _groups(model, config),
         lr=config.learning_rate,
@@ -43,11 +42,10 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
 
 
 def _groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Weights with the factor of their learning rate: the trunk's from its input on, the head's."""
+    """Weights with their factor on the learning rate: the trunk from its input on, the head."""
     if config.trunk_factor == config.layer_decay == 1:
         return [{"params": list(model.parameters()), "factor": 1.0}]
-    layers = [list(model.trunk.parameters())]
-    factors = [config.trunk_factor]
+    layers, factors = [list(model.trunk.parameters())], [config.trunk_factor]
     if config.layer_decay != 1:
         layers = trunk_layers(model.trunk)
         depths = range(len(layers), 0, -1)
@@ -57,9 +55,9 @@ def _groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Go on from the running means in a state; the settings stay those of the optimizer.
+    """Load Adam's moments from a state; the settings stay those of the optimizer.
 
-    torch compares nothing but the number of weights: a means of another shape is a ValueError here.
+    torch compares only the number of weights; here moments of the wrong shape raise `ValueError`.
     """
     settings = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
@@ -68,10 +66,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         group.update(before)
     for group in optimizer.param_groups:
         for weight in group["params"]:
-            means = optimizer.state.get(weight, {})
-            shapes = {name: tuple(tensor.shape) for name, tensor in means.items()}
+            moments = optimizer.state.get(weight, {})
+            shapes = {name: tuple(tensor.shape) for name, tensor in moments.items()}
             wanted = {"step": (), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}
-            if means and shapes != wanted:
+            if moments and shapes != wanted:
                 raise ValueError(f"the optimizer has {shapes} for a weight of {weight.shape}")
 
 
@@ -82,9 +80,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def step_unless(skip: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """Do a step, or none if `skip` is true, without asking the device which.
+    """Do a step unless `skip` is true, without waiting for the device.
 
-    Only a fused optimizer can; another does the step.
+    Only a fused optimizer can skip; any other does the step.
     """
     if all(group["fused"] for group in optimizer.param_groups):
         optimizer.found_inf = skip.float()  # type: ignore[attr-defined]  # as torch's GradScaler
@@ -92,11 +90,11 @@ def step_unless(skip: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
 
 
 def warn_of_short_run(config: OptimizerConfig, total_steps: int) -> None:
-    """Log a warning where a run ends before its learning rate has risen."""
+    """Warn if a run ends before its learning rate has risen."""
     if config.warmup_steps >= total_steps:
         logger.warning(
-            "the run has %d steps, and warms up for %d: it never has the whole learning rate; set "
-            "--optimizer.warmup-steps to a tenth of its steps, say",
+            "the run has %d steps, and warms up for %d: it never reaches the full learning rate; "
+            "set --optimizer.warmup-steps to a tenth of its steps, for example",
             total_steps,
             config.warmup_steps,
         )

@@ -1,13 +1,13 @@
-"""Recipes: complete configurations under a name; each differs from another by `replace`."""
+"""Recipes: complete configurations by name; each differs from another by `replace`."""
 
 from dataclasses import replace
 from pathlib import Path
 
+from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.models.config import ModelConfig
-from psla_wds.sampling.augment import AugmentConfig
-from psla_wds.sampling.plan import SamplerConfig
-from train.config import OptimizerConfig, TrainConfig
+from psla_wds.sampling.config import AugmentConfig, SamplerConfig
+from train.config import OptimizerConfig, TrainConfig, read_config
 
 # PSLA IV-B: 2M clips, class-balanced draws, 30 epochs.
 AUDIOSET_FULL = TrainConfig(run_dir=Path("runs/audioset-full"))
@@ -105,3 +105,16 @@ RECIPES: dict[str, tuple[str, TrainConfig]] = {
     ),
     "demo": ("Clips of 2.5 s, EfficientNet-B0: minutes on two CPU cores.", DEMO),
 }
+
+
+def find_recipe(name: str, *, where: str) -> TrainConfig:
+    """The recipe of that name, or the settings in the config.json of a run."""
+    if name.endswith(".json"):
+        return read_config(Path(name))
+    if name not in RECIPES:
+        raise ConfigError(
+            f"unknown recipe {name}",
+            where=where,
+            fix=f"choose {', '.join(RECIPES)}, or the config.json of a run",
+        )
+    return RECIPES[name][1]

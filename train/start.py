@@ -1,4 +1,4 @@
-"""A run from its settings to its end: every check first, then training, then what to run next."""
+"""A run from start to end: every check first, then training, then the command to run next."""
 
 import json
 from dataclasses import replace
@@ -12,11 +12,10 @@ from psla_wds.config import Kind, to_json
 from psla_wds.errors import ConfigError
 from psla_wds.evaluation.teacher import apply_teacher
 from psla_wds.loading.loader import check_dali
-from psla_wds.models.audio_tagger import build_model
 from psla_wds.models.batch_norm import check_batch_norm
 from psla_wds.models.checkpoint import epoch_path
 from psla_wds.models.config import RANDOM
-from psla_wds.models.fine_tuning import Start, first_tagger
+from psla_wds.models.initial_weights import Start, build_model, first_tagger
 from psla_wds.runtime.distributed import World, join_world
 from psla_wds.runtime.environment import environment, sources_digest
 from psla_wds.shards.index import ShardIndex
@@ -31,14 +30,16 @@ from train.training_data import layout_of, open_training_index
 
 
 def train(config: TrainConfig) -> None:
-    """Train, or go on training, on the processes of torchrun or on this one."""
+    """Begin or continue a run, on the processes of torchrun or on this one."""
     with join_world() as world, RunDir(config.run_dir) as run_dir:
-        world.agree(_code(), "code")
+        versions = f"torch {torch.__version__}, numpy {np.__version__}, sources {sources_digest()}"
+        world.agree(versions, "code")
         config = world.together(partial(run_dir.recorded, config))
         _agree_on_settings(config, world)
         index, eval_index, state = world.together(lambda: _prepare(config, world))
+        first_step = state["step"] if state else 0
         world.agree(index.fingerprint, "shards")
-        world.agree(str(state["step"] if state else 0), "steps to go on from")
+        world.agree(str(first_step), "steps to continue from")
         torch.manual_seed(config.seed)
         start = world.together(lambda: _start(config, index, world, is_begun=state is not None))
         config = replace(config, model=replace(config.model, initial_sha256=start.sha256))
@@ -46,45 +47,31 @@ def train(config: TrainConfig) -> None:
         trainer = Trainer(config, world, learner, index, eval_index)
         if state:
             world.together(lambda: trainer.load_state(state))
-        room = _room(learner, trainer.epochs_left)
+        checkpoint, saved = learner.saved_bytes()
+        room = trainer.epochs_left * checkpoint + 3 * saved  # at most three states at a time
         world.together(lambda: run_dir.check_room(room) if world.is_main else None)
         if config.dry_run:
-            first_step = state["step"] if state else 0
             dry_run = partial(try_out, config, world, index, eval_index, learner, first_step)
-            _say_what_would_be_done(world.together(dry_run), config, world)
+            found = world.together(dry_run)
+            if world.is_main:
+                print("\n".join(f"{name:<16}{text}" for name, text in found.items()))
+                print(f"wrote nothing to {config.run_dir}; next: the same without --dry-run")
             return
-        begin = partial(_begin, run_dir, config, world, index, eval_index)
-        world.together(begin if world.is_main else lambda: None)
+        made_with = environment() | {
+            "processes": world.size,
+            "clips": len(index),
+            "index_fingerprint": index.fingerprint,
+            "eval_index_fingerprint": eval_index.fingerprint if eval_index else None,
+        }
+        world.together(lambda: run_dir.begin(config, made_with) if world.is_main else None)
         with RunLog(config, state, enabled=world.is_main) as log:
             trainer.train(log)
         if world.is_main:
-            _say_what_next(config)
-
-
-def _code() -> str:
-    """What computes, as the ranks compare it."""
-    return f"torch {torch.__version__}, numpy {np.__version__}, sources {sources_digest()}"
-
-
-def _begin(
-    run_dir: RunDir,
-    config: TrainConfig,
-    world: World,
-    index: ShardIndex,
-    eval_index: ShardIndex | None,
-) -> None:
-    """Make the run's folder, with what the run depends on beside its settings."""
-    made_with = environment() | {
-        "processes": world.size,
-        "clips": len(index),
-        "index_fingerprint": index.fingerprint,
-        "eval_index_fingerprint": eval_index.fingerprint if eval_index else None,
-    }
-    run_dir.begin(config, made_with)
+            _print_next(config)
 
 
 def _agree_on_settings(config: TrainConfig, world: World) -> None:
-    """Raise on all ranks where a setting differs that is not a place, or where some have no GPU."""
+    """Raise on all ranks if their settings differ (except places), or if only some have a GPU."""
     world.agree(world.device.type, "kinds of device")
     settings = {n: v for n, v in to_json(config).items() if KINDS[n] is not Kind.PLACE}
     others = [json.loads(text) for text in world.messages(json.dumps(settings))]
@@ -96,7 +83,10 @@ def _agree_on_settings(config: TrainConfig, world: World) -> None:
 def _prepare(
     config: TrainConfig, world: World
 ) -> tuple[ShardIndex, ShardIndex | None, dict[str, Any] | None]:
-    """Find every mistake that can be found before the ranks depend on one another."""
+    """The training index, the evaluation index, and the state to continue from.
+
+    This finds every mistake that can be found before the ranks depend on one another.
+    """
     if not config.index:
         raise ConfigError("there is nothing to train on", where="index", fix="set --index SHARDS")
     check_dali()
@@ -131,8 +121,8 @@ def _prepare(
 
 
 def _start(config: TrainConfig, index: ShardIndex, world: World, *, is_begun: bool) -> Start:
-    """The initial model. Other ranks get rank 0's weights, and a run that was begun its state's:
-    these read no file."""
+    """The initial model. Only rank 0 of a new run reads a file: other ranks get its weights, and a
+    run that continues has those of its state."""
     if is_begun or not world.is_main:
         model = replace(config.model, initial_weights=RANDOM)
         return Start(build_model(model, len(index.classes)), config.model.initial_sha256)
@@ -141,20 +131,7 @@ def _start(config: TrainConfig, index: ShardIndex, world: World, *, is_begun: bo
     )
 
 
-def _room(learner: Learner, epochs: int) -> int:
-    """Bytes that a run of so many epochs leaves: their checkpoints, and the states (at most three
-    at a time)."""
-    checkpoint, state = learner.saved_bytes()
-    return epochs * checkpoint + 3 * state
-
-
-def _say_what_would_be_done(found: dict[str, str], config: TrainConfig, world: World) -> None:
-    if world.is_main:
-        print("\n".join(f"{name:<16}{text}" for name, text in found.items()))
-        print(f"wrote nothing to {config.run_dir}; next: the same command without --dry-run")
-
-
-def _say_what_next(config: TrainConfig) -> None:
+def _print_next(config: TrainConfig) -> None:
     last = epoch_path(config.run_dir, config.epochs)
     target = config.eval_index[0] if config.eval_index else "SHARDS"
     print(

@@ -1,4 +1,4 @@
-"""What a run is trained on: this rank's share of every step."""
+"""The data of a run: its clips and labels, and this rank's share of every step."""
 
 from psla_wds.loading.batches import TrainingData, open_training
 from psla_wds.loading.loader import LoaderConfig
@@ -12,7 +12,7 @@ from train.optimizer import warn_of_short_run
 
 
 def open_training_index(config: TrainConfig) -> ShardIndex:
-    """The clips of a run with its labels, without a teacher's scores."""
+    """The clips of a run with the labels it learns, without a teacher's scores."""
     index = open_indexes(config.index)
     if config.labels:
         index = apply_overlay(index, config.labels)
@@ -22,7 +22,7 @@ def open_training_index(config: TrainConfig) -> ShardIndex:
 
 
 def layout_of(config: TrainConfig, world: World) -> BatchLayout:
-    """How a step is shared out; an error if it cannot be."""
+    """How a step is divided among ranks; `ConfigError` if it cannot be."""
     return BatchLayout(
         batch_size=config.batch_size,
         rank=world.rank,
@@ -34,20 +34,16 @@ def layout_of(config: TrainConfig, world: World) -> BatchLayout:
 def open_training_data(
     config: TrainConfig, world: World, index: ShardIndex, *, first_step: int = 0
 ) -> TrainingData:
-    """The data of a run that goes on after `first_step` steps. Close its loader."""
-    data = open_training(
-        index,
-        LoaderConfig(
-            sampler=config.sampler,
-            augment=config.augment,
-            features=config.features,
-            reader=config.reader,
-            device=world.device,
-        ),
-        layout_of(config, world),
-        seed=config.seed,
-        first_step=first_step,
+    """The data of a run that continues after `first_step` steps. Close its loader."""
+    loader = LoaderConfig(
+        sampler=config.sampler,
+        augment=config.augment,
+        features=config.features,
+        reader=config.reader,
+        device=world.device,
     )
+    layout = layout_of(config, world)
+    data = open_training(index, loader, layout, seed=config.seed, first_step=first_step)
     if world.is_main:
         warn_of_short_run(config.optimizer, config.epochs * data.schedule.steps_per_epoch)
     return data

@@ -1,4 +1,4 @@
-"""The models that an export consists of, each with the run that it comes from."""
+"""The models of an export, each with the run that it comes from."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +7,13 @@ from psla_wds.config import Kind, to_json
 from psla_wds.labels.class_list import ClassList
 from psla_wds.models.checkpoint import CHECKPOINTS, Checkpoint
 from psla_wds.models.config import IMAGENET, RANDOM
-from psla_wds.models.ensembles import check_members, load_members
-from psla_wds.models.model_folder import Provenance, is_model_folder, read_model_config
+from psla_wds.models.model_folder import (
+    Provenance,
+    check_members,
+    is_model_folder,
+    load_members,
+    read_model_config,
+)
 from train.config import CONFIG, KINDS, read_config, read_made_with
 
 
@@ -33,15 +38,12 @@ def read_members(
 
 
 def provenance_of(model: Path) -> Provenance:
-    """Settings and shards of the run whose folder this is, or holds this file; else nothing."""
-    for folder in (model, *model.absolute().parents[:2]):
-        if (folder / CONFIG).is_file() and (folder / CHECKPOINTS).is_dir():
-            return _read_run(folder / CONFIG)
-    return Provenance()
-
-
-def _read_run(path: Path) -> Provenance:
-    config, made_with = read_config(path), read_made_with(path)
+    """Settings and shards of the run whose folder this is, or that has this file; may be empty."""
+    folders = (model, *model.absolute().parents[:2])
+    run = next((f for f in folders if (f / CONFIG).is_file() and (f / CHECKPOINTS).is_dir()), None)
+    if run is None:
+        return Provenance()
+    config, made_with = read_config(run / CONFIG), read_made_with(run / CONFIG)
     recipe = {n: v for n, v in to_json(config).items() if KINDS[n] is Kind.METHOD}
     if config.model.initial_weights not in (IMAGENET, RANDOM):
         recipe["model"]["initial_weights"] = Path(config.model.initial_weights).name

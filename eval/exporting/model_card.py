@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from psla_wds.errors import ConfigError
+from psla_wds.errors import optional_package
 from psla_wds.models.model_folder import LIBRARY, FolderConfig, Member
 
 TASK = "audio-classification"
@@ -20,7 +20,7 @@ METRICS = {"mAP": "mAP", "mAUC": "mAUC", "d_prime": "d'", "accuracy": "accuracy"
 
 @dataclass(frozen=True)
 class CardSettings:
-    """Facts for the card that config.json lacks."""
+    """Facts for the card that are not in config.json."""
 
     title: str
     repository: str | None
@@ -35,16 +35,9 @@ class CardSettings:
 
 
 def huggingface_hub() -> ModuleType:
-    """The package, which model cards and uploads need."""
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise ConfigError(
-            "model cards and uploads need the package huggingface_hub",
-            where="eval.export",
-            fix="pip install -c constraints.txt 'psla-wds[export]'",
-        ) from None
-    return huggingface_hub
+    """The package huggingface_hub."""
+    users, extra = "model cards and uploads", "'psla-wds[export]'"
+    return optional_package("huggingface_hub", users, where="eval.export", install=extra)
 
 
 def card_text(config: FolderConfig, settings: CardSettings) -> str:

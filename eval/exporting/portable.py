@@ -3,19 +3,18 @@
 import json
 import warnings
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch.export import Dim, ExportedProgram
 
-from psla_wds.errors import CheckpointError, ConfigError
+from psla_wds.errors import CheckpointError, optional_package
 from psla_wds.labels.class_list import ClassList
 from psla_wds.tagging.waveform_model import WaveformModel
 
 TOLERANCE = 1e-4
-"""Largest allowed difference from the model's scores; other libraries sum in another order."""
+"""Largest allowed difference from the model's scores: other libraries sum in another order."""
 OUTPUTS = ("scores", "frame_scores")
 
 
@@ -25,7 +24,9 @@ def write_onnx(model: WaveformModel, classes: ClassList, path: Path) -> None:
     Raises `CheckpointError` if torch cannot export the network, or if ONNX Runtime's scores differ
     from the model's.
     """
-    onnxruntime = _packages()
+    install = "'psla-wds[export]'"
+    optional_package("onnxscript", "ONNX models", where="--onnx", install=install)
+    onnxruntime = optional_package("onnxruntime", "ONNX models", where="--onnx", install=install)
     program = _program(model)
     with warnings.catch_warnings():  # torch warns about its own internals
         warnings.simplefilter("ignore")
@@ -44,22 +45,8 @@ def write_onnx(model: WaveformModel, classes: ClassList, path: Path) -> None:
         names=json.dumps(classes.names, ensure_ascii=False),
     )
     exported.save(path, external_data=False)
-    check_scores(
-        model, onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]), path
-    )
-
-
-def _packages() -> ModuleType:
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401 (torch.onnx needs it)
-    except ImportError:
-        raise ConfigError(
-            "ONNX needs the packages onnx, onnxscript and onnxruntime",
-            where="--onnx",
-            fix="pip install -c constraints.txt 'psla-wds[export]'",
-        ) from None
-    return onnxruntime
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    check_scores(model, session, path)
 
 
 def _program(model: WaveformModel) -> ExportedProgram:
@@ -79,11 +66,8 @@ def _program(model: WaveformModel) -> ExportedProgram:
 
 
 def check_scores(model: WaveformModel, session: Any, path: Path) -> None:
-    """Raise `CheckpointError` if ONNX Runtime's scores differ, for other shapes than the export's.
-
-    Args:
-        session: an `onnxruntime.InferenceSession` of the file.
-    """
+    """Raise `CheckpointError` if a session of ONNX Runtime gives other scores than the model, for
+    inputs of other shapes than the export's."""
     rng = np.random.default_rng(0)
     rate_hz = model.features.sample_rate_hz
     for shape in ((1, 3 * rate_hz // 2), (3, rate_hz // 3), (1, 1)):

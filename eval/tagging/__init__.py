@@ -1,1 +1,1 @@
-"""What eval.tag hears in recordings, window by window, and the formats of its results."""
+"""Parts of eval.tag: results of recordings, window by window, and the formats that they have."""

@@ -1,4 +1,4 @@
-"""Results of tagging as text: for people, for programs, for Audacity."""
+"""Results of tagging as text: for people, programs and Audacity."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 from tqdm import tqdm
 
 from psla_wds.errors import ConfigError, PslaError
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open
 
 Format = Literal["text", "json", "csv", "audacity"]
 
@@ -27,16 +27,16 @@ class Recording:
     """A recording to tag."""
 
     name: str
-    """Its name in results."""
+    """Name in results."""
     source: Path | int
-    """Its file, or the descriptor of a pipe."""
+    """File, or descriptor of a pipe."""
     below: Path
-    """Its path from the folder on that it was found in."""
+    """Path relative to the folder that it was found in."""
 
 
 @dataclass(frozen=True)
 class Tag:
-    """A class that is heard."""
+    """A class with its score."""
 
     mid: str
     name: str
@@ -45,26 +45,26 @@ class Tag:
 
 @dataclass(frozen=True)
 class Result:
-    """What is heard in a stretch of a recording."""
+    """Tags of a stretch of a recording."""
 
     kind: Literal["window", "event", "recording"]
     recording: str
     start_s: float
     end_s: float
     tags: tuple[Tag, ...]
-    """The highest of the window or the recording; for an event, its class."""
+    """Highest scores of the window or the recording; for an event, its class alone."""
 
 
 Writer: TypeAlias = Callable[[Recording, Iterable[Result]], None]
-"""Writes all results of a recording, each as it comes."""
+"""Writes all results of a recording, one by one as they come."""
 
 
 @contextmanager
 def open_writer(form: Format, output: Path | None, recordings: list[Recording]) -> Iterator[Writer]:
-    """A writer of results: to stdout, or to a file, which appears whole when the block ends well;
-    labels for Audacity to a folder, with a file for each recording.
+    """A writer of results to stdout or to a file, which appears as a whole when the block ends
+    well. Labels for Audacity go to a folder, with one file for each recording.
 
-    Raises `ConfigError` if two recordings would have one file, `PslaError` if writing fails.
+    Raises `ConfigError` if two recordings would have the same file, `PslaError` if writing fails.
     """
     if form == "audacity":
         _check_tracks(output, recordings)
@@ -74,7 +74,6 @@ def open_writer(form: Format, output: Path | None, recordings: list[Recording]) 
         elif form == "audacity":
             yield partial(_write_track, output)
         else:
-            output.parent.mkdir(parents=True, exist_ok=True)
             with atomic_open(output, "w") as file:
                 yield _text_writer(form, file.write)
     except BrokenPipeError:
@@ -95,7 +94,7 @@ def print_result(text: str) -> None:
 
 def _text_writer(form: Format, put: Callable[[str], object]) -> Writer:
     if form == "csv":
-        put(_csv_line(CSV_HEADER))
+        put(",".join(CSV_HEADER) + "\n")
 
     def write(recording: Recording, results: Iterable[Result]) -> None:
         for number, result in enumerate(results):
@@ -108,7 +107,6 @@ def _text_writer(form: Format, put: Callable[[str], object]) -> Writer:
 
 def _write_track(folder: Path, recording: Recording, results: Iterable[Result]) -> None:
     path = folder / recording.below.with_name(f"{recording.below.name}.txt")
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_open(path, "w") as file:
         file.writelines(map(_as_labels, results))
 
@@ -141,12 +139,8 @@ def _as_json(result: Result) -> str:
 def _as_csv(result: Result) -> str:
     stretch = (result.kind, result.recording, f"{result.start_s:.3f}", f"{result.end_s:.3f}")
     rows = ((*stretch, tag.mid, tag.name, f"{tag.score:.6f}") for tag in result.tags)
-    return "".join(map(_csv_line, rows))
-
-
-def _csv_line(row: tuple[str, ...]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(row)
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""What is heard in recordings, result by result, while they are read."""
+"""Results of recordings, one by one while the recordings are read."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -27,10 +27,9 @@ def tag_recordings(
     top_k: int,
     events: EventConfig,
 ) -> dict[int, AudioError]:
-    """Tag recordings one after another; their windows share the tagger's batches. Each result is
-    written as soon as it is there.
+    """Tag recordings in order, and write each result as soon as it is known.
 
-    Returns the errors of those that could not be read to their end, by number.
+    Returns the errors of the recordings that could not be read to their end, by number.
     """
     failures: dict[int, AudioError] = {}
     rate_hz = tagger.features.sample_rate_hz
@@ -48,7 +47,7 @@ def tag_recordings(
     with progress_bar(desc="tagging", total=_total_s(recordings), unit=AUDIO_S) as bar:
         windows = tagger.stream(blocks(number, bar) for number in range(len(recordings)))
         for number, found in groupby(windows, key=lambda window: window.recording):
-            # Where reading fails, what is left in the last window has no end that is known.
+            # Where reading failed, the end of the last window is not known.
             whole = takewhile(lambda w: not (w.is_last and w.recording in failures), found)
             name = recordings[number].name
             write(recordings[number], results_of(name, whole, tagger, top_k=top_k, events=events))
@@ -58,8 +57,8 @@ def tag_recordings(
 def results_of(
     name: str, windows: Iterable[WindowTags], tagger: Tagger, *, top_k: int, events: EventConfig
 ) -> Iterator[Result]:
-    """What is heard in one recording: in each window, the events that ended by then, and at its
-    end in all of it. A recording of one window has no result of a window."""
+    """Results of one recording: for each window its tags, then the events that ended by then, and
+    last the tags of the whole recording. A recording of a single window has no window results."""
     finder = EventFinder(events, tagger.layout.cell_s)
     highest = np.full(len(tagger.classes), -np.inf, np.float32)
 
@@ -85,7 +84,7 @@ def results_of(
 
 
 def _total_s(recordings: list[Recording]) -> int | None:
-    """Seconds of all recordings; None where one does not say."""
+    """Length of all recordings in seconds; None if that of one is not known."""
     files = [r.source for r in recordings if isinstance(r.source, Path) and r.source.is_file()]
     try:
         lengths_s = [soundfile.info(str(file)).duration for file in files]

@@ -1,7 +1,7 @@
 """Audio files, streams and arrays to waveforms of one channel at another sample rate.
 
-One mechanism for packing and tagging: `load_clip` reads an excerpt at once, `decode` a recording
-of any length block by block. The samples are the same.
+`load_clip` reads an excerpt at once, for packing; `decode` reads a recording of any length block by
+block, for tagging. Both give the same samples.
 """
 
 import functools
@@ -24,46 +24,44 @@ from psla_wds.audio import ffmpeg
 from psla_wds.errors import AudioError
 
 Block: TypeAlias = Float32[np.ndarray, " samples"]
-"""A stretch of a recording: one channel, in [-1, 1]."""
+"""A part of a recording: one channel, in [-1, 1]."""
 
 AUDIO_SUFFIXES = {
     *(".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"),
     *ffmpeg.SUFFIXES,
 }
-"""Suffixes of the files that are taken from a folder which holds other files as well."""
+"""Suffixes of audio files, to find them in a folder with other files."""
 
-MAX_CLIP_S = 3600.0
-"""Longer excerpts are refused: a header can promise any length, and memory is taken for it."""
-MAX_RATE_HZ = 192_000
-"""Rate at which an excerpt may have `MAX_CLIP_S`: a header can promise any rate as well."""
+MAX_CLIP_S, MAX_RATE_HZ = 3600.0, 192_000
+"""Longest excerpt, and highest rate for that length: memory is taken for what a header claims."""
 CUT_TOLERANCE_S = 1.0
-"""What a cut clip may exceed, and a whole recording fall short of, the times it is listed with."""
+"""Allowed difference between the length of a file and the times that a manifest has for it."""
 BLOCK_SAMPLES = 2**16
-"""Samples of all channels that are decoded at a time; at most a second, since low rates grow when
-they are resampled."""
+"""Samples of all channels to decode at a time; at most a second, since low rates grow in
+resampling."""
 MAX_CHANNELS = 1024
-"""libsndfile's limit; an array with more has its axes the other way round."""
+"""libsndfile's limit; an array with more channels has its axes swapped."""
 UNKNOWN_BYTES = 2**31 - 2**16
-"""Programs that write WAV into a pipe have its header claim that or more: they cannot know."""
+"""Sizes in WAV headers from here on mean that the size is not known, as in a pipe."""
 SLACK_BYTES = 4096
-"""Headers that claim a little too much are common, and nothing is missing."""
+"""Excess of a header's size over the file's that is common and harmless."""
 ENDLESS = sys.maxsize
 TRAILER_BYTES = 2**20
-"""Notes and tags that may follow the sound in a pipe."""
+"""Size of notes and tags that may follow the sound in a pipe."""
 FIXES = {
-    "not-finite": "mend what made it, or leave it out",
+    "not-finite": "repair it where it was made, or leave it out",
     "empty": "give a longer recording",
     "needs-ffmpeg": "apt-get install ffmpeg, or convert it to WAV or FLAC",
-    "bad-rate": "give samples a second",
+    "bad-rate": "give samples per second",
     "bad-shape": "give (samples,), or (samples, channels) as soundfile.read does; transpose what "
     "torchaudio.load gives",
     "bad-type": "give floats in [-1, 1], or signed integers",
 }
-"""Fixes by the reason of a refusal, where it is not that the file cannot be read."""
+"""Fixes by the reason of a refusal, other than for a file that cannot be read."""
 
 
 class ClipRefusedError(Exception):
-    """The clip cannot be used; `reason` is one word for counting, the message says more."""
+    """The clip cannot be used; `reason` is one word for counting, the message has the details."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -79,18 +77,17 @@ def load_clip(
     max_s: float = math.inf,
     sample_rate_hz: int,
 ) -> Block:
-    """The excerpt as one channel in [-1, 1] at `sample_rate_hz`: the mean of its channels,
-    resampled by soxr at its high quality, whose filter keeps aliases out.
+    """An excerpt: the mean of its channels, resampled by soxr in its high quality.
 
     Args:
         source: an audio file, or the bytes of one.
-        may_be_cut: a file no longer than the excerpt (and a second) is the excerpt itself, and
-            taken whole; otherwise it must be the recording, and reach to `end_s`.
-        max_s: the rest of a longer excerpt is left out.
+        may_be_cut: whether a file that is at most a second longer than the excerpt is the excerpt
+            itself, to take as a whole; other files must be the recording, and reach to `end_s`.
+        max_s: longest excerpt; the rest of a longer one is left out.
 
-    Raises `ClipRefusedError` when the file is missing, unreadable, shorter than it says, empty
-    in this range, too long, of another length than the excerpt and the recording, needs an
-    ffmpeg that is not there, or holds values that are not finite.
+    Raises `ClipRefusedError` if the file is missing, unreadable, truncated, empty in this range,
+    too long, needs an ffmpeg that is not installed, has values that are not finite, or has neither
+    the length of the excerpt nor that of the recording.
     """
     if isinstance(source, Path) and not source.is_file():
         raise ClipRefusedError("missing", "there is no such file")
@@ -98,20 +95,19 @@ def load_clip(
         if may_be_cut and _is_cut(audio.num_samples / audio.rate_hz, start_s, end_s):
             start_s, end_s = 0.0, math.inf
         start, stop = _checked_range(audio, start_s, min(end_s, start_s + max_s))
-        (excerpt,) = audio.blocks(start, stop, size=stop - start)  # faster than in many
+        (excerpt,) = audio.blocks(start, stop, size=stop - start)  # faster than many blocks
     pieces = _pieces(excerpt, audio.rate_hz)
     return np.concatenate(list(resample(pieces, audio.rate_hz, sample_rate_hz)))
 
 
 def decode(source: Path | int, sample_rate_hz: int) -> Iterator[Block]:
-    """A recording of any length at another rate, in memory that does not grow with it.
+    """A recording of any length at another rate, in memory that does not grow with its length.
 
     Args:
-        source: a file, or the descriptor or name of a pipe that a WAV or AU file comes out of,
-            whose header need not know its length.
+        source: a file, or the descriptor or name of a pipe with a WAV or AU file, whose header need
+            not know its length.
 
-    Raises `AudioError` where the audio is damaged, which can be after many blocks; a file that
-    ends before its header says so is damaged.
+    Raises `AudioError` where the audio is damaged or truncated, which can be after many blocks.
     """
     with _audio_errors(source if isinstance(source, Path) else "stdin"), _opened(source) as audio:
         yield from resample(audio.blocks(), audio.rate_hz, sample_rate_hz)
@@ -123,11 +119,11 @@ def decode_array(
     """A waveform in memory at another rate, in the same blocks as a file of it.
 
     Args:
-        waveform: floats in [-1, 1], or signed integers at full scale; samples come first, then, if
-            there is a second axis, channels.
+        waveform: (samples,) or (samples, channels): floats in [-1, 1], or signed integers at full
+            scale.
 
-    Raises `AudioError` if it is empty, of another shape or type, or holds values that are not
-    finite; or if `sample_rate_hz` is not positive.
+    Raises `AudioError` if it is empty, has another shape or type, or values that are not finite;
+    or if `sample_rate_hz` is not positive.
     """
     with _audio_errors("waveform"):
         if not 0 < sample_rate_hz < np.inf:
@@ -143,13 +139,13 @@ def resample(
     source_rate_hz: int | float,
     sample_rate_hz: int,
 ) -> Iterator[Block]:
-    """The mean of the channels at another rate: the same samples however they are cut into blocks.
+    """The mean of the channels at another rate; sizes of blocks do not change the samples.
 
-    Raises `ClipRefusedError` if there are none, or some are not finite.
+    Raises `ClipRefusedError` if there is no sample, or if some are not finite.
     """
     num_samples = 0
     for block in _resampled(map(mix_channels, blocks), source_rate_hz, sample_rate_hz):
-        if not np.isfinite(block).all():  # what is not spreads over the length of soxr's filter
+        if not np.isfinite(block).all():
             raise ClipRefusedError("not-finite", "the audio holds NaN or infinite values")
         num_samples += len(block)
         yield block
@@ -159,12 +155,12 @@ def resample(
 
 def mix_channels(waveform: Float32[np.ndarray, "samples channels"]) -> Block:
     """The mean of the channels."""
-    # The same numbers as waveform.mean(axis=1), which is 30 times as slow for two channels.
+    # The same numbers as waveform.mean(axis=1), which is 30 times slower for two channels.
     return functools.reduce(np.add, waveform.T) / np.float32(waveform.shape[1])
 
 
 def decode_pcm(encoded: bytes | memoryview) -> tuple[Int16[np.ndarray, " samples"], int]:
-    """Samples, the mean of the channels, and sample rate of a clip; `RuntimeError` if damaged."""
+    """Samples (mean of the channels) and sample rate of a clip; `RuntimeError` if damaged."""
     with soundfile.SoundFile(io.BytesIO(encoded)) as file:
         if file.frames * file.channels > MAX_CLIP_S * MAX_RATE_HZ:
             raise RuntimeError(f"its header claims {file.frames:,} samples")
@@ -175,16 +171,16 @@ def decode_pcm(encoded: bytes | memoryview) -> tuple[Int16[np.ndarray, " samples
 
 
 def reason_of(error: Exception) -> str:
-    """The reason of an error of reading, without the name or the place in memory of what was read,
-    so that it is the same wherever a clip lies."""
+    """The reason why reading failed, without a file name or address in memory, so that it is the
+    same wherever a clip lies."""
     if isinstance(error, soundfile.LibsndfileError):
         return error.error_string
     return getattr(error, "strerror", None) or str(error)
 
 
 def is_cut_short(file: io.BufferedIOBase) -> bool:
-    """Whether a WAV file ends before its header says so: libsndfile reads what is there. False
-    for other files, and for headers that do not know."""
+    """Whether a WAV file is shorter than its header says: libsndfile reads it without an error.
+    False for other files, and for headers that do not know."""
     claimed_end = 0
     file.seek(0)
     if file.read(4) == b"RIFF":
@@ -199,15 +195,15 @@ def is_cut_short(file: io.BufferedIOBase) -> bool:
 
 
 class _SoundFile(soundfile.SoundFile):
-    """A file that is read from one place on: soundfile seeks after each read of what it can seek
-    in, and a gap follows in MP3."""
+    """A file without seeking: soundfile seeks after each read where it can, which leaves a gap in
+    MP3."""
 
     def seekable(self) -> bool:
         return False
 
 
 class _Audio:
-    """A file or pipe that is open, and the samples in it."""
+    """An open file or pipe, and the samples in it."""
 
     def __init__(self, file: _SoundFile, raw: io.BufferedIOBase | int) -> None:
         self._file, self._raw = file, raw
@@ -217,16 +213,16 @@ class _Audio:
             raise RuntimeError("MP3 cannot be read from a pipe; WAV can: ffmpeg -i - -f wav -")
         is_known = not is_pipe or file.frames * file.channels < UNKNOWN_BYTES // 8  # bytes a sample
         self.num_samples: int = file.frames if is_known else ENDLESS
-        """Samples of a channel by the header; `ENDLESS` where it does not know."""
+        """Samples of a channel, as the header says; `ENDLESS` if it does not know."""
 
     def blocks(
         self, start: int = 0, stop: int = ENDLESS, *, size: int | None = None
     ) -> Iterator[Float32[np.ndarray, "samples channels"]]:
-        """The samples from `start` to before `stop`, so many at a time; `ClipRefusedError` at the
-        end of what is there, if that comes sooner than the header says."""
+        """The samples from `start` to before `stop`, `size` at a time; `ClipRefusedError` at the
+        end of a file that is shorter than its header says."""
         stop, position = min(stop, self.num_samples), start
         size = size or _block_samples(self.rate_hz, self._file.channels)
-        if start:  # some codecs cannot seek, nor say where they are
+        if start:  # not to 0, since some codecs cannot seek
             self._file.seek(start)
         while position < stop:
             wanted = min(size, stop - position)
@@ -234,7 +230,7 @@ class _Audio:
             position += len(block)
             if len(block):
                 yield block
-            if len(block) < wanted:  # reading on would pass over what is damaged
+            if len(block) < wanted:  # reading on would skip a damaged part
                 break
         if position < stop < ENDLESS:
             raise ClipRefusedError(
@@ -248,7 +244,7 @@ class _Audio:
             if is_cut_short(self._raw):
                 raise ClipRefusedError("truncated", "the file ends before its header says so")
             return
-        num_bytes = 0  # WAV has no number for more than 4 GiB
+        num_bytes = 0  # after the sound; a WAV header cannot state more than 4 GiB
         while part := os.read(self._raw, 2**16):
             num_bytes += len(part)
             if num_bytes > TRAILER_BYTES:
@@ -257,10 +253,10 @@ class _Audio:
 
 @contextmanager
 def _opened(source: Path | io.BytesIO | int, *, seekable: bool = False) -> Iterator[_Audio]:
-    """A file, bytes or pipe to read; ffmpeg decodes what libsndfile does not read.
+    """A file, bytes or pipe to read; ffmpeg decodes formats that libsndfile cannot read.
 
     Args:
-        seekable: any part can be read, and the length is known; otherwise not all codecs can.
+        seekable: whether any part can be read and the length is known, for all codecs.
 
     Raises `ClipRefusedError`.
     """
@@ -294,7 +290,7 @@ def _audio_errors(where: object) -> Iterator[None]:
 
 
 def _is_cut(length_s: float, start_s: float, end_s: float) -> bool:
-    """Whether a file of this length is the excerpt, rather than the recording it is cut from."""
+    """Whether a file of this length is the excerpt, and not the recording that it is cut from."""
     if length_s <= end_s - start_s + CUT_TOLERANCE_S:
         return True
     if length_s >= end_s - CUT_TOLERANCE_S:
@@ -339,7 +335,7 @@ def _as_float(
         return block.astype(np.float32) / np.float32(-float(np.iinfo(block.dtype).min))
     if not np.issubdtype(block.dtype, np.floating):
         raise ClipRefusedError("bad-type", f"values of type {block.dtype} are not samples")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+    with np.errstate(over="ignore"):  # too large values become infinite, and are refused
         return block.astype(np.float32)
 
 

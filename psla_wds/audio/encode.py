@@ -1,4 +1,4 @@
-"""Waveforms to audio files whose bytes follow from their samples alone."""
+"""Waveforms to audio files: the same samples always give the same bytes."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int16
 Codec = Literal["flac", "opus", "vorbis", "wav"]
 
 EXTENSIONS = {"flac": "flac", "opus": "opus", "vorbis": "ogg", "wav": "wav"}
-"""Extension of a tar's members, by codec."""
+"""Extension of the members of a tar, by codec."""
 OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
 
 _FORMATS = {
@@ -21,7 +21,7 @@ _FORMATS = {
     "vorbis": ("OGG", "VORBIS"),
     "wav": ("WAV", "PCM_16"),
 }
-_SAMPLES_AT_ONCE = 2**18  # libvorbis overflows its stack when it is given many minutes at once
+_SAMPLES_AT_ONCE = 2**18  # libvorbis overflows its stack when it gets many minutes at once
 
 # Ogg pages, RFC 3533, section 6.
 _SERIAL_AT, _CHECKSUM_AT, _SEGMENTS_AT, _HEADER_BYTES = 14, 22, 26, 27
@@ -31,8 +31,7 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 def encode_clip(
     waveform: Float32[np.ndarray, " samples"], *, sample_rate_hz: int, codec: Codec
 ) -> bytes:
-    """An audio file of the waveform, the same bytes for the same samples. FLAC and WAV have 16
-    bits; a 16-bit source survives bit by bit in them."""
+    """An audio file of the waveform. FLAC and WAV have 16 bits and keep a 16-bit source exactly."""
     pcm = to_pcm(waveform)
     container, subtype = _FORMATS[codec]
     buffer = io.BytesIO()
@@ -46,13 +45,13 @@ def encode_clip(
 
 
 def to_pcm(waveform: Float32[np.ndarray, " samples"]) -> Int16[np.ndarray, " samples"]:
-    """The waveform in 16 bits; what is louder than full scale is clipped."""
+    """The waveform in 16 bits, clipped at full scale."""
     return np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def with_fixed_serial(ogg: bytes) -> bytes:
-    """An Ogg file of one stream with serial number 0. libsndfile gives it a random one, which each
-    page repeats and its checksum covers."""
+    """An Ogg file of one stream with the serial number 0 instead of libsndfile's random one, which
+    each page repeats and its checksum covers."""
     pages = bytearray(ogg)
     start = 0
     while start < len(pages):
@@ -68,6 +67,6 @@ def with_fixed_serial(ogg: bytes) -> bytes:
 
 def _page_checksum(page: bytes) -> int:
     """Ogg's CRC-32 of a page whose checksum is 0: zlib's polynomial, but with the highest bit
-    first, from 0 and not inverted."""
+    first, starting at 0, and not inverted."""
     mirrored = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int.from_bytes(mirrored.to_bytes(4, "little").translate(_REVERSED), "big")

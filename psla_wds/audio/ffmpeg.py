@@ -1,4 +1,4 @@
-"""The ffmpeg program, for recordings that libsndfile does not read (m4a, webm, ...)."""
+"""The ffmpeg program, for recordings that libsndfile cannot read (m4a, webm, ...)."""
 
 import functools
 import re
@@ -11,14 +11,14 @@ from pathlib import Path
 
 SUFFIXES = (".3gp", ".aac", ".amr", ".m4a", ".mka", ".mkv", ".mp4", ".webm", ".wma")
 DEMUXERS = "aac,amr,asf,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2"
-"""Formats that ffmpeg may open: no playlist, which could name any other file."""
+"""Formats that ffmpeg may open: no playlists, since they could name any other file."""
 MAX_RECORDING_S, MAX_CPU_S = 6 * 3600, 600
-"""Limits of what is decoded into a temporary file; the rest of a longer recording is left out."""
+"""Limits of decoding into a temporary file; the rest of a longer recording is left out."""
 
 
 @functools.cache
 def version() -> str | None:
-    """Version of the ffmpeg on PATH; None if there is none."""
+    """Version of the ffmpeg on PATH; None if it is not installed."""
     program = shutil.which("ffmpeg")
     if program is None:
         return None
@@ -31,8 +31,8 @@ def decoded(recording: Path, *, seekable: bool) -> Iterator[int]:
     """Descriptor of an AU file of 32-bit floats: the first audio track, in its rate and channels.
 
     Args:
-        seekable: the descriptor is a temporary file's, which holds all of it; otherwise a pipe's,
-            which it comes out of while it is decoded, at any length.
+        seekable: whether to decode into a temporary file first, instead of into a pipe, whose
+            length is not limited.
 
     Raises `RuntimeError` with ffmpeg's reason; for a pipe at the end of the block.
     """
@@ -50,7 +50,7 @@ def decoded(recording: Path, *, seekable: bool) -> Iterator[int]:
 
 @contextmanager
 def _pipe(recording: Path, limits: list[str]) -> Iterator[int]:
-    # file: keeps a name with a dash or a colon from being an option or an address.
+    # Without file:, a name with a dash or a colon could be an option or an address.
     source = ["-format_whitelist", DEMUXERS, "-i", f"file:{recording}", "-map", "0:a:0"]
     target = [*limits, "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
     with (
@@ -65,7 +65,7 @@ def _pipe(recording: Path, limits: list[str]) -> Iterator[int]:
         problem: RuntimeError | None = None
         try:
             yield process.stdout.fileno()
-        except RuntimeError as error:  # nothing came, or half a file: ffmpeg may know why
+        except RuntimeError as error:  # nothing or half a file came: ffmpeg may say why
             problem = error
         except BaseException:
             process.kill()

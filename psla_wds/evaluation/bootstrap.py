@@ -1,13 +1,13 @@
 """Confidence intervals of the metrics by the bootstrap over clips (Efron 1979).
 
-A resample is a weight for every clip: how often it was drawn. The clips stay sorted, and only the
-places of a class's positives among them count, so that a resample costs one sum over the clips.
-Models that scored the same clips get the same resamples: their differences are paired.
+A resample is a weight per clip: how often the clip was drawn. Clips stay sorted, and only the
+places of a class's positives matter, so a resample costs one sum over the clips. Models that scored
+the same clips get the same resamples: their differences are paired.
 
-Only the resamples' deviation is used, and not where they lie: a positive that is drawn twice ranks
-above more clips, so they have a higher average precision than the clips themselves. What is a share
-of 1 has its interval on the logit scale (Boyd, Eng and Page 2013), differences on their own.
-docs/design.md has how often each kind of interval covers the truth.
+Only the standard deviation of the resamples is used, not their position: a positive drawn twice
+ranks above more clips, which biases average precision upwards. Intervals of shares (0 to 1) are on
+the logit scale (Boyd, Eng and Page 2013), those of differences on their own. docs/design.md states
+how often each kind covers the truth.
 """
 
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from psla_wds.evaluation.metrics import Metrics, d_prime, evaluate, mean_of_defi
 from psla_wds.progress import progress_bar
 
 DEVIATIONS = 1.959964
-"""Half the width of a normal distribution's middle 95 %."""
+"""Half-width of the middle 95 % of a standard normal distribution."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """A 95 % interval; NaN where it is not defined."""
+    """A 95 % interval; NaN if undefined."""
 
     low: float
     high: float
@@ -34,18 +34,19 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Intervals:
-    """Intervals of the means over classes and of each class; NaN where few values are defined."""
+    """Intervals of the means over classes and of each class; NaN where too few values are
+    defined."""
 
     mAP: Bounds  # noqa: N815 (the field's name)
     mAUC: Bounds  # noqa: N815 (the field's name)
     d_prime: Bounds
     average_precision: Float64[np.ndarray, "2 classes"]
-    """Low and high of each class."""
+    """Lower and upper bound per class."""
 
 
 @dataclass(frozen=True)
 class Resampled:
-    """The metrics of each class in each resample; NaN where they are not defined."""
+    """Metrics of each class in each resample; NaN where undefined."""
 
     average_precision: Float64[np.ndarray, "classes resamples"]
     roc_auc: Float64[np.ndarray, "classes resamples"]
@@ -59,7 +60,7 @@ class Resampled:
         return {"mAP": maps, "mAUC": aucs, "d_prime": np.array([d_prime(auc) for auc in aucs])}
 
     def intervals(self, metrics: Metrics) -> Intervals:
-        """Around the metrics of the clips themselves."""
+        """Intervals around the metrics of the clips themselves."""
         means = self.means()
         auc = share_bounds(metrics.mAUC, means["mAUC"])
         return Intervals(
@@ -77,7 +78,7 @@ def bootstrap(
     resamples: int,
     seed: int = 0,
 ) -> Intervals:
-    """Intervals over so many resamples of the clips, drawn with replacement."""
+    """Intervals over `resamples` resamples of the clips, drawn with replacement."""
     weights = resampled_weights(len(scores), resamples, seed=seed)
     return resampled_metrics(scores, targets, weights).intervals(evaluate(scores, targets))
 
@@ -100,7 +101,7 @@ def resampled_metrics(
     *,
     what: str = "bootstrap",
 ) -> Resampled:
-    """The metrics of every class in every resample; `what` names the progress bar."""
+    """Metrics of every class in every resample; `what` labels the progress bar."""
     found = np.empty((2, scores.shape[1], weights.shape[1]))
     for k in progress_bar(range(scores.shape[1]), desc=what, unit="class"):
         found[:, k] = weighted_metrics(scores[:, k], targets[:, k], weights)
@@ -112,9 +113,9 @@ def weighted_metrics(
     targets: UInt8[np.ndarray, " clips"],
     weights: Float32[np.ndarray, "clips resamples"],
 ) -> tuple[Float64[np.ndarray, " resamples"], Float64[np.ndarray, " resamples"]]:
-    """Average precision and ROC area of one class, each clip counted as often as its weight.
+    """Average precision and ROC area of one class, with a weight for each clip.
 
-    NaN where no positive, or for the area no negative, has a weight.
+    NaN if no positive has a weight; the area also if no negative has one.
     """
     order = np.argsort(-scores, kind="stable")
     ranked, positive = -scores[order], targets[order] == 1
@@ -143,7 +144,7 @@ def _sums_before(
     order: Int64[np.ndarray, " ranked"],
     weights: Float32[np.ndarray, "clips resamples"],
 ) -> Float64[np.ndarray, "places resamples"]:
-    """The weight of the clips that are ranked before each of the ascending places."""
+    """Total weight of the clips ranked before each of the ascending places."""
     starts = np.concatenate([[0], places])  # row i: the clips from one place to the next
     shape = (len(places), len(weights))
     between = csr_array((np.ones(places[-1], np.float32), order[: places[-1]], starts), shape)
@@ -151,7 +152,7 @@ def _sums_before(
 
 
 def share_bounds(value: float, resampled: Float64[np.ndarray, " resamples"]) -> Bounds:
-    """Logit of a number from 0 to 1."""
+    """Interval of a number from 0 to 1, on the logit scale."""
     low, high = share_ends(np.array([value]), resampled[None])[:, 0].tolist()
     return Bounds(low, high)
 
@@ -164,7 +165,7 @@ def difference_bounds(value: float, resampled: Float64[np.ndarray, " resamples"]
 def share_ends(
     values: Float64[np.ndarray, " rows"], resampled: Float64[np.ndarray, "rows resamples"]
 ) -> Float64[np.ndarray, "2 rows"]:
-    """Low and high of numbers from 0 to 1; 0 and 1 themselves are what all resamples have."""
+    """Bounds of numbers from 0 to 1; for 0 and 1 themselves all resamples agree."""
     with np.errstate(invalid="ignore", divide="ignore"):
         reach = DEVIATIONS * _deviations(resampled) / (values * (1 - values))  # by logit's slope
     ends = expit(logit(values) + np.multiply.outer([-1, 1], reach))
@@ -174,14 +175,14 @@ def share_ends(
 def difference_ends(
     values: Float64[np.ndarray, " rows"], resampled: Float64[np.ndarray, "rows resamples"]
 ) -> Float64[np.ndarray, "2 rows"]:
-    """Low and high of differences."""
+    """Bounds of differences."""
     return values + np.multiply.outer([-1, 1], DEVIATIONS * _deviations(resampled))
 
 
 def _deviations(
     resampled: Float64[np.ndarray, "rows resamples"],
 ) -> Float64[np.ndarray, " rows"]:
-    """Standard deviation over the resamples that have a value; NaN where some are infinite."""
+    """Standard deviation over the defined resamples; NaN if some are infinite."""
     defined = [row[~np.isnan(row)] for row in resampled]
     with np.errstate(invalid="ignore"):
         return np.array([np.std(row, ddof=1) if len(row) > 1 else np.nan for row in defined])

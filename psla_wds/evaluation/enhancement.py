@@ -1,8 +1,8 @@
 """Label enhancement (PSLA III-D): labels that annotators missed, found by a teacher's scores.
 
-A clip gets class c if it carries a class that c may go with (a parent: type I; a class below it:
-type II) and its score of c is above the threshold of c, a statistic of the scores of the clips
-that carry c. All rests on the original labels: what is added brings nothing further.
+A clip gets class c if it has a class that implies c may be missing (a parent: type I; a descendant:
+type II) and its score for c exceeds c's threshold, a statistic of the scores of clips labelled c.
+Only original labels count: an added label does not lead to further ones.
 """
 
 import math
@@ -17,30 +17,31 @@ from scipy.sparse import csr_array
 from psla_wds.evaluation.score_folder import row_blocks
 from psla_wds.labels.ontology import Pairs
 from psla_wds.shards.index import ShardIndex
+from psla_wds.text_table import text_table
 
 Threshold = Literal["mean", "median"] | float
-"""A statistic of scores; a number is a percentile."""
+"""Statistic of scores; a number is a percentile."""
 NUM_SHOWN = 15
-"""Classes and pairs in the report for people."""
+"""Classes and pairs shown in the text report."""
 
 
 @dataclass(frozen=True)
 class Enhancement:
-    """An index with the labels it lacked, and where they came from."""
+    """An index with added labels, and the reasons for them."""
 
     before: ShardIndex
     after: ShardIndex
     thresholds: Float64[np.ndarray, " classes"]
-    """NaN for a class that no clip carries, which is never added."""
+    """NaN for a class without clips, which is never added."""
     pairs: dict[str, Int64[np.ndarray, "classes classes"]]
-    """By type: [k, c] counts the clips that carried k and were given c for it."""
+    """By type: [k, c] counts the clips of class k that got c because of it."""
     added: dict[str, Int64[np.ndarray, " classes"]]
-    """By type: clips that were given each class. A label can be of both types."""
+    """By type: clips that got each class. A label can be of both types."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """Scores of the clips of an index; they may be memory-mapped, and are read block by block."""
+    """Scores of the clips of an index, read block by block; they may be memory-mapped."""
 
     scores: Float[np.ndarray, "clips classes"]
     rows: Int64[np.ndarray, " clips"]
@@ -50,7 +51,7 @@ class Teacher:
 def enhance(
     index: ShardIndex, teacher: Teacher, pairs: dict[str, Pairs], threshold: Threshold
 ) -> Enhancement:
-    """Add the labels that `pairs`, by type, allow and the teacher's scores call for."""
+    """Add the labels that `pairs` (by type) allow and the teacher's scores support."""
     thresholds = class_thresholds(index, teacher, threshold)
     num_classes = len(index.classes)
     allowed = {kind: csr_array(matrix.astype(np.int32)) for kind, matrix in pairs.items()}
@@ -74,7 +75,7 @@ def enhance(
 def class_thresholds(
     index: ShardIndex, teacher: Teacher, threshold: Threshold
 ) -> Float64[np.ndarray, " classes"]:
-    """Statistic over the scores of the clips that carry each class; NaN where none does."""
+    """Statistic over the scores of the clips of each class; NaN for a class without clips."""
     carried = [block[labels.nonzero()] for labels, block in _labelled_blocks(index, teacher)]
     label_scores = np.concatenate(carried).astype(np.float64)
     order = np.argsort(index.label_values, kind="stable")
@@ -92,7 +93,7 @@ def _statistic(values: Float64[np.ndarray, " labels"], threshold: Threshold) -> 
 
 
 def _labelled_blocks(index: ShardIndex, teacher: Teacher) -> Iterator[tuple[csr_array, np.ndarray]]:
-    """The labels of some clips, as a sparse matrix, beside their scores."""
+    """Labels of some clips as a sparse matrix, and their scores."""
     for rows, block in row_blocks(teacher.scores, teacher.rows):
         starts = index.label_starts[rows.start : rows.stop + 1]
         values = index.label_values[starts[0] : starts[-1]]
@@ -115,7 +116,8 @@ def _added(
 
 
 def enhancement_report(done: Enhancement) -> dict[str, Any]:
-    """What an enhancement did, in total, per class and per pair of classes, as JSON values."""
+    """Totals of an enhancement, and its counts per class and per pair of classes, as JSON
+    values."""
     classes = done.before.classes
     before, after = done.before.class_counts(), done.after.class_counts()
     rows = zip(classes.mids, classes.names, done.thresholds.tolist(), strict=True)
@@ -149,7 +151,7 @@ def enhancement_report(done: Enhancement) -> dict[str, Any]:
 
 
 def _pairs(done: Enhancement, kind: str) -> list[dict[str, Any]]:
-    """Pairs of classes by which labels were added, the most frequent first."""
+    """Pairs of classes through which labels were added, the most frequent first."""
     classes, counts = done.before.classes, done.pairs[kind]
     found = sorted(np.argwhere(counts).tolist(), key=lambda pair: -counts[*pair])
     return [
@@ -166,7 +168,7 @@ def _pairs(done: Enhancement, kind: str) -> list[dict[str, Any]]:
 
 
 def against_truth(done: Enhancement, truth: ShardIndex) -> dict[str, Any]:
-    """How many of the added labels are right, and how many of the missing ones were added."""
+    """Precision and recall of the added labels against the true ones."""
     before, after, right = (_matrix(index) for index in (done.before, done.after, truth))
     added, missing = after - before, right - right.multiply(before)
     hits = added.multiply(right)
@@ -199,7 +201,7 @@ def _share(part: int | np.integer, whole: int | np.integer) -> float | None:
 
 
 def to_text(report: dict[str, Any]) -> str:
-    """The report for people: totals, then the classes and pairs with most labels added."""
+    """Text report: totals, then the classes and pairs with the most added labels."""
     lines = [
         f"{report['labels_added']:,} labels added to {report['labels_before']:,} "
         f"({report['labels_added_share']:.1%}), in {report['impacted_classes']:,} of "
@@ -214,21 +216,20 @@ def to_text(report: dict[str, Any]) -> str:
     empty = [row["name"] for row in report["per_class"] if row["threshold"] is None]
     if empty:
         lines.append(f"  {len(empty)} classes have no clip, so none was added: {', '.join(empty)}")
-    lines += ["", f"{'class':<36}{'before':>11}{'added':>11}{'after':>11}{'threshold':>11}"]
-    ranked = sorted(report["per_class"], key=lambda row: -row["added"])
-    lines += [
-        f"{row['name'][:34]:<36}{row['before']:>11,}{row['added']:>11,}{row['after']:>11,}"
-        f"{row['threshold']:>11.4f}"
-        for row in ranked[:NUM_SHOWN]
+    rows = [["class", "before", "added", "after", "threshold"]]
+    rows += [
+        [row["name"], *(f"{row[n]:,}" for n in ("before", "added", "after")),
+         f"{row['threshold']:.4f}"]
+        for row in sorted(report["per_class"], key=lambda row: -row["added"])[:NUM_SHOWN]
         if row["added"]
+    ]  # fmt: skip
+    lines += ["", text_table(rows), ""]
+    rows = [["carried", "added", "type", "labels"]]
+    rows += [
+        [pair["carried_name"], pair["added_name"], pair["type"], f"{pair['labels']:,}"]
+        for pair in sorted(report["pairs"], key=lambda pair: -pair["labels"])[:NUM_SHOWN]
     ]
-    lines += ["", f"{'carried':<34}{'added':<34}{'type':<6}{'labels':>9}"]
-    pairs = sorted(report["pairs"], key=lambda pair: -pair["labels"])
-    lines += [
-        f"{pair['carried_name'][:32]:<34}{pair['added_name'][:32]:<34}{pair['type']:<6}"
-        f"{pair['labels']:>9,}"
-        for pair in pairs[:NUM_SHOWN]
-    ]
+    lines.append(text_table(rows, "<<<>"))
     return "\n".join(lines) + "\n"
 
 

@@ -1,8 +1,8 @@
-"""Score a model on a data set with other classes: which of the model's stand for which of theirs.
+"""Scores on a data set with other classes, by a mapping from the model's classes.
 
-A mapping is a CSV that can be edited: `class` (of the data set), `mids` (the model's classes for
-it, the best one first, separated by |), `match` (for people), `used` (yes or no). Those for
-AudioSet's models, esc50 and fsd50k, lie in eval/mappings.
+A mapping is an editable CSV: `class` (of the data set), `mids` (the model's classes for it, best
+first, separated by |), `match` (a note for people), `used` (yes or no). Mappings from AudioSet's
+classes to esc50 and fsd50k are in psla_wds/evaluation/mappings.
 """
 
 import csv
@@ -37,7 +37,7 @@ class Mapping:
 
 
 def read_mapping(name: str) -> Mapping:
-    """A mapping of ours, by name, or one's own, by its path."""
+    """A built-in mapping by name, or another one by its path."""
     path = SHIPPED / f"{name}.csv" if (SHIPPED / f"{name}.csv").is_file() else Path(name)
     shipped = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.csv")))
     fix = f"give {shipped}, or a CSV with the columns {','.join(COLUMNS)}"
@@ -55,12 +55,12 @@ def read_mapping(name: str) -> Mapping:
                 fix="used is yes or no, and a class that is used has mids",
             )
     if not used or len({row["class"] for row in rows}) < len(rows):
-        raise ScoreError("no class is used, or one stands there twice", where=path, fix=fix)
+        raise ScoreError("no class is used, or one is listed twice", where=path, fix=fix)
     return Mapping(path, used, tuple(row["class"] for row in rows if row["used"] == "no"))
 
 
 def map_scores(scores: Scores, index: ShardIndex, mapping: Mapping, several: Several) -> Scores:
-    """Scores and targets of the data set's classes, of the clips that carry one of them."""
+    """Scores and targets for the data set's classes, on the clips that have one of them."""
     targets = _columns(mapping, tuple(mapping.mids), index.classes, "the shards have")
     sources = [
         _columns(mapping, mids, ClassList(scores.mids, scores.names), "the model has")
@@ -111,8 +111,10 @@ def _columns(
 
 
 def with_targets(scores: Scores, index: ShardIndex, *, where: object) -> Scores:
-    """The same scores with the labels in force in an index, such as enhanced ones."""
+    """The same scores with an index's labels, such as enhanced ones."""
     scores.check_classes(index.classes.mids, where=where)
     clip_ids = [index.clip_id(row) for row in range(len(index))]
-    rows = np.argsort(scores.rows_of(clip_ids, where=where))  # of the index, by clip scored
+    rows = np.argsort(
+        scores.rows_of(clip_ids, where=where)
+    )  # row of the index for each scored clip
     return replace(scores, targets=targets_of(index, rows, index.classes))

@@ -18,7 +18,7 @@ CLASSES_PER_BLOCK = 16
 
 @dataclass(frozen=True)
 class Metrics:
-    """How well scores rank clips, class by class. NaN stands for what is not defined."""
+    """How well scores rank clips, per class. NaN means undefined."""
 
     average_precision: Float64[np.ndarray, " classes"]
     """NaN for a class without positives."""
@@ -34,7 +34,7 @@ class Metrics:
 
     @property
     def mAUC(self) -> float:  # noqa: N802 (the field's name)
-        """Mean area under the ROC curve over the classes which have one."""
+        """Mean area under the ROC curve over the classes that have one."""
         return mean_of_defined(self.roc_auc)
 
     @property
@@ -47,12 +47,12 @@ class Metrics:
 
     @property
     def num_classes_scored(self) -> int:
-        """Classes with a positive. The others are in no mean."""
+        """Classes with a positive; only these count in the means."""
         return int(np.count_nonzero(self.num_positives))
 
     @property
     def mean_prevalence(self) -> float:
-        """Mean share of positives over the classes scored: near the mAP of a random ranking."""
+        """Mean share of positives over the scored classes: about the mAP of a random ranking."""
         positives = self.num_positives[self.num_positives > 0]
         return float(positives.mean() / self.num_clips) if len(positives) else float("nan")
 
@@ -60,7 +60,7 @@ class Metrics:
 def evaluate(
     scores: Float[np.ndarray, "clips classes"], targets: UInt8[np.ndarray, "clips classes"]
 ) -> Metrics:
-    """The metrics of every class, equal to scikit-learn's; clips in any order, ties included."""
+    """Metrics of every class, equal to scikit-learn's, for clips in any order and with ties."""
     _check_finite(scores)
     num_clips, num_classes = scores.shape
     average_precision, roc_auc = np.empty(num_classes), np.empty(num_classes)
@@ -95,14 +95,16 @@ def roc_auc(
 
 
 def d_prime(mean_auc: float) -> float:
-    """Distance of two unit normals with this AUC; of the mean AUC, not a mean of distances."""
+    """d': distance of two unit normals with this AUC. Given the mean AUC, it is not a mean of
+    distances."""
     return float(np.sqrt(2) * ndtri(mean_auc))
 
 
 def accuracy(
     scores: Float[np.ndarray, "clips classes"], targets: UInt8[np.ndarray, "clips classes"]
 ) -> float | None:
-    """Share of clips whose own class scores highest; None unless every clip has one class."""
+    """Share of clips whose true class scores highest; None unless every clip has exactly one
+    class."""
     if not np.all(targets.sum(axis=1, dtype=np.int64) == 1):
         return None
     return float(np.mean(scores.argmax(axis=1) == targets.argmax(axis=1)))

@@ -1,4 +1,4 @@
-"""Scores that a model gives to every clip of an index, on one process or several."""
+"""Scores of a model for every clip of an index, on one process or several."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,27 +17,27 @@ from psla_wds.loading.loader import LoaderConfig
 from psla_wds.models.audio_tagger import AudioTagger, autocast, check_precision
 from psla_wds.models.config import Precision
 from psla_wds.progress import progress_bar
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.runtime.distributed import World
 from psla_wds.shards.index import ShardIndex
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model, and how clips are brought to it."""
+    """A model with the settings to feed it clips."""
 
     model: AudioTagger
     classes: ClassList
     """Classes of the model."""
     features: FeatureConfig
     batch_size: int
-    """Clips of a forward pass on each rank."""
+    """Clips per forward pass on each rank."""
     reader: ReaderConfig
     precision: Precision = "float32"
     """Precision of the trunk."""
 
     def batches(self, index: ShardIndex, world: World) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Rows of the index and their scores; over all ranks, each row once."""
+        """Rows of the index with their scores; each row once over all ranks."""
         check_precision(self.precision, world.device)
         self.model.eval()
         loader = evaluation_batches(
@@ -49,7 +49,7 @@ class Predictor:
         bar = progress_bar(desc="scoring", total=len(index), disable=not world.is_main)
         with loader as batches, bar:
             for batch in batches:
-                # Here, not as a decorator: one that wraps a generator in a function loses the mode.
+                # Not as a decorator: around a generator it would lose the mode between batches.
                 with torch.inference_mode(), autocast(self.precision, world.device):
                     scores = self.model(batch.log_mel).cpu().numpy()
                 yield batch.rows, scores
@@ -64,7 +64,7 @@ class Predictor:
         top_k: int | None = None,
         origins: Sequence[Origin] = (),
     ) -> None:
-        """Write the scores as a folder: each rank its rows, into files that all have mapped."""
+        """Write a score folder; each rank writes its rows into shared mapped files."""
         folder = ScoreFolder(output, self.classes, top_k=top_k)
         world.together(lambda: folder.begin(index.clip_ids) if world.is_main else None)
         for rows, scores in self.batches(index, world):

@@ -1,4 +1,4 @@
-"""The folder form of scores, for millions of clips: plain arrays, memory-mapped. docs/format.md.
+"""Score folders, for millions of clips: plain, memory-mapped arrays. Format: docs/format.md.
 
 A folder holds all scores of each clip with its targets, or only the k highest, for students to
 learn from.
@@ -17,16 +17,15 @@ import numpy as np
 from jaxtyping import Float, Float16, Float32, Int64, UInt16
 
 from psla_wds.errors import DAMAGE, ConfigError, ScoreError
+from psla_wds.io.atomic_files import disk_errors, publish_folder
 from psla_wds.io.columns import check_ragged, map_column
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import publish_folder
 from psla_wds.labels.class_list import ClassList
 from psla_wds.shards.clip_ids import ClipIds
 
 FORMAT_VERSION = 1
 META = "scores.json"
 ROWS_AT_ONCE = 8192
-"""Rows of a block: 17 MB of float32 scores of 527 classes."""
+"""Rows per block: 17 MB of float32 scores for 527 classes."""
 MAKE_TOP_SCORES = (
     "make them: python -m eval.predict TEACHER --index SHARDS --top-k 20 --output FOLDER"
 )
@@ -34,7 +33,7 @@ MAKE_TOP_SCORES = (
 
 @dataclass(frozen=True)
 class TopScores:
-    """The highest scores of some clips, memory-mapped; row i is clip i of `clip_ids`."""
+    """The highest scores of each clip, memory-mapped; row i is clip i of `clip_ids`."""
 
     scores: Float16[np.ndarray, "clips k"]
     classes: UInt16[np.ndarray, "clips k"]
@@ -49,9 +48,9 @@ class TopScores:
 def row_blocks(
     array: np.ndarray, order: np.ndarray | None = None
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """The rows of an array, or those that `order` lists, a block at a time.
+    """The rows of an array, or those that `order` lists, block by block.
 
-    No more than a block of a mapped file stays in memory.
+    At most one block of a mapped file stays in memory.
     """
     for first in range(0, len(array if order is None else order), ROWS_AT_ONCE):
         rows = slice(first, first + ROWS_AT_ONCE)
@@ -63,7 +62,8 @@ def row_blocks(
 def top_scores(
     scores: Float[np.ndarray, "clips classes"], k: int
 ) -> tuple[Float16[np.ndarray, "clips k"], UInt16[np.ndarray, "clips k"]]:
-    """The k highest scores of each clip and their classes; among equal scores the first classes."""
+    """The k highest scores of each clip and their classes; among equal scores, the first
+    classes."""
     highest = np.sort(np.argsort(-scores, axis=1, kind="stable")[:, :k], axis=1)
     with np.errstate(over="ignore"):
         kept = np.take_along_axis(scores, highest, axis=1).astype(np.float16)
@@ -123,15 +123,15 @@ class ScoreFolder:
             self.open("scores")[rows] = scores
 
     def flush(self) -> None:
-        """Bring what this process wrote to the disk."""
+        """Flush this process's rows to the disk."""
         for array in self._mapped.values():
             array.flush()
 
     def finish(self, origins: Sequence[object] = ()) -> None:
-        """Describe the arrays and give the folder its name: from here on it is complete.
+        """Write the description and rename the folder, which completes it.
 
         Args:
-            origins: the checkpoints that gave the scores.
+            origins: the checkpoints that produced the scores.
         """
         self.flush()
         mids, names = self._classes.mids, self._classes.names
@@ -147,7 +147,7 @@ class ScoreFolder:
 
 
 def check_top_k(top_k: int | None, output: Path) -> None:
-    """Raise `ConfigError` for a number or an output that top scores cannot have."""
+    """Raise `ConfigError` if top scores cannot have this number or output."""
     if top_k is not None and (top_k < 1 or output.suffix == ".npz"):
         raise ConfigError(
             f"top_k={top_k} scores a clip cannot be written to {output.name}",
@@ -157,7 +157,7 @@ def check_top_k(top_k: int | None, output: Path) -> None:
 
 
 def read_score_folder(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays by name, `scores` and `targets` mapped; ValueError or OSError if they are bad."""
+    """Arrays by name; `scores` and `targets` are mapped. ValueError or OSError if they are bad."""
     if is_top_scores(folder):
         raise ScoreError(
             "these are only the highest scores of each clip, without targets",
@@ -184,7 +184,7 @@ def read_score_folder(folder: Path) -> dict[str, np.ndarray]:
 
 
 def is_top_scores(folder: Path) -> bool:
-    """Whether a folder holds the highest scores of each clip only."""
+    """Whether a folder holds only the highest scores of each clip."""
     try:
         return "top_k" in json.loads((folder / META).read_text(encoding="utf-8"))
     except DAMAGE:

@@ -1,4 +1,4 @@
-"""The score file: what a model gave every clip and class, and what was right.
+"""The score file: a model's score for each clip and class, with the targets.
 
 An .npz of plain arrays, so that numpy opens it anywhere and nothing in it can run code; or a folder
 of the same arrays, memory-mapped, for more clips than memory holds.
@@ -8,7 +8,7 @@ import math
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,8 +17,7 @@ from jaxtyping import Float32, Int64, UInt8
 
 from psla_wds.errors import ScoreError
 from psla_wds.evaluation.score_folder import read_score_folder, row_blocks
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open, disk_errors
 from psla_wds.labels.class_list import ClassList
 from psla_wds.shards.index import ShardIndex
 
@@ -30,24 +29,24 @@ LAYOUT = {
     "names": (np.str_, ("classes",)),
 }
 ORIGINS = "origins"
-"""Array of the weights that gave the scores; files from elsewhere may lack it."""
+"""Array that lists the checkpoints behind the scores; files from elsewhere may lack it."""
 
 WRITTEN_ORIGIN = re.compile(r"(?P<sha256>[0-9a-f]{64}) (?P<epoch>[0-9]{1,9})")
 MOST_DEFLATED = 1032
-"""Greatest factor by which zip can shrink bytes."""
+"""Largest compression ratio of zip's deflate."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A checkpoint that gave scores."""
+    """A checkpoint that produced scores."""
 
     sha256: str
-    """Digest of its file."""
+    """Digest of the checkpoint file."""
     epoch: int
-    """Epochs trained; for an average, the last that went in; 0 where the file does not say."""
+    """Epochs trained; for an average, its last epoch; 0 if unknown."""
 
     def __str__(self) -> str:
-        """The form in a score file."""
+        """Text form in a score file."""
         return f"{self.sha256} {self.epoch}"
 
 
@@ -56,9 +55,9 @@ class Scores:
     """Scores and targets of a set of clips. Row i is clip i, column k is class k."""
 
     clip_ids: tuple[str, ...]
-    """Unique: a clip is scored once."""
+    """Unique."""
     scores: Float32[np.ndarray, "clips classes"]
-    """What the head gives, near [0, 1]; not calibrated."""
+    """Output of the head, near [0, 1]; not calibrated."""
     targets: UInt8[np.ndarray, "clips classes"]
     """1 where the clip carries the class, else 0."""
     mids: tuple[str, ...]
@@ -66,40 +65,39 @@ class Scores:
     names: tuple[str, ...]
     """Display names, in the order of `mids`."""
     origins: tuple[Origin, ...] = ()
-    """The checkpoints that gave the scores; empty where they are unknown."""
+    """Checkpoints that produced the scores; empty if unknown."""
 
     def __len__(self) -> int:
         return len(self.clip_ids)
 
     def save(self, path: Path) -> None:
-        """Write the score file, whole or not at all."""
+        """Write the score file; it is whole or absent."""
         arrays = {
             name: np.asarray(getattr(self, name), dtype) for name, (dtype, _) in LAYOUT.items()
         }
         _check(arrays, path)
         arrays[ORIGINS] = np.array([str(origin) for origin in self.origins], np.str_)
-        with disk_errors(path, "write the score file", then="run the command again"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_open(path) as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
+        writing = disk_errors(path, "write the score file", then="run the command again")
+        with writing, atomic_open(path) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
 
     def rows_of(self, clip_ids: Sequence[str], *, where: object) -> Int64[np.ndarray, " clips"]:
-        """The row of each of these clips; `ScoreError` unless they are the clips scored, once."""
+        """Row of each of these clips; `ScoreError` unless exactly these clips are scored."""
         rows = {clip_id: row for row, clip_id in enumerate(self.clip_ids)}
         missing = [clip_id for clip_id in clip_ids if clip_id not in rows]
         if missing or len(clip_ids) != len(self):
             unknown = set(self.clip_ids).difference(clip_ids)
             raise ScoreError(
-                f"the scores miss {len(missing):,} of {len(clip_ids):,} clips"
-                f"{_examples(missing)}, and have {len(unknown):,} that are not among them"
-                f"{_examples(unknown)}",
+                f"the scores lack {len(missing):,} of {len(clip_ids):,} clips"
+                f"{_examples(missing)}, and have {len(unknown):,} unknown "
+                f"clips{_examples(unknown)}",
                 where=where,
                 fix="score the same clips: python -m eval.predict with the same --index",
             )
         return np.fromiter((rows[clip_id] for clip_id in clip_ids), np.int64, len(clip_ids))
 
     def check_classes(self, mids: tuple[str, ...], *, where: object) -> None:
-        """Raise unless the columns are these classes, in their order."""
+        """Raise `ScoreError` unless the columns are these classes in this order."""
         if self.mids != mids:
             unlike = sorted(set(self.mids) ^ set(mids))
             other = (
@@ -113,15 +111,15 @@ class Scores:
             )
 
     def aligned(self, like: "Scores", *, where: object) -> "Scores":
-        """These scores with the clips in the order of `like`; `ScoreError` unless classes, clips
-        and targets agree."""
+        """These scores in the clip order of `like`; `ScoreError` unless classes, clips and targets
+        agree."""
         self.check_classes(like.mids, where=where)
         rows = self.rows_of(like.clip_ids, where=where)
         targets = self.targets[rows]
         if not np.array_equal(targets, like.targets):
             raise ScoreError(
                 f"the targets of {np.count_nonzero((targets != like.targets).any(axis=1)):,} clips "
-                "are not those of the other scores",
+                "differ from those of the other scores",
                 where=where,
                 fix="predict all of them with one --index, and the same --labels",
             )
@@ -129,7 +127,7 @@ class Scores:
 
     @classmethod
     def load(cls, path: Path) -> "Scores":
-        """Read a score file or folder and check it; any fault is a `ScoreError`."""
+        """Read and check a score file or folder; any fault is a `ScoreError`."""
         arrays = _read_arrays(path)
         _check(arrays, path)
         texts = {name: tuple(arrays[name].tolist()) for name in ("clip_ids", "mids", "names")}
@@ -140,7 +138,7 @@ class Scores:
 def targets_of(
     index: ShardIndex, rows: Int64[np.ndarray, " rows"], classes: ClassList
 ) -> UInt8[np.ndarray, "rows classes"]:
-    """1 where a clip carries a class; 0 for classes that the shards do not have."""
+    """1 where a clip has a class; 0 for classes that the shards lack."""
     position = {mid: i for i, mid in enumerate(index.classes.mids)}
     shared = [(k, position[mid]) for k, mid in enumerate(classes.mids) if mid in position]
     targets = np.zeros((len(rows), len(classes)), np.uint8)
@@ -151,7 +149,7 @@ def targets_of(
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.exists():
-        raise ScoreError("there is no score file here", where=path, fix=_predict_again(path))
+        raise _unusable("it does not exist", path)
     try:
         if path.is_dir():
             return read_score_folder(path)
@@ -167,28 +165,22 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         reason = f"it lacks {error.filename}"
     except OSError as error:
         reason = error.strerror or str(error)
-    except Exception as error:  # whatever the bytes of a damaged file lead numpy's readers to
-        # Not numpy's own words: they advise to unpickle, which is no advice for a strange file.
+    except Exception as error:  # damaged bytes make numpy's readers raise almost anything
+        # Not numpy's own message: it advises unpickling, which is wrong for a stranger's file.
         objects = "Object arrays" in str(error)
-        reason = "it holds Python objects" if objects else "it is not an .npz, or cut short"
-    raise ScoreError(
-        f"the score file cannot be used: {reason}", where=path, fix=_predict_again(path)
-    )
+        reason = "it holds Python objects" if objects else "it is not an .npz, or it is cut short"
+    raise _unusable(reason, path)
 
 
 def _origins(written: np.ndarray | None, path: Path) -> tuple[Origin, ...]:
     found = [WRITTEN_ORIGIN.fullmatch(str(text)) for text in (() if written is None else written)]
     if None in found:
-        raise ScoreError(
-            "the score file cannot be used: what it says of its weights cannot be read",
-            where=path,
-            fix=_predict_again(path),
-        )
+        raise _unusable("its origins (weights and epochs) are not readable", path)
     return tuple(Origin(match["sha256"], int(match["epoch"])) for match in found if match)
 
 
 def _check_sizes(path: Path) -> None:
-    """Compare what headers claim with the archive, since numpy takes memory by the header."""
+    """Compare array headers with the archive, because numpy allocates what a header claims."""
     largest = MOST_DEFLATED * path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
@@ -201,45 +193,48 @@ def _check_sizes(path: Path) -> None:
 
 
 def _check(arrays: dict[str, np.ndarray], path: Path) -> None:
-    _check_layout(arrays, path)
-    if arrays["scores"].size == 0:
-        raise ScoreError(
-            f"there are no scores: they have the shape {arrays['scores'].shape}",
-            where=path,
-            fix=_predict_again(path),
-        )
-    texts = {name: _texts(arrays, name, path) for name in ("clip_ids", "mids", "names")}
-    for name in ("clip_ids", "mids"):
-        text, count = Counter(texts[name]).most_common(1)[0]
-        if count > 1:
-            raise ScoreError(
-                f"{name} must differ, but {text!r} is there {count} times",
-                where=path,
-                fix=_predict_again(path),
+    for fault in _faults(arrays):
+        raise _unusable(fault, path)
+
+
+def _faults(arrays: dict[str, np.ndarray]) -> Iterator[str]:
+    """What is wrong with the arrays of a score file; the first fault may cause the others."""
+    sizes = dict(zip(("clips", "classes"), arrays["scores"].shape, strict=False))
+    for name, (dtype, axes) in LAYOUT.items():
+        array, shape = arrays[name], tuple(sizes.get(axis, 0) for axis in axes)
+        if array.dtype.type is not dtype or array.shape != shape:
+            yield (
+                f"{name} is {array.dtype.name} {array.shape}, expected {dtype.__name__} "
+                f"[{', '.join(axes)}], with as many {' and '.join(axes)} as scores"
             )
-    _check_values(arrays, "scores", lambda values: ~np.isfinite(values), "a finite number", path)
-    _check_values(arrays, "targets", lambda values: values > 1, "0 or 1", path)
+    if arrays["scores"].size == 0:
+        yield f"it has no scores: their shape is {arrays['scores'].shape}"
+    for name in ("clip_ids", "mids", "names"):
+        if not _is_text(arrays[name]):
+            yield f"{name} are not text that UTF-8 can hold"
+    for name in ("clip_ids", "mids"):
+        text, count = Counter(arrays[name].tolist()).most_common(1)[0]
+        if count > 1:
+            yield f"{name} must be unique, but {text!r} occurs {count} times"
+    yield from _wrong_values(arrays, "scores", lambda values: ~np.isfinite(values), "finite")
+    yield from _wrong_values(arrays, "targets", lambda values: values > 1, "0 or 1")
 
 
-def _texts(arrays: dict[str, np.ndarray], name: str, path: Path) -> list[str]:
-    """The texts of an array; numpy accepts any 32 bits as a character."""
-    texts = arrays[name]
+def _is_text(texts: np.ndarray) -> bool:
+    """Whether an array holds Unicode; numpy accepts any 32 bits as a character."""
     try:
         texts.astype(texts.dtype.newbyteorder("<")).tobytes().decode("utf-32-le")
     except UnicodeDecodeError:
-        raise ScoreError(
-            f"{name} are not text that UTF-8 can hold", where=path, fix=_predict_again(path)
-        ) from None
-    return texts.tolist()
+        return False
+    return True
 
 
-def _check_values(
+def _wrong_values(
     arrays: dict[str, np.ndarray],
     name: str,
     is_wrong: Callable[[np.ndarray], np.ndarray],
     rule: str,
-    path: Path,
-) -> None:
+) -> Iterator[str]:
     num_wrong, places = 0, []
     for rows, block in row_blocks(arrays[name]):
         wrong = np.argwhere(is_wrong(block))
@@ -247,32 +242,22 @@ def _check_values(
         places += [(rows.start + clip, class_) for clip, class_ in wrong[:1]]
     if places:
         clip, class_ = places[0]
-        raise ScoreError(
+        yield (
             f"{num_wrong:,} {name} are not {rule}, the first ({arrays[name][clip, class_]}) "
-            f"for clip {arrays['clip_ids'][clip]}, class {arrays['mids'][class_]}",
-            where=path,
-            fix=_predict_again(path) + " (with a checkpoint that has not diverged)",
+            f"for clip {arrays['clip_ids'][clip]}, class {arrays['mids'][class_]}"
         )
 
 
-def _check_layout(arrays: dict[str, np.ndarray], path: Path) -> None:
-    sizes = dict(zip(("clips", "classes"), arrays["scores"].shape, strict=False))
-    for name, (dtype, axes) in LAYOUT.items():
-        array, shape = arrays[name], tuple(sizes.get(axis, 0) for axis in axes)
-        if array.dtype.type is not dtype or array.shape != shape:
-            raise ScoreError(
-                f"{name} is {array.dtype.name} {array.shape}, expected {dtype.__name__} "
-                f"[{', '.join(axes)}], with as many {' and '.join(axes)} as scores",
-                where=path,
-                fix=_predict_again(path),
-            )
-
-
-def _predict_again(path: Path) -> str:
-    return f"write it again: python -m eval.predict RUN --index SHARDS --output {path}"
+def _unusable(reason: str, path: Path) -> ScoreError:
+    return ScoreError(
+        f"the score file cannot be used: {reason}",
+        where=path,
+        fix=f"write it again: python -m eval.predict RUN --index SHARDS --output {path} "
+        "(with a checkpoint that has not diverged)",
+    )
 
 
 def _examples(clip_ids: Collection[str]) -> str:
-    return f" ({', '.join(sorted(clip_ids)[:3])}{', ...' if len(clip_ids) > 3 else ''})" * bool(
-        clip_ids
-    )
+    if not clip_ids:
+        return ""
+    return f" ({', '.join(sorted(clip_ids)[:3])}{', ...' if len(clip_ids) > 3 else ''})"

@@ -1,4 +1,4 @@
-"""A teacher for students to learn from: the highest scores of one model, or of several together."""
+"""Teachers for distillation: the highest scores of one model, or the mean of several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +19,9 @@ from psla_wds.shards.soft_labels import SoftLabels
 
 
 def apply_teacher(index: ShardIndex, folder: Path) -> ShardIndex:
-    """The index with a teacher's scores as soft labels, found by clip id.
+    """Index with a teacher's scores as soft labels, found by clip id.
 
-    A clip without scores is an error; the teacher may have scored others as well. The fingerprint
+    A clip without scores is an error; the teacher may have scored other clips too. The fingerprint
     covers the scores: a run does not resume with another teacher's.
     """
     top = read_top_scores(folder)
@@ -50,7 +50,7 @@ def apply_teacher(index: ShardIndex, folder: Path) -> ShardIndex:
 
 @dataclass(frozen=True)
 class _Model:
-    """The scores of one model: all of them, or the highest of each clip."""
+    """Scores of one model: all, or only the highest of each clip."""
 
     path: Path
     clip_ids: ClipIds
@@ -58,7 +58,7 @@ class _Model:
     scores: np.ndarray | SoftLabels
 
     def of_rows(self, rows: Int64[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows classes"]:
-        """Scores within [0, 1]; 0 for a class whose score was not kept."""
+        """Scores cut to [0, 1]; 0 for a class whose score was not kept."""
         if isinstance(self.scores, SoftLabels):
             return self.scores.targets(rows)
         return np.asarray(self.scores[rows]).clip(0, 1)
@@ -67,7 +67,7 @@ class _Model:
 def joint_teacher(paths: Sequence[Path], output: Path, top_k: int) -> int:
     """Write the highest mean scores of every clip, in the order of the first file.
 
-    Scores are cut to [0, 1] before their mean is taken, as a student learns them.
+    Scores are cut to [0, 1] before averaging, as a student learns them.
 
     Returns:
         The number of clips.
@@ -107,10 +107,11 @@ def _open(path: Path) -> _Model:
 
 
 def _rows_like(model: _Model, first: _Model) -> Int64[np.ndarray, " clips"]:
-    """The rows of a model's scores in the order of the clips of `first`, which must be the same."""
+    """Rows of a model's scores in the order of the clips of `first`; both must have the same
+    clips."""
     if model.classes.mids != first.classes.mids:
         raise ScoreError(
-            f"the classes are not those of {first.path}, or in another order",
+            f"the classes differ from those of {first.path}, or their order does",
             where=model.path,
             fix="use models of one class list",
         )

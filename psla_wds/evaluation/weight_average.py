@@ -10,12 +10,12 @@ from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.loading.batches import LoaderConfig, evaluation_batches
 from psla_wds.models.checkpoint import Checkpoint, epoch_checkpoints, load_checkpoint
 from psla_wds.progress import progress_bar
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.shards.index import ShardIndex
 
 
 def average_weights(run: Path, first: int, last: int, *, first_twice: bool = False) -> Checkpoint:
-    """The mean of the weights and of BatchNorm's statistics over epochs `first` to `last`."""
+    """Mean of the weights and BatchNorm statistics over epochs `first` to `last`."""
     found = find_epochs(run, first, last)
     average = RunningAverage()
     for path in [found[0]] * first_twice + found:
@@ -24,7 +24,7 @@ def average_weights(run: Path, first: int, last: int, *, first_twice: bool = Fal
 
 
 def find_epochs(run: Path, first: int, last: int) -> list[Path]:
-    """The checkpoints of epochs `first` to `last`; an error if one is missing."""
+    """Checkpoints of epochs `first` to `last`; `CheckpointError` if one is missing."""
     if not 1 <= first <= last:
         raise ConfigError(
             f"epochs {first} to {last} are not a range", where="--epochs", fix="such as 16 30"
@@ -42,14 +42,14 @@ def find_epochs(run: Path, first: int, last: int) -> list[Path]:
 
 
 class RunningAverage:
-    """The mean of the weights of checkpoints of one model, one after another."""
+    """Running mean of the weights of checkpoints of one model."""
 
     def __init__(self) -> None:
         self._total: dict[str, torch.Tensor] = {}
         self._count = 0
 
     def add(self, path: Path) -> Checkpoint:
-        """Count in the checkpoint of an epoch, and return it."""
+        """Add the checkpoint of an epoch to the mean, and return it."""
         checkpoint = load_checkpoint(path)
         if self._total and {n: t.shape for n, t in checkpoint.weights.items()} != {
             n: t.shape for n, t in self._total.items()
@@ -75,11 +75,11 @@ class RunningAverage:
 def with_estimated_statistics(
     checkpoint: Checkpoint, index: ShardIndex, *, batch_size: int, reader: ReaderConfig
 ) -> Checkpoint:
-    """The checkpoint with BatchNorm's statistics of these clips, unmixed and unmasked.
+    """Checkpoint with BatchNorm statistics of these clips, unmixed and unmasked.
 
-    A mean over all batches, where training keeps one that forgets (torch's `update_bn`).
+    The mean over all batches, while training keeps a moving average (torch's `update_bn`).
     """
-    # A dropped connection would scale what the next layer sees.
+    # Drop-connect would scale the input of the next layer.
     still = replace(checkpoint, model=replace(checkpoint.model, drop_connect_rate=0.0))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = still.build().to(device)

@@ -1,1 +1,1 @@
-"""Log-mel features: the definition in torch, and the same as a DALI graph."""
+"""Log-mel features: their definition in torch, and the same as a DALI graph."""

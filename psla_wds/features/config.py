@@ -1,5 +1,6 @@
-"""Settings of the log-mel front end. Without torch, so that a command can list them at once."""
+"""Settings of the log-mel front end, without torch, so that --help is quick."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -18,53 +19,39 @@ class FeatureConfig:
     hop_ms: float = 10.0
     """Time from the start of a frame to the start of the next."""
     num_mels: Annotated[int, Within(4)] = 128  # fewer are an assertion in torchaudio
-    """Mel filters, and so features per frame."""
+    """Number of mel filters, and so of features per frame."""
     low_hz: float = 20.0
     """Lower edge of the mel filters."""
     high_hz: float = 8_000.0
     """Upper edge of the mel filters, at most half the sample rate."""
     num_frames: Annotated[int, Within(1)] = 1056
-    """Frames given to the model; shorter clips are padded, longer ones cut."""
+    """Frames that the model gets; shorter clips are padded, longer ones cut."""
     mean: Annotated[float, Within()] = -4.6476
-    """Mean of the log-mel values of the data set, subtracted from them."""
+    """Mean of the data set's log-mel values, subtracted from them."""
     std: Annotated[float, Within(0, without=(0,))] = 4.5699
-    """Standard deviation of the log-mel values of the data set, which divides them."""
+    """Standard deviation of the data set's log-mel values, which they are divided by."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "features")
-        nyquist_hz = self.sample_rate_hz / 2
-        rules = (
-            (
-                self.window_samples >= 2,
-                f"window_ms={self.window_ms:g} holds {self.window_samples} samples",
-                "--features.window-ms 25",
-            ),
-            (
-                self.hop_samples >= 1,
-                f"hop_ms={self.hop_ms:g} is less than a sample",
-                "--features.hop-ms 10",
-            ),
-            (
-                self.hop_samples <= self.window_samples,
-                f"hop_ms={self.hop_ms:g} is longer than window_ms={self.window_ms:g}: samples "
-                "between windows would never be seen",
-                f"--features.hop-ms {self.window_ms:g}",
-            ),
-            (
-                0 < self.high_hz <= nyquist_hz,
-                f"high_hz={self.high_hz:g} is not between 0 and half the sample rate "
-                f"({nyquist_hz:g})",
-                f"--features.high-hz {nyquist_hz:g}",
-            ),
-            (
-                0 <= self.low_hz < self.high_hz,
-                f"low_hz={self.low_hz:g} is not between 0 and high_hz={self.high_hz:g}",
-                "--features.low-hz 0",
-            ),
-        )
-        for holds, problem, good in rules:
-            if not holds:
-                raise ConfigError(problem, where="features", fix=f"set {good}")
+        for problem, good in self._faults():
+            raise ConfigError(problem, where="features", fix=f"set --features.{good}")
+
+    def _faults(self) -> Iterator[tuple[str, str]]:
+        """Settings that contradict each other, each with a flag that mends it."""
+        window, hop, nyquist_hz = self.window_ms, self.hop_ms, self.sample_rate_hz / 2
+        if self.window_samples < 2:
+            yield f"window_ms={window:g} holds {self.window_samples} samples", "window-ms 25"
+        if self.hop_samples < 1:
+            yield f"hop_ms={hop:g} is less than a sample", "hop-ms 10"
+        if self.hop_samples > self.window_samples:
+            problem = f"hop_ms={hop:g} is longer than window_ms={window:g}: samples between windows"
+            yield f"{problem} would never be seen", f"hop-ms {window:g}"
+        if not 0 < self.high_hz <= nyquist_hz:
+            limits = f"0 and half the sample rate ({nyquist_hz:g})"
+            yield f"high_hz={self.high_hz:g} is not between {limits}", f"high-hz {nyquist_hz:g}"
+        if not 0 <= self.low_hz < self.high_hz:
+            limits = f"0 and high_hz={self.high_hz:g}"
+            yield f"low_hz={self.low_hz:g} is not between {limits}", "low-hz 0"
 
     @property
     def window_samples(self) -> int:
@@ -76,7 +63,7 @@ class FeatureConfig:
 
     @property
     def fft_size(self) -> int:
-        """The next power of two: Kaldi pads the frame with zeros up to it."""
+        """The next power of two: Kaldi pads a frame with zeros to that length."""
         return 1 << (self.window_samples - 1).bit_length()
 
     @property
@@ -85,7 +72,7 @@ class FeatureConfig:
 
     @property
     def max_clip_samples(self) -> int:
-        """Samples that `num_frames` frames see; what follows them in a clip is cut."""
+        """Samples that `num_frames` frames cover; the rest of a longer clip is cut."""
         return (self.num_frames - 1) * self.hop_samples + self.window_samples
 
 

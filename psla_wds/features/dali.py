@@ -1,8 +1,8 @@
 """The log-mel front end as one DALI graph: encoded audio in, batches for the model out.
 
-One graph for CPU and GPU, equal to `psla_wds.features.log_mel` to float32 rounding; a naive DALI
-chain is off by up to 16 nats in the low mels. It draws no random numbers: the source decides
-everything.
+One graph for CPU and GPU, equal to `psla_wds.features.log_mel` up to float32 rounding; a naive DALI
+chain is wrong by up to 16 nats in the low mels. It draws no random numbers: all come from the
+source.
 """
 
 from collections import deque
@@ -21,19 +21,19 @@ from psla_wds.features.config import FeatureConfig
 from psla_wds.features.encoded_batch import EncodedBatch, UndecodableBatchError
 from psla_wds.features.log_mel import PREEMPHASIS, SMALLEST_ENERGY, hann_window, mel_matrix
 
-PREFETCH_BATCHES = 2  # that DALI works on at a time, the one it returns next included
+PREFETCH_BATCHES = 2  # in work at a time, including the one that DALI returns next
 
 
 class FrontEnd:
     """Encoded audio in, normalised log-mel out, in the order of the source.
 
     `source(iteration)` is called with 0, 1, 2, ..., up to `PREFETCH_BATCHES` ahead of `run`; its
-    batch depends on the iteration alone. It raises StopIteration when there is no further batch;
-    any other exception reaches the caller of `run` as itself, after the batches before it.
+    batch may depend on the iteration only. It raises StopIteration after the last batch. Any other
+    exception reaches the caller of `run` unchanged, after the batches before it.
 
-    DALI reads the arrays of a batch where they lie, long after the source returned them. They
-    stay referenced until `run` returned the output of their batch and was called again: a source
-    may reuse a buffer once that is garbage collected, and not before.
+    DALI reads the arrays of a batch in place, long after the source returned them. A source may
+    reuse a buffer only once it is garbage collected, which is after `run` has returned the output
+    of its batch and has been called again.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class FrontEnd:
         device: torch.device,
         rolls: bool = False,
     ) -> None:
-        """`batch_size` is the largest; a batch of the source may be smaller.
+        """A batch of the source may be smaller than `batch_size`, but not larger.
 
-        Clips are shifted only where `rolls` is set: it costs a copy of each.
+        Clips are rolled only if `rolls` is set, since that costs a copy of each.
         """
         self._feed = Feed(source, features, rolls=rolls)
         self._device = device
@@ -64,9 +64,9 @@ class FrontEnd:
         self._pipeline.build()
 
     def run(self) -> tuple[Float32[torch.Tensor, "draws frames mels"], EncodedBatch]:
-        """The next output and the batch that it is made of. StopIteration after the last one.
+        """The next output and the batch that it comes from. StopIteration after the last one.
 
-        After an `UndecodableBatchError` the next call gives the batch that follows the bad one.
+        After an `UndecodableBatchError`, the next call returns the batch that follows the bad one.
         """
         self._feed.release()
         self._pipeline.schedule_run()
@@ -79,8 +79,8 @@ class FrontEnd:
         return torch.from_dlpack(log_mel.as_tensor()), self._feed.deliver()
 
     def _consumer_stream(self) -> torch.cuda.Stream | None:
-        # DALI binds the output to this stream: the stream waits for it, the host does not, and
-        # its memory is used again only after the work that the stream has by then.
+        # DALI binds the output to this stream: the stream waits for it, but the host does not, and
+        # its memory is reused only after the work that is on the stream by then.
         return None if self._device.type == "cpu" else torch.cuda.current_stream(self._device)
 
 
@@ -101,7 +101,7 @@ class Feed:
         except StopIteration:
             raise
         except Exception as error:
-            # Raised through DALI, it would come before the batches that are still in work.
+            # If DALI raised it, it would come before the batches that are still in work.
             self.error = error
             raise StopIteration from None
         draws = batch.draws
@@ -140,7 +140,7 @@ def _device_id(device: torch.device) -> int | None:
 
 
 def graph_stages(feed: Feed, features: FeatureConfig, device: torch.device) -> dict[str, DataNode]:
-    """The graph by its stages: what each gives, in order; the last is what the model gets."""
+    """Outputs of the graph's stages, in order; the last is the input of the model."""
     num_arrays = 4 if feed.rolls else 3
     audio, partner_audio, weights, anchors, shapes, *starts = fn.external_source(
         source=feed,
@@ -171,7 +171,7 @@ def _decode(audio: DataNode) -> DataNode:
 
 
 def _rolled(waveform: DataNode, share: DataNode) -> DataNode:
-    """From the sample at `share` of the length to the end, then what lies before it."""
+    """The waveform from `share` of its length on, followed by the part before that."""
     length = fn.cast(waveform.shape()[0], dtype=DALIDataType.INT32)
     start = fn.cast(dali_math.floor(share * length), dtype=DALIDataType.INT32)
     start = dali_math.min(start, length - 1)  # the product can round up to the length
@@ -181,8 +181,10 @@ def _rolled(waveform: DataNode, share: DataNode) -> DataNode:
 def _mixup(
     waveform: DataNode, partner: DataNode, weights: DataNode, num_samples: DataNode
 ) -> DataNode:
-    """The weighted sum of a clip and its partner cut or padded to its length, as PSLA's code:
-    each without its mean (the waveform's goes with that of the sum), and the sum without its own.
+    """The weighted sum of a clip and its partner, which is cut or padded to the clip's length.
+
+    As in PSLA's code, partner, clip and sum have their means removed; the clip's mean goes with the
+    sum's.
     """
     partner = _first(_centred(partner), num_samples)
     return _centred(waveform * weights[0] + partner * weights[1])
@@ -193,16 +195,16 @@ def _centred(signal: DataNode, axis: int = 0) -> DataNode:
 
 
 def _first(signal: DataNode, length: DataNode | int) -> DataNode:
-    """The first `length` entries, with zeros where there are not as many."""
+    """The first `length` entries, padded with zeros if there are fewer."""
     return fn.slice(signal, start=0, shape=length, axes=[0], out_of_bounds_policy="pad")
 
 
 def _frames(waveform: DataNode, num_samples: DataNode, features: FeatureConfig) -> DataNode:
     """Overlapping frames (frames, window), at least one and at most `num_frames`.
 
-    DALI has no such operator: the waveform is cut into rows of one hop, and a frame is a row with
-    the rows after it. No frame at all (a clip shorter than a window) would crash the process in
-    `preemphasis_filter`, so such a clip is padded to one.
+    DALI has no such operator: the waveform is cut into rows of one hop, and a frame is a row and
+    the rows after it. A clip shorter than a window is padded to one frame, since no frame at all
+    would crash the process in `preemphasis_filter`.
     """
     window, hop = features.window_samples, features.hop_samples
     rows_per_frame = -(-window // hop)
@@ -221,9 +223,8 @@ def _frames(waveform: DataNode, num_samples: DataNode, features: FeatureConfig) 
 def _power(frames: DataNode, features: FeatureConfig) -> DataNode:
     """Kaldi's power spectrum (frames, bins): each frame without its mean, pre-emphasised, windowed.
 
-    The frames are laid end to end, so that a window step of one window takes them one by one.
-    Pre-emphasis then leaks over their borders, into first samples only: the symmetric window is
-    zero there.
+    The frames are laid end to end, so a step of one window takes them one by one. Pre-emphasis
+    leaks into the first sample of each frame, where the symmetric window is zero.
     """
     end_to_end = fn.reshape(_centred(frames, axis=1), shape=[-1])
     return fn.spectrogram(
@@ -239,7 +240,7 @@ def _power(frames: DataNode, features: FeatureConfig) -> DataNode:
 
 
 def _log_mel(power: DataNode, features: FeatureConfig, device: torch.device) -> DataNode:
-    """Kaldi's filters by two passes of DALI's: the first for the even filters, then the odd."""
+    """Kaldi's filters by two passes of DALI's: one for the even filters, one for the odd."""
 
     def constant(values: np.ndarray) -> DataNode:
         backend = "gpu" if device.type == "cuda" else "cpu"
@@ -267,11 +268,10 @@ def _dali_mel(power: DataNode, features: FeatureConfig) -> DataNode:
 def mel_pre_weights(
     kaldi: Float32[np.ndarray, "mels bins"], dali: Float32[np.ndarray, "mels bins"]
 ) -> Float32[np.ndarray, "2 bins"]:
-    """What to multiply bins with, for the even and for the odd filters, so that DALI's matrix
-    gives Kaldi's.
+    """Factors of the bins, for the even and the odd filters, that turn DALI's matrix into Kaldi's.
 
-    Both have triangles with the same corners, DALI's linear in Hz, Kaldi's linear in mel. A bin
-    feeds at most two filters, neighbours, so a parity has at most one factor per bin.
+    Both have triangles with the same corners, but DALI's are linear in Hz and Kaldi's in mel. A bin
+    feeds at most two neighbouring filters, so each parity needs one factor per bin.
     """
     weights = np.zeros((2, kaldi.shape[1]), np.float32)
     for mel, kaldi_bin in np.argwhere((kaldi > 0) & (dali > 0)):
@@ -279,7 +279,7 @@ def mel_pre_weights(
     parity = np.arange(len(kaldi)) % 2
     if not np.allclose(dali * weights[parity], kaldi, rtol=0, atol=1e-6):
         raise ConfigError(
-            "DALI's mel filters cannot be made Kaldi's: a frequency bin feeds too many of them",
+            "DALI's mel filters cannot match Kaldi's: a frequency bin feeds too many of them",
             where="features",
             fix="use fewer mels or another range, for instance --features.num-mels 64",
         )
@@ -287,7 +287,7 @@ def mel_pre_weights(
 
 
 def _dali_mel_matrix(features: FeatureConfig) -> Float32[np.ndarray, "mels bins"]:
-    """What `mel_filter_bank` really applies: its response to an identity matrix."""
+    """The matrix that `mel_filter_bank` applies: its response to an identity matrix."""
     pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None)
     with pipeline:
         identity = Constant(np.eye(features.num_bins, dtype=np.float32), device="cpu")

@@ -1,4 +1,4 @@
-"""A batch on its way from the shards to the front end: its draws, and their encoded clips."""
+"""A batch between the shards and the front end: its draws, and their encoded clips."""
 
 import io
 import wave
@@ -20,7 +20,7 @@ def _null_wav() -> UInt8[np.ndarray, " bytes"]:
 
 
 NULL_WAV = _null_wav()
-"""One sample of silence, 46 bytes: the partner of a draw that is not mixed, decoded for free."""
+"""One sample of silence (46 bytes), which is the partner of a draw that is not mixed."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class EncodedBatch:
 
     draws: Draws
     audio: list[UInt8[np.ndarray, " _"]]  # `_`: lengths differ
-    """One clip a draw, at the sample rate of the features."""
+    """One clip for each draw, at the sample rate of the features."""
     partner_audio: list[UInt8[np.ndarray, " _"]]
     """The clip mixed into each draw; `NULL_WAV` where a draw is not mixed."""
 
     @classmethod
     def of(cls, draws: Draws, clips: list[UInt8[np.ndarray, " _"]]) -> "EncodedBatch":
-        """The batch of these draws, whose `draws.clips` have this audio."""
+        """The batch of these draws, given the audio of `draws.clips`."""
         count = len(draws.rows)
         partner_audio = [NULL_WAV] * count
         for draw, clip in zip(np.flatnonzero(draws.mixed).tolist(), clips[count:], strict=True):
@@ -50,7 +50,7 @@ class EncodedBatch:
 
 
 class UndecodableBatchError(RuntimeError):
-    """DALI failed on a batch, usually on a damaged clip; it does not say on which."""
+    """DALI failed on a batch, usually because of a damaged clip; it does not say which."""
 
     def __init__(self, batch: EncodedBatch) -> None:
         super().__init__("a batch could not be decoded")

@@ -1,7 +1,7 @@
 """The definition of the log-mel front end in torch: Kaldi's fbank as one matrix product.
 
-`psla_wds.features.dali` computes the same in DALI for training; this one tags single files, is
-exported with a model, and is the reference of the tests.
+`psla_wds.features.dali` computes the same in DALI for training. This one is for tagging, for
+exported models, and the reference of the tests.
 """
 
 import torch
@@ -17,9 +17,9 @@ SMALLEST_ENERGY = torch.finfo(torch.float32).eps  # Kaldi's floor before the log
 
 
 class LogMel(nn.Module):
-    """Waveform in [-1, 1] to log-mel, not normalised, as torchaudio's Kaldi fbank gives it.
+    """Waveform in [-1, 1] to log-mel, not normalised, equal to torchaudio's Kaldi fbank.
 
-    Pre-emphasis, window and DFT of a frame are linear, so one real matrix does them all. A
+    Pre-emphasis, window and DFT of a frame are linear, so one real matrix computes them all. A
     waveform shorter than a window is padded with zeros to one frame.
     """
 
@@ -30,7 +30,7 @@ class LogMel(nn.Module):
         super().__init__()
         self.window_samples = config.window_samples
         self.hop_samples = config.hop_samples
-        # Both follow from the configuration: they move with the module, checkpoints omit them.
+        # Both follow from the configuration: they move with the module but are not saved.
         self.register_buffer(
             "frames_to_spectrum", spectrum_matrix(config).float(), persistent=False
         )
@@ -41,8 +41,8 @@ class LogMel(nn.Module):
     ) -> Float32[torch.Tensor, "*batch frames mels"]:
         missing = max(0, self.window_samples - waveform.shape[-1])
         frames = F.pad(waveform, (0, missing)).unfold(-1, self.window_samples, self.hop_samples)
-        # The matrix could remove the mean as well, but in float32 a large offset then costs the
-        # digits of a quiet signal: 1e-3 in log-mel instead of 4e-5.
+        # The matrix could remove the mean as well, but in float32 a large offset then costs digits
+        # of a quiet signal: an error of 1e-3 in log-mel instead of 4e-5.
         frames = frames - frames.mean(-1, keepdim=True)
         real, imaginary = (frames @ self.frames_to_spectrum).chunk(2, dim=-1)
         mel = (real.square() + imaginary.square()) @ self.bins_to_mels
@@ -50,10 +50,10 @@ class LogMel(nn.Module):
 
 
 class WindowFeatures(nn.Module):
-    """Waveforms to what the model gets: log-mel, cut or padded to `num_frames`, normalised.
+    """Waveforms to the model's input: log-mel, cut or padded to `num_frames`, normalised.
 
-    One shape whatever the length, and operators that can be exported: a waveform is padded with
-    zeros, and frames that it does not reach become the padding that `fit` gives.
+    The shape does not depend on the length, and all operators can be exported: a waveform is padded
+    with zeros, and frames after its end become the padding of `fit`.
     """
 
     frame_numbers: torch.Tensor
@@ -81,9 +81,9 @@ class WindowFeatures(nn.Module):
 def fit(
     log_mel: Float[torch.Tensor, "*batch frames mels"], num_frames: int
 ) -> Float[torch.Tensor, "*batch fitted_frames mels"]:
-    """Cut, or padded with zeros, to `num_frames`.
+    """Log-mel cut, or padded with zeros, to `num_frames`.
 
-    Zero before normalisation, as in the paper's code: neither silence (-15.9) nor the mean.
+    As in the paper's code, padding is 0 before normalisation: neither silence (-15.9) nor the mean.
     """
     log_mel = log_mel[..., :num_frames, :]
     return F.pad(log_mel, (0, 0, 0, num_frames - log_mel.shape[-2]))
@@ -92,18 +92,19 @@ def fit(
 def normalise(
     log_mel: Float[torch.Tensor, "*batch frames mels"], config: FeatureConfig
 ) -> Float[torch.Tensor, "*batch frames mels"]:
+    """Log-mel less the data set's mean, divided by its standard deviation."""
     return (log_mel - config.mean) / config.std
 
 
 def hann_window(config: FeatureConfig) -> Float64[torch.Tensor, " window"]:
-    """Symmetric, as Kaldi's: the first sample is zero, so is the last."""
+    """Symmetric Hann window, as Kaldi's: its first and last values are zero."""
     return torch.hann_window(config.window_samples, periodic=False, dtype=torch.float64)
 
 
 def spectrum_matrix(config: FeatureConfig) -> Float64[torch.Tensor, "window twice_bins"]:
-    """A centred frame times this is its spectrum: the real parts of all bins, then the imaginary.
+    """Matrix from a centred frame to its spectrum: the real parts of all bins, then the imaginary.
 
-    Its rows are what Kaldi's chain makes of a frame that is 1 at one sample, 0 elsewhere.
+    A row is the output of Kaldi's chain for a frame that is 1 at one sample and 0 elsewhere.
     """
     impulses = torch.eye(config.window_samples, dtype=torch.float64)
     previous = torch.cat([impulses[:, :1], impulses[:, :-1]], dim=1)
@@ -113,8 +114,8 @@ def spectrum_matrix(config: FeatureConfig) -> Float64[torch.Tensor, "window twic
 
 
 def mel_matrix(config: FeatureConfig) -> Float32[torch.Tensor, "mels bins"]:
-    """Kaldi's triangles, linear in mel, not normalised. A narrow filter can hold no bin: at the
-    defaults filter 3 is empty, and constant at log(eps).
+    """Kaldi's triangular filters, linear in mel, not normalised. A narrow filter can be empty: with
+    the defaults, filter 3 is, and its feature is always log(eps).
     """
     filters, _ = get_mel_banks(
         config.num_mels,
@@ -122,7 +123,7 @@ def mel_matrix(config: FeatureConfig) -> Float32[torch.Tensor, "mels bins"]:
         config.sample_rate_hz,
         config.low_hz,
         config.high_hz,
-        vtln_low=100.0,  # without effect: no warping
+        vtln_low=100.0,  # no effect, since the warp factor is 1
         vtln_high=-500.0,
         vtln_warp_factor=1.0,
     )

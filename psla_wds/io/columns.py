@@ -1,31 +1,44 @@
 """Columns: .npy files, memory-mapped, and rows of different lengths in two of them."""
 
-from pathlib import Path
+import io
 
 import numpy as np
 from jaxtyping import Int64
 
+from psla_wds.io.locations import Location
+from psla_wds.io.stores import at
+
+HEADER_BYTES = 65_535 + 10
+"""Most that the header of a column can take."""
 ROWS_AT_ONCE = 65_536
 """Rows that are copied in one go; a place takes 8 bytes where a byte of an id takes one."""
 
 
-def map_column(path: Path, dtype: type[np.generic], *, ndim: int = 1) -> np.ndarray:
-    """The array in a .npy file, mapped; ValueError or OSError unless it is one of this kind."""
+def map_column(
+    location: Location, dtype: type[np.generic], *, ndim: int = 1, max_bytes: int = 2**40
+) -> np.ndarray:
+    """The array in a .npy file, mapped from a disk, or read into memory from behind a URL.
+
+    ValueError or OSError unless the file is whole, of this type, with so many dimensions.
+
+    Args:
+        max_bytes: most bytes to read from behind a URL.
+    """
+    content = at(location).view(max_bytes=max_bytes)
     try:
-        # As a plain array over the mapping: `np.memmap` takes 20 times as long to give one entry.
-        column = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except OSError:
-        raise
+        # Not by `np.load`: it would make room for as much as the header claims, and `np.memmap`
+        # takes 20 times as long to give one entry.
+        header = io.BytesIO(content[:HEADER_BYTES])
+        if np.lib.format.read_magic(header) != (1, 0):
+            raise ValueError("it has another version of .npy than is written here")
+        shape, is_fortran, found = np.lib.format.read_array_header_1_0(header)
+        column = np.frombuffer(content, found, offset=header.tell())
+        column = column.reshape(shape, order="F" if is_fortran else "C")
     except Exception as error:  # whatever a damaged header leads numpy's parser to
-        raise ValueError(f"{path.name} is no column: {type(error).__name__}") from None
-    check_kind(column, dtype, path.name, ndim=ndim)
-    return column
-
-
-def check_kind(column: np.ndarray, dtype: type[np.generic], name: str, *, ndim: int = 1) -> None:
-    """ValueError unless the column is of this type, with so many dimensions."""
+        raise ValueError(f"{location.name} is not a column: {type(error).__name__}") from None
     if column.dtype != dtype or column.ndim != ndim:
-        raise ValueError(f"{name} has {column.dtype} of {column.ndim} dimensions")
+        raise ValueError(f"{location.name} has {column.dtype} of {column.ndim} dimensions")
+    return column
 
 
 def check_ragged(starts: np.ndarray, values: np.ndarray, num_rows: int, what: str) -> None:

@@ -1,4 +1,4 @@
-"""Where shards lie: a local folder, or a URL that fsspec knows."""
+"""Where shards are: a local path, or a URL that fsspec knows."""
 
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -7,7 +7,7 @@ from urllib.parse import quote
 from psla_wds.errors import ConfigError
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
-"""Optional parts of this package that bring what a scheme of URLs needs."""
+"""Extras of this package with what a scheme of URLs needs."""
 
 
 @runtime_checkable
@@ -28,6 +28,7 @@ class Url(Protocol):
     def protocol(self) -> str: ...
     @property
     def fs(self) -> Any: ...
+    def is_absolute(self) -> bool: ...
     def __truediv__(self, name: str) -> "Url": ...
     def with_name(self, name: str) -> "Url": ...
 
@@ -51,9 +52,9 @@ def parse_location(text: str) -> Location:
             f"this URL cannot be read: {error}", where=text, fix="use s3://, gs:// or https://"
         ) from None
     except ImportError as error:
-        raise ConfigError(
-            f"this URL needs a package: {error}", where=text, fix=_missing(text)
-        ) from None
+        extra = EXTRAS.get(text.split("://")[0])
+        fix = f"pip install 'psla-wds[{extra}]'" if extra else "install what the message names"
+        raise ConfigError(f"this URL needs a package: {error}", where=text, fix=fix) from None
     return location
 
 
@@ -61,19 +62,17 @@ def is_url(text: str) -> bool:
     return "://" in text
 
 
-def is_http(location: Url) -> bool:
-    return location.protocol in ("http", "https")
+def is_http(location: Location) -> bool:
+    return not isinstance(location, Path) and location.protocol in ("http", "https")
 
 
 def member(folder: Location, name: str) -> Location:
-    """The file of this name; in a web address, where some characters mean something, quoted."""
-    if isinstance(folder, Path):
-        return folder / name
+    """The file of this name; quoted in web addresses, where some characters have a meaning."""
     return folder / (quote(name) if is_http(folder) else name)
 
 
 def split_spec(spec: str) -> tuple[Location, list[str] | None]:
-    """Location and splits of `SHARDS[:split,...]`. The colon of a port is none of a split."""
+    """Location and splits of `SHARDS[:split,...]`. The colon of a port does not begin splits."""
     head, colon, splits = spec.rpartition(":")
     if not is_url(spec):
         whole = not colon or Path(spec).exists()
@@ -81,8 +80,3 @@ def split_spec(spec: str) -> tuple[Location, list[str] | None]:
         is_port = splits.isdigit() and "/" not in head.split("://", 1)[-1]
         whole = "/" in splits or is_port
     return (parse_location(spec), None) if whole else (parse_location(head), splits.split(","))
-
-
-def _missing(text: str) -> str:
-    extra = EXTRAS.get(text.split("://")[0])
-    return f"pip install 'psla-wds[{extra}]'" if extra else "install what the message names"

@@ -16,7 +16,8 @@ from psla_wds.errors import PslaError
 
 def scratch_database(owner: object) -> sqlite3.Connection:
     """A new database, closed when its owner is gone."""
-    database = sqlite3.connect("")
+    # The owner may be deleted by the garbage collector, which runs in whichever thread is at work.
+    database = sqlite3.connect("", check_same_thread=False)
     finalize(owner, database.close)
     database.execute("PRAGMA temp_store = FILE")
     database.execute("PRAGMA journal_mode = OFF")  # nothing is ever taken back
@@ -25,7 +26,7 @@ def scratch_database(owner: object) -> sqlite3.Connection:
 
 @contextmanager
 def scratch_errors() -> Iterator[None]:
-    """Tell of a disk that is full as of something that the user can end."""
+    """Report a full disk as an error that the user can mend."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -37,7 +38,7 @@ def scratch_errors() -> Iterator[None]:
 
 
 def to_bytes(text: str) -> bytes:
-    """Of a text that may name a file whose name is not UTF-8, which text in SQLite must be."""
+    """A text as bytes: SQLite's texts must be UTF-8, which names of files need not be."""
     return text.encode("utf-8", "surrogatepass")
 
 

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from psla_wds.errors import CheckpointError, ConfigError, PslaError
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open
 
 
 def save_tensors(content: dict[str, Any], path: Path) -> None:
     """Write tensors, numbers and strings; the file is whole or absent."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_open(path) as file:
             torch.save(content, file)
     except (OSError, RuntimeError) as error:

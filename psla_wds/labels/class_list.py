@@ -1,4 +1,4 @@
-"""The class list: which mid and which name each output of the model stands for."""
+"""The class list: mid and name of each output of the model."""
 
 import csv
 import difflib
@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from psla_wds.errors import ManifestError
-from psla_wds.io.files import atomic_open
-from psla_wds.io.folders import local_copy
 from psla_wds.io.locations import Location
+from psla_wds.io.stores import at
 
 CSV_COLUMNS = ("index", "mid", "display_name")
 
@@ -37,11 +36,11 @@ class ClassList:
         return len(self.mids)
 
     def find(self, label: str) -> int | None:
-        """The class that `label` (a mid, a display name or an index) stands for, if any."""
+        """Position of the class that `label` (a mid, a display name or an index) means, if any."""
         return self._position.get(label)
 
     def nearest(self, label: str) -> str | None:
-        """The mid or name most like `label`, to offer in an error message."""
+        """The most similar mid or name, to suggest in an error message."""
         known = [*self.names, *self.mids]
         matches = difflib.get_close_matches(label.lower(), [k.lower() for k in known], n=1)
         return next((k for k in known if matches and k.lower() == matches[0]), None)
@@ -50,7 +49,7 @@ class ClassList:
 def read_class_list(path: Location) -> ClassList:
     """The classes of an AudioSet-style CSV: `index,mid,display_name`, indices 0, 1, 2, ..."""
     try:
-        with local_copy(path) as local, local.open(encoding="utf-8-sig", newline="") as file:
+        with at(path).local_copy() as local, local.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, skipinitialspace=True))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ManifestError(
@@ -70,7 +69,7 @@ def read_class_list(path: Location) -> ClassList:
 
 
 def write_class_list(classes: ClassList, path: Location) -> None:
-    with atomic_open(path, "w", shared=True) as file:
+    with at(path).write("w", shared=True) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(CSV_COLUMNS)
         writer.writerows(zip(range(len(classes)), classes.mids, classes.names, strict=True))

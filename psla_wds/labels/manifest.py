@@ -9,7 +9,7 @@ from psla_wds.io.locations import Location
 from psla_wds.labels.class_list import ClassList
 
 MAX_CLIP_ID_BYTES = 200
-"""A tar header holds 100 bytes of name, longer ones are legal up to a file system's 255."""
+"""A tar header holds names of 100 bytes; longer ones are legal up to a file system's 255."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +34,26 @@ class Clip:
     clip_id: str
     path: Location
     labels: tuple[int, ...]
-    """Classes, by position in the class list: sorted, each once; none if it is not labelled."""
+    """Positions in the class list: sorted, unique; empty if the clip is not labelled."""
     split: str
-    """Such as train, val, eval; empty when the source names none."""
+    """Split, such as train, val or eval; empty if the source names none."""
     source: str
     """File and line that the clip comes from, for messages."""
     start_s: float = 0.0
     end_s: float = math.inf
     may_be_cut: bool = False
-    """The file is either this excerpt already or the whole recording: its length tells."""
+    """The file is either this excerpt or the whole recording; its length shows which."""
     part: ByteRange | Row | None = None
-    """Where in the file the clip lies, if the file holds several."""
+    """Place of the clip within the file, if the file holds several."""
     refusal: tuple[str, str] | None = None
-    """Reason and detail, if the source shows already that the clip cannot be used."""
+    """Reason and detail, if the source itself shows that the clip cannot be used."""
 
 
 def resolve_labels(labels: Iterable[str], classes: ClassList, where: str) -> tuple[int, ...]:
-    """The classes that mids, names or indices stand for: sorted, each once; empty texts aside.
+    """Classes of these mids, names or indices: sorted, unique; empty texts are ignored.
 
-    A label given twice counts once: the official code adds it twice when it mixes two clips,
-    and once when it does not.
+    A label given twice counts once: the official code adds it twice when it mixes two clips, and
+    once when it does not.
     """
     found = set()
     for label in filter(None, (text.strip() for text in labels)):
@@ -70,8 +70,8 @@ def resolve_labels(labels: Iterable[str], classes: ClassList, where: str) -> tup
 
 
 def checked(clips: Iterable[Clip]) -> Iterator[Clip]:
-    """The clips, each once its id is known to be short enough, its text UTF-8 and its times real;
-    `ManifestError` at the first that is not so."""
+    """Yield the clips whose id is short enough, whose text is UTF-8 and whose times are valid;
+    raise `ManifestError` at the first other clip."""
     for clip in clips:
         try:
             f"{clip.clip_id}{clip.split}{clip.path}".encode()

@@ -1,8 +1,8 @@
-"""An ontology of classes, in AudioSet's JSON: which class is a kind of which.
+"""An ontology of classes, in AudioSet's JSON: a hierarchy of classes.
 
-A parent that is abstract (its `restrictions` are `["abstract"]`) joins what has little in common,
-such as "Music genre". The official code never takes such a node for a parent, which also cuts off
-what lies above it; `through_abstract` goes through it.
+An abstract parent (its `restrictions` are `["abstract"]`) groups classes with little in common,
+such as "Music genre". The official code never uses an abstract node as a parent, which also cuts
+off everything above it; `through_abstract` includes it.
 """
 
 import json
@@ -18,12 +18,12 @@ from psla_wds.errors import LabelError
 from psla_wds.labels.class_list import ClassList
 
 Pairs = Bool[np.ndarray, "classes classes"]
-"""[k, c] is true where a clip that carries class k may lack class c."""
+"""[k, c] is true if a clip of class k may lack class c."""
 
 
 @dataclass(frozen=True)
 class Ontology:
-    """Nodes by mid; a node may have several parents, and there is no cycle."""
+    """Nodes by mid, without cycles; a node may have several parents."""
 
     children: dict[str, tuple[str, ...]]
     """All nodes, children before their parents."""
@@ -32,7 +32,8 @@ class Ontology:
     def child_pairs(self, classes: ClassList, *, through_abstract: bool) -> Pairs:
         """From each class to its direct children (PSLA algorithm 2, type I).
 
-        Through abstract nodes, the children of one that is no class count as its parents'.
+        With `through_abstract`, children of an abstract node that is not a class count as its
+        parents' children.
         """
         pairs = np.zeros((len(classes), len(classes)), bool)
         position = _position(classes)
@@ -65,7 +66,7 @@ class Ontology:
                 yield from self._nearest(child, position, through_abstract)
 
     def check_classes(self, classes: ClassList, *, where: object) -> None:
-        """Raise unless every class is a node."""
+        """Raise `LabelError` unless every class is a node."""
         unknown = [mid for mid in classes.mids if mid not in self.children]
         if unknown:
             raise LabelError(
@@ -81,7 +82,7 @@ def read_ontology(path: Path) -> Ontology:
     try:
         nodes = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(nodes, list) or not nodes:
-            raise ValueError(f"{nodes!r:.40} is no list of nodes")
+            raise ValueError(f"{nodes!r:.40} is not a list of nodes")
         listed = [(str(n["id"]), _texts(n["child_ids"]), _texts(n["restrictions"])) for n in nodes]
     except OSError as error:
         raise LabelError(
@@ -89,7 +90,7 @@ def read_ontology(path: Path) -> Ontology:
         ) from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise LabelError(
-            f"this is no ontology: {error!r}",
+            f"this is not an ontology: {error!r}",
             where=path,
             fix="write a JSON list of nodes, each with id, child_ids and restrictions, as AudioSet",
         ) from None
@@ -104,7 +105,7 @@ def read_ontology(path: Path) -> Ontology:
 
 def _texts(values: object) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{values!r} is no list of strings")
+        raise ValueError(f"{values!r} is not a list of strings")
     return tuple(values)
 
 
@@ -112,7 +113,7 @@ def _check_nodes(children: dict[str, tuple[str, ...]], num_listed: int, path: Pa
     unknown = sorted({c for child_ids in children.values() for c in child_ids} - children.keys())
     if unknown or len(children) < num_listed:
         fault = (
-            f"a child that is no node: {unknown[0]}" if unknown else "a node that is there twice"
+            f"a child that is not a node: {unknown[0]}" if unknown else "a node that is there twice"
         )
         raise LabelError(f"the ontology has {fault}", where=path, fix="repair the file")
 
@@ -122,7 +123,7 @@ def _children_first(children: dict[str, tuple[str, ...]], path: Path) -> list[st
         return list(TopologicalSorter(children).static_order())
     except CycleError as error:
         raise LabelError(
-            f"the ontology goes in a circle: {' > '.join(error.args[1])}",
+            f"the ontology has a cycle: {' > '.join(error.args[1])}",
             where=path,
             fix="delete one of these child_ids",
         ) from None

@@ -23,8 +23,8 @@ def training_batches(
 
     Args:
         batch_size: draws of a step, over all processes.
-        first_step: steps done before, over all epochs; what follows is what would have followed.
-        share: this process's part. Default: that of torch's default process group.
+        first_step: steps done before, over all epochs; batches continue from there.
+        share: this process's part. Default: from torch's default process group.
     """
     index.check_shards()
     layout = (share or current_share()).layout(batch_size)
@@ -39,10 +39,10 @@ def evaluation_batches(
     config: LoaderConfig = PAPER,
     share: Share | None = None,
 ) -> Loader:
-    """Every clip once over all processes, as it is: neither mixed nor masked.
+    """Every clip once over all processes, neither mixed nor masked.
 
-    The last batch is cut, and may be missing on the last ranks. Sampler and augmentation of the
-    configuration have no part in it; the other arguments are those of `training_batches`.
+    The last batch is cut, and may be missing on the last ranks. The configuration's sampler and
+    augmentation are not used; the other arguments are those of `training_batches`.
     """
     index.check_shards()
     layout = (share or current_share()).layout(batch_size)
@@ -65,6 +65,7 @@ def open_training(
     seed: int,
     first_step: int = 0,
 ) -> TrainingData:
-    """`training_batches` pass by pass, for a step of several; the shards were checked before."""
+    """`training_batches` pass by pass, for steps of several passes; the shards were checked
+    before."""
     schedule = TrainingSchedule(index, config, layout, seed=seed, first_step=first_step)
     return TrainingData(schedule, Loader(index, schedule, config))

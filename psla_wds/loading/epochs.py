@@ -1,4 +1,4 @@
-"""Epochs of batches for a training script of one's own, and the share of them a process gets."""
+"""Epochs of batches for a user's training script, and the share of them that a process gets."""
 
 import os
 import sys
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from psla_wds.errors import ConfigError
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.reading.read_ahead import ReadAhead
-from psla_wds.reading.reader import ReaderConfig
 from psla_wds.sampling.schedule import BatchLayout, Schedule, TrainingSchedule
 from psla_wds.shards.index import ShardIndex
 
@@ -19,7 +19,7 @@ S = TypeVar("S")
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """The part of every batch that this process gets: slice `rank` of `world_size` equal ones."""
+    """This process's part of every batch: slice `rank` of `world_size` equal slices."""
 
     rank: int = 0
     world_size: int = 1
@@ -33,20 +33,20 @@ class Share:
             )
 
     def layout(self, batch_size: int) -> BatchLayout:
-        """How batches of this size over all processes are shared out."""
+        """Layout of batches of this size over all processes."""
         return BatchLayout(batch_size=batch_size, rank=self.rank, world_size=self.world_size)
 
 
 def current_share() -> Share:
-    """The share that torch's default process group gives; all of it without a group."""
-    # Whoever made a process group has imported this; without torch it must not be needed.
+    """Share by torch's default process group; everything without a group."""
+    # A script with a process group has imported this already; without torch it is not needed.
     distributed = sys.modules.get("torch.distributed")
     if distributed and distributed.is_available() and distributed.is_initialized():
         return Share(rank=distributed.get_rank(), world_size=distributed.get_world_size())
     started = int(os.environ.get("WORLD_SIZE", 1))
     if started > 1:
         raise ConfigError(
-            f"{started} processes were started, and each would get whole batches, the same ones",
+            f"{started} processes were started, and each would get the same whole batches",
             where="WORLD_SIZE, and no process group",
             fix="call torch.distributed.init_process_group() first, or pass share=Share(...)",
         )
@@ -54,7 +54,7 @@ def current_share() -> Share:
 
 
 class BatchSource(ABC, Generic[B]):
-    """Iterates once over a schedule. Close it, best by `with`: it holds threads and files."""
+    """Iterates once over a schedule. Close it, best with `with`: it holds threads and files."""
 
     def __init__(self, index: ShardIndex, schedule: Schedule, config: ReaderConfig) -> None:
         self._index, self._is_open = index, True
@@ -90,21 +90,19 @@ class BatchSource(ABC, Generic[B]):
 
 
 class Epochs(Generic[B]):
-    """Each `for` over it gives one epoch: the first the rest of the epoch of `first_step`, and
-    every other the next one. After a `break` the next `for` goes on in the same epoch.
-
-    Close it, best by `with`: it holds threads and files.
-    """
+    """Each `for` over it gives one epoch: first the rest of the epoch of `first_step`, then one
+    epoch after another. After a `break`, the next `for` continues in the same epoch. Close it, best
+    with `with`: it holds threads and files."""
 
     def __init__(self, source: BatchSource[B], schedule: TrainingSchedule) -> None:
         self._source = source
         self.steps_per_epoch = schedule.steps_per_epoch
         self.step = schedule.first_step
-        """Batches given so far, over all epochs: save it, and resume by `first_step`."""
+        """Batches delivered so far over all epochs: save it, and resume with `first_step`."""
 
     @property
     def epoch(self) -> int:
-        """The epoch, counted from 1, that the next batch belongs to."""
+        """Epoch of the next batch, counted from 1."""
         return self.step // self.steps_per_epoch + 1
 
     @property

@@ -12,10 +12,11 @@ from psla_wds.errors import ConfigError, ShardError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.features.encoded_batch import UndecodableBatchError
 from psla_wds.loading.epochs import BatchSource
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.reading.read_tuner import verdict
-from psla_wds.reading.reader import DamagedClipError, ReaderConfig
-from psla_wds.sampling.augment import AugmentConfig, Draws, mixed_targets
-from psla_wds.sampling.plan import SamplerConfig
+from psla_wds.reading.reader import DamagedClipError
+from psla_wds.sampling.augment import Draws, mixed_targets
+from psla_wds.sampling.config import AugmentConfig, SamplerConfig
 from psla_wds.sampling.schedule import Schedule
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.soft_labels import SoftLabels
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """What is drawn, and what is made of it. Defaults are the paper's for the full AudioSet."""
+    """Draws, features and reading. Defaults are the paper's for the full AudioSet."""
 
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     device: torch.device | str | None = None
-    """Where features are computed and batches lie. Default: the current GPU, or the CPU."""
+    """Device of the features and batches. Default: the current GPU, or the CPU."""
 
     @property
     def log_mel_shape(self) -> tuple[int, int]:
@@ -43,15 +44,15 @@ class LoaderConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one rank gets for one forward pass."""
+    """Input of one forward pass on one rank."""
 
     log_mel: Float32[torch.Tensor, "draws frames mels"]
-    """Normalised; on the device of training."""
+    """Normalised; on the training device."""
     targets: Float32[torch.Tensor, "draws classes"]
-    """0 or 1, and between them where draws are mixed; on the device of training."""
+    """0 or 1, or between them where draws are mixed; on the training device."""
     rows: Int64[np.ndarray, " draws"]
     soft_targets: Float32[torch.Tensor, "draws classes"] | None = None
-    """A teacher's scores, mixed as the clips are; None where the index has no soft labels."""
+    """A teacher's scores, mixed as the clips are; None if the index has no soft labels."""
 
 
 class Loader(BatchSource[Batch]):
@@ -73,8 +74,8 @@ class Loader(BatchSource[Batch]):
                 break
             except UndecodableBatchError as error:
                 self._ahead.replace(self._undecodable_clip(error))
-                # DALI goes on with the batch after the bad one; a new pipeline begins with the bad
-                # one, so that no batch is lost and the order stays.
+                # DALI would continue with the batch after the bad one; a new pipeline begins with
+                # the bad one, so that no batch is lost and the order stays.
                 self._front_end = self._open_front_end()
         self._iteration += 1
         draws, soft_labels = encoded.draws, self._index.soft_labels
@@ -93,7 +94,7 @@ class Loader(BatchSource[Batch]):
 
     @property
     def storage_wait_s(self) -> float:
-        """Time spent waiting for reads so far; the rest of the waiting was for decoding."""
+        """Seconds spent waiting for reads so far; the rest of the waiting was for decoding."""
         return self._ahead.waited_s
 
     def verdict(self, data_wait: float, storage_wait: float) -> str:
@@ -124,7 +125,7 @@ class Loader(BatchSource[Batch]):
         )
 
     def _undecodable_clip(self, error: UndecodableBatchError) -> DamagedClipError:
-        """The clip that DALI failed on: it does not say which."""
+        """The clip that DALI failed on; DALI does not say which."""
         for row, clip in error.batch.clips:
             try:
                 decode_pcm(clip.data)
@@ -138,7 +139,7 @@ class Loader(BatchSource[Batch]):
 
 
 def check_dali() -> None:
-    """Raise unless DALI is installed, which comes with one of two extras, and can be imported."""
+    """Raise `ConfigError` unless DALI, which one of two extras installs, can be imported."""
     try:
         import psla_wds.features.dali  # noqa: F401
     except ImportError as error:

@@ -15,28 +15,29 @@ import soundfile
 from jaxtyping import Float32, UInt8
 
 from psla_wds.loading.epochs import BatchSource, Epochs, Share, current_share
-from psla_wds.reading.reader import CLIPS_PER_TASK, DamagedClipError, ReaderConfig
-from psla_wds.sampling.augment import AugmentConfig, Draws
-from psla_wds.sampling.plan import SamplerConfig
+from psla_wds.reading.config import ReaderConfig
+from psla_wds.reading.reader import CLIPS_PER_TASK, DamagedClipError
+from psla_wds.sampling.augment import Draws
+from psla_wds.sampling.config import AugmentConfig, SamplerConfig
 from psla_wds.sampling.schedule import EvaluationSchedule, Schedule, TrainingSchedule
 from psla_wds.shards.index import ShardIndex
 
 DECODED_BATCHES = 2
-"""Batches that are decoded at a time, the one returned next included."""
+"""Batches being decoded at a time, including the one returned next."""
 
 Waveform = Float32[np.ndarray, " _"]  # `_`: lengths differ
 
 
 @dataclass(frozen=True, kw_only=True)
 class WaveformConfig:
-    """What is drawn, and how it is read. Defaults are the paper's for the full AudioSet."""
+    """Draws and reading. Defaults are the paper's for the full AudioSet."""
 
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     reader: ReaderConfig = field(default_factory=ReaderConfig)
-    """`decode_threads` are Python's here, where DALI's are in training."""
+    """Here, `decode_threads` are Python threads; in training they are DALI's."""
     log_mel_shape: tuple[int, int] = (1056, 128)
-    """Frames and mels of the spectrogram that the masks of a draw are meant for."""
+    """Frames and mels of the spectrogram that the draw's masks apply to."""
 
 
 PAPER = WaveformConfig()
@@ -44,7 +45,7 @@ PAPER = WaveformConfig()
 
 @dataclass(frozen=True)
 class WaveformBatch:
-    """The clips of some draws, decoded and otherwise as they are."""
+    """The decoded clips of some draws, otherwise unchanged."""
 
     draws: Draws
     """Rows, and what is random: partners, mixing weights, masks."""
@@ -52,15 +53,15 @@ class WaveformBatch:
     waveforms: list[Waveform]
     """In [-1, 1], at the sample rate of the index."""
     targets: Float32[np.ndarray, "draws classes"]
-    """1 where a clip carries a class, 0 elsewhere."""
+    """1 where a clip has a class, else 0."""
     partner_waveforms: list[Waveform]
     """Partners of the draws that are mixed (`draws.mixed`), in their order."""
     partner_targets: Float32[np.ndarray, "mixed classes"]
 
     def mixed(self) -> tuple[list[Waveform], Float32[np.ndarray, "draws classes"]]:
-        """Waveforms and soft targets as training has them: shifted, mixed, and without mean.
+        """Waveforms and soft targets as in training: shifted, mixed, with the mean removed.
 
-        A partner is cut or padded to the length of its clip, as in PSLA's code.
+        A partner is cut or padded to the length of its clip, as in the official code.
         """
         draws, weights = self.draws, self.draws.weights
         shifted = map(_rolled, self.waveforms, draws.rolls[:, 0])

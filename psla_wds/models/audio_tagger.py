@@ -13,17 +13,16 @@ from torch import Tensor, nn
 
 from psla_wds.errors import ConfigError
 from psla_wds.models.backbones import build_trunk
-from psla_wds.models.config import RANDOM, ModelConfig, Precision
+from psla_wds.models.config import ModelConfig, Precision
 from psla_wds.models.heads import SMALLEST_SCORE, build_head
-from psla_wds.models.initial_weights import load_initial_weights
 
 SMALLEST_IMAGE = 32
-"""Frames and mels that give a map at all: the backbones' stride, and some round down."""
+"""Frames and mels that give a map: the backbones' stride, since some round down."""
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class AudioTagger(nn.Module):
-    """Log-mel to one score a class. Weights are random: `build_model` gives the initial ones."""
+    """Log-mel to one score for each class, with random weights."""
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
@@ -38,7 +37,7 @@ class AudioTagger(nn.Module):
     def forward(
         self, log_mel: Float[Tensor, "batch frames mels"]
     ) -> Float32[Tensor, "batch classes"]:
-        """Scores, near [0, 1]: the weights of several heads are free to leave it."""
+        """Scores, near [0, 1]: the weighted sum of several heads can exceed it a little."""
         features = self.trunk(self._image(log_mel))
         # Half precision rounds the clamp's 1 - 1e-7 to 1, so everything from here is float32.
         with torch.autocast(log_mel.device.type, enabled=False):
@@ -47,9 +46,8 @@ class AudioTagger(nn.Module):
     def score_frames(
         self, log_mel: Float[Tensor, "batch frames mels"]
     ) -> tuple[Float32[Tensor, "batch classes"], Float32[Tensor, "batch classes columns"]]:
-        """The scores, and those of the columns of the trunk's map (`heads.py` says which): frames
-        again, but as many times longer as the trunk's stride. The trunk has `self.precision`.
-        """
+        """The scores, and the scores of each column of the trunk's map: a frame that is longer by
+        the trunk's stride. The trunk computes in `self.precision`."""
         with autocast(self.precision, log_mel.device):
             features = self.trunk(self._image(log_mel))
         features = _without_mels(features)
@@ -74,15 +72,6 @@ def _without_mels(
     return features.float().mean(dim=2, keepdim=True)
 
 
-def build_model(config: ModelConfig, num_classes: int) -> AudioTagger:
-    """The tagger with random weights, or with ImageNet's in its trunk; `fine_tuning.first_tagger`
-    starts from a trained one as well."""
-    model = AudioTagger(config, num_classes)
-    if config.initial_weights != RANDOM:
-        load_initial_weights(model, config.backbone, config.initial_weights)
-    return model
-
-
 def check_precision(precision: Precision, device: torch.device) -> None:
     """Raise `ConfigError` if the device does not compute in this precision."""
     if precision == "float16" and device.type == "cpu":
@@ -90,15 +79,15 @@ def check_precision(precision: Precision, device: torch.device) -> None:
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
-    """The context in which the trunk has this precision; the head is float32 in all."""
+    """A context in which the trunk computes in this precision; the head is always float32."""
     dtype = HALF.get(precision)
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
 def clamp_scores(scores: Float[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
-    """`scores` in (0, 1) for the loss. A clamped score gets no gradient, as in the official code.
+    """Scores within (0, 1), for the loss; as in the official code, clamped ones get no gradient.
 
-    Saved scores stay unclamped, since a clamp would tie the most certain clips.
+    Saved scores stay unclamped: a clamp would give the most certain clips equal scores.
     """
     return scores.float().clamp(SMALLEST_SCORE, 1 - SMALLEST_SCORE)
 
@@ -108,7 +97,7 @@ def loss(
 ) -> Float32[Tensor, ""]:
     """Mean binary cross-entropy over clips and classes; a mixed clip has targets within [0, 1].
 
-    NaN where a score is NaN, of which torch's own would end the process.
+    NaN in, NaN out: torch's own version aborts the process on NaN.
     """
     # The head gives scores, not logits (PSLA II-C); on a GPU, autocast refuses this entropy.
     with torch.autocast(scores.device.type, enabled=False):

@@ -1,7 +1,7 @@
 """Backbones: the networks whose feature maps a head scores.
 
-The paper's, by efficientnet_pytorch and torchvision, and any of timm's that gives a map. Tensors
-keep the names that their library publishes them under.
+The paper's come from efficientnet_pytorch and torchvision; any of timm's that gives a map works as
+well. Tensors keep the names that their library publishes them under.
 """
 
 import re
@@ -17,19 +17,20 @@ from psla_wds.errors import ConfigError
 from psla_wds.models.config import EFFICIENTNETS, TIMM, timm
 
 PROBED_FRAMES = (256, 512)
+"""Lengths of inputs that show a trunk's stride; both are many times the stride."""
 
 BLOCK = re.compile(r"^(?:_blocks|layer\d|features)\.\d+")
-"""How names in a block begin, in networks of efficientnet_pytorch and torchvision."""
+"""Beginning of names in a block, in networks of efficientnet_pytorch and torchvision."""
 
 
 def build_trunk(
     name: str, *, drop_connect_rate: float | None, batch_norm_momentum: float | None
 ) -> tuple[nn.Module, int]:
-    """A backbone with random weights, and the number of its features.
+    """A backbone with random weights, and its number of features.
 
     It takes images (batch, 1, mels, frames) and gives maps (batch, features, rows, columns), where
-    rows and columns are mels and frames divided by its stride. Settings that are None are the
-    library's own; one that the backbone cannot follow is a `ConfigError`.
+    rows and columns are mels and frames divided by its stride. None means the library's default.
+    Raises `ConfigError` for a setting that the backbone does not have.
     """
     if name.startswith(TIMM):
         trunk, channels = _timm(name, drop_connect_rate)
@@ -51,8 +52,8 @@ def build_trunk(
 
 
 def trunk_layers(trunk: nn.Module) -> list[list[nn.Parameter]]:
-    """The weights of a trunk layer by layer, from its input on: the stem, each block, and what
-    follows the blocks. Those of timm's networks are timm's own; it knows them of nearly all."""
+    """The weights of a trunk by layers, from its input on: the stem, each block, and what follows
+    the blocks. For timm's networks the layers are timm's own, which it has for nearly all."""
     matcher = getattr(trunk, "group_matcher", None)
     if matcher is not None:
         blocks = matcher(coarse=False)
@@ -71,14 +72,12 @@ def trunk_layers(trunk: nn.Module) -> list[list[nn.Parameter]]:
 def _efficientnet(name: str, drop_connect_rate: float | None) -> tuple[nn.Module, int]:
     settings = {} if drop_connect_rate is None else {"drop_connect_rate": drop_connect_rate}
     # `include_top=False`: the ImageNet classifier would be 1.4M parameters that nothing uses.
-    # The padding is what the backbone's ImageNet size needs (260x260 for b2), whatever comes in:
-    # the published checkpoints, ImageNet's and the paper's, were trained with it.
+    # For any input, the padding is that of the backbone's ImageNet size (260x260 for b2): the
+    # published checkpoints, ImageNet's and the paper's, were trained with it.
     trunk = EfficientNet.from_name(name, in_channels=1, include_top=False, **settings)
     trunk._avg_pooling = nn.Identity()
-    # nn.SiLU instead of the package's memory-efficient swish, which predates it: it keeps the
-    # same bytes for backward (measured: 245.5 MiB, b0, 4 clips of 256 frames), is one kernel
-    # (b0's trunk forward and backward: 12% less time on a CPU at the best of 5), and exports
-    # without a custom autograd function.
+    # nn.SiLU instead of the package's memory-efficient swish, which is older: SiLU keeps the same
+    # bytes for backward, is one kernel, and exports without a custom autograd function.
     trunk.set_swish(memory_efficient=False)
     return trunk, trunk._conv_head.out_channels
 
@@ -86,7 +85,7 @@ def _efficientnet(name: str, drop_connect_rate: float | None) -> tuple[nn.Module
 def _torchvision(name: str, drop_connect_rate: float | None) -> tuple[nn.Module, int]:
     if drop_connect_rate:
         raise _without_drop_connect(name)
-    from torchvision.models import mobilenet_v2, resnet50  # 1.5 s that only these two are worth
+    from torchvision.models import mobilenet_v2, resnet50  # here, since it takes 1.5 s
 
     # One channel in the stem, with torch's own random weights, as in the official code.
     if name == "mobilenet-v2":
@@ -116,13 +115,19 @@ def _timm(name: str, drop_connect_rate: float | None) -> tuple[nn.Module, int]:
             where="model",
             fix="choose a convolutional --model.backbone, such as timm/convnext_atto",
         ) from None
-    if drop_connect_rate == 0:
-        _turn_off_drop_connect(trunk)
+    if (
+        drop_connect_rate == 0
+    ):  # some of timm's networks have another default, and some take no rate
+        from timm.layers import DropPath
+
+        for module in trunk.modules():
+            if isinstance(module, DropPath):
+                module.drop_prob = 0.0
     return trunk, channels
 
 
 def _num_features(trunk: nn.Module) -> int:
-    """The channels of the map, tried out: timm has several numbers, and states no layout."""
+    """Channels of the map, found by a forward pass: timm has several numbers, and no layout."""
     trunk.eval()
     with torch.no_grad():
         short, long = (trunk(torch.zeros(1, 1, 128, frames)).shape for frames in PROBED_FRAMES)
@@ -130,15 +135,6 @@ def _num_features(trunk: nn.Module) -> int:
     if len(short) != 4 or not short[3] < long[3]:
         raise ValueError(f"its output for {PROBED_FRAMES[0]} frames is {tuple(short)}")
     return short[1]
-
-
-def _turn_off_drop_connect(trunk: nn.Module) -> None:
-    """Some of timm's networks have it by default, and others know no rate to set to 0."""
-    from timm.layers import DropPath
-
-    for module in trunk.modules():
-        if isinstance(module, DropPath):
-            module.drop_prob = 0.0
 
 
 def _without_drop_connect(name: str) -> ConfigError:

@@ -1,4 +1,4 @@
-"""What BatchNorm normalises over in training: a rank's share of a batch, fixed groups, or all.
+"""Clips that BatchNorm normalises over in training: a rank's share, fixed groups, or all.
 
 The official code trains on 4 GPUs with 25 clips each, so it normalises groups of 25.
 """
@@ -12,18 +12,18 @@ from psla_wds.errors import ConfigError
 from psla_wds.models.config import BatchNormOver
 
 SMALLEST_GROUP = 2
-"""Clips that have a variance, however few pixels a map has."""
+"""Fewest clips that have a variance, however few pixels a map has."""
 
 
 class GhostBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm over each group of so many clips (ghost batches: Hoffer et al. 2017).
+    """BatchNorm over each group of clips by itself (ghost batches: Hoffer et al. 2017).
 
-    Running statistics are those of the first group of a batch alone, as the official code keeps
-    those of its first GPU: so they, too, do not depend on who computes which group.
+    Running statistics come from the first group of a batch only, as the official code keeps those
+    of its first GPU. So they do not depend on which process computes which group either.
     """
 
     group: int
-    """Clips of a group; the batch has whole ones."""
+    """Number of clips in a group; it divides the batch."""
     has_first_group: bool
     """Whether the batch begins with the first group of a step's global batch."""
 
@@ -36,7 +36,7 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
         return torch.cat(parts) if others else parts[0]
 
     def _normalised(self, clips: Tensor) -> Tensor:
-        """By their own statistics, which nobody keeps."""
+        """Clips normalised by their own statistics, which are not kept."""
         return F.batch_norm(
             clips, None, None, self.weight, self.bias, training=True, momentum=0.0, eps=self.eps
         )
@@ -45,7 +45,7 @@ class GhostBatchNorm2d(nn.BatchNorm2d):
 def check_batch_norm(
     over: BatchNormOver, group: int | None, *, clips_per_pass: int, device: torch.device
 ) -> None:
-    """Raise unless passes of so many clips, on such a device, can be normalised like this."""
+    """Raise `ConfigError` unless passes of `clips_per_pass` clips can be normalised like this."""
     if over == "batch" and device.type != "cuda":
         raise ConfigError(
             "BatchNorm over the whole batch (SyncBatchNorm) needs GPUs",
@@ -64,7 +64,7 @@ def check_batch_norm(
         sizes = [size for size in range(SMALLEST_GROUP, group) if clips_per_pass % size == 0]
         smaller = f"set --batch-norm-group {sizes[-1]}, or " if sizes else ""
         raise ConfigError(
-            f"a pass of {clips_per_pass} clips has no whole groups of {group}",
+            f"a pass of {clips_per_pass} clips cannot be split into groups of {group}",
             where="--batch-norm-group",
             fix=f"{smaller}choose --batch-size, --accumulate and the number of processes so that "
             f"each process has a multiple of {group} clips in a pass",
@@ -72,7 +72,7 @@ def check_batch_norm(
 
 
 def normalise_over(over: BatchNormOver, group: int | None, model: nn.Module) -> nn.Module:
-    """The model, whose weights and their names stay, with another BatchNorm in training."""
+    """The model with another BatchNorm in training; its weights and their names stay the same."""
     if over == "rank":
         return model
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
@@ -92,5 +92,5 @@ def normalise_over(over: BatchNormOver, group: int | None, model: nn.Module) -> 
 
 
 def ghost_norms(model: nn.Module) -> list[GhostBatchNorm2d]:
-    """Those of a model that are told before each pass whether it has a step's first group."""
+    """Modules of a model whose `has_first_group` must be set before each pass."""
     return [module for module in model.modules() if isinstance(module, GhostBatchNorm2d)]

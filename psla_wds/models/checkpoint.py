@@ -1,24 +1,29 @@
-"""Checkpoints: the weights of a tagger with all that is needed to use it, and nothing to run.
+"""Checkpoints: the weights of a tagger with all that is needed to use it, and no code.
 
-A file holds tensors, numbers and strings only, and is read with `weights_only=True`: one from a
-stranger cannot run code.
+A file holds only tensors, numbers and strings, and is read with `weights_only=True`: a file from a
+stranger cannot run code. Those of the paper's authors hold named tensors alone: the names of the
+official code's modules (src/models/Models.py), under the `module.` of DataParallel. Names and
+shapes show the network, the head and the number of classes.
 """
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from psla_wds.config import from_json, to_json
 from psla_wds.errors import CheckpointError
 from psla_wds.features.config import FeatureConfig
-from psla_wds.io.tensor_files import check_tensors, load_tensors, save_tensors
+from psla_wds.io.tensor_files import check_tensors, load_tensors, save_tensors, shapes
 from psla_wds.labels.class_list import ClassList
 from psla_wds.models.audio_tagger import AudioTagger
-from psla_wds.models.config import RANDOM, ModelConfig
-from psla_wds.models.official import architecture, is_official, official_features, tagger_weights
+from psla_wds.models.backbones import build_trunk
+from psla_wds.models.config import BACKBONES, NUM_HEADS, RANDOM, Head, ModelConfig
+from psla_wds.models.heads import count_classes
 
 logger = logging.getLogger(__name__)
 
@@ -26,17 +31,33 @@ FORMAT_VERSION = 1
 CHECKPOINTS = "checkpoints"
 FIX = "copy it again, or use another checkpoint"
 
+# Official prefix, ours. The published EfficientNets still have their unused ImageNet classifier.
+OURS = {
+    r"effnet\.": "trunk.",
+    r"model\.classifier\.": "head.classifier.",  # MobileNetV2
+    r"model\.": "trunk.",  # ResNet-50 and MobileNetV2
+    r"attention\.att\.(\d+)\.": r"head.heads.\1.attention.",
+    r"attention\.cla\.(\d+)\.": r"head.heads.\1.classifier.",
+    r"attention\.head_weight$": "head.head_weights",
+    r"attention\.att\.": "head.attention.",
+    r"attention\.cla\.": "head.classifier.",
+}
+UNUSED = r"effnet\._fc\."
+FRAMES_BY_CLASSES = {200: 3000}
+"""Frames of the official code, where they are not the default, by the number of classes: FSD50K has
+200. Its other features are the same for all data sets."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A tagger at rest."""
+    """A trained tagger, not yet built."""
 
-    weights: dict[str, torch.Tensor]
+    weights: dict[str, Tensor]
     model: ModelConfig
     features: FeatureConfig
     classes: ClassList
     epoch: int
-    """Epochs trained; of an average, the last that went in; 0 where the file does not say."""
+    """Number of epochs trained; the last one of an average; 0 where the file does not say."""
 
     def build(self) -> AudioTagger:
         """The tagger, in evaluation mode, on the CPU."""
@@ -45,7 +66,7 @@ class Checkpoint:
                 model = AudioTagger(self.model, len(self.classes))
             copies = {name: tensor.clone() for name, tensor in self.weights.items()}
             model.load_state_dict(copies, assign=True)
-            if any(buffer.is_meta for buffer in model.buffers()):  # of those that are not saved
+            if any(buffer.is_meta for buffer in model.buffers()):  # those that are not saved
                 model = AudioTagger(self.model, len(self.classes))
                 model.load_state_dict(self.weights)
         except (RuntimeError, TypeError, AttributeError, OverflowError) as error:
@@ -73,24 +94,20 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load_checkpoint(path: Path, *, classes: ClassList | None = None) -> Checkpoint:
-    """The checkpoint in a file; `CheckpointError` if it is none, damaged, or of another format.
+    """The checkpoint in a file; `CheckpointError` if it is not one, is damaged, or has another
+    format.
 
     Args:
-        classes: those of the shards or of a list, for a checkpoint of the paper's authors, which
+        classes: classes of the shards or of a list, for a checkpoint of the paper's authors, which
             names none.
     """
     return read_checkpoint(load_tensors(path, fix=FIX), path, classes=classes)
 
 
-def holds_tagger(content: dict[str, Any]) -> bool:
-    """Whether the table in a file is a trained tagger's, and not ImageNet's weights."""
-    return "weights" in content or is_official(content)
-
-
 def read_checkpoint(
     content: dict[str, Any], path: Path, *, classes: ClassList | None
 ) -> Checkpoint:
-    """What `load_checkpoint` gives, from the table in the file."""
+    """The checkpoint of `load_checkpoint`, from the table in the file."""
     if is_official(content):
         return _official_checkpoint(check_tensors(content, path, fix=FIX), path, classes)
     try:
@@ -105,48 +122,92 @@ def read_checkpoint(
         )
     except (KeyError, ValueError, TypeError, OverflowError, RuntimeError) as error:
         raise CheckpointError(
-            f"this is no checkpoint of psla-wds: {error!r}",
+            f"not a checkpoint of psla-wds: {error!r}",
             where=path,
             fix="give a run's folder, or a file of its checkpoints folder",
         ) from None
 
 
+def is_official(content: dict[str, Any]) -> bool:
+    """Whether the table in a file is an official tagger's: not ImageNet's weights, not ours."""
+    return any(re.match(r"(module\.)?(attention\.|model\.classifier\.)", str(n)) for n in content)
+
+
+def tagger_weights(official: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights by the names of our tagger; an unknown name stays as it is."""
+    plain = {name.removeprefix("module."): tensor for name, tensor in official.items()}
+    return {_our_name(n): tensor for n, tensor in plain.items() if not re.match(UNUSED, n)}
+
+
+def _our_name(name: str) -> str:
+    for official, ours in OURS.items():
+        renamed, found = re.subn(f"^{official}", ours, name)
+        if found:
+            return renamed
+    return name
+
+
 def _official_checkpoint(
-    content: dict[str, torch.Tensor], path: Path, classes: ClassList | None
+    content: dict[str, Tensor], path: Path, classes: ClassList | None
 ) -> Checkpoint:
     weights = tagger_weights(content)
-    found = architecture(weights, where=path)
-    if classes is None or len(classes) != found.num_classes:
+    model, num_classes = _official_network(weights, where=path)
+    if classes is None or len(classes) != num_classes:
         have = f"the class list has {len(classes)}" if classes else "no class list was given"
         raise CheckpointError(
-            f"the checkpoint has {found.num_classes} classes and does not name them; {have}",
+            f"the checkpoint has {num_classes} classes and does not name them; {have}",
             where=path,
             fix="use it with the class list of its data set (--class-labels), or with shards that "
-            "were built with that",
+            "were built with that list",
         )
-    features = official_features(found.num_classes)
+    default = FeatureConfig()
+    features = FeatureConfig(num_frames=FRAMES_BY_CLASSES.get(num_classes, default.num_frames))
     logger.info(
-        "%s is of the official code, and has weights only: taken as %s, %s, with the classes "
-        "given, and the paper's features: %d frames at %d Hz, mean %g, std %g",
+        "%s is from the official code, and has only weights: assuming %s, %s, the given classes, "
+        "and the paper's features: %d frames at %d Hz, mean %g, std %g",
         path,
-        found.backbone,
-        found.head,
+        model.backbone,
+        model.head,
         features.num_frames,
         features.sample_rate_hz,
         features.mean,
         features.std,
     )
-    model = ModelConfig(
-        backbone=found.backbone,
-        head=found.head,
-        num_heads=found.num_heads,
-        initial_weights=RANDOM,
-    )
     return Checkpoint(weights, model, features, classes, epoch=0)
 
 
+def _official_network(weights: dict[str, Tensor], *, where: Path) -> tuple[ModelConfig, int]:
+    """The network that has these weights, by our names, and its number of classes."""
+    found = {n.removeprefix("trunk."): t for n, t in weights.items() if n.startswith("trunk.")}
+    num_classes = count_classes(weights)
+    for backbone in BACKBONES:
+        with torch.device("meta"):
+            trunk, _ = build_trunk(backbone, drop_connect_rate=None, batch_norm_momentum=None)
+        if shapes(trunk.state_dict()) == shapes(found) and num_classes is not None:
+            head, num_heads = _official_head(weights)
+            model = ModelConfig(
+                backbone=backbone, head=head, num_heads=num_heads, initial_weights=RANDOM
+            )
+            return model, num_classes
+    raise CheckpointError(
+        "the file has the official code's names, but the tensors of none of its networks",
+        where=where,
+        fix=FIX,
+    )
+
+
+def _official_head(weights: dict[str, Tensor]) -> tuple[Head, int]:
+    if "head.head_weights" in weights:
+        return "multi-head-attention", weights["head.head_weights"].numel()
+    if "head.attention.weight" in weights:
+        return "single-head-attention", NUM_HEADS
+    classifier = weights.get("head.classifier.weight")
+    is_linear = classifier is not None and classifier.ndim == 2
+    return "linear" if is_linear else "mean-pooling", NUM_HEADS
+
+
 def find_checkpoint(path: Path) -> Path:
-    """A checkpoint file: the path itself, or the last epoch's where it is a run's folder."""
+    """A checkpoint file: the path itself, or the last epoch's if it is a run's folder."""
     if path.is_file():
         return path
     found = epoch_checkpoints(path)
@@ -167,19 +228,8 @@ def epoch_path(run_dir: Path, epoch: int) -> Path:
     return run_dir / CHECKPOINTS / f"epoch-{epoch:03d}.pt"
 
 
-def check_sample_rate(features: FeatureConfig, sample_rate_hz: int, *, where: object) -> None:
-    """Raise unless shards have the sample rate that a model was trained at."""
-    if features.sample_rate_hz != sample_rate_hz:
-        raise CheckpointError(
-            f"the model was trained on clips at {features.sample_rate_hz} Hz, the shards are at "
-            f"{sample_rate_hz} Hz",
-            where=where,
-            fix=f"use shards that were built with --sample-rate-hz {features.sample_rate_hz}",
-        )
-
-
 def check_classes(found: ClassList, expected: ClassList, *, where: object) -> None:
-    """Raise unless a model has the classes of the shards, in their order."""
+    """Raise `CheckpointError` unless a model has the shards' classes, in their order."""
     if found.mids != expected.mids:
         raise CheckpointError(
             f"the model has other classes ({len(found)}) than the shards ({len(expected)}), "

@@ -1,11 +1,10 @@
-"""Heads: from the features of frames to one score a class.
+"""Heads: from the features of frames to one score for each class.
 
-All take features of any width, averaged over frequency, with any number of frames. Each also
-scores the frames by themselves (`score_frames`), which is what says when a sound is there.
+A head takes features averaged over frequency, with any number of frames. It also scores each frame
+by itself (`score_frames`), which shows when a sound is present.
 """
 
-from collections.abc import Iterator
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from jaxtyping import Float32
@@ -16,9 +15,26 @@ from psla_wds.models.config import Head
 # The official code's clamp of attention and of scores; in float32, 1 - 1e-7 is still below 1.
 SMALLEST_SCORE = 1e-7
 
+Features: TypeAlias = Float32[Tensor, "batch channels 1 frames"]
+ClipScores: TypeAlias = Float32[Tensor, "batch classes"]
+FrameScores: TypeAlias = Float32[Tensor, "batch classes frames"]
 
-class AttentionHead(nn.Module):
-    """A clip's score is the attention-weighted mean of its frames' scores, for each class."""
+
+class FrameClassifier(nn.Module):
+    """Base of the heads whose clip score is a mean of frame scores."""
+
+    classifier: nn.Conv2d
+
+    def score_frames(self, features: Features) -> FrameScores:
+        """The scores that the mean is taken of."""
+        return torch.sigmoid(self.classifier(features)).squeeze(2)
+
+
+class AttentionHead(FrameClassifier):
+    """A clip's score is the attention-weighted mean of its frames' scores, for each class.
+
+    In training, a frame matters as far as it has attention.
+    """
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
@@ -26,81 +42,55 @@ class AttentionHead(nn.Module):
         self.attention = nn.Conv2d(channels, num_classes, kernel_size=1)
         self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1)
 
-    def forward(
-        self, features: Float32[Tensor, "batch channels 1 frames"]
-    ) -> Float32[Tensor, "batch classes"]:
+    def forward(self, features: Features) -> ClipScores:
         attention = torch.sigmoid(self.attention(features))
         attention = attention.clamp(SMALLEST_SCORE, 1 - SMALLEST_SCORE)
         attention = attention / attention.sum(dim=3, keepdim=True)
         return (attention * torch.sigmoid(self.classifier(features))).sum(dim=(2, 3))
 
-    def score_frames(
-        self, features: Float32[Tensor, "batch channels 1 frames"]
-    ) -> Float32[Tensor, "batch classes frames"]:
-        """What the attention weighs. Training saw a frame as far as attention went to it."""
-        return torch.sigmoid(self.classifier(features)).squeeze(2)
-
 
 class MultiHeadAttention(nn.Module):
-    """Several attention heads, summed with learned weights that nothing holds to a sum of 1."""
+    """The sum of several attention heads, with learned weights that need not sum to 1."""
 
     def __init__(self, channels: int, num_classes: int, num_heads: int) -> None:
         super().__init__()
         self.heads = nn.ModuleList(AttentionHead(channels, num_classes) for _ in range(num_heads))
         self.head_weights = nn.Parameter(torch.full((num_heads,), 1 / num_heads))
 
-    def forward(
-        self, features: Float32[Tensor, "batch channels 1 frames"]
-    ) -> Float32[Tensor, "batch classes"]:
+    def forward(self, features: Features) -> ClipScores:
         scores = torch.stack([head(features) for head in self.heads], dim=-1)
         return (scores * self.head_weights).sum(dim=-1)
 
-    def score_frames(
-        self, features: Float32[Tensor, "batch channels 1 frames"]
-    ) -> Float32[Tensor, "batch classes frames"]:
-        """What the heads' attentions weigh, summed with the weights of the heads."""
-        scores = torch.stack([head.score_frames(features) for head in self._heads()], dim=-1)
+    def score_frames(self, features: Features) -> FrameScores:
+        """The frame scores of the heads, summed with the heads' weights."""
+        heads = cast(list[AttentionHead], list(self.heads))
+        scores = torch.stack([head.score_frames(features) for head in heads], dim=-1)
         return (scores * self.head_weights).sum(dim=-1)
 
-    def _heads(self) -> Iterator[AttentionHead]:
-        return (head for head in self.heads if isinstance(head, AttentionHead))
 
-
-class MeanPooling(nn.Module):
+class MeanPooling(FrameClassifier):
     """A clip's score is the mean of its frames' scores."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1)
 
-    def forward(
-        self, features: Float32[Tensor, "batch channels 1 frames"]
-    ) -> Float32[Tensor, "batch classes"]:
+    def forward(self, features: Features) -> ClipScores:
         return torch.sigmoid(self.classifier(features)).mean(dim=(2, 3))
-
-    def score_frames(
-        self, features: Float32[Tensor, "batch channels 1 frames"]
-    ) -> Float32[Tensor, "batch classes frames"]:
-        """What the mean is taken of."""
-        return torch.sigmoid(self.classifier(features)).squeeze(2)
 
 
 class LinearHead(nn.Module):
-    """A clip's score is that of the mean of its frames' features."""
+    """A clip's score is the score of its frames' mean features."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         self.classifier = nn.Linear(channels, num_classes)
 
-    def forward(
-        self, features: Float32[Tensor, "batch channels 1 frames"]
-    ) -> Float32[Tensor, "batch classes"]:
+    def forward(self, features: Features) -> ClipScores:
         return torch.sigmoid(self.classifier(features.mean(dim=(2, 3))))
 
-    def score_frames(
-        self, features: Float32[Tensor, "batch channels 1 frames"]
-    ) -> Float32[Tensor, "batch classes frames"]:
-        """The score that a clip would have if all of it were like this frame."""
+    def score_frames(self, features: Features) -> FrameScores:
+        """The score that a clip would have if all its frames were like this one."""
         return torch.sigmoid(self.classifier(features.squeeze(2).mT)).mT
 
 
@@ -108,30 +98,27 @@ AnyHead: TypeAlias = AttentionHead | MultiHeadAttention | MeanPooling | LinearHe
 
 
 def build_head(head: Head, channels: int, num_classes: int, *, num_heads: int) -> AnyHead:
-    """The head with the weights that the official code gives it.
+    """The head with random weights, initialised as in the official code.
 
     Args:
-        num_heads: of multi-head-attention; the others have no use for it.
+        num_heads: number of heads of multi-head-attention; the other heads ignore it.
     """
     if head == "multi-head-attention":  # this one and the linear keep torch's own initialisation
         return MultiHeadAttention(channels, num_classes, num_heads)
     if head == "linear":
         return LinearHead(channels, num_classes)
-    single: AttentionHead | MeanPooling = (
-        AttentionHead(channels, num_classes)
-        if head == "single-head-attention"
-        else MeanPooling(channels, num_classes)
-    )
-    return single.apply(_initialise_he_uniform)
-
-
-def count_classes(weights: dict[str, Tensor]) -> int | None:
-    """The classes of a tagger with these weights; None if they hold no head."""
-    heads = (t for n, t in weights.items() if n.startswith("head.") and "classifier.bias" in n)
-    return next((bias.numel() for bias in heads), None)
+    kind: type[AttentionHead] | type[MeanPooling]
+    kind = AttentionHead if head == "single-head-attention" else MeanPooling
+    return kind(channels, num_classes).apply(_initialise_he_uniform)
 
 
 def _initialise_he_uniform(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d) and module.bias is not None:
         nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
         nn.init.zeros_(module.bias)
+
+
+def count_classes(weights: dict[str, Tensor]) -> int | None:
+    """Number of classes of the tagger that has these weights; None if they include no head."""
+    heads = (t for n, t in weights.items() if n.startswith("head.") and "classifier.bias" in n)
+    return next((bias.numel() for bias in heads), None)

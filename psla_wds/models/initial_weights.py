@@ -1,21 +1,53 @@
-"""ImageNet's weights, as their libraries publish them, for the trunk of a tagger."""
+"""What training starts from: random weights, ImageNet's in the trunk, or a trained tagger, whose
+trunk is kept, and its head too where the classes are the same."""
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, fields
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 import torch
 from efficientnet_pytorch.utils import url_map
-from torch import Tensor, nn
+from torch import Tensor
 
+from psla_wds.config import flag
 from psla_wds.errors import CheckpointError, ConfigError
+from psla_wds.features.config import FeatureConfig
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.tensor_files import check_tensors, difference, load_tensors
-from psla_wds.models.config import IMAGENET, TIMM, timm
+from psla_wds.labels.class_list import ClassList
+from psla_wds.models.audio_tagger import AudioTagger
+from psla_wds.models.checkpoint import (
+    FIX,
+    Checkpoint,
+    find_checkpoint,
+    is_official,
+    read_checkpoint,
+    tagger_weights,
+)
+from psla_wds.models.config import IMAGENET, RANDOM, TIMM, ModelConfig, timm
+from psla_wds.models.heads import count_classes
+from psla_wds.models.model_folder import is_model_folder, read_model, read_model_config
+
+logger = logging.getLogger(__name__)
+
+FREE_FEATURES = ("num_frames",)
+"""Features that may differ from those of the weights: a trunk takes any number of frames."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A tagger before its first step."""
+
+    tagger: AudioTagger
+    sha256: str | None = None
+    """Digest of the file of the weights, if the configuration names a file."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """ImageNet weights of a backbone, and which of their tensors a tagger has no use for."""
+    """ImageNet weights of a backbone, and their tensors that a tagger does not use."""
 
     source: str
     """Address of the file."""
@@ -28,11 +60,135 @@ class Published:
         return f"set --model.initial-weights to a copy of {self.source}, or to none (random)"
 
 
-def load_initial_weights(model: nn.Module, backbone: str, source: str) -> None:
+def first_tagger(
+    config: ModelConfig, classes: ClassList, features: FeatureConfig, *, other_features: bool
+) -> Start:
+    """The tagger that training starts from, as `ModelConfig.initial_weights` says.
+
+    Args:
+        classes: classes of the shards.
+        other_features: whether a trained tagger may go on with features that it was not trained on.
+    """
+    if config.initial_weights in (IMAGENET, RANDOM):
+        return Start(build_model(config, len(classes)))
+    path, sha256, checkpoint = _read(Path(config.initial_weights), classes)
+    if config.initial_sha256 not in (None, sha256):
+        raise CheckpointError(
+            f"the initial weights have the SHA-256 {sha256}, and not {config.initial_sha256}",
+            where=path,
+            fix="use the file that the run was begun with, or set --model.initial-sha256 None",
+        )
+    if checkpoint is None:
+        if other_features:
+            raise ConfigError(
+                "other_features is not read: these are ImageNet's weights, which name no features",
+                where=path,
+                fix="leave --other-features out",
+            )
+        return Start(build_model(config, len(classes)), sha256)
+    if not other_features:
+        names = [f.name for f in fields(FeatureConfig) if f.name not in FREE_FEATURES]
+        other_way = "add --other-features to go on with other ones"
+        _check_same("features", checkpoint.features, features, names, path, other_way)
+    keeps_head = checkpoint.classes.mids == classes.mids
+    names_of_head = ["head", "num_heads"] if keeps_head else []
+    other_way = "use other --model.initial-weights"
+    _check_same("model", checkpoint.model, config, ["backbone", *names_of_head], path, other_way)
+    tagger = AudioTagger(config, len(classes))
+    left_out = () if keeps_head else ("head.",)
+    _fill(tagger, config.backbone, checkpoint.weights, left_out, where=path, fix=FIX)
+    kept = f"trunk; a new head for {len(classes)} classes, in place of {len(checkpoint.classes)}"
+    if keeps_head:
+        kept = f"trunk and head, for the same {len(classes)} classes"
+    logger.info("starting from %s (SHA-256 %s): its %s", path, sha256[:12], kept)
+    return Start(tagger, sha256)
+
+
+def build_model(config: ModelConfig, num_classes: int) -> AudioTagger:
+    """The tagger with random weights, or with ImageNet's in its trunk."""
+    model = AudioTagger(config, num_classes)
+    if config.initial_weights != RANDOM:
+        _load_imagenet(model, config.backbone, config.initial_weights)
+    return model
+
+
+def published_address(backbone: str) -> str:
+    """Where the ImageNet weights of a backbone are published."""
+    return _published(backbone).source
+
+
+def _read(path: Path, classes: ClassList) -> tuple[Path, str, Checkpoint | None]:
+    """The file that a path means, its SHA-256, and its tagger; None for ImageNet's weights."""
+    if is_model_folder(path):
+        members, described = read_model(path), read_model_config(path).members
+        if len(members) > 1:
+            raise ConfigError(
+                f"training cannot start from an ensemble of {len(members)} models",
+                where=path,
+                fix="set --model.initial-weights to one of the runs that it is made of",
+            )
+        return path / described[0].file, described[0].sha256, members[0]
+    if path.is_dir():
+        path = find_checkpoint(path)
+    content = load_tensors(path, fix="set --model.initial-weights to another file, or to imagenet")
+    checkpoint = None
+    if is_official(content):
+        classes = _classes_of_official(content, classes, where=path)
+        checkpoint = read_checkpoint(content, path, classes=classes)
+    elif "weights" in content:
+        checkpoint = read_checkpoint(content, path, classes=None)
+    return path, sha256_of(path), checkpoint
+
+
+def _classes_of_official(content: dict[str, Any], classes: ClassList, *, where: Path) -> ClassList:
+    """Classes for an official checkpoint, which names none: those of the shards if their number is
+    the same, else numbers."""
+    count = count_classes(tagger_weights(check_tensors(content, where, fix=FIX)))
+    if count is None or count == len(classes):
+        return classes
+    numbers = tuple(map(str, range(count)))
+    return ClassList(numbers, numbers)
+
+
+def _check_same(
+    section: str, trained: object, given: object, names: list[str], where: Path, other_way: str
+) -> None:
+    """Raise `CheckpointError` where settings differ from those that weights were trained with."""
+    other = {n: getattr(trained, n) for n in names if getattr(trained, n) != getattr(given, n)}
+    if other:
+        found = ", ".join(f"{n}={value} (here {getattr(given, n)})" for n, value in other.items())
+        flags = " ".join(f"{flag(n, section)} {value}" for n, value in other.items())
+        raise CheckpointError(
+            f"the initial weights were trained with other --{section} settings: {found}",
+            where=where,
+            fix=f"set {flags}, or {other_way}",
+        )
+
+
+def _fill(
+    model: AudioTagger,
+    backbone: str,
+    weights: dict[str, Tensor],
+    left_out: tuple[str, ...],
+    *,
+    where: object,
+    fix: str,
+) -> None:
+    """Load weights, all but those whose names begin with one of `left_out`."""
+    given = {n: t for n, t in weights.items() if not n.startswith(left_out)}
+    expected = {n: t for n, t in model.state_dict().items() if not n.startswith(left_out)}
+    if differs := difference(given, expected):
+        raise CheckpointError(
+            f"these are not weights of {backbone}: {differs}", where=where, fix=fix
+        )
+    model.load_state_dict(given, strict=False)
+
+
+def _load_imagenet(model: AudioTagger, backbone: str, source: str) -> None:
     """Fill a trunk with ImageNet's weights: downloaded, or from the file `source`.
 
-    They leave the head as it is, and the stem: so does the official code, which makes the stem anew
-    instead of adding up its three colours.
+    Head and stem stay random. The official code as well initialises a new stem, instead of summing
+    the three colours.
     """
     published = _published(backbone)
     if source == IMAGENET:
@@ -41,21 +197,9 @@ def load_initial_weights(model: nn.Module, backbone: str, source: str) -> None:
     else:
         where = Path(source)
         tensors = _read_table(where, published)
-    unused = tuple(f"{name}." for name in (*published.stem, *published.classifier))
-    given = {f"trunk.{n}": t for n, t in tensors.items() if not n.startswith(unused)}
-    random = ("head.", *(f"trunk.{name}." for name in published.stem))
-    expected = {n: t for n, t in model.state_dict().items() if not n.startswith(random)}
-    differs = difference(given, expected)
-    if differs:
-        raise CheckpointError(
-            f"these are not weights of {backbone}: {differs}", where=where, fix=published.fix
-        )
-    model.load_state_dict(given, strict=False)
-
-
-def published_address(backbone: str) -> str:
-    """Where the ImageNet weights of a backbone are published."""
-    return _published(backbone).source
+    weights = {f"trunk.{name}": tensor for name, tensor in tensors.items()}
+    unused = (f"trunk.{name}." for name in (*published.stem, *published.classifier))
+    _fill(model, backbone, weights, ("head.", *unused), where=where, fix=published.fix)
 
 
 def _published(backbone: str) -> Published:

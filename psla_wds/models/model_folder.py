@@ -1,7 +1,8 @@
 """Exported models: folders of safetensors and one JSON, which are all one needs to use them.
 
-docs/format.md has the format. A folder from a stranger cannot run code, cannot name files outside
-itself, and takes no more memory than its files have bytes.
+docs/format.md describes the format. A folder from a stranger cannot run code, cannot name files
+outside itself, and takes no more memory than its files have bytes. Several models form an ensemble,
+whose scores are averaged.
 """
 
 import json
@@ -14,10 +15,10 @@ from typing import Any
 from psla_wds.config import read_json, to_json
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.features.config import FeatureConfig
-from psla_wds.io.files import sha256_of
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.tensor_files import check_tensors, load_tensors, safetensors
 from psla_wds.labels.class_list import ClassList
-from psla_wds.models.checkpoint import CHECKPOINTS, Checkpoint
+from psla_wds.models.checkpoint import CHECKPOINTS, Checkpoint, find_checkpoint, load_checkpoint
 from psla_wds.models.config import RANDOM, ModelConfig
 
 FORMAT_VERSION = 1
@@ -30,7 +31,7 @@ FIX = "export or download it again"
 
 @dataclass(frozen=True)
 class Provenance:
-    """The run that a member comes from, as far as known."""
+    """The run that a member comes from; None where it is not known."""
 
     recipe: dict[str, Any] | None = None
     """Settings of the run, without places."""
@@ -71,8 +72,29 @@ class FolderConfig:
 
 
 def is_model_folder(path: Path) -> bool:
-    """Whether a path is an exported model, not a run's folder, which has a config.json too."""
+    """Whether a path is an exported model, and not a run's folder, which also has a config.json."""
     return (path / CONFIG).is_file() and not (path / CHECKPOINTS).is_dir()
+
+
+def load_members(path: Path, *, classes: ClassList | None = None) -> tuple[Checkpoint, ...]:
+    """The model at a path, as the one or more checkpoints that it consists of."""
+    if is_model_folder(path):
+        return read_model(path)
+    return (load_checkpoint(find_checkpoint(path), classes=classes),)
+
+
+def check_members(members: Sequence[Checkpoint], *, where: object) -> None:
+    """Raise `CheckpointError` unless the scores of these models can be averaged."""
+    if not members:
+        raise CheckpointError("there is no model", where=where, fix="give one or more")
+    for number, member in enumerate(members):
+        for what in ("classes", "features"):
+            if getattr(member, what) != getattr(members[0], what):
+                raise CheckpointError(
+                    f"models 1 and {number + 1} of the ensemble have other {what}",
+                    where=where,
+                    fix="average models that were trained on the same classes and features",
+                )
 
 
 def write_model(
@@ -113,7 +135,7 @@ def read_model(folder: Path) -> tuple[Checkpoint, ...]:
 
 
 def read_model_config(folder: Path) -> FolderConfig:
-    """config.json, checked, but for what it says about the files of weights."""
+    """config.json, checked; the files of weights are not."""
     path = folder / CONFIG
     try:
         config = read_json(FolderConfig, path)
@@ -139,7 +161,7 @@ def _faults(config: FolderConfig) -> Iterator[str]:
 
 
 def _write_member(path: Path, member: Checkpoint, provenance: Provenance) -> Member:
-    # Copies: of a weight that is a view, the whole tensor behind it would be written.
+    # Copies: for a weight that is a view, the whole tensor behind it would be written.
     tensors = {n: t.detach().cpu().clone().contiguous() for n, t in member.weights.items()}
     safetensors(path).save_file(tensors, path, metadata={"format": "pt"})
     return Member(
@@ -147,7 +169,7 @@ def _write_member(path: Path, member: Checkpoint, provenance: Provenance) -> Mem
         size_bytes=path.stat().st_size,
         sha256=sha256_of(path),
         epoch=member.epoch,
-        # Initial weights no longer matter, and may name a path on the trainer's machine.
+        # Initial weights no longer matter, and may name a path on the machine that trained it.
         model=replace(member.model, initial_weights=RANDOM),
         provenance=provenance,
     )

@@ -4,17 +4,18 @@ import sys
 import time
 
 from psla_wds.features.encoded_batch import EncodedBatch
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.reading.read_tuner import ReadTuner
-from psla_wds.reading.reader import DamagedClipError, PendingRead, Reader, ReaderConfig
+from psla_wds.reading.reader import DamagedClipError, PendingRead, Reader
 from psla_wds.sampling.augment import Draws
 from psla_wds.sampling.schedule import Schedule
 from psla_wds.shards.index import ShardIndex
 
 
 class ReadAhead:
-    """Has the clips of the coming iterations read, within bounds of batches and of bytes.
+    """Reads the clips of coming iterations, within bounds of batches and bytes.
 
-    A damaged clip ends it, unless the schedule and `max_damaged` allow for some: then another clip
+    A damaged clip ends reading, unless the schedule and `max_damaged` allow some: then another clip
     is drawn in its place, and the damaged one is listed in `damaged`.
     """
 
@@ -25,7 +26,7 @@ class ReadAhead:
         config: ReaderConfig,
         reader: Reader | None = None,
     ) -> None:
-        """`reader` is opened by default, with as many threads as reading begins with."""
+        """By default, opens a `Reader` with the tuner's first number of threads."""
         self._index, self._schedule, self._config = index, schedule, config
         self.tuner = ReadTuner(threads=config.threads, depth=config.prefetch_batches)
         self._reader = reader or Reader(
@@ -33,14 +34,14 @@ class ReadAhead:
         )
         self._pending: dict[int, tuple[Draws, PendingRead, int]] = {}  # the last: bytes
         self.damaged: dict[int, str] = {}
-        """Rows that are not drawn any more, each with what is wrong."""
+        """Damaged rows, which are not drawn any more, each with its fault."""
         self.waited_s = 0.0
-        """Time that `batch` waited for reads: the storage was slower by that much."""
+        """Seconds that `batch` waited for reads."""
 
     def batch(self, iteration: int) -> EncodedBatch:
-        """The draws of an iteration, read; `StopIteration` after the last one.
+        """The clips of an iteration; `StopIteration` after the last one.
 
-        The same whenever it is asked for, unless a damaged clip was found in between.
+        The result for an iteration is always the same, unless a damaged clip was found in between.
         """
         while True:
             if not self._start(iteration):
@@ -58,7 +59,7 @@ class ReadAhead:
             return EncodedBatch.of(draws, clips)
 
     def replace(self, error: DamagedClipError) -> None:
-        """Draw other clips for a damaged one from here on; raises if that is not allowed."""
+        """Replace a damaged clip from here on; raises if that is not allowed."""
         is_one_too_many = len(self.damaged) >= self._config.max_damaged
         if is_one_too_many or not self._schedule.replaces_damaged:
             raise error
@@ -82,7 +83,8 @@ class ReadAhead:
             iteration += 1
 
     def _start(self, iteration: int, *, room: int = sys.maxsize) -> bool:
-        """Begin to read an iteration unless that was done; False at the end, or without room."""
+        """Begin to read an iteration, if not yet begun; False at the end, or if there is no
+        room."""
         if iteration in self._pending:
             return True
         draws = self._schedule(iteration, frozenset(self.damaged))

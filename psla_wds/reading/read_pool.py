@@ -1,8 +1,5 @@
-"""Threads that read.
-
-The standard pool cannot grow, and waits for its threads when the interpreter exits: one read that
-hangs would keep the process for ever.
-"""
+"""Reader threads. The standard pool cannot grow, and joins its threads when the interpreter exits,
+so a read that hangs would keep the process alive."""
 
 import threading
 import time
@@ -18,7 +15,7 @@ CLOSE_WAIT_S = 5.0
 
 
 class ReadPool(Generic[T]):
-    """Runs tasks in the order in which they were submitted."""
+    """Runs tasks in the order of their submission."""
 
     def __init__(self, threads: int) -> None:
         self._tasks: SimpleQueue[tuple[Future[T], Callable[[], T]] | None] = SimpleQueue()
@@ -37,7 +34,7 @@ class ReadPool(Generic[T]):
             thread.start()
 
     def submit(self, task: Callable[[], T]) -> "Future[T]":
-        """Run the task soon; what it returns or raises reaches those who wait for the future."""
+        """Run the task soon; the future gets its result or exception."""
         future: Future[T] = Future()
         self._tasks.put((future, task))
         return future
@@ -63,7 +60,7 @@ class ReadPool(Generic[T]):
 
 
 def _work(tasks: SimpleQueue) -> None:
-    """What each thread does: no reference to the pool, nor, while it waits, to clips."""
+    """Loop of each thread. It holds no reference to the pool, nor to clips while it waits."""
     while (waiting := tasks.get()) is not None:
         future, task = waiting
         if future.set_running_or_notify_cancel():

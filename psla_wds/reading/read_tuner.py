@@ -1,4 +1,4 @@
-"""How many threads read and how far ahead, where that is not set; and what bounds a run."""
+"""Automatic number of reader threads and of batches read ahead; and what bounded a run."""
 
 import os
 import time
@@ -11,16 +11,16 @@ FIRST_THREADS, MOST_THREADS = 4, 64
 FIRST_DEPTH, MOST_DEPTH = 4, 64
 """Batches that are read ahead; the reader's memory bounds them too."""
 DATA_BOUND = 0.05
-"""Share of waiting for data from which a run could be faster with other settings."""
+"""Share of time spent waiting for data above which other settings could make a run faster."""
 BATCHES_PER_LOOK = 16
 LATE = 0.02
-"""Share of waiting for reads above which they are too slow."""
+"""Share of time spent waiting for reads above which reading widens."""
 WORTHWHILE = 1.05
-"""Factor in clips per second that a widening must bring, for another one to be tried."""
+"""Speed-up in clips per second that a widening must bring for another one to be tried."""
 
 
 def cores_per_process() -> int:
-    """The cores that this process may use, shared with the others that torchrun began here."""
+    """Cores for this process: its own, divided among the processes that torchrun started here."""
     return max(len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)
 
 
@@ -28,8 +28,8 @@ class ReadTuner:
     """Widens reading while the run waits for storage, as long as that makes it faster.
 
     Every few batches it looks at the time spent waiting for reads. If that was too much, threads
-    and depth double: an answer that takes long costs nothing while others are under way. A
-    doubling that brought nothing is the last: storage gives what it can.
+    and depth double: a slow answer costs nothing while others are under way. A doubling without
+    effect is the last one: storage is then at its limit.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ReadTuner:
         depth: int | None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`threads` and `depth` stay as they are where they are given."""
+        """`threads` and `depth`, if given, stay as they are."""
         self.threads, self.depth = threads or FIRST_THREADS, depth or FIRST_DEPTH
         self._tunes_threads, self._tunes_depth = threads is None, depth is None
         self._clock = clock
@@ -50,11 +50,11 @@ class ReadTuner:
 
     @property
     def tunes(self) -> bool:
-        """Whether threads or depth are left to it."""
+        """Whether threads or depth are tuned."""
         return self._tunes_threads or self._tunes_depth
 
     def note(self, *, num_clips: int, waited_s: float) -> None:
-        """Take in a batch that has arrived: its clips, and how long its reads were waited for."""
+        """Count a batch that has arrived: its clips, and how long its reads were waited for."""
         if self._batches_to_skip:
             self._batches_to_skip -= 1
             self._begin_look()
@@ -87,8 +87,8 @@ class ReadTuner:
 
 
 def bound_by(data_wait: float, storage_wait: float) -> Bound:
-    """What bounds a stretch of training, by the shares of its time that went to waiting for data,
-    and for reads alone."""
+    """What bounds a stretch of training, by the shares of its time spent waiting for data, and for
+    reads alone."""
     if data_wait < DATA_BOUND:
         return "step"
     return "storage" if storage_wait > data_wait / 2 else "decoding"
@@ -105,7 +105,7 @@ def verdict(
 
     Args:
         data_wait, storage_wait: shares of its time, as for `bound_by`.
-        tuner, decode_threads: how it read and decoded, where that is known.
+        tuner, decode_threads: how it read and decoded, if known.
     """
     bound = bound_by(data_wait, storage_wait)
     said = f"bounded by {bound if bound != 'step' else 'the step'}: {data_wait:.1%} of the time "

@@ -13,66 +13,30 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Annotated
 
 import numpy as np
 from isal.isal_zlib import crc32
 from jaxtyping import Int64, UInt8
-from tyro.conf import arg
 
-from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError, ShardError
-from psla_wds.io.retries import ReadError, retry
-from psla_wds.io.storage import ShardFile, open_shard
-from psla_wds.io.url_ranges import REQUEST_TIMEOUT_S
+from psla_wds.io.remote import REQUEST_TIMEOUT_S, ReadError, retry
+from psla_wds.io.stores import Store, at
+from psla_wds.reading.config import TIMEOUT_S
+from psla_wds.reading.config import ReaderConfig as ReaderConfig
 from psla_wds.reading.read_pool import ReadPool
-from psla_wds.reading.read_tuner import cores_per_process
 from psla_wds.reading.staging import Staging
 from psla_wds.shards.index import ShardIndex
 
 logger = logging.getLogger("reader")
 
 HANG_WARNING_S = 30.0
-"""Between messages about a read that does not end."""
-TIMEOUT_S = 600.0
-"""After which a read that does not end is an error."""
+"""Seconds between warnings about a read that does not end."""
 CLIPS_PER_TASK = 8
-"""Clips that a thread reads in one go: enough to hide the cost of handing out work."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReaderConfig:
-    """How clips are read and decoded ahead of the training step, on each rank."""
-
-    threads: Annotated[int | None, Within(1)] = None
-    """Reader threads. Default: start at 4, and double while training waits for storage and more
-    threads help."""
-    prefetch_batches: Annotated[int | None, Within(1)] = None
-    """Batches that are read ahead. Default: tuned like the threads."""
-    decode_threads: Annotated[int | None, Within(1)] = None
-    """Threads that decode. Default: as many as this process has cores."""
-    memory_mib: Annotated[int, Within(1)] = 1024
-    """Most memory for clips that are read ahead, still encoded; the next batch is read whatever
-    its size. The pipeline holds three batches more: two in work, one in use."""
-    timeout_s: Annotated[float, Within(0, without=(0,))] = TIMEOUT_S
-    """Longest wait for a read; then the run ends with an error."""
-    stage: Annotated[Path | None, arg(aliases=["--stage"])] = None
-    """Folder on a fast disk of this node, to which the shards are copied while training goes on;
-    clips are read from the copies that are there. Processes and runs can share it."""
-    max_damaged: Annotated[int, Within(0)] = 0
-    """Clips of a rank that may turn out damaged while training before the run ends with an error;
-    other clips are drawn in their place, and they are listed in the log."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "reader")
-
-    def decoders(self) -> int:
-        """The threads that decode on this process."""
-        return self.decode_threads or cores_per_process()
+"""Clips that a thread reads in one go: enough to amortise the cost of handing out work."""
 
 
 class DamagedClipError(ShardError):
-    """One clip cannot be read or decoded, and nothing else is known to be wrong."""
+    """One clip cannot be read or decoded; other clips may be fine."""
 
     def __init__(self, what: str, index: ShardIndex, row: int) -> None:
         folder = index.shards[index.shard[row]].parent
@@ -99,10 +63,8 @@ class Reader:
         self._index, self._timeout_s = index, timeout_s
         # All tries of a read, and the pauses between them, fit into its time.
         request_timeout_s = min(REQUEST_TIMEOUT_S, timeout_s / 10)
-        self._shards = [
-            open_shard(location, request_timeout_s=request_timeout_s) for location in index.shards
-        ]
-        num_local = sum(isinstance(location, Path) for location in index.shards)
+        self._shards = [at(location, request_timeout_s) for location in index.shards]
+        num_local = sum(shard.is_local for shard in self._shards)
         _allow_open_files(num_local + (len(index.shards) if stage else 0))
         # A request takes long: other threads should read the next clips meanwhile.
         self._clips_per_task = CLIPS_PER_TASK if num_local == len(index.shards) else 1
@@ -127,11 +89,11 @@ class Reader:
         return PendingRead(chunks, self._index, self._timeout_s)
 
     def close(self) -> None:
-        """End the threads and close the shards; what hangs in a read is left behind."""
+        """End the threads and close the shards, except reads that hang."""
         self._closed.set()
         if self._staging:
             self._staging.close()
-        # A thread that hangs may go on to read from a file, which must stay the same one.
+        # A thread that hangs may still read from its file, so the file descriptor must stay open.
         if self._pool.close():
             for shard in (*self._shards, *self._copies.values()):
                 shard.close()
@@ -156,7 +118,7 @@ class Reader:
             raise ShardError(
                 f"the clip {failure}, also when read again",
                 where=where(),
-                fix="check the storage; what was trained is kept, and goes on with --resume",
+                fix="check the storage, then continue the run with --resume",
             ) from None
 
     def _try_read(self, row: int) -> UInt8[np.ndarray, " bytes"]:
@@ -170,7 +132,7 @@ class Reader:
                 self._staging.drop(shard, str(problem))
         return self._read_from(self._shards[shard], row)
 
-    def _read_from(self, shard: ShardFile, row: int) -> UInt8[np.ndarray, " bytes"]:
+    def _read_from(self, shard: Store, row: int) -> UInt8[np.ndarray, " bytes"]:
         buffer = np.empty(self._index.size[row], np.uint8)
         num_read = shard.read_into(int(self._index.offset[row]), buffer.data)
         if num_read < len(buffer):
@@ -181,14 +143,14 @@ class Reader:
 
 
 class _DamageError(ReadError):
-    """What was read is not the clip."""
+    """The bytes read are not the clip."""
 
 
 @dataclass
 class _Chunk:
     rows: Int64[np.ndarray, " rows"]
     reading: int | None = None
-    """The row that a thread reads now."""
+    """Row that a thread is reading now."""
     clips: Future[list[np.ndarray]] = field(default_factory=Future)
 
 
@@ -228,7 +190,8 @@ class PendingRead:
 
 
 def _allow_open_files(num_files: int) -> None:
-    """Every shard stays open, and the usual limit of 1,024 files is below AudioSet's shards."""
+    """Raise the limit of open files: every shard stays open, and 1,024 is below AudioSet's
+    shards."""
     needed = num_files + 256
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= needed or soft == resource.RLIM_INFINITY:

@@ -15,30 +15,30 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 
 from psla_wds.errors import ShardError
-from psla_wds.io.files import atomic_open
-from psla_wds.io.locations import Location
-from psla_wds.io.retries import ReadError, retry
-from psla_wds.io.storage import LocalShard, ShardFile
+from psla_wds.io.atomic_files import atomic_open
+from psla_wds.io.remote import ReadError, retry
+from psla_wds.io.stores import Disk, Store, at
 from psla_wds.shards.index import ShardIndex
 
 logger = logging.getLogger("stage")
 
 COPY_BYTES = 8 * 2**20
-"""Read at a time."""
+"""Bytes per read."""
 FREE_BYTES = 2**30
-"""Left free: bytes, not a share, since 5 % of a large disk is room for many shards."""
+"""Bytes that stay free on the disk; not a share, since 5 % of a large disk is room for many
+shards."""
 POLL_S = 2.0
-"""Between looks at shards that other processes are copying."""
+"""Seconds between looks at shards that other processes are copying."""
 CLOSE_WAIT_S = 5.0
-"""Longest wait for the copy under way to be given up."""
+"""Longest wait in seconds until the copy under way is given up."""
 
 
 class Staging:
     """Copies the shards of an index one after another, in a thread."""
 
-    def __init__(self, index: ShardIndex, origins: Sequence[ShardFile], folder: Path) -> None:
-        self.copies: dict[int, LocalShard] = {}
-        """Whole copies, by position in `index.shards`."""
+    def __init__(self, index: ShardIndex, origins: Sequence[Store], folder: Path) -> None:
+        self.copies: dict[int, Disk] = {}
+        """Finished copies, by position in `index.shards`."""
         self._origins, self._sizes, self._stage = origins, index.shard_sizes, folder
         self._paths = copy_paths(index, folder)
         self._drop_lock = Lock()
@@ -63,7 +63,7 @@ class Staging:
                 logger.warning("%s: the copy cannot be deleted: %s", path, error.strerror)
 
     def close(self) -> None:
-        """End the thread; a shard that is half copied is left to the next run."""
+        """End the thread; the next run copies a shard that is incomplete now."""
         self._closed.set()
         self._thread.join(CLOSE_WAIT_S)
         self._log_count("at the end")
@@ -96,14 +96,14 @@ class Staging:
         return is_ours
 
     def _adopt(self, shard: int) -> bool:
-        """Read from the copy if there is one. It gets its name when it is whole; the size shows
-        one of another data set."""
+        """Use the copy if it exists. It gets its name once it is whole; its size reveals one of
+        another data set."""
         try:
             is_whole = self._paths[shard].stat().st_size == self._sizes[shard]
         except OSError:
             return False
         if is_whole:
-            self.copies[shard] = LocalShard(self._paths[shard])
+            self.copies[shard] = Disk(self._paths[shard])
         return is_whole
 
     def _copy(self, shard: int) -> None:
@@ -135,19 +135,15 @@ class _ClosedError(Exception):
 
 
 def copy_paths(index: ShardIndex, stage: Path) -> list[Path]:
-    """Where the copy of each shard goes: a folder for each content of a folder of shards."""
+    """Path of each shard's copy: a folder per content of a folder of shards."""
     contents: dict[str, set[str]] = {}
     for location, size in zip(index.shards, index.shard_sizes, strict=True):
-        contents.setdefault(_address(location.parent), set()).add(f"{location.name} {size}")
+        contents.setdefault(at(location.parent).address(), set()).add(f"{location.name} {size}")
     keys = {
         address: hashlib.sha256("\n".join([address, *sorted(members)]).encode()).hexdigest()[:16]
         for address, members in contents.items()
     }
-    return [stage / keys[_address(shard.parent)] / shard.name for shard in index.shards]
-
-
-def _address(folder: Location) -> str:
-    return str(folder.resolve() if isinstance(folder, Path) else folder)
+    return [stage / keys[at(shard.parent).address()] / shard.name for shard in index.shards]
 
 
 def _check_room(folder: Path, size: int) -> None:
@@ -158,7 +154,7 @@ def _check_room(folder: Path, size: int) -> None:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[bool]:
-    """Whether this process holds the lock now; the kernel frees the lock of a dead one."""
+    """Whether this process now holds the lock; the kernel frees a dead process's lock."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:

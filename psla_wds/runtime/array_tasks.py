@@ -1,4 +1,4 @@
-"""Tasks of an array, such as Slurm's: each takes its share of the work, without a coordinator."""
+"""Tasks of an array, such as Slurm's: each does its share of the work, without a coordinator."""
 
 import os
 import re
@@ -25,12 +25,12 @@ class ArrayTask:
         return f"{self.number}/{self.count}"
 
     def of(self, work: Work) -> Work:
-        """Every `count`th."""
+        """Every `count`th item, beginning with item `number`."""
         return work[self.number :: self.count]  # type: ignore[return-value]
 
 
 def parse_task(text: str) -> ArrayTask:
-    """`I/N`, or `slurm` for the place in the array that Slurm tells its jobs."""
+    """Parse `I/N`, or `slurm` for the task that Slurm's environment variables name."""
     match = re.fullmatch(r"(\d+)/(\d+)", _slurm_task() if text == "slurm" else text)
     task = ArrayTask(int(match[1]), int(match[2])) if match else None
     if task is None or task.number >= task.count:
@@ -43,11 +43,12 @@ def parse_task(text: str) -> ArrayTask:
 
 
 def _slurm_task() -> str:
-    """By MIN, since arrays often begin at 1. Steps other than 1 are refused, as out of range."""
+    """Count from SLURM_ARRAY_TASK_MIN, since arrays often begin at 1. A step other than 1 is
+    refused as out of range."""
     values = [os.environ.get(name, "") for name in SLURM_VARIABLES]
     if not all(value.isdecimal() for value in values):
         raise ConfigError(
-            f"this is no job of a Slurm array: {', '.join(SLURM_VARIABLES)} are not set",
+            f"this is not a job of a Slurm array: {', '.join(SLURM_VARIABLES)} are not set",
             where="--task slurm",
             fix="start it by sbatch --array=0-7, or set --task I/N",
         )

@@ -1,4 +1,4 @@
-"""The processes of a run: torchrun's, or this one alone; the same code for both."""
+"""The processes of a run: torchrun's, or this one alone, with the same code for both."""
 
 import ctypes
 import os
@@ -20,16 +20,16 @@ from psla_wds.runtime.rendezvous import meeting_place
 T = TypeVar("T")
 
 TIMEOUT_VARIABLE = "PSLA_TIMEOUT_S"
-"""Environment variable: how long a rank waits for the others, in seconds."""
+"""Environment variable with the seconds that a rank waits for the others."""
 TIMEOUT_S = 1800.0
-"""Unless set: rank 0 scores and saves while the others wait."""
+"""Default seconds: rank 0 scores and saves while the others wait."""
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among those of the run."""
+    """This process and the other processes of the run."""
 
     rank: int
     size: int
@@ -41,7 +41,7 @@ class World:
         return self.rank == 0
 
     def mean(self, values: list[float]) -> list[float]:
-        """The mean over all ranks of each value."""
+        """Mean over all ranks of each value."""
         if self.size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64)
@@ -49,7 +49,7 @@ class World:
         return (tensor / self.size).tolist()
 
     def mean_there(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The mean over all ranks of a tensor, where it lies: no rank waits for its GPU."""
+        """Mean over all ranks of a tensor, on its device: no rank waits for its GPU."""
         if self.size == 1:
             return tensor
         total = tensor.clone()
@@ -71,7 +71,8 @@ class World:
         return bool(tensor)
 
     def gather(self, array: np.ndarray) -> list[np.ndarray] | None:
-        """The arrays of all ranks, on rank 0; they may differ in length, not in other axes."""
+        """Arrays of all ranks, on rank 0; they may differ in length, but not in their other
+        axes."""
         if self.size == 1:
             return [array]
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
@@ -86,9 +87,9 @@ class World:
         return [p[: int(n)].numpy() for p, n in zip(parts, lengths, strict=True)]
 
     def together(self, work: Callable[[], T]) -> T:
-        """Do `work` on every rank; a `PslaError` on some ranks ends all of them, with one message.
+        """Do `work` on every rank; a `PslaError` on any rank ends all of them with one message.
 
-        Without this, a mistake that one rank sees would leave the others waiting for it.
+        Without this, the other ranks would wait for the one that failed.
         """
         result, message = None, ""
         try:
@@ -124,7 +125,7 @@ class World:
         self.together(check)
 
     def messages(self, message: str) -> list[str]:
-        """The messages of all ranks, on each of them."""
+        """Messages of all ranks, on each of them."""
         if self.size == 1:
             return [message]
         messages: list[str | None] = [None] * self.size
@@ -134,14 +135,14 @@ class World:
 
 @contextmanager
 def join_world() -> Iterator[World]:
-    """The world that torchrun's environment describes, or this process alone without torchrun."""
+    """The world of torchrun's environment, or this process alone without torchrun."""
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = _device(int(os.environ.get("LOCAL_RANK", 0)))
     if size == 1:
         yield World(rank, size, device)
         return
     _end_with_parent()
-    # Scores, messages and flags are on the CPU, where waiting for them stops no GPU.
+    # Scores, messages and flags are on the CPU, where waiting for them does not stop a GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         timeout = _timeout()
@@ -165,7 +166,7 @@ def _timeout() -> timedelta:
         seconds = 0.0
     if not 1 <= seconds < 1e6:
         raise ConfigError(
-            f"{given!r} is no time to wait for other processes",
+            f"{given!r} is not a number of seconds to wait for other processes",
             where=TIMEOUT_VARIABLE,
             fix=f"set it to seconds, such as {TIMEOUT_S:g}, or unset it",
         )
@@ -173,13 +174,14 @@ def _timeout() -> timedelta:
 
 
 def _is_of_the_network(error: RuntimeError) -> bool:
-    """Whether a collective failed, and not the code between two of them; gloo has no type."""
+    """Whether a collective operation failed, rather than other code; gloo's errors have no type of
+    their own."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def _lost(rank: int, size: int, error: RuntimeError) -> PslaError:
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    reason = first.partition("] ")[2] or first  # gloo begins with a place in its sources
+    reason = first.partition("] ")[2] or first  # gloo's messages begin with a source location
     return PslaError(
         f"rank {rank} has lost another of the {size} processes: {reason}",
         where=f"rank {rank} on {socket.gethostname()}; master "
@@ -190,8 +192,8 @@ def _lost(rank: int, size: int, error: RuntimeError) -> PslaError:
 
 
 def _end_with_parent() -> None:
-    """Have this process killed when torchrun's agent dies: it would train on, and nobody would
-    notice, beside the run that is started in its place."""
+    """Let the kernel kill this process when torchrun's agent dies. Otherwise it would train on
+    unnoticed, next to the run that replaces it."""
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died just now

@@ -1,4 +1,5 @@
-"""What computes: versions, sources, machine; with its settings, what makes a run again."""
+"""The environment of a run: versions, sources, machine. With the settings, it makes a run
+reproducible."""
 
 import hashlib
 import platform
@@ -12,7 +13,7 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 COMPUTES = ("psla_wds", "eval", "train")
-"""Packages on which the result of a run depends."""
+"""Packages that the result of a run depends on."""
 DISTRIBUTIONS = (
     "psla-wds",
     "torch",
@@ -27,7 +28,7 @@ MATTER_NOT = (":(top,exclude)benchmarks/results", ":(top,exclude)*.md")
 
 
 def environment() -> dict[str, Any]:
-    """As JSON knows it. What is not there, such as a GPU or a git checkout, is null."""
+    """As JSON values. What is absent, such as a GPU or a git checkout, is null."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "commit": commit(),
@@ -49,7 +50,7 @@ def version(distribution: str) -> str | None:
 
 @cache
 def sources_digest() -> str:
-    """Digest of the files that compute a run, from a checkout or a wheel."""
+    """Digest of the source files that compute a run, from a checkout or a wheel."""
     sources = [path for package in COMPUTES for path in (ROOT / package).rglob("*.py")]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()[:12]
 
@@ -57,8 +58,8 @@ def sources_digest() -> str:
 def commit() -> str | None:
     """Commit of the checkout that holds this file; None in a wheel.
 
-    "with changes" follows if files differ that can matter: not documents, nor results, which the
-    benchmark before this one wrote.
+    "with changes" follows if files that can matter differ. Documents and results, which an earlier
+    benchmark may have written, do not matter.
     """
     try:
         _git("ls-files", "--error-unmatch", "psla_wds/runtime/environment.py")

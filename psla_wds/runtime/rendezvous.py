@@ -1,4 +1,5 @@
-"""Where the ranks of a world find one another, however often torchrun has started them."""
+"""Rendezvous: the store where the ranks of a world find each other, also after torchrun restarts
+them."""
 
 import os
 import secrets
@@ -11,11 +12,11 @@ LOOK_EVERY_S = 0.02
 
 
 def meeting_place(rank: int, size: int, timeout: timedelta) -> dist.Store:
-    """The store that torchrun's environment names, without what an earlier start left in it.
+    """The store that torchrun's environment names, without the entries of an earlier start.
 
-    torchrun keeps one store over its restarts, in which the addresses of ranks that are gone still
-    stand: new ranks may try to reach these, and fail (torch 2.11; pytorch/pytorch#167288). The
-    number of restarts, which would tell starts apart, is not the same on all nodes.
+    torchrun keeps one store over its restarts, with the addresses of ranks that are gone: new ranks
+    may try these and fail (torch 2.11; pytorch/pytorch#167288). The number of restarts cannot
+    distinguish starts, since it differs between nodes.
     """
     store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timeout))
     store.set_timeout(timeout)
@@ -26,9 +27,9 @@ def meeting_place(rank: int, size: int, timeout: timedelta) -> dist.Store:
 
 
 def _gather(store: dist.Store, size: int, timeout: timedelta) -> str:
-    """Name this start, and tell whoever comes until all have said that they know it.
+    """Give this start a name, and answer every rank that asks until all have confirmed it.
 
-    A greeting may be that of an earlier start, which nobody will hear the answer to.
+    A request may come from an earlier start; nobody reads the answer to that.
     """
     start, deadline = secrets.token_hex(8), time.monotonic() + timeout.total_seconds()
     answered: dict[int, bytes] = {}

@@ -5,13 +5,12 @@ augmentation depends on (seed, epoch, position) alone.
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt64
 
-from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ShardError
+from psla_wds.sampling.config import AugmentConfig
 from psla_wds.sampling.plan import (
     PURPOSE_AUGMENT,
     PURPOSE_WAVEFORM,
@@ -25,53 +24,30 @@ from psla_wds.shards.soft_labels import SoftLabels
 NUMBERS_PER_DRAW = 8
 """Seven for the augmentation, one for replacing a damaged clip; two counters of Philox."""
 WAVEFORM_NUMBERS = 4
-"""Gain and shift of a draw, and of its partner; a stream of their own, so that a run without them
-has the numbers of `PURPOSE_AUGMENT` that one with them has."""
+"""Gain and shift of a draw and of its partner. They have their own stream, so that a run without
+them gets the same `PURPOSE_AUGMENT` numbers as a run with them."""
 NO_PARTNER = -1
 MAX_REPLACEMENTS = 1000
 
 
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """What is random about a draw. Defaults are the paper's: mixup and masks."""
-
-    mixup_rate: Annotated[float, Within(0, 1)] = 0.5
-    """Share of draws that are mixed with a second clip (Table V)."""
-    mixup_alpha: Annotated[float, Within(0, without=(0,))] = 10.0
-    """The mixing weight is drawn from Beta(alpha, alpha) (Table VI)."""
-    freq_mask: Annotated[int, Within(0)] = 48
-    """Largest width of the frequency mask, in mels; 0 for none."""
-    time_mask: Annotated[int, Within(0)] = 192
-    """Largest width of the time mask, in frames; 0 for none."""
-    gain_db: Annotated[float, Within(0)] = 0.0
-    """Largest change of a clip's level, and of its partner's, up or down, before they are mixed
-    (PaSST, Koutini et al. 2022, trains with a gain too); 0 for none."""
-    time_roll: Annotated[float, Within(0, 0.5)] = 0.0
-    """Largest shift of a clip, and of its partner, as a share of its length, either way; the part
-    that leaves one end comes in at the other (PaSST trains with a roll too). 0 for none."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "augment")
-
-
 @dataclass(frozen=True)
 class Draws:
-    """Some draws of an epoch, and all that is random about them."""
+    """Draws of an epoch with everything that is random about them."""
 
     rows: Int64[np.ndarray, " draws"]
     partners: Int64[np.ndarray, " draws"]
-    """Row that is mixed in; -1 where a draw is not mixed."""
+    """Row that is mixed in; -1 if the draw is not mixed."""
     lam: Float32[np.ndarray, " draws"]
-    """Share of the first clip, in waveform and target; 1 where a draw is not mixed."""
+    """Share of the first clip in waveform and target; 1 if the draw is not mixed."""
     masks: Int32[np.ndarray, "draws 4"]
-    """First mel, number of mels, first frame, number of frames that are masked."""
+    """First masked mel, number of masked mels, first masked frame, number of masked frames."""
     gains: Float32[np.ndarray, "draws 2"]
     """Factors of the waveforms of the clip and of its partner."""
     rolls: Float32[np.ndarray, "draws 2"]
-    """Where the clip and its partner begin, as shares of their lengths, below 1; the part before
-    that comes last."""
+    """Start of the clip and of its partner as shares of their lengths, below 1; the samples before
+    the start come last."""
     spare: UInt64[np.ndarray, " draws"]
-    """Random bits that choose another clip where one is damaged."""
+    """Random bits that choose another clip if this one is damaged."""
 
     @property
     def mixed(self) -> Bool[np.ndarray, " draws"]:
@@ -80,7 +56,7 @@ class Draws:
 
     @property
     def clips(self) -> Int64[np.ndarray, " clips"]:
-        """Rows whose audio the draws need: their own, then the partners of those mixed."""
+        """Rows whose audio the draws need: first their own, then those of the partners."""
         return np.concatenate([self.rows, self.partners[self.mixed]])
 
     @property
@@ -93,11 +69,11 @@ class Draws:
         targets: Float32[np.ndarray, "draws classes"],
         of_partners: Float32[np.ndarray, "mixed classes"],
     ) -> Float32[np.ndarray, "draws classes"]:
-        """lam of a clip's targets plus 1 - lam of its partner's; 1 for a class of both.
+        """lam times a clip's targets plus (1 - lam) times its partner's; 1 for a class of both.
 
         Args:
-            targets: those of the clips; overwritten with the result.
-            of_partners: those of the partners, of mixed draws alone.
+            targets: targets of the clips; overwritten with the result.
+            of_partners: targets of the partners, for mixed draws only.
         """
         mixed, lam = self.mixed, self.lam[self.mixed, None]
         targets[mixed] = lam * targets[mixed] + (1 - lam) * of_partners
@@ -107,7 +83,7 @@ class Draws:
 def mixed_targets(
     labels: ShardIndex | SoftLabels, draws: Draws
 ) -> Float32[np.ndarray, "draws classes"]:
-    """What the draws are trained on: labels, or a teacher's scores, mixed as the waveforms are."""
+    """Training targets of the draws: labels or a teacher's scores, mixed as the waveforms are."""
     return draws.mix(labels.targets(draws.rows), labels.targets(draws.partners[draws.mixed]))
 
 
@@ -145,7 +121,7 @@ def augmented_draws(
     bits = _numbers(plan, start, stop)
     uniform = to_uniform(bits)
     partners = _partners(uniform, config, num_clips)
-    from scipy.special import betaincinv  # 0.4 s of import, which --help does without
+    from scipy.special import betaincinv  # takes 0.4 s, which --help can do without
 
     lam = betaincinv(config.mixup_alpha, config.mixup_alpha, uniform[:, 2])
     num_frames, num_mels = log_mel_shape
@@ -164,8 +140,8 @@ def augmented_draws(
 def drawn_partners(
     plan: EpochPlan, config: AugmentConfig, positions: tuple[int, int], *, num_clips: int
 ) -> Int64[np.ndarray, " draws"]:
-    """The partners that `augmented_draws` has at positions [start, stop), and nothing else of it:
-    a fifth of the time, where whole epochs are counted."""
+    """Only the partners that `augmented_draws` gives at positions [start, stop), in a fifth of its
+    time: for counts over whole epochs."""
     return _partners(to_uniform(_numbers(plan, *positions)), config, num_clips)
 
 
@@ -198,11 +174,11 @@ def _gains_and_rolls(
 def without_damaged(
     draws: Draws, damaged: frozenset[int], plan: EpochPlan, *, num_clips: int
 ) -> Draws:
-    """The draws with other clips in place of damaged ones: for a draw, another draw of the plan,
-    so that classes keep their shares; for a partner, any clip.
+    """Replace damaged clips: a draw by another draw of the plan, so that classes keep their shares;
+    a partner by any clip.
 
-    What a draw becomes depends on its random bits and on which of the clips tried are damaged, not
-    on when they were found to be.
+    The replacement depends on the draw's random bits and on which of the clips tried are damaged,
+    not on when the damage was found.
     """
     listed = np.fromiter(damaged, np.int64, len(damaged))
     rows, partners = draws.rows.copy(), draws.partners.copy()
@@ -214,7 +190,7 @@ def without_damaged(
         rows[bad_rows] = plan.rows[again[bad_rows] % np.uint64(len(plan.rows))]
         partners[bad_partners] = again[bad_partners] % np.uint64(num_clips)
     raise ShardError(
-        f"no whole clip was found in {MAX_REPLACEMENTS} tries in place of a damaged one",
+        f"{MAX_REPLACEMENTS} clips tried in place of a damaged one were damaged too",
         where=f"{len(damaged)} damaged clips of {num_clips}",
         fix="find the damage with: python -m sharding.check SHARDS --deep",
     )
@@ -231,8 +207,8 @@ def _scrambled(bits: UInt64[np.ndarray, " draws"]) -> UInt64[np.ndarray, " draws
 def _mask(
     uniform: Float64[np.ndarray, "draws 2"], max_width: int, length: int
 ) -> Int32[np.ndarray, "draws 2"]:
-    """First position and width, by the rule of torchaudio's `mask_along_axis`: the real width
-    places the mask, and both are then cut to integers."""
+    """First position and width. As in torchaudio's `mask_along_axis`, the real-valued width places
+    the mask, and both are then truncated to integers."""
     width = uniform[:, 0] * min(max_width, length)
     start = uniform[:, 1] * (length - width)
     return np.stack([start, width], axis=1).astype(np.int32)

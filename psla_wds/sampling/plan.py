@@ -1,23 +1,19 @@
-"""The epoch plan: which clip is drawn at which step. A pure function; it keeps no state.
+"""The epoch plan: which clip is drawn at which step. A pure function without state.
 
-Global batch b of an epoch is `rows[b * batch_size : (b + 1) * batch_size]`, and rank r takes
-its slice of that, so that batches do not depend on the number of ranks, and a run resumes by
-the number of its step. All randomness comes from Philox, a counter-based generator, keyed by
-(seed, epoch, purpose).
+Global batch b of an epoch is `rows[b * batch_size : (b + 1) * batch_size]`, and each rank takes its
+slice of it. So batches do not depend on the number of ranks, and a run resumes by its step number.
+All randomness comes from Philox, a counter-based generator, keyed by (seed, epoch, purpose).
 """
 
 import hashlib
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt64
 
-from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
+from psla_wds.sampling.config import SamplerConfig
 from psla_wds.shards.index import ShardIndex
-
-Sampling = Literal["balanced", "systematic", "shuffle"]
 
 PURPOSE_DRAWS = 0
 PURPOSE_AUGMENT = 1
@@ -25,36 +21,7 @@ PURPOSE_ORDER = 2
 PURPOSE_WAVEFORM = 3
 
 DRAWS_AT_ONCE = 2**17
-"""Draws that are looked up in one go: few enough for the processor's caches."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerConfig:
-    """Which clips an epoch draws. Defaults are the paper's for the full AudioSet."""
-
-    sampling: Sampling = "balanced"
-    """balanced: with replacement, by the weight of a clip's classes (PSLA III-B).
-    systematic: as often on average, and never a whole draw more or less than that.
-    shuffle: each clip once."""
-    draws_per_epoch: Annotated[int | None, Within(1)] = None
-    """Draws of a balanced or systematic epoch. Default: as many as there are clips."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "sampler")
-        if self.draws_per_epoch is not None and self.sampling == "shuffle":
-            raise ConfigError(
-                "a shuffled epoch has each clip once, not a number of draws",
-                where="sampler",
-                fix="leave out --sampler.draws-per-epoch, or set --sampler.sampling balanced",
-            )
-
-    def num_draws(self, num_clips: int) -> int:
-        """Draws of an epoch of so many clips."""
-        return self.draws_per_epoch or num_clips
-
-    def steps_per_epoch(self, num_clips: int, batch_size: int) -> int:
-        """Whole batches of an epoch; the draws left over, less than a batch, are not used."""
-        return self.num_draws(num_clips) // batch_size
+"""Draws looked up in one go: few enough for the processor's caches."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +33,7 @@ class EpochPlan:
     epoch: int
 
     def fingerprint(self) -> str:
-        """Digest that is equal on all ranks, and when a run resumes, if the plans are equal."""
+        """Digest of the plan, to compare it between ranks and after a resume."""
         return hashlib.blake2b(
             self.rows.astype("<i8").tobytes() + f"{self.seed} {self.epoch}".encode(), digest_size=8
         ).hexdigest()
@@ -113,8 +80,8 @@ def plan_epoch(
 def clip_weights(index: ShardIndex) -> Float64[np.ndarray, " clips"]:
     """Weight of each clip: the sum over its classes of 1 / clips of that class (PSLA algorithm 1).
 
-    The official code has 1000 / (count + 0.01), which differs in scale, and by 1e-4 for a class
-    of 100 clips.
+    The official code uses 1000 / (count + 0.01), which differs in scale, and by 1e-4 for a class of
+    100 clips.
     """
     counts = index.class_counts()
     per_class = np.divide(1.0, counts, out=np.zeros(len(counts)), where=counts > 0)
@@ -155,7 +122,7 @@ def systematic_rows(
 def _rows_at(
     ends: Float64[np.ndarray, " clips"], places: Float64[np.ndarray, " draws"]
 ) -> Int64[np.ndarray, " draws"]:
-    """The row that lies at each place, where 0 is the begin and 1 the end of all weights.
+    """Row at each place, where 0 is the beginning and 1 the end of all weights.
 
     Args:
         ends: cumulative weights.
@@ -170,7 +137,7 @@ def raw_bits(
 ) -> UInt64[np.ndarray, " count"]:
     """Words `start` to `start + count` of the stream of (seed, epoch, purpose).
 
-    Philox's raw output is fixed by its definition (Salmon et al., 2011), where NumPy's
+    Philox's raw output is fixed by its definition (Salmon et al., 2011), while NumPy's
     distributions may change between versions. A counter yields four words.
     """
     first_counter, skip = divmod(start, 4)

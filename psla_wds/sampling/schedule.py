@@ -1,4 +1,4 @@
-"""What one rank reads at each iteration: its share of the plan, for training or evaluation."""
+"""The draws that one rank reads at each iteration: its share of the plan."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ from psla_wds.sampling.augment import (
     plain_draws,
     without_damaged,
 )
-from psla_wds.sampling.plan import EpochPlan, SamplerConfig, clip_weights, plan_epoch
+from psla_wds.sampling.config import SamplerConfig
+from psla_wds.sampling.plan import EpochPlan, clip_weights, plan_epoch
 from psla_wds.shards.index import ShardIndex
 
 NONE_DAMAGED: frozenset[int] = frozenset()
@@ -30,16 +31,16 @@ class Schedule(Protocol):
     replaces_damaged: bool
     """Whether other clips may be drawn in place of damaged ones."""
     rolls: bool
-    """Whether draws may be shifted in time, which the graph then has a place for."""
+    """Whether draws may be shifted in time; the graph then has an operator for it."""
 
     def __call__(self, iteration: int, damaged: frozenset[int] = NONE_DAMAGED) -> Draws | None:
-        """The draws of an iteration, without damaged rows; None after the last."""
+        """Draws of an iteration without damaged rows; None after the last."""
         ...
 
 
 @runtime_checkable
 class DrawSettings(Protocol):
-    """Settings that the draws of training depend on; masks are placed on (frames, mels)."""
+    """Settings that training draws depend on; masks are placed on (frames, mels)."""
 
     @property
     def sampler(self) -> SamplerConfig: ...
@@ -51,9 +52,9 @@ class DrawSettings(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLayout:
-    """How the positions of an epoch are shared out to steps, ranks, and passes of a step.
+    """Assignment of an epoch's positions to steps, ranks, and passes of a step.
 
-    Slices of all ranks, in the order of ranks, are the global batch, whatever their number.
+    The slices of all ranks, in rank order, make up the global batch for any number of ranks.
     """
 
     batch_size: int
@@ -61,7 +62,7 @@ class BatchLayout:
     rank: int = 0
     world_size: int = 1
     accumulate: int = 1
-    """Forward passes, one after another, that a rank cuts its share of a step into."""
+    """Forward passes per step and rank, one after another (gradient accumulation)."""
 
     def __post_init__(self) -> None:
         parts = self.world_size * self.accumulate
@@ -139,13 +140,13 @@ class TrainingSchedule:
         return without_damaged(draws, damaged, plan, num_clips=self._num_clips)
 
     def plan(self, epoch: int) -> EpochPlan:
-        """The plan of an epoch, counted from 1; the next one is made meanwhile, in a thread."""
+        """Plan of an epoch, counted from 1; a thread prepares the next one meanwhile."""
         for wanted in (epoch, epoch + 1):
             if wanted not in self._plans:
                 pool = ThreadPoolExecutor(1, thread_name_prefix="plan")
                 self._plans[wanted] = pool.submit(self._make_plan, epoch=wanted)
                 pool.shutdown(wait=False)  # the thread ends with the plan
-        # The epoch before is kept: its last batches are delivered after the next one was begun.
+        # The previous epoch is kept: its last batches are delivered after the next one has begun.
         for past in [known for known in self._plans if known < epoch - 1]:
             del self._plans[past]
         return self._plans[epoch].result()
@@ -159,7 +160,7 @@ class TrainingSchedule:
 class EvaluationSchedule:
     """Every clip once, over all ranks, in the order of the index."""
 
-    replaces_damaged = False  # another clip in its place would be scored under its name
+    replaces_damaged = False  # a replacement would be scored under the damaged clip's name
     rolls = False
 
     def __init__(self, index: ShardIndex, layout: BatchLayout) -> None:

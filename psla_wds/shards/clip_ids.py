@@ -19,7 +19,7 @@ class ClipIds:
 
     starts: Int64[np.ndarray, " starts"]
     values: UInt8[np.ndarray, " bytes"]
-    """In UTF-8, one after another."""
+    """All ids in UTF-8, concatenated."""
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "ClipIds":
@@ -38,7 +38,7 @@ class ClipIds:
         return (ids[start:stop].decode() for start, stop in pairwise(self.starts.tolist()))
 
     def hashes(self, prefix: str) -> UInt64[np.ndarray, " clips"]:
-        """A random number of each clip, from its id: 1 s for 2M clips."""
+        """A random number for each clip, derived from its id: 1 s for 2M clips."""
         begun = hashlib.blake2b(prefix.encode(), digest_size=8)
         ids, digests = self.values.data, bytearray()
         for start, stop in pairwise(self.starts.tolist()):
@@ -48,9 +48,9 @@ class ClipIds:
         return np.frombuffer(digests, "<u8")
 
     def rows_of(self, wanted: "ClipIds") -> Int64[np.ndarray, " wanted"]:
-        """The row of each clip wanted, by its id; `NOT_THERE` for one that is not among these.
+        """Row of each wanted clip by its id; `NOT_THERE` for an id that is not among these.
 
-        By hashes and one sort, and not a dictionary of as many Python strings.
+        Uses hashes and one sort instead of a dictionary of millions of Python strings.
         """
         if self._equals(wanted):
             return np.arange(len(self))
@@ -73,7 +73,7 @@ class ClipIds:
     def _same_ids(
         self, rows: Int64[np.ndarray, " n"], other: "ClipIds", others: Int64[np.ndarray, " n"]
     ) -> Bool[np.ndarray, " n"]:
-        """Whether id `rows[i]` of these is id `others[i]` of the other ones."""
+        """Whether id `rows[i]` of these equals id `others[i]` of the other ones."""
         same = np.diff(self.starts)[rows] == np.diff(other.starts)[others]
         starts, values = gather_ragged(self.starts, self.values, rows[same])
         _, other_values = gather_ragged(other.starts, other.values, others[same])

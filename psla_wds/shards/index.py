@@ -1,4 +1,4 @@
-"""The index: where each clip's audio lies, and its labels, as columns that are memory-mapped."""
+"""The index: position and labels of each clip, as memory-mapped columns."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from jaxtyping import Float32, Int64, UInt8, UInt16, UInt32
 from psla_wds.errors import ConfigError, StaleIndexError
 from psla_wds.io.columns import gather_ragged
 from psla_wds.io.locations import Location
-from psla_wds.io.storage import sizes_of
+from psla_wds.io.stores import sizes_of
 from psla_wds.labels.class_list import ClassList
 from psla_wds.shards.clip_ids import ClipIds
 from psla_wds.shards.soft_labels import SoftLabels
 
 MAX_SPLITS = 256
-"""Their column has a byte a clip."""
+"""The column of splits has one byte per clip."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class ShardIndex:
 
     shards: tuple[Location, ...]
     shard_sizes: tuple[int, ...]
-    """Bytes of each tar."""
+    """Size of each tar in bytes."""
     classes: ClassList
     splits: tuple[str, ...]
     sample_rate_hz: int
     fingerprint: str
-    """Stands for the content of all shards and the choice of rows."""
+    """Digest of the content of all shards and of the choice of rows."""
     shard: UInt32[np.ndarray, " clips"]
     """Position in `shards` of the tar that holds the clip."""
     offset: Int64[np.ndarray, " clips"]
@@ -49,9 +49,9 @@ class ShardIndex:
     """Positions in `classes`."""
     id_starts: Int64[np.ndarray, " clips+1"]
     id_bytes: UInt8[np.ndarray, " bytes"]
-    """Clip ids in UTF-8, one after another."""
+    """Clip ids in UTF-8, concatenated."""
     soft_labels: SoftLabels | None = None
-    """What a teacher gave each clip, for a student to learn; by `teacher.apply_teacher`."""
+    """A teacher's scores for a student to learn from, by `teacher.apply_teacher`."""
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -67,14 +67,14 @@ class ShardIndex:
         return self.label_values[self.label_starts[row] : self.label_starts[row + 1]]
 
     def targets(self, rows: Int64[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows classes"]:
-        """1 where a clip carries a class, 0 elsewhere."""
+        """1 where a clip has a class, else 0."""
         targets = np.zeros((len(rows), len(self.classes)), np.float32)
         starts, values = gather_ragged(self.label_starts, self.label_values, rows)
         targets[np.repeat(np.arange(len(rows)), np.diff(starts)), values] = 1.0
         return targets
 
     def class_counts(self) -> Int64[np.ndarray, " classes"]:
-        """Clips that carry each class."""
+        """Clips of each class."""
         return np.bincount(self.label_values, minlength=len(self.classes))
 
     def where(self, row: int | np.integer) -> str:
@@ -82,7 +82,7 @@ class ShardIndex:
         return f"{self.shards[self.shard[row]]}, byte {self.offset[row]}, clip {self.clip_id(row)}"
 
     def select(self, rows: Int64[np.ndarray, " rows"], choice: str) -> "ShardIndex":
-        """The index of some of the clips; `choice` says which, for the fingerprint."""
+        """Index of some of the clips; `choice` describes the selection, for the fingerprint."""
         columns = ("shard", "offset", "size", "crc32", "num_samples", "split")
         label_starts, label_values = gather_ragged(self.label_starts, self.label_values, rows)
         id_starts, id_bytes = gather_ragged(self.id_starts, self.id_bytes, rows)
@@ -102,7 +102,7 @@ class ShardIndex:
         label_starts: Int64[np.ndarray, " starts"],
         label_values: UInt16[np.ndarray, " labels"],
     ) -> "ShardIndex":
-        """The index of the same clips with other labels, which its fingerprint covers."""
+        """Index of the same clips with other labels; its fingerprint covers the labels."""
         digest = hashlib.sha256(label_starts.astype("<i8").tobytes())
         digest.update(label_values.astype("<u2").tobytes())
         return replace(
@@ -113,7 +113,7 @@ class ShardIndex:
         )
 
     def select_splits(self, splits: Sequence[str], where: str) -> "ShardIndex":
-        """The clips of some splits, such as train or fold1."""
+        """Index of the clips of some splits, such as train or fold1."""
         unknown = sorted(set(splits) - set(self.splits))
         if unknown:
             raise ConfigError(
@@ -126,10 +126,10 @@ class ShardIndex:
         return self.select(rows, f"splits {sorted(splits)}")
 
     def select_random(self, num_clips: int, *, seed: int) -> "ShardIndex":
-        """So many clips, any choice of them as likely as another, in the order of the index.
+        """Index of `num_clips` random clips, in the order of this index.
 
-        Those whose hash of (seed, clip id) is smallest: the choice does not depend on the order
-        of the clips, and a smaller one is part of a larger one.
+        These are the clips with the smallest hashes of (seed, clip id): the choice does not depend
+        on the order of the clips, and a smaller subset is contained in a larger one.
         """
         if num_clips > len(self):
             raise ConfigError(
@@ -141,7 +141,7 @@ class ShardIndex:
         return self.select(np.sort(rows), f"subset {num_clips} {seed}")
 
     def check_shards(self) -> None:
-        """Raise `StaleIndexError` if a shard is missing or has another size than the index says."""
+        """Raise `StaleIndexError` if a shard is missing or its size differs from the index."""
         sizes = sizes_of(self.shards)
         for shard, expected, actual in zip(self.shards, self.shard_sizes, sizes, strict=True):
             if actual != expected:
@@ -155,7 +155,7 @@ class ShardIndex:
 
 
 def concatenate(indexes: Sequence[ShardIndex]) -> ShardIndex:
-    """One index of the clips of several, in their order; their classes must be the same."""
+    """Concatenate indexes in their order; their classes must be the same."""
     first = indexes[0]
     if len(indexes) == 1:
         return first
@@ -163,7 +163,7 @@ def concatenate(indexes: Sequence[ShardIndex]) -> ShardIndex:
         if other.classes != first.classes or other.sample_rate_hz != first.sample_rate_hz:
             raise ConfigError(
                 "these shards have other classes or another sample rate",
-                where=f"{other.shards[0].parent} beside {first.shards[0].parent}",
+                where=f"{other.shards[0].parent} and {first.shards[0].parent}",
                 fix="build all of them with one --class-labels file and one --sample-rate-hz",
             )
     if any(index.soft_labels for index in indexes):
@@ -204,12 +204,12 @@ def concatenate(indexes: Sequence[ShardIndex]) -> ShardIndex:
 
 
 def check_number_of_splits(number: int, *, where: object) -> None:
-    """Raise if the column of splits, a byte a clip, has no room for so many."""
+    """Raise if there are more splits than one byte can number."""
     if number > MAX_SPLITS:
         raise ConfigError(
             f"there are {number:,} splits, and an index has room for {MAX_SPLITS}",
             where=where,
-            fix="name fewer, such as train and eval: what tells clips apart is their clip_id",
+            fix="name fewer, such as train and eval: clips differ by clip_id, not by split",
         )
 
 

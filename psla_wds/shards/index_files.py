@@ -1,6 +1,5 @@
-"""The index on disk: `SHARDS/index/`, one .npy a column and meta.json. Format: docs/format.md."""
+"""The index on disk: `SHARDS/index/`, one .npy per column and meta.json. Format: docs/format.md."""
 
-import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,14 +8,15 @@ from typing import Any
 import numpy as np
 
 from psla_wds.errors import DAMAGE, ConfigError, StaleIndexError
-from psla_wds.io.columns import check_kind, check_ragged, map_column
+from psla_wds.io.columns import check_ragged, map_column
 from psla_wds.io.locations import Location, is_http, member, parse_location, split_spec
-from psla_wds.io.url_ranges import fetch_whole
+from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList
 from psla_wds.shards.index import ShardIndex, concatenate
 from psla_wds.shards.tar import FORMAT_VERSION, MAX_SAMPLE_RATE_HZ
 
 INDEX_FOLDER = "index"
+META = "meta.json"
 CLASS_LABELS = "class_labels_indices.csv"
 
 COLUMN_DTYPES: dict[str, type[np.generic]] = {
@@ -35,11 +35,12 @@ LENGTHS_PLUS_ONE = ("label_starts", "id_starts")
 
 
 MAX_META_BYTES = 64 * 2**20
-"""Largest meta.json behind a URL: some hundred thousand shards, which take 70 bytes each."""
+"""Largest meta.json behind a URL: enough for some hundred thousand shards of 70 bytes each."""
 MAX_BYTES_PER_CLIP = {"label_values": 64 * 2, "id_bytes": 256}
-"""In the mean, behind a URL: 64 labels (AudioSet has 2), and ids of 256 bytes (it has 11)."""
+"""Mean limits behind a URL: 64 labels a clip (AudioSet has 2), and ids of 256 bytes (AudioSet has
+11)."""
 NPY_HEADER_BYTES = 4096
-"""More than any header of a column takes."""
+"""Upper bound of the header of a column."""
 
 
 def open_indexes(specs: Iterable[str]) -> ShardIndex:
@@ -60,7 +61,7 @@ def _open_spec(spec: str) -> ShardIndex:
 
 
 def read_index(shards: Location | str) -> ShardIndex:
-    """The index of the shards in a folder; its bounds are checked.
+    """Index of the shards in a folder; its bounds are checked.
 
     Columns of a local index are memory-mapped; those behind a URL are read into memory.
     """
@@ -68,7 +69,7 @@ def read_index(shards: Location | str) -> ShardIndex:
         shards = parse_location(shards)
     folder = member(shards, INDEX_FOLDER)
     rebuild = f"python -m sharding.index {shards}"
-    if not isinstance(folder, Path) and is_http(folder):
+    if is_http(folder):
         rebuild = "make the index where the shards are on a disk, and copy it here with them"
     meta_text = _read_meta(shards, folder, rebuild)
     try:
@@ -82,14 +83,13 @@ def read_index(shards: Location | str) -> ShardIndex:
 
 
 def _read_meta(shards: Location, folder: Location, rebuild: str) -> bytes:
-    if isinstance(shards, Path) and not shards.is_dir():
-        raise StaleIndexError("there is no such folder", where=shards, fix="check the path")
-    path = folder / "meta.json"
     try:
-        if isinstance(path, Path):
-            return path.read_bytes()
-        return fetch_whole(path, max_bytes=MAX_META_BYTES)
+        return at(folder / META).read(max_bytes=MAX_META_BYTES)
     except (FileNotFoundError, NotADirectoryError):
+        if not at(shards).is_folder():
+            raise StaleIndexError(
+                "there is no such folder", where=shards, fix="check the path"
+            ) from None
         raise StaleIndexError(
             "there is no index here", where=shards, fix=f"for a folder of shards: {rebuild}"
         ) from None
@@ -98,31 +98,15 @@ def _read_meta(shards: Location, folder: Location, rebuild: str) -> bytes:
 
 
 def _read_column(folder: Location, name: str, num_clips: int) -> np.ndarray:
-    path, dtype = folder / f"{name}.npy", COLUMN_DTYPES[name]
-    if isinstance(path, Path):
-        return map_column(path, dtype)
+    dtype = COLUMN_DTYPES[name]
     bytes_per_clip = MAX_BYTES_PER_CLIP.get(name, np.dtype(dtype).itemsize)
     most = NPY_HEADER_BYTES + bytes_per_clip * (num_clips + 1)
-    column = _parse_column(fetch_whole(path, max_bytes=most))
-    check_kind(column, dtype, path.name)
-    return column
-
-
-def _parse_column(content: bytes) -> np.ndarray:
-    """A view of the bytes: `np.load` would first make room for as much as the header claims."""
-    file = io.BytesIO(content)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("a column has another version of .npy than is written here")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    column = np.frombuffer(content, dtype, offset=file.tell())
-    if shape != column.shape:
-        raise ValueError("a column is cut short")
-    return column
+    return map_column(folder / f"{name}.npy", dtype, max_bytes=most)
 
 
 def _from_meta(shards: Location, meta: dict[str, Any], columns: dict[str, Any]) -> ShardIndex:
     if meta["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"format {meta['format_version']}, where {FORMAT_VERSION} is read")
+        raise ValueError(f"format {meta['format_version']}, this version reads {FORMAT_VERSION}")
     names = _texts([shard["name"] for shard in meta["shards"]])
     if any(Path(name).name != name or not name.endswith(".tar") or "\0" in name for name in names):
         raise ValueError("a shard lies outside its folder")
@@ -140,27 +124,27 @@ def _from_meta(shards: Location, meta: dict[str, Any], columns: dict[str, Any]) 
 
 
 def _texts(values: list[str]) -> tuple[str, ...]:
-    """The values, if they are text that can be written down."""
+    """The values, if they are a list of UTF-8 text."""
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{values!r:.80} is no list of texts")
+        raise ValueError(f"{values!r:.80} is not a list of texts")
     "".join(values).encode()
     return tuple(values)
 
 
 def _check_bounds(index: ShardIndex) -> None:
-    """No row may point outside its shard, the class list, or the columns."""
+    """Raise ValueError if a row points outside its shard, the class list, or the columns."""
     if not 1 <= index.sample_rate_hz <= MAX_SAMPLE_RATE_HZ:
         raise ValueError(f"the sample rate is {index.sample_rate_hz} Hz")
     for name in COLUMN_DTYPES.keys() - {*LENGTHS_PLUS_ONE, "label_values", "id_bytes"}:
         if len(getattr(index, name)) != len(index):
-            raise ValueError(f"{name} has not the length of the other columns")
+            raise ValueError(f"{name} differs in length from the other columns")
     check_ragged(index.label_starts, index.label_values, len(index), "labels")
     check_ragged(index.id_starts, index.id_bytes, len(index), "clip ids")
     _check_ids(index)
     if not len(index):
         return
     if index.num_samples.min() < 0:
-        raise ValueError("a clip has less than no sample")
+        raise ValueError("a clip has a negative number of samples")
     if index.shard.max() >= len(index.shards) or index.split.max() >= len(index.splits):
         raise ValueError("a row names a shard or a split that is not listed")
     if len(index.label_values) and index.label_values.max() >= len(index.classes):
@@ -175,7 +159,8 @@ def _check_bounds(index: ShardIndex) -> None:
 
 
 def _check_ids(index: ShardIndex) -> None:
-    """Every clip id is UTF-8: all of them together are, and none begins inside a character."""
+    """Raise ValueError unless every clip id is UTF-8: all ids together are, and no id begins inside
+    a character."""
     str(index.id_bytes.data, "utf-8")
     starts = index.id_starts[index.id_starts < len(index.id_bytes)]
     if (index.id_bytes[starts] & 0xC0 == 0x80).any():

@@ -1,19 +1,15 @@
 """Make the index of a folder from the sidecars of its shards."""
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from psla_wds.errors import ShardError
-from psla_wds.io.files import atomic_folder
-from psla_wds.io.folders import entries
 from psla_wds.io.locations import Location
-from psla_wds.io.url_files import upload_folder
+from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list
 from psla_wds.progress import progress_bar
 from psla_wds.shards.index import ShardIndex, check_number_of_splits, combined_fingerprint
@@ -22,11 +18,10 @@ from psla_wds.shards.index_files import (
     COLUMN_DTYPES,
     INDEX_FOLDER,
     LENGTHS_PLUS_ONE,
+    META,
     read_index,
 )
 from psla_wds.shards.tar import FORMAT_VERSION, Sidecar, read_sidecars, tars_in
-
-META = "meta.json"
 
 
 def merge_sidecars(shards: Location) -> ShardIndex:
@@ -44,7 +39,7 @@ def merge_sidecars(shards: Location) -> ShardIndex:
 
 
 def _finished_sidecars(shards: Location, tars: list[Location]) -> Iterator[Sidecar]:
-    sizes = entries(shards)
+    sizes = at(shards).entries()
     for tar, sidecar in zip(tars, read_sidecars(tars), strict=True):
         if sidecar is None or sizes.get(tar.name) != sidecar.size_bytes:
             raise ShardError(
@@ -56,7 +51,7 @@ def _finished_sidecars(shards: Location, tars: list[Location]) -> Iterator[Sidec
 
 
 class _Table:
-    """The columns of all shards, put together shard by shard, in temporary files without names."""
+    """The columns of all shards, assembled shard by shard in unnamed temporary files."""
 
     def __init__(self, classes: ClassList) -> None:
         self.classes = classes
@@ -64,10 +59,10 @@ class _Table:
         self.sha256: list[str] = []
         self.num_clips = 0
         self._rates: dict[int, bool] = {}
-        """Sample rate of the shards in Hz, and whether any clip has it."""
+        """Sample rate of the shards in Hz, and whether any shard with this rate has clips."""
         self._position = {mid: i for i, mid in enumerate(classes.mids)}
         self._splits: dict[str, int] = {}
-        """In the order in which they turn up."""
+        """Splits in the order of their first appearance."""
         self._files = {n: tempfile.TemporaryFile() for n in COLUMN_DTYPES}  # noqa: SIM115, kept open
 
     def add(self, sidecar: Sidecar) -> None:
@@ -80,7 +75,7 @@ class _Table:
         self.num_clips += len(sidecar.clips.clip_id)
 
     def _shard_columns(self, sidecar: Sidecar) -> dict[str, np.ndarray]:
-        """The columns of one shard; those of starts hold lengths, until all are known."""
+        """Append the columns of one shard; columns of starts hold lengths until all are known."""
         clips, splits = sidecar.clips, self._splits
         ids = [clip_id.encode() for clip_id in clips.clip_id]
         names = ("offset", "size", "crc32", "num_samples")
@@ -101,13 +96,13 @@ class _Table:
             unknown = {mid for mids in sidecar.clips.mids for mid in mids} - self._position.keys()
             names = ", ".join(sorted(unknown))
             raise ShardError(
-                f"clips carry classes that the class list does not have: {names}",
+                f"clips have classes that are missing from the class list: {names}",
                 where=sidecar.shard,
                 fix=f"put back the {CLASS_LABELS} that the shards were built with",
             ) from None
 
     def columns(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Name and column, one at a time."""
+        """Names and columns, one at a time."""
         ranks = np.argsort(np.argsort(list(self._splits)))
         for name, dtype in COLUMN_DTYPES.items():
             self._files[name].seek(0)
@@ -134,7 +129,7 @@ class _Table:
 
 
 def write_index(shards: Location, sidecars: Iterable[Sidecar], classes: ClassList) -> None:
-    """Replace the index of a folder by one of these shards."""
+    """Replace the index of a folder with one of these shards."""
     table = _Table(classes)
     with progress_bar(desc="indexing") as bar:
         for sidecar in sidecars:
@@ -150,20 +145,9 @@ def write_index(shards: Location, sidecars: Iterable[Sidecar], classes: ClassLis
         "mids": table.classes.mids,
         "names": table.classes.names,
     }
-    # An interruption while the old one is replaced leaves none; the next reader is told the remedy.
-    folder = shards / INDEX_FOLDER
-    if isinstance(folder, Path):
-        with atomic_folder(folder) as temporary:
-            _fill(temporary, table, meta)
-            shutil.rmtree(folder, ignore_errors=True)
-    else:
-        with tempfile.TemporaryDirectory(prefix="psla-wds-") as temporary:
-            _fill(Path(temporary), table, meta)
-            upload_folder(Path(temporary), folder, last=META)
-
-
-def _fill(folder: Path, table: _Table, meta: dict[str, Any]) -> None:
-    for name, column in table.columns():
-        np.save(folder / f"{name}.npy", column, allow_pickle=False)
-    text = json.dumps(meta, ensure_ascii=False, indent=1)
-    (folder / META).write_text(text + "\n", encoding="utf-8")
+    # An interruption at this point leaves no index; readers then report how to make one.
+    with at(shards / INDEX_FOLDER).write_folder(last=META) as folder:
+        for name, column in table.columns():
+            np.save(folder / f"{name}.npy", column, allow_pickle=False)
+        text = json.dumps(meta, ensure_ascii=False, indent=1)
+        (folder / META).write_text(text + "\n", encoding="utf-8")

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from psla_wds.errors import DAMAGE, LabelError
+from psla_wds.io.atomic_files import atomic_open
 from psla_wds.io.columns import check_ragged, map_column
-from psla_wds.io.files import atomic_open
 from psla_wds.shards.index import ShardIndex
 
 OVERLAY_VERSION = 1
@@ -24,7 +24,8 @@ COLUMN_DTYPES: dict[str, type[np.generic]] = {
 
 
 def write_overlay(folder: Path, index: ShardIndex, labelled: ShardIndex) -> None:
-    """Write the labels of `labelled`, the same clips as `index`, into an empty folder."""
+    """Write the labels of `labelled`, an index of the same clips as `index`, into an empty
+    folder."""
     meta = {
         "format_version": OVERLAY_VERSION,
         "index_fingerprint": index.fingerprint,
@@ -38,7 +39,7 @@ def write_overlay(folder: Path, index: ShardIndex, labelled: ShardIndex) -> None
 
 
 def apply_overlay(index: ShardIndex, folder: Path) -> ShardIndex:
-    """The index with an overlay's labels; `LabelError` if that belongs to other clips.
+    """Index with an overlay's labels; `LabelError` if the overlay belongs to other clips.
 
     The fingerprint covers the labels: a run does not resume with others.
     """
@@ -68,7 +69,7 @@ def apply_overlay(index: ShardIndex, folder: Path) -> ShardIndex:
             f"this label overlay belongs to another index: it has {found[1]:,} clips and "
             f"{len(found[2])} classes, this index {len(index):,} and {len(index.classes)}",
             where=folder,
-            fix="give the same --index options as eval.enhance was given, in the same order",
+            fix="give the --index options of eval.enhance, in the same order",
         )
     return index.with_labels(starts, values)
 
@@ -83,8 +84,7 @@ def write_label_rows(index: ShardIndex, path: Path) -> None:
 
 
 def read_label_rows(path: Path, index: ShardIndex) -> ShardIndex:
-    """The index with the labels in a file, which has a line for each of its clips and may have
-    others."""
+    """Index with the labels of a file, which has a line for each of its clips and may have more."""
     labels = dict(_lines(path))
     position = {mid: i for i, mid in enumerate(index.classes.mids)}
     clip_ids = [index.clip_id(row) for row in range(len(index))]

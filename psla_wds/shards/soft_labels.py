@@ -1,4 +1,4 @@
-"""Soft labels: a teacher's highest scores of each clip, which a student learns from."""
+"""Soft labels: a teacher's highest scores for each clip, as training targets of a student."""
 
 from dataclasses import dataclass, replace
 
@@ -8,18 +8,18 @@ from jaxtyping import Float16, Float32, Int64, UInt16
 
 @dataclass(frozen=True)
 class SoftLabels:
-    """Soft labels of the clips of an index, by its rows; the scores may be memory-mapped."""
+    """Soft labels of the clips of an index, by row; the scores may be memory-mapped."""
 
     scores: Float16[np.ndarray, "scored k"]
     """The k highest of each clip that the teacher scored."""
     classes: UInt16[np.ndarray, "scored k"]
     """Class of each score."""
     rows: Int64[np.ndarray, " clips"]
-    """Where the scores of each clip stand."""
+    """Row of each clip in `scores` and `classes`."""
     num_classes: int
 
     def targets(self, rows: Int64[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows classes"]:
-        """The scores, within 0 and 1 as a cross-entropy needs them; 0 for a class with none."""
+        """Scores cut to [0, 1], as cross-entropy needs them; 0 for classes without one."""
         places = self.rows[rows]
         targets = np.zeros((len(rows), self.num_classes), np.float32)
         scores = self.scores[places].astype(np.float32)

@@ -1,7 +1,8 @@
-"""Tar shards: plain WebDataset archives, and a sidecar that says what lies where in each.
+"""Tar shards: plain WebDataset archives, each with a sidecar that lists its clips and their
+positions.
 
-A clip is two members, `KEY.flac` (or another codec) and `KEY.json`. The sidecar, written last,
-is what publishes a shard: without it the tar does not count. Format: docs/format.md.
+A clip is two members, `KEY.flac` (or another codec) and `KEY.json`. The sidecar is written last and
+publishes the shard: a tar without it does not count. Format: docs/format.md.
 """
 
 import hashlib
@@ -19,15 +20,14 @@ from typing import IO, Any
 from isal.isal_zlib import crc32
 
 from psla_wds.errors import DAMAGE, ShardError
-from psla_wds.io.files import atomic_open
-from psla_wds.io.folders import entries, read_file
 from psla_wds.io.locations import Location
+from psla_wds.io.stores import at
 
 FORMAT_VERSION = 1
 SHARD_NAME = "shard-{number:06d}.tar"
 SIDECARS_AT_ONCE = 32
 MAX_SAMPLE_RATE_HZ = 2**32 - 1
-"""The highest that a header of audio can name; WAV has 32 bits for it."""
+"""Largest sample rate of an audio header; WAV has 32 bits for it."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class PackedClip:
     source: str
 
     def metadata(self) -> dict[str, Any]:
-        """What `KEY.json` holds."""
+        """Content of `KEY.json`."""
         return {
             "clip_id": self.clip_id,
             "labels": list(self.mids),
@@ -63,7 +63,7 @@ class ClipColumns:
     offset: list[int] = field(default_factory=list)
     """First byte of the audio in the tar, past the tar header."""
     size: list[int] = field(default_factory=list)
-    """Bytes of the encoded audio."""
+    """Size of the encoded audio in bytes."""
     crc32: list[int] = field(default_factory=list)
     """Checksum of the encoded audio."""
     num_samples: list[int] = field(default_factory=list)
@@ -71,7 +71,7 @@ class ClipColumns:
     split: list[str] = field(default_factory=list)
 
     def add(self, clip: PackedClip) -> None:
-        """A clip that is now in the tar; its offset is read back when the tar is complete."""
+        """A clip in the tar; its offset is read back when the tar is complete."""
         self.clip_id.append(clip.clip_id)
         self.size.append(len(clip.audio))
         self.crc32.append(crc32(clip.audio))
@@ -81,19 +81,19 @@ class ClipColumns:
 
 
 ENTRY_TYPES = {"clip_id": str, "mids": list, "mid": str, "split": str}
-"""Columns of text; the others hold integers."""
+"""Columns of text; the others are integers."""
 LARGEST = {"crc32": 2**32 - 1}
-"""Bounds of the columns that the index stores in fewer bits."""
+"""Upper bounds of the columns that the index stores in fewer bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sidecar:
-    """What is known of a shard once it is complete."""
+    """Description of a complete shard."""
 
     shard: str
     """File name of the tar."""
     task: str
-    """Fingerprint of the work that made it; the same work is not done twice."""
+    """Fingerprint of the task that made it; a task already done is not repeated."""
     size_bytes: int
     sha256: str
     sample_rate_hz: int
@@ -104,7 +104,7 @@ class Sidecar:
     versions: dict[str, str]
     """Versions of the libraries that decoded, resampled and encoded."""
     silent: list[str] = field(default_factory=list)
-    """Ids of the clips that are nearly silent, and packed all the same."""
+    """Ids of clips that are nearly silent but were packed."""
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -135,12 +135,12 @@ def sidecar_path(tar: Location) -> Location:
 
 def tars_in(folder: Location) -> list[Location]:
     """The tars of a folder, in the order of their names."""
-    return [folder / name for name in sorted(entries(folder)) if name.endswith(".tar")]
+    return [folder / name for name in sorted(at(folder).entries()) if name.endswith(".tar")]
 
 
 @dataclass(frozen=True)
 class WrittenTar:
-    """What is known of a tar once it is written."""
+    """Description of a written tar."""
 
     clips: ClipColumns
     size_bytes: int
@@ -148,11 +148,11 @@ class WrittenTar:
 
 
 def write_tar(tar: Location, clips: Iterable[PackedClip]) -> WrittenTar:
-    """Write a tar whose bytes depend on the clips alone, and say what lies where in it."""
+    """Write a tar whose bytes depend on the clips alone; return the positions in it."""
     import webdataset  # here, since it imports torch, which reading an index does not need
 
     columns = ClipColumns()
-    with atomic_open(tar, shared=True) as file:
+    with at(tar).write(shared=True) as file:
         hashed = _HashedFile(file)
         # webdataset would write its own owner and the current time, and refuse long names.
         settings = {"user": "", "group": "", "mtime": 0, "format": "PAX_FORMAT"}
@@ -166,7 +166,7 @@ def write_tar(tar: Location, clips: Iterable[PackedClip]) -> WrittenTar:
 
 
 class _HashedFile:
-    """A file that knows the SHA-256 of what is written to it, with no need to read it again."""
+    """A file that hashes what is written to it, so it need not be read again."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.sha256 = file, hashlib.sha256()
@@ -182,31 +182,30 @@ def _write_clip(writer: Any, clip: PackedClip) -> None:
 
 
 def _audio_offsets(tar: Path) -> list[int]:
-    """webdataset's writer streams and tells no offsets, so they are read back."""
+    """Offsets of the members, read back: webdataset's writer streams and does not report them."""
     with tarfile.open(tar) as archive:
         return [member.offset_data for member in archive if not member.name.endswith(".json")]
 
 
 def write_sidecar(tar: Location, sidecar: Sidecar) -> None:
-    with atomic_open(sidecar_path(tar), "w", shared=True) as file:
+    with at(sidecar_path(tar)).write("w", shared=True) as file:
         json.dump(sidecar.to_json(), file, ensure_ascii=False)
         file.write("\n")
 
 
 def read_sidecars(tars: Sequence[Location]) -> Iterator[Sidecar | None]:
-    """The sidecar of each tar, in turn; behind URLs, several are asked for at once."""
+    """Sidecar of each tar, in turn; behind URLs, several are requested at once."""
     with ThreadPoolExecutor(SIDECARS_AT_ONCE) as pool:
         for start in range(0, len(tars), SIDECARS_AT_ONCE):
             some = tars[start : start + SIDECARS_AT_ONCE]
-            on_disk = isinstance(some[0], Path)
-            yield from map(read_sidecar, some) if on_disk else pool.map(read_sidecar, some)
+            yield from (map if at(some[0]).is_local else pool.map)(read_sidecar, some)
 
 
 def read_sidecar(tar: Location) -> Sidecar | None:
-    """The sidecar of a shard, None when there is none, `ShardError` when it is damaged."""
+    """Sidecar of a shard; None if there is none, `ShardError` if it is damaged."""
     path = sidecar_path(tar)
     try:
-        content = json.loads(read_file(path).decode())
+        content = json.loads(at(path).read().decode())
         columns = ClipColumns(**content.pop("clips"))
         for summary in ("num_clips", "duration_s", "class_counts"):
             del content[summary]
@@ -229,7 +228,7 @@ def read_sidecar(tar: Location) -> Sidecar | None:
 
 
 def _check_types(sidecar: Sidecar) -> None:
-    """Raise TypeError or ValueError unless every entry is what its column is declared to hold."""
+    """Raise TypeError or ValueError unless every entry fits its column's declaration."""
     for name, kind in ((f.name, f.type) for f in fields(Sidecar)):
         if kind in (str, int) and type(getattr(sidecar, name)) is not kind:
             raise TypeError(f"{name} is of another type")
@@ -239,10 +238,10 @@ def _check_types(sidecar: Sidecar) -> None:
     for name, column in columns.items():
         entry_type = ENTRY_TYPES.get(name, int)
         if set(map(type, column)) - {entry_type}:
-            raise TypeError(f"an entry of {name} is no {entry_type.__name__}")
+            raise TypeError(f"an entry of {name} is not of type {entry_type.__name__}")
         largest = LARGEST.get(name, 2**63 - 1)
         if entry_type is int and column and not 0 <= min(column) <= max(column) <= largest:
-            raise ValueError(f"an entry of {name} is no number of bytes or samples")
+            raise ValueError(f"an entry of {name} is not a number of bytes or samples")
         if entry_type is str:
             "".join(column).encode()  # ValueError: text that UTF-8 cannot hold
     tables = [sidecar.versions, *sidecar.rejected]

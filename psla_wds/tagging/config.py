@@ -1,4 +1,4 @@
-"""Settings of tagging. Without torch, so that a command can list them at once."""
+"""Settings of tagging, without torch, so that --help is quick."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,10 +12,10 @@ class WindowConfig:
     """Windows that a recording is cut into."""
 
     window_s: Annotated[float | None, Within(0, without=(0,))] = None
-    """Seconds of a window. Default and maximum: what the model was trained to take (10.6 in the
-    paper's recipes). AudioSet's clips have 10: the rest is padding in training."""
+    """Length of a window in seconds. Default and maximum: the length that the model was trained on
+    (10.6 in the paper's recipes, since AudioSet's clips of 10 s are padded)."""
     overlap: Annotated[float, Within(0, 1, without=(1,))] = 0.5
-    """Share of a window that the next one has as well, so that no sound is at an edge in both."""
+    """Share of a window that the next one covers too, so that no sound is at an edge in both."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "windows")
@@ -23,16 +23,16 @@ class WindowConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EventConfig:
-    """Frame scores that make an event."""
+    """Thresholds on frame scores, and lengths, that define an event."""
 
     threshold: Annotated[float, Within(0, without=(0,))] = 0.5
-    """Frame score that an event reaches at least once."""
+    """Frame score that an event reaches in at least one frame."""
     low_threshold: Annotated[float | None, Within(0, without=(0,))] = None
-    """Frame score that an event has all along. Default: half of the threshold."""
+    """Frame score that an event has in all its frames. Default: half of the threshold."""
     min_event_s: Annotated[float, Within(0)] = 0.0
-    """Seconds of an event; shorter ones are left out."""
+    """Shortest event in seconds; shorter ones are left out."""
     max_gap_s: Annotated[float, Within(0)] = 0.0
-    """Seconds between two events of a class that are joined to one."""
+    """Longest gap in seconds between two events of a class that are joined into one."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "events")

@@ -18,12 +18,12 @@ class Event:
     label: int
     """Its class, as a position in the class list."""
     score: float
-    """The highest of its frames."""
+    """Highest score of its frames."""
 
 
 @dataclass
 class _Run:
-    """Frames of a class, from `start` to before `end`; `score` is the highest."""
+    """Frames of a class, from `start` to before `end`, and their highest score."""
 
     start: int
     end: int
@@ -38,8 +38,8 @@ def in_order(events: Iterable[Event]) -> list[Event]:
 class EventFinder:
     """Finds the events of one recording, given its frame scores a piece at a time.
 
-    An event is as many frames in a row as reach the low threshold, if one of them reaches the high
-    one; then gaps are closed, then short events left out. How the pieces were cut changes nothing.
+    An event is a run of frames that reach the low threshold, at least one of which reaches the high
+    one. Then gaps are closed, and then short events left out. Any pieces give the same events.
     """
 
     def __init__(self, config: EventConfig, frame_s: float) -> None:
@@ -47,11 +47,11 @@ class EventFinder:
         self._low, self._high = float(np.float32(config.low)), float(np.float32(config.threshold))
         self._min_event_s, self._frame_s = config.min_event_s, frame_s
         self._max_gap = int(config.max_gap_s / frame_s + 1e-6)
-        self._frame = 0
+        self._num_frames = 0
         self._open: dict[int, _Run] = {}
-        """Runs above the low threshold, by class, which reach up to the frame that comes next."""
+        """Runs that reach the last frame so far, by class."""
         self._found: dict[int, _Run] = {}
-        """The last run of a class that reached the threshold, while a next one may be near."""
+        """The last event of a class, while another one may follow within the gap."""
 
     def add(self, frame_scores: Float32[np.ndarray, "frames classes"]) -> list[Event]:
         """The events that are known to have ended by now."""
@@ -61,40 +61,36 @@ class EventFinder:
             for label in self._open.keys() - set(above):
                 self._close(label)
             for label in above:
-                run = self._open.setdefault(label, _Run(self._frame, self._frame, 0.0))
-                run.end, run.score = self._frame + 1, max(run.score, float(scores[label]))
-            self._frame += 1
-            settled = {label: run for label, run in self._found.items() if self._is_settled(label)}
-            for label in settled:
-                del self._found[label]
-            events += self._events(settled, None)
+                run = self._open.setdefault(label, _Run(self._num_frames, 0, 0.0))
+                run.end, run.score = self._num_frames + 1, max(run.score, float(scores[label]))
+            self._num_frames += 1
+            for label, run in list(self._found.items()):
+                following = self._open.get(label)
+                next_start = following.start if following else self._num_frames
+                if next_start - run.end > self._max_gap:
+                    events += self._event(label, self._found.pop(label), run.end * self._frame_s)
         return events
 
     def finish(self, duration_s: float) -> list[Event]:
         """The other events; one that reaches the last frame ends with the recording."""
         for label in list(self._open):
             self._close(label)
-        found, self._found = self._found, {}
-        return self._events(found, duration_s)
+        events = []
+        for label, run in self._found.items():
+            is_last = run.end == self._num_frames
+            events += self._event(label, run, duration_s if is_last else run.end * self._frame_s)
+        self._found = {}
+        return events
 
     def _close(self, label: int) -> None:
-        """End a run. One before it that is still in `_found` is near enough to be joined."""
+        """End a run, and join it to the event before it if that is still in `_found`."""
         run = self._open.pop(label)
         if run.score >= self._high:
             before = self._found.get(label, run)
             self._found[label] = _Run(before.start, run.end, max(before.score, run.score))
 
-    def _is_settled(self, label: int) -> bool:
-        """Whether no run to come can join the last one of this class."""
-        next_start = self._open[label].start if label in self._open else self._frame
-        return next_start - self._found[label].end > self._max_gap
-
-    def _events(self, runs: dict[int, _Run], duration_s: float | None) -> list[Event]:
-        events = []
-        for label, run in runs.items():
-            start_s, end_s = run.start * self._frame_s, run.end * self._frame_s
-            if duration_s is not None and run.end == self._frame:
-                end_s = duration_s
-            if end_s - start_s >= self._min_event_s - 1e-9:
-                events.append(Event(start_s, end_s, label, run.score))
-        return events
+    def _event(self, label: int, run: _Run, end_s: float) -> list[Event]:
+        """The event, unless it is too short."""
+        start_s = run.start * self._frame_s
+        long_enough = end_s - start_s >= self._min_event_s - 1e-9
+        return [Event(start_s, end_s, label, run.score)] if long_enough else []

@@ -6,7 +6,7 @@
     tags = tagger(waveform, sample_rate_hz)
     print(tags.top(5))
 
-It needs torch and no DALI, and runs wherever torch does. docs/use_the_model.md says more.
+It needs torch but not DALI, and runs wherever torch does; see docs/use_the_model.md.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,66 +25,65 @@ from psla_wds.labels.class_list import ClassList
 from psla_wds.models.audio_tagger import check_precision
 from psla_wds.models.checkpoint import Checkpoint
 from psla_wds.models.config import Precision
-from psla_wds.models.ensembles import check_members, load_members
+from psla_wds.models.model_folder import check_members, load_members
 from psla_wds.tagging.config import EventConfig, WindowConfig
 from psla_wds.tagging.events import Event, EventFinder, in_order
 from psla_wds.tagging.waveform_model import WaveformModel
 from psla_wds.tagging.windows import CellMerger, Window, cut, window_layout
 
 BATCH_SIZES = {"cuda": 8}
-"""Windows of a forward pass; one elsewhere: on two CPU cores four at once are half as fast
-(bench_tag)."""
+"""Windows of a forward pass; 1 elsewhere: on two CPU cores, 4 are half as fast (bench_tag)."""
 
 
 @dataclass(frozen=True, eq=False)
 class WindowTags:
-    """What a model hears in a window of a recording."""
+    """Scores of a window of a recording."""
 
     recording: int
     """Number of the recording, from 0."""
     start_s: float
     end_s: float
-    """The end of the recording, in its last window."""
+    """End of the window; for the last one, end of the recording."""
     scores: Float32[np.ndarray, " classes"]
     """Scores of the window, near [0, 1]."""
     frame_scores: Float32[np.ndarray, "frames classes"]
-    """Scores that no later window changes, from where those of the window before ended."""
+    """Frame scores that became final with this window; they follow those of the window before."""
     is_last: bool
     """Whether the recording ends here."""
 
 
 @dataclass(frozen=True, eq=False)
 class Tags:
-    """What a model hears in a recording."""
+    """Scores of a recording."""
 
     classes: ClassList
     scores: Float32[np.ndarray, " classes"]
-    """Scores of the recording, near [0, 1]: for each class the highest score of a window."""
+    """Highest score of a window for each class, near [0, 1]."""
     window_starts_s: Float64[np.ndarray, " windows"]
     window_ends_s: Float64[np.ndarray, " windows"]
     window_scores: Float32[np.ndarray, "windows classes"]
     frame_s: float
     """Length of a frame in seconds; frame i begins at i times that."""
     frame_scores: Float32[np.ndarray, "frames classes"]
-    """Score of each frame by itself, near [0, 1]; where windows overlap, the mean."""
+    """Score of each frame by itself, near [0, 1]; their mean where windows overlap."""
 
     @property
     def duration_s(self) -> float:
         return float(self.window_ends_s[-1])
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
-        """The names of the classes that score highest, with their scores."""
+        """Names and scores of the classes that score highest."""
         best = np.argsort(-self.scores, kind="stable")[:count]
         return [(self.classes.names[label], float(self.scores[label])) for label in best]
 
     def events(self, config: EventConfig | None = None) -> list[Event]:
-        """When sounds begin and end, in order; `event.label` is a position in `classes`."""
+        """Events by start; `event.label` is a position in `classes`."""
         finder = EventFinder(config or EventConfig(), self.frame_s)
         return in_order(finder.add(self.frame_scores) + finder.finish(self.duration_s))
 
 
 class Tagger:
-    """A model, or several whose scores are averaged, behind the front end of its training."""
+    """A model, or an ensemble whose scores are averaged, with the front end of its training."""
 
     def __init__(
         self,
@@ -95,11 +94,11 @@ class Tagger:
         device: str | torch.device | None = None,
         precision: Precision = "float32",
     ) -> None:
-        """`Tagger.load` says what the arguments are; `members` share classes and features."""
+        """`Tagger.load` describes the arguments; `members` must share classes and features."""
         check_members(members, where="members")
         if batch_size is not None and batch_size < 1:
             raise ConfigError(
-                f"batch_size={batch_size} is not a batch",
+                f"batch_size={batch_size} is too small",
                 where="batch_size",
                 fix="set it to 1 or more",
             )
@@ -108,12 +107,7 @@ class Tagger:
         self.classes = members[0].classes
         self.features = members[0].features
         model = WaveformModel(members, precision)
-        self.layout = window_layout(
-            windows or WindowConfig(),
-            self.features,
-            stride_frames=model.stride_frames,
-            num_columns=model.num_columns,
-        )
+        self.layout = window_layout(windows or WindowConfig(), model)
         self._model = model.to(self.device)
         self._batch_size = batch_size or BATCH_SIZES.get(self.device.type, 1)
 
@@ -132,14 +126,14 @@ class Tagger:
         folder, or a checkpoint of the paper's authors.
 
         Args:
-            classes: for the last of these, which name none
+            classes: class list for a checkpoint of the authors, which does not name its classes
                 (`psla_wds.labels.class_list.read_class_list`).
-            windows: how recordings are cut; default `WindowConfig()`.
+            windows: length and overlap of the windows; default `WindowConfig()`.
             batch_size: windows of a forward pass; default 8 on a GPU, 1 on a CPU.
-            device: where it runs; default the GPU if there is one.
+            device: device of the model; default the GPU if there is one.
             precision: precision of the trunk; features and head are float32.
 
-        Raises `CheckpointError` if there is no model, or a damaged one.
+        Raises `CheckpointError` if there is no model, or if it is damaged.
         """
         members = load_members(Path(path), classes=classes)
         return cls(
@@ -147,19 +141,19 @@ class Tagger:
         )
 
     def __call__(self, waveform: Any, sample_rate_hz: int | float) -> Tags:
-        """What the model hears in a recording.
+        """The scores of a recording of any length.
 
         Args:
-            waveform: samples, or (samples, channels), whose mean is taken: an array or a tensor,
-                of floats in [-1, 1] or of integers at full scale. Of any length.
-            sample_rate_hz: any; it is resampled to the model's.
+            waveform: samples, or (samples, channels), whose mean is taken: an array or a tensor of
+                floats in [-1, 1] or integers at full scale.
+            sample_rate_hz: any rate; the waveform is resampled to the model's.
 
-        Raises `AudioError` if there is no sample, or one is NaN or infinite. Silence is no error.
+        Raises `AudioError` if there is no sample, or if one is NaN or infinite.
         """
         return next(self.many([waveform], sample_rate_hz))
 
     def many(self, waveforms: Iterable[Any], sample_rate_hz: int | float) -> Iterator[Tags]:
-        """The same for several recordings, whose windows share batches; in their order."""
+        """Scores of several recordings, in their order; their windows share batches."""
         rate_hz = self.features.sample_rate_hz
         recordings = (decode_array(_as_array(w), sample_rate_hz, to_hz=rate_hz) for w in waveforms)
         windows: list[WindowTags] = []
@@ -182,8 +176,8 @@ class Tagger:
         """Windows of recordings as they come, in memory that does not grow with their lengths.
 
         Args:
-            recordings: the blocks of each, one channel at the model's sample rate, such as
-                `psla_wds.audio.decode.decode` gives. An empty one is read as a sample of silence.
+            recordings: the blocks of each recording, such as `psla_wds.audio.decode.decode` gives:
+                one channel at the model's sample rate. No sample means one sample of silence.
         """
         merger, rate_hz = CellMerger(self.layout, len(self.classes)), self.features.sample_rate_hz
         windows = (
@@ -216,7 +210,7 @@ class Tagger:
         )
         if not scores.isfinite().all():
             raise CheckpointError(
-                "the model gives scores that are not finite",
+                "some scores of the model are not finite",
                 where=f"{self.features.num_frames} frames at {self.features.sample_rate_hz} Hz",
                 fix="use a checkpoint of an earlier epoch",
             )
@@ -226,7 +220,7 @@ class Tagger:
 def _as_array(waveform: Any) -> np.ndarray:
     if isinstance(waveform, torch.Tensor):
         waveform = waveform.detach().cpu()
-        if waveform.dtype == torch.bfloat16:  # which NumPy has not
+        if waveform.dtype == torch.bfloat16:  # NumPy has no such type
             waveform = waveform.float()
     return np.asarray(waveform)
 

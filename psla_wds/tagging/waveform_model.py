@@ -1,6 +1,4 @@
-"""A tagger with its front end as one network, waveforms in and scores out: what is used, and what
-is exported.
-"""
+"""A tagger with its front end as one network, waveforms in and scores out, to use or export."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -13,18 +11,17 @@ from psla_wds.errors import CheckpointError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.features.log_mel import WindowFeatures
 from psla_wds.models.audio_tagger import AudioTagger
+from psla_wds.models.backbones import PROBED_FRAMES
 from psla_wds.models.checkpoint import Checkpoint
 from psla_wds.models.config import Precision
 
-PROBED_FRAMES = (256, 512)
-"""Frames of inputs that show a trunk's stride: many times that."""
 MOST_NUMBERS = 2**24
-"""Limit of a matrix of the front end, and of the features of a window: 64 MiB. A file can ask for
-any."""
+"""Limit for a matrix of the front end and for the features of a window (64 MiB), since a file can
+claim any size."""
 
 
 class WaveformModel(nn.Module):
-    """One tagger, or several whose scores are averaged, behind the front end that they share."""
+    """One tagger, or several whose scores are averaged, with the front end that they share."""
 
     def __init__(self, members: Sequence[Checkpoint], precision: Precision = "float32") -> None:
         super().__init__()
@@ -32,12 +29,9 @@ class WaveformModel(nn.Module):
         _check_sizes(self.features)
         self.front_end = WindowFeatures(self.features)
         self.members = nn.ModuleList(member.build() for member in members)
-        maps = [
-            _map_columns(member, (*PROBED_FRAMES, self.features.num_frames)) for member in members
-        ]
-        strides = {
-            (PROBED_FRAMES[1] - PROBED_FRAMES[0]) // (long - short) for short, long, _ in maps
-        }
+        short, long = PROBED_FRAMES
+        maps = [_map_columns(member, (short, long, self.features.num_frames)) for member in members]
+        strides = {(long - short) // (of_long - of_short) for of_short, of_long, _ in maps}
         if len(strides) > 1:
             raise CheckpointError(
                 f"frames of these models have several lengths: {sorted(strides)} of log-mel",
@@ -45,6 +39,7 @@ class WaveformModel(nn.Module):
                 fix="use models whose backbones have one stride",
             )
         (self.stride_frames,) = strides
+        """Log-mel frames for each column of the trunk's map, and so for each frame score."""
         self.num_columns = min(columns for _, _, columns in maps)
         for tagger in self._taggers():
             tagger.precision = precision
@@ -55,10 +50,10 @@ class WaveformModel(nn.Module):
         waveforms: Float32[Tensor, "batch samples"],
         num_samples: Int64[Tensor, " batch_or_1"] | None = None,
     ) -> tuple[Float32[Tensor, "batch classes"], Float32[Tensor, "batch columns classes"]]:
-        """Scores and frame scores of the first `num_samples` of each waveform; default: all.
+        """Scores and frame scores of the first `num_samples` of each waveform (default: all).
 
-        A waveform is cut or padded to what the model takes; frame i begins at i times
-        `stride_frames` hops, and frames that begin after the last sample are undefined.
+        A waveform is cut or padded to the length that the model takes. Frame i begins at i times
+        `stride_frames` hops; scores of frames that begin after the last sample are undefined.
         """
         if num_samples is None:
             num_samples = torch.full((1,), waveforms.shape[1], device=waveforms.device)
@@ -79,8 +74,8 @@ class WaveformModel(nn.Module):
 
 
 def _map_columns(member: Checkpoint, num_frames: Sequence[int]) -> list[int]:
-    """Columns of the trunk's map for inputs of so many frames, tried out without weights: no
-    library states them."""
+    """Columns of the trunk's map for inputs of these lengths. No library states them, so they are
+    found by a forward pass without weights."""
     with torch.device("meta"), torch.inference_mode():
         tagger = AudioTagger(member.model, len(member.classes)).eval()
         inputs = (torch.zeros(1, frames, member.features.num_mels) for frames in num_frames)
@@ -88,7 +83,7 @@ def _map_columns(member: Checkpoint, num_frames: Sequence[int]) -> list[int]:
 
 
 def _check_sizes(features: FeatureConfig) -> None:
-    """Raise before memory is taken for settings that no model was trained with."""
+    """Raise `CheckpointError` before settings that no model was trained with take memory."""
     largest = max(
         features.window_samples * features.fft_size,
         features.num_mels * features.fft_size,

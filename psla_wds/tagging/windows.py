@@ -1,5 +1,5 @@
-"""How a recording of any length is cut into windows that a model takes, and its frame scores laid
-on one grid: the cells, each as long as the trunk's stride.
+"""Windows that a recording of any length is cut into for a model, and the grid of cells that its
+frame scores are merged on; a cell is as long as the trunk's stride.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,19 +10,19 @@ from jaxtyping import Float32
 
 from psla_wds.audio.decode import Block
 from psla_wds.errors import ConfigError
-from psla_wds.features.config import FeatureConfig
 from psla_wds.tagging.config import WindowConfig
+from psla_wds.tagging.waveform_model import WaveformModel
 
 
 @dataclass(frozen=True)
 class WindowLayout:
-    """Where windows and cells lie. Windows begin at borders of cells."""
+    """Lengths of windows and cells. Windows begin at borders of cells."""
 
     sample_rate_hz: int
     window_samples: int
     """Samples of a whole window."""
     window_cells: int
-    """Cells of a whole window: the frame scores that count."""
+    """Cells of a whole window: the frame scores that are used."""
     step_cells: int
     """Cells from the start of a window to that of the next."""
     cell_samples: int
@@ -32,7 +32,7 @@ class WindowLayout:
         return self.cell_samples / self.sample_rate_hz
 
     def cells_of(self, num_samples: int) -> int:
-        """Cells that so many samples of a window reach; at least one."""
+        """Number of cells that the first samples of a window reach; at least one."""
         return min(max(1, -(-num_samples // self.cell_samples)), self.window_cells)
 
 
@@ -45,28 +45,18 @@ class Window:
     start: int
     """Its first sample."""
     end: int
-    """The sample after its last; after the last of the recording, in the last window."""
+    """The sample after its last; for the last window, the end of the recording."""
     samples: Block
-    """As many as a window has; fewer in the last of a recording."""
+    """Samples of a whole window; fewer in the last window of a recording."""
     is_last: bool
 
 
-def window_layout(
-    config: WindowConfig, features: FeatureConfig, *, stride_frames: int, num_columns: int
-) -> WindowLayout:
-    """Windows for a model.
-
-    Args:
-        stride_frames: log-mel frames of a column of the trunk's map.
-        num_columns: columns of the map of `features.num_frames`.
-
-    Raises `ConfigError` if the model does not take windows of this length.
-    """
+def window_layout(config: WindowConfig, model: WaveformModel) -> WindowLayout:
+    """The layout of windows for a model; `ConfigError` if it does not take their length."""
+    features = model.features
     frame_s = features.hop_samples / features.sample_rate_hz
-    frames = features.num_frames
-    stride_frames = min(stride_frames, frames)
-    if config.window_s is not None:
-        frames = round(config.window_s / frame_s)
+    stride_frames = min(model.stride_frames, features.num_frames)
+    frames = features.num_frames if config.window_s is None else round(config.window_s / frame_s)
     if not stride_frames <= frames <= features.num_frames:
         raise ConfigError(
             f"window_s={config.window_s} is {frames} frames; the model takes "
@@ -74,7 +64,7 @@ def window_layout(
             where="windows",
             fix=f"set --windows.window-s to at most {features.num_frames * frame_s:g}",
         )
-    cells = min(num_columns, frames // stride_frames)  # whole ones
+    cells = min(model.num_columns, frames // stride_frames)  # whole ones
     return WindowLayout(
         sample_rate_hz=features.sample_rate_hz,
         window_samples=(frames - 1) * features.hop_samples + features.window_samples,
@@ -87,8 +77,8 @@ def window_layout(
 def cut(blocks: Iterable[Block], layout: WindowLayout, recording: int) -> Iterator[Window]:
     """The windows of a recording, each as soon as it is known whether another follows.
 
-    One follows where more than a cell is left that no window has. The last one may be short; the
-    model gets it as training gets short clips, padded.
+    One follows if more than a cell remains after this one. The last one may be short: the model
+    pads it, as training pads short clips.
     """
     step_samples = layout.step_cells * layout.cell_samples
     held, start = np.empty(0, np.float32), 0
@@ -103,8 +93,9 @@ def cut(blocks: Iterable[Block], layout: WindowLayout, recording: int) -> Iterat
 
 
 class CellMerger:
-    """Frame scores of windows, one after another, on the grid of cells of their recording: where
-    windows overlap, the mean of theirs. After the last window of a recording comes the next one.
+    """Merges the frame scores of windows on the grid of cells: their mean where windows overlap.
+
+    Windows come in order, recording after recording.
     """
 
     def __init__(self, layout: WindowLayout, num_classes: int) -> None:
@@ -115,7 +106,7 @@ class CellMerger:
     def add(
         self, frame_scores: Float32[np.ndarray, "cells classes"], *, is_last: bool
     ) -> Float32[np.ndarray, "settled classes"]:
-        """The cells that no later window has, from where the ones before ended."""
+        """The cells that are now final; they follow those returned before."""
         self._sums[: len(frame_scores)] += frame_scores
         self._counts[: len(frame_scores)] += 1
         settled = np.count_nonzero(self._counts) if is_last else self._step_cells

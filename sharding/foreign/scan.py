@@ -16,9 +16,9 @@ from typing import IO
 import soundfile
 
 from psla_wds.audio.decode import MAX_CLIP_S, ClipRefusedError, reason_of
-from psla_wds.io.files import sha256_of
-from psla_wds.io.folders import file_size, local_copy, modified_s
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.locations import Location
+from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList
 from psla_wds.shards.tar import ClipColumns, PackedClip, Sidecar, sidecar_path
 from sharding.foreign.labels import check_keys, describe, read_member
@@ -45,9 +45,9 @@ def is_foreign(sidecar: Sidecar) -> bool:
 
 def is_current(sidecar: Sidecar, tar: Location, classes: ClassList) -> bool:
     """Whether a tar was scanned with these classes, and has not changed since."""
-    if sidecar.task != _task(classes) or file_size(tar) != sidecar.size_bytes:
+    if sidecar.task != _task(classes) or at(tar).size() != sidecar.size_bytes:
         return False
-    return modified_s(tar) <= modified_s(sidecar_path(tar))
+    return at(tar).modified_s() <= at(sidecar_path(tar)).modified_s()
 
 
 def scan(tar: Location, classes: ClassList, progress: Callable[[], object] = lambda: None) -> Scan:
@@ -56,7 +56,7 @@ def scan(tar: Location, classes: ClassList, progress: Callable[[], object] = lam
     Args:
         progress: called for each clip.
     """
-    with local_copy(tar) as local:
+    with at(tar).local_copy() as local:
         return _scan(tar, local, classes, progress)
 
 

@@ -8,7 +8,7 @@ from psla_wds.audio.encode import OPUS_RATES_HZ, Codec
 from psla_wds.cli import LocationArg
 from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
-from psla_wds.io.url_files import require_writable
+from psla_wds.io.stores import at
 from sharding.packing.engines import num_cores
 from sharding.packing.plan import Layout
 from sharding.packing.shard import Encoding
@@ -72,7 +72,7 @@ class PackConfig:
                 fix=f"--sample-rate-hz {', '.join(map(str, OPUS_RATES_HZ))}, or another --codec",
             )
 
-        require_writable(self.output)
+        at(self.output).require_writable()
         self._check_engine()
 
     def _check_engine(self) -> None:

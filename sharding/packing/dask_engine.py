@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from psla_wds.errors import ConfigError, ShardError
-from psla_wds.io.disk import disk_errors
+from psla_wds.io.atomic_files import disk_errors
 from sharding.packing.engines import MAX_TRIES, Update, worker_died
 from sharding.packing.shard import ShardResult, ShardTask, pack_shard
 
@@ -131,7 +131,7 @@ def _work(task: ShardTask, folder: str) -> ShardResult:
 
 def _names_relative_paths(task: ShardTask) -> bool:
     places = (task.folder, *(clip.path for clip in task.clips))
-    return any(isinstance(place, Path) and not place.is_absolute() for place in places)
+    return any(not place.is_absolute() for place in places)
 
 
 def _result(future: Any, task: ShardTask) -> ShardResult:

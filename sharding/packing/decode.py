@@ -11,7 +11,7 @@ from jaxtyping import Float32
 
 from psla_wds.audio.decode import ClipRefusedError, load_clip, resample
 from psla_wds.errors import PslaError
-from psla_wds.io.folders import local_copy, read_range
+from psla_wds.io.stores import at
 from psla_wds.labels.manifest import ByteRange, Clip, Row
 from sharding.sources.hdf5_files import read_row
 
@@ -22,8 +22,9 @@ def decode(
     """One channel in [-1, 1], at most `max_s` of it; `ClipRefusedError` if it cannot be used."""
     if clip.refusal:
         raise ClipRefusedError(*clip.refusal)
-    if isinstance(clip.part, Row) and isinstance(clip.path, Path):
-        return _decode_row(clip.path, clip.part, max_s, sample_rate_hz)
+    if isinstance(clip.part, Row):
+        with at(clip.path).local_copy() as path:
+            return _decode_row(path, clip.part, max_s, sample_rate_hz)
     with _opened(clip) as source:
         return load_clip(
             source,
@@ -40,12 +41,12 @@ def _opened(clip: Clip) -> Iterator[Path | io.BytesIO]:
     """The clip's file on a disk, or the bytes of its part of a tar."""
     if isinstance(clip.part, ByteRange):
         try:
-            yield io.BytesIO(read_range(clip.path, clip.part.offset, clip.part.size))
+            yield io.BytesIO(at(clip.path).read_range(clip.part.offset, clip.part.size))
         except OSError as error:
             raise ClipRefusedError("unreadable", error.strerror or str(error)) from None
         return
     try:
-        with local_copy(clip.path) as path:
+        with at(clip.path).local_copy() as path:
             yield path
     except FileNotFoundError:
         raise ClipRefusedError("missing", "there is no such file") from None

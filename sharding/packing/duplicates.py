@@ -12,10 +12,9 @@ import numpy as np
 from isal.isal_zlib import crc32
 
 from psla_wds.errors import ShardError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_open
-from psla_wds.io.folders import read_file, read_range
+from psla_wds.io.atomic_files import disk_errors
 from psla_wds.io.locations import Location
+from psla_wds.io.stores import at
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.tar import ClipColumns, PackedClip, read_sidecars, tars_in
 
@@ -52,7 +51,7 @@ def _same_bytes(index: ShardIndex, rows: list[int]) -> Iterator[tuple[int, int]]
 
 def _audio(index: ShardIndex, row: int) -> bytes:
     tar = index.shards[index.shard[row]]
-    return read_range(tar, int(index.offset[row]), int(index.size[row]))
+    return at(tar).read_range(int(index.offset[row]), int(index.size[row]))
 
 
 class KnownAudio:
@@ -76,7 +75,7 @@ class KnownAudio:
         size = len(clip.audio)
         key = (clip.num_samples, size, crc32(clip.audio))
         for clip_id, tar, offset in self._places.get(key, ()):
-            if read_range(tar, offset, size) == clip.audio:
+            if at(tar).read_range(offset, size) == clip.audio:
                 return clip_id
         first = self._added.setdefault(hashlib.sha256(clip.audio).digest(), clip.clip_id)
         return first if first != clip.clip_id else None
@@ -86,7 +85,7 @@ def read_duplicates(folder: Location) -> dict[str, str]:
     """Those that were found when the shards in a folder were packed."""
     path = folder / DUPLICATES
     try:
-        found = json.loads(read_file(path).decode())
+        found = json.loads(at(path).read().decode())
         return {str(clip_id): str(first) for clip_id, first in found.items()}
     except FileNotFoundError:
         return {}
@@ -99,6 +98,6 @@ def read_duplicates(folder: Location) -> dict[str, str]:
 def write_duplicates(folder: Location, duplicates: dict[str, str]) -> None:
     with (
         disk_errors(folder, "write the list of duplicates"),
-        atomic_open(folder / DUPLICATES, "w") as file,
+        at(folder / DUPLICATES).write("w") as file,
     ):
         json.dump(dict(sorted(duplicates.items())), file, ensure_ascii=False, indent=1)

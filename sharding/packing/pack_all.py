@@ -8,15 +8,15 @@ from typing import Any
 
 from psla_wds.audio.decode import ClipRefusedError
 from psla_wds.errors import ConfigError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.folders import remove, remove_folder
+from psla_wds.io.atomic_files import disk_errors
 from psla_wds.io.locations import Location
+from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list
 from psla_wds.labels.manifest import Clip
 from psla_wds.progress import progress_bar
 from psla_wds.runtime.array_tasks import ArrayTask
 from psla_wds.shards.index import ShardIndex
-from psla_wds.shards.index_files import CLASS_LABELS, INDEX_FOLDER
+from psla_wds.shards.index_files import CLASS_LABELS, INDEX_FOLDER, META
 from psla_wds.shards.merge import merge_sidecars
 from psla_wds.shards.tar import read_sidecars, sidecar_path, tars_in
 from sharding.packing.config import PackConfig
@@ -36,7 +36,6 @@ from sharding.packing.plan import (
     plan_shards,
     read_plan,
     require_same,
-    sweep,
 )
 from sharding.packing.reports import (
     COVERAGE,
@@ -83,7 +82,8 @@ def pack_all(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> O
             return Outcome(index, rejected)
         duplicates |= to_refuse
         write_duplicates(config.output, duplicates)
-        remove_folder(config.output / INDEX_FOLDER)  # it describes none of the shards to come
+        # The index describes none of the shards to come; without this file it is none.
+        at(config.output / INDEX_FOLDER / META).remove()
 
 
 def pack_share(
@@ -192,7 +192,7 @@ def _publish(
     )
     with disk_errors(folder / INDEX_FOLDER, "write the index"):
         index = merge_sidecars(folder)
-    sweep(folder)
+    at(folder).sweep()
     return index
 
 
@@ -253,8 +253,8 @@ def _delete_unfinished(folder: Location, first_shard: int, finished: set[int]) -
     """Shards of a retry that was interrupted, which no later one would complete."""
     for number, tar in _numbered_from(folder, first_shard).items():
         if number not in finished:
-            remove(sidecar_path(tar))
-            remove(tar)
+            at(sidecar_path(tar)).remove()
+            at(tar).remove()
 
 
 def _check_classes(folder: Location, classes: ClassList) -> None:

@@ -4,14 +4,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, overload
 
 from psla_wds.errors import ConfigError, ShardError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_open
-from psla_wds.io.folders import entries, read_file
+from psla_wds.io.atomic_files import disk_errors
 from psla_wds.io.locations import Location
+from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, write_class_list
 from psla_wds.labels.manifest import Clip
 from psla_wds.shards.index_files import CLASS_LABELS
@@ -131,7 +129,7 @@ def open_output(folder: Location, tasks: ShardTasks, classes: ClassList, layout:
         "layout": asdict(layout),
         "encoding": asdict(tasks.encoding),
     }
-    names = entries(folder)
+    names = at(folder).entries()
     begun = read_plan(folder)
     if begun is None:
         if not _is_untouched(folder, names):
@@ -150,25 +148,21 @@ def open_output(folder: Location, tasks: ShardTasks, classes: ClassList, layout:
 
 def _is_untouched(folder: Location, names: Iterable[str]) -> bool:
     """Whether there is nothing, or no more than builds leave that are killed at their beginning."""
-    if isinstance(folder, Path) and folder.exists() and not folder.is_dir():
-        return False
-    return all(name.startswith(PLAN_FILE) for name in names)
+    return at(folder).size() is None and all(name.startswith(PLAN_FILE) for name in names)
 
 
 def _write_plan(folder: Location, plan: dict[str, Any]) -> None:
-    with disk_errors(folder, "make the output folder"):
-        if isinstance(folder, Path):
-            folder.mkdir(parents=True, exist_ok=True)
-        with atomic_open(folder / PLAN_FILE, "w", shared=True) as file:
-            json.dump(plan, file, indent=1)
-            file.write("\n")
+    making = disk_errors(folder, "make the output folder")
+    with making, at(folder / PLAN_FILE).write("w", shared=True) as file:
+        json.dump(plan, file, indent=1)
+        file.write("\n")
 
 
 def missing_shards(folder: Location) -> list[int]:
     """Numbers of the shards that the build in a folder has yet to make; none where none began."""
     plan = read_plan(folder)
     tars = [folder / SHARD_NAME.format(number=n) for n in range(plan["num_shards"] if plan else 0)]
-    names = entries(folder)
+    names = at(folder).entries()
     return [
         number
         for number, tar in enumerate(tars)
@@ -190,19 +184,11 @@ def check_complete(folder: Location) -> None:
         )
 
 
-def sweep(folder: Location) -> None:
-    """Delete what killed writers have left in a folder where all shards stand."""
-    if isinstance(folder, Path):  # stores show no file before it is whole
-        for path in folder.glob("*.tmp"):
-            if path.is_file():
-                path.unlink(missing_ok=True)
-
-
 def read_plan(folder: Location) -> dict[str, Any] | None:
     """The plan of the build that was begun in a folder, if there is one."""
     keys = {"fingerprint", "num_shards", "num_clips", "layout", "encoding"}
     try:
-        plan = json.loads(read_file(folder / PLAN_FILE).decode())
+        plan = json.loads(at(folder / PLAN_FILE).read().decode())
         if not isinstance(plan, dict) or keys - plan.keys():
             raise ValueError("a part of the plan is missing")
     except (FileNotFoundError, NotADirectoryError):

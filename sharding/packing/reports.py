@@ -10,10 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from psla_wds.errors import ManifestError, ShardError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_open
-from psla_wds.io.folders import read_file
+from psla_wds.io.atomic_files import disk_errors
 from psla_wds.io.locations import Location
+from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList
 from psla_wds.labels.manifest import Clip
 
@@ -25,14 +24,14 @@ logger = logging.getLogger("sharding.build")
 
 
 def write_rejected(path: Location, rejected: Sequence[dict[str, str]]) -> None:
-    with disk_errors(path, "write the refused clips"), atomic_open(path, "w") as file:
+    with disk_errors(path, "write the refused clips"), at(path).write("w") as file:
         for clip in rejected:
             file.write(json.dumps(clip, ensure_ascii=False) + "\n")
 
 
 def read_rejected(path: Location) -> list[dict[str, str]]:
     try:
-        rows = [json.loads(line) for line in read_file(path).decode().splitlines()]
+        rows = [json.loads(line) for line in at(path).read().decode().splitlines()]
         if not all(isinstance(row, dict) and "clip_id" in row for row in rows):
             raise ValueError("a line does not describe a refused clip")
     except (OSError, ValueError, RecursionError) as error:
@@ -92,7 +91,7 @@ def _row(counter: Counter[str]) -> dict[str, int]:
 
 
 def write_coverage(path: Location, covered: dict[str, Any]) -> None:
-    with disk_errors(path, "write the coverage"), atomic_open(path, "w") as file:
+    with disk_errors(path, "write the coverage"), at(path).write("w") as file:
         json.dump(covered, file, ensure_ascii=False, indent=1)
         file.write("\n")
 

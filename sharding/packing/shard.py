@@ -15,9 +15,9 @@ from psla_wds.audio import ffmpeg
 from psla_wds.audio.decode import ClipRefusedError
 from psla_wds.audio.encode import EXTENSIONS, Codec, encode_clip
 from psla_wds.audio.quality import SILENT_DBFS, level_dbfs
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.folders import file_size
+from psla_wds.io.atomic_files import disk_errors
 from psla_wds.io.locations import Location
+from psla_wds.io.stores import at
 from psla_wds.labels.manifest import Clip
 from psla_wds.shards.tar import (
     SHARD_NAME,
@@ -157,7 +157,7 @@ def finished_sidecar(task: ShardTask) -> Sidecar | None:
     sidecar = read_sidecar(task.tar)
     if sidecar is None or sidecar.task != task.fingerprint():
         return None
-    return sidecar if file_size(task.tar) == sidecar.size_bytes else None
+    return sidecar if at(task.tar).size() == sidecar.size_bytes else None
 
 
 def pack_clip(clip: Clip, mids: tuple[str, ...], encoding: Encoding) -> tuple[PackedClip, float]:

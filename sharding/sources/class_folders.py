@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from tyro.conf import Positional
 
 from psla_wds.cli import LocationArg
-from psla_wds.io.folders import entries
 from psla_wds.io.locations import Location
+from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list
 from psla_wds.labels.manifest import Clip, resolve_labels
 from sharding.sources.source import files_below, require, require_folder
@@ -48,7 +48,7 @@ class FolderSource:
 
 def class_folders(folder: Location) -> list[Location]:
     require_folder(folder, "check the path")
-    found = entries(folder).items()
+    found = at(folder).entries().items()
     names = sorted(name for name, size in found if size is None and name[0] != ".")
     require(bool(names), "the folder has no subfolder", folder, "make one for each class")
     return [folder / name for name in names]

@@ -9,8 +9,8 @@ from tyro.conf import Positional
 
 from psla_wds.cli import LocationArg
 from psla_wds.errors import ManifestError
-from psla_wds.io.folders import is_folder
 from psla_wds.io.locations import Location, member
+from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list
 from psla_wds.labels.manifest import Clip, resolve_labels
 from sharding.sources.rows import csv_rows, csv_values
@@ -63,7 +63,7 @@ class Fsd50kSource:
     def _subfolder(self, name: str) -> Location:
         """FSD50K.name, or name alone."""
         for path in (self.folder / f"FSD50K.{name}", self.folder / name):
-            if is_folder(path):
+            if at(path).is_folder():
                 return path
         raise ManifestError(
             f"there is no folder FSD50K.{name}", where=self.folder, fix="unpack its archive there"

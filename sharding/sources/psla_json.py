@@ -13,8 +13,8 @@ from tyro.conf import Positional
 
 from psla_wds.cli import LocationArg
 from psla_wds.errors import ManifestError
-from psla_wds.io.folders import file_size
 from psla_wds.io.locations import Location, member
+from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list
 from psla_wds.labels.manifest import Clip, resolve_labels
 from sharding.sources.rows import lines
@@ -68,7 +68,7 @@ class PslaJsonSource:
 
 def check_weights(path: Location, labels: list[list[str]]) -> bool:
     """Whether a CSV of weights, if there is one, is that of these labels; warns if it is not."""
-    if file_size(path) is None:
+    if at(path).size() is None:
         return True
     counts = Counter(label for row in labels for label in row)
     expected = [

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from psla_wds.errors import ManifestError
-from psla_wds.io.folders import local_copy
 from psla_wds.io.locations import Location
+from psla_wds.io.stores import at
 from sharding.sources.source import require
 
 
 def lines(path: Location) -> Iterator[str]:
     number = 0
     try:
-        with local_copy(path) as local, local.open(encoding="utf-8-sig", newline="") as file:
+        with at(path).local_copy() as local, local.open(encoding="utf-8-sig", newline="") as file:
             for number, line in enumerate(file, 1):  # noqa: B007, for the message
                 yield line
     except UnicodeDecodeError as error:

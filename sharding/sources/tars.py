@@ -9,8 +9,8 @@ from tyro.conf import Positional
 from psla_wds.audio import ffmpeg
 from psla_wds.audio.decode import AUDIO_SUFFIXES, ClipRefusedError
 from psla_wds.cli import LocationArg
-from psla_wds.io.folders import local_copy
 from psla_wds.io.locations import Location
+from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list
 from psla_wds.labels.manifest import ByteRange, Clip
 from psla_wds.shards.index_files import CLASS_LABELS
@@ -42,7 +42,7 @@ class TarsSource:
         tars = tars_in(self.folder)
         require(bool(tars), "there is no tar here", self.folder, "check the path")
         for tar in tars:
-            with local_copy(tar) as local, local.open("rb") as file:
+            with at(tar).local_copy() as local, local.open("rb") as file:
                 for key, members in members_by_key(local, where=tar).items():
                     yield _clip(tar, key, members, file, classes)
 

@@ -9,7 +9,7 @@ import pytest
 import tyro
 from conftest import run
 
-from benchmarks import bench_metrics, bench_shard, bench_tag, scale
+from benchmarks import bench_metrics, bench_shard, bench_step, bench_tag, scale
 from benchmarks.harness import RATES, Column, compare, record, table
 from benchmarks.tables import markdown
 from psla_wds import open_indexes
@@ -75,8 +75,16 @@ def test_a_start_is_measured_in_a_process_of_its_own(shards: Path):
 
 
 @pytest.mark.slow
-def test_packing_is_measured_and_its_ways_agree(tmp_path: Path):
-    content = bench_shard.measure(bench_shard.Args(clips=6, repeats=1), tmp_path)
+def test_every_way_to_step_is_in_the_record(tmp_path: Path):
+    size = {"num_frames": 64, "batch_size": 8, "backbone": "mobilenet-v2", "clips": 24}
+    fast = {"repeats": 1, "seconds": 0.1, "changes": ("default-adam",), "corpus": tmp_path}
+    (table,) = bench_step.measure(bench_step.Args(**size, **fast))["tables"]
+    assert len(table["rows"]) == 4 and table["rows"][0]["data_wait"] < 0.01
+
+
+@pytest.mark.slow
+def test_packing_is_measured_and_its_ways_agree():
+    content = bench_shard.measure(bench_shard.Args(clips=6, repeats=1))
     assert content["tables"][0]["rows"][1]["name"] == "psla-wds, 1 worker"
 
 

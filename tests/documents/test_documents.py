@@ -1,8 +1,8 @@
 """README.md and docs/: their commands parse, their links, flags and messages exist."""
 
 import ast
-import importlib
 import re
+import runpy
 import shlex
 import sys
 from pathlib import Path
@@ -68,7 +68,7 @@ def check(text: str) -> None:
         if words[:2] == ["python", "-m"] and words[2].split(".")[0] in PACKAGES:
             sys.argv[1:] = words[3:]
             with pytest.raises(Parsed):
-                importlib.import_module(words[2]).main()
+                runpy.run_module(words[2], run_name="__main__")
         elif words[0] == "torchrun":
             from torch.distributed.run import get_args_parser
 

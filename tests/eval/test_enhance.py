@@ -157,8 +157,8 @@ def other_order(scores: Scores) -> Scores:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without_a_clip, r"miss 1 of 48 clips \(clip\..*\), and have 0 that"),
-        (with_a_stranger, r"miss 1 of 48 clips.*and have 1 that are not among them \(stranger\)"),
+        (without_a_clip, r"lack 1 of 48 clips \(clip\..*\), and have 0 unknown"),
+        (with_a_stranger, r"lack 1 of 48 clips.*and have 1 unknown clips \(stranger\)"),
         (other_order, "the same classes in another order"),
         (lambda s: replace(s, mids=("/x", *s.mids[1:])), r"other classes \(4 where 4"),
     ],
@@ -185,19 +185,19 @@ def test_bad_scores_ontologies_and_settings_are_refused(
 ):
     args = Args(scores=teacher, index=(str(shards),), ontology=ontology, output=tmp_path / "o")
     for children, message in (
-        ({"/t/3": ["/t/0"], "/t/0": ["/t/3"], "/t/1": [], "/t/2": []}, "goes in a circle"),
+        ({"/t/3": ["/t/0"], "/t/0": ["/t/3"], "/t/1": [], "/t/2": []}, "has a cycle"),
         ({"/t/3": ["/t/0"]}, "does not know 2 of 4 classes: /t/1, /t/2"),
     ):
         bad = write_ontology(tmp_path / "bad.json", children, set())
         refused(replace(args, ontology=bad), message)
-    refused(replace(args, scores=tmp_path / "none.npz"), "no score file here")
+    refused(replace(args, scores=tmp_path / "none.npz"), "it does not exist")
     arrays = dict(np.load(teacher))
     arrays["scores"][7, 2] = np.nan
     np.savez(tmp_path / "nan.npz", **arrays)
-    refused(replace(args, scores=tmp_path / "nan.npz"), r"not a finite number.*\(nan\)")
-    with pytest.raises(ConfigError, match="no percentile 101"):
+    refused(replace(args, scores=tmp_path / "nan.npz"), r"not finite.*\(nan\)")
+    with pytest.raises(ConfigError, match="101 is not a percentile"):
         replace(args, threshold=101.0)
-    with pytest.raises(ConfigError, match="something is there already"):
+    with pytest.raises(ConfigError, match="the output exists already"):
         replace(args, output=tmp_path)
 
 

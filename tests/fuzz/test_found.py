@@ -80,7 +80,7 @@ def test_what_is_no_number_is_refused_in_a_checkpoint(tmp_path: Path, name: str,
     path = tmp_path / "c.pt"
     save_checkpoint(CHECKPOINT, path)
     torch.save(torch.load(path, weights_only=True) | {name: value}, path)
-    with pytest.raises(CheckpointError, match="no checkpoint of psla-wds"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of psla-wds"):
         load_checkpoint(path)
 
 

@@ -12,8 +12,8 @@ import torch
 from conftest import run
 
 from psla_wds.loading.loader import Batch
-from psla_wds.models.audio_tagger import build_model
 from psla_wds.models.config import ModelConfig
+from psla_wds.models.initial_weights import build_model
 from psla_wds.runtime.distributed import World
 from train.config import Precision, TrainConfig
 from train.learner import Learner

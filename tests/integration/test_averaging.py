@@ -13,10 +13,10 @@ from conftest import assert_user_error, run_command
 from psla_wds.evaluation.metrics import evaluate
 from psla_wds.evaluation.scores import Origin, Scores
 from psla_wds.evaluation.weight_average import average_weights, with_estimated_statistics
-from psla_wds.io.files import sha256_of
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.loading.batches import LoaderConfig, evaluation_batches
 from psla_wds.models.checkpoint import epoch_checkpoints, epoch_path, load_checkpoint
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.shards.index_files import open_indexes
 
 EPOCHS = 3

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from store_server import serving
+from services.store_server import serving
 from test_training import config_of
 from worlds import outcomes_in_world
 
 from psla_wds.errors import CheckpointError, ConfigError, PslaError
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.runtime.distributed import World, join_world
 from train.config import TrainConfig
 from train.recipes import DEMO

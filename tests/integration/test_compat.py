@@ -11,7 +11,6 @@ from reference.signals import encode, plain_batch, white_noise
 
 from psla_wds.features.config import FeatureConfig
 from psla_wds.features.dali import FrontEnd
-from psla_wds.models.audio_tagger import build_model
 from psla_wds.models.backbones import build_trunk
 from psla_wds.models.checkpoint import (
     epoch_checkpoints,
@@ -19,7 +18,8 @@ from psla_wds.models.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.models.initial_weights import build_model
+from psla_wds.reading.config import ReaderConfig
 from train.config import TrainConfig
 from train.recipes import DEMO
 from train.start import train

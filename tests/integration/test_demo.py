@@ -20,5 +20,5 @@ def test_the_demo_ends_in_a_report(tmp_path: Path):
     assert "report.html" in done.stdout.splitlines()[-1]
     run_dir = tmp_path / "clone" / "runs" / "demo"
     metrics = json.loads((run_dir / "metrics.json").read_text())
-    assert metrics["clips"] == 400 and 0 < metrics["mAP"] < 1
+    assert metrics["clips"] == 300 and 0 < metrics["mAP"] < 1
     assert (run_dir / "report.html").stat().st_size > 20_000

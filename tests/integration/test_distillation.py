@@ -20,9 +20,9 @@ from psla_wds.features.config import FeatureConfig
 from psla_wds.loading.batches import LoaderConfig, training_batches
 from psla_wds.loading.epochs import Share
 from psla_wds.loading.loader import Batch
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.runtime.distributed import World
-from psla_wds.sampling.augment import AugmentConfig
+from psla_wds.sampling.config import AugmentConfig
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
 from train.main import parse
@@ -151,7 +151,7 @@ def test_clips_without_scores_end_the_run_before_it_begins(
 
 
 def test_mistakes_are_told(trained: Path, teacher: Path, shards: Path, tmp_path: Path):
-    with pytest.raises(ConfigError, match="the model has 4 scores a clip, not 9"):
+    with pytest.raises(ConfigError, match="the model gives 4 scores per clip, fewer than 9"):
         _prepare(Args(trained, (str(shards),), tmp_path / "t", top_k=9))
     with pytest.raises(ConfigError, match="no labels are read"):
         Args(trained, (), tmp_path / "t", top_k=2, labels=Path("overlay"))

@@ -11,7 +11,7 @@ from test_training import arguments, config_of
 from worlds import outcomes_in_world
 
 from psla_wds.errors import CheckpointError, PslaError
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 from train.main import parse
 from train.run.state import StateFiles
 from train.start import train
@@ -109,7 +109,7 @@ def test_a_dry_run_finds_a_disk_that_is_too_small(
 def test_a_dry_run_finds_a_damaged_clip_of_its_first_batch(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("psla_wds.io.remote.RETRY_PAUSES_S", ())
     copied = shutil.copytree(shards, tmp_path / "shards")
     for tar in copied.glob("*.tar"):
         content = bytearray(tar.read_bytes())

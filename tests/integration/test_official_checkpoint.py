@@ -11,7 +11,7 @@ from reference.official_model import OfficialEfficientNet, publish, trained
 from psla_wds import LoaderConfig, evaluation_batches, open_indexes
 from psla_wds.evaluation.scores import Scores
 from psla_wds.models.checkpoint import load_checkpoint
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 
 NUM_CLASSES = len(TINY_CLASSES)
 PAPER = LoaderConfig(reader=ReaderConfig(decode_threads=1), device="cpu")

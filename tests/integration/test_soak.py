@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from store_server import Fault, serving
+from services.store_server import Fault, serving
 
 from psla_wds.models.checkpoint import epoch_checkpoints, load_checkpoint
 from psla_wds.shards.index_files import open_indexes

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import run_command
-from store_server import serving
+from services.store_server import serving
 
 from psla_wds.models.checkpoint import epoch_path, load_checkpoint
 

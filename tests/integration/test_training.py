@@ -21,8 +21,8 @@ from psla_wds.evaluation.metrics import evaluate
 from psla_wds.evaluation.scores import Scores
 from psla_wds.features.config import FeatureConfig
 from psla_wds.models.checkpoint import epoch_checkpoints, load_checkpoint
-from psla_wds.reading.reader import ReaderConfig
-from psla_wds.sampling.plan import SamplerConfig
+from psla_wds.reading.config import ReaderConfig
+from psla_wds.sampling.config import SamplerConfig
 from psla_wds.shards.index_files import open_indexes
 from train.config import TrainConfig, read_made_with
 from train.main import parse
@@ -345,7 +345,7 @@ def test_a_clip_damaged_in_place_ends_the_run_with_its_name(shards: Path, tmp_pa
 def test_damaged_clips_that_are_allowed_for_are_replaced_and_told(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("psla_wds.io.remote.RETRY_PAUSES_S", ())
     caplog.set_level("INFO")
     copied = shutil.copytree(shards, tmp_path / "shards")
     index = open_indexes([f"{copied}:train"])

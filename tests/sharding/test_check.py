@@ -16,7 +16,7 @@ from conftest import assert_user_error, run_command
 from fuzz.properties import limited_memory
 
 from psla_wds.errors import ShardError
-from psla_wds.io.files import sha256_of
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.shards.index_files import read_index
 from psla_wds.shards.merge import merge_sidecars
 from psla_wds.shards.tar import read_sidecar, sidecar_path, write_sidecar, write_tar

@@ -33,7 +33,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("psla_wds.io.remote.RETRY_PAUSES_S", ())
     return shutil.copytree(small, tmp_path / "shards")
 
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from psla_wds.loading.loader import Batch
-from psla_wds.models.audio_tagger import AudioTagger, build_model
+from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.config import ModelConfig
+from psla_wds.models.initial_weights import build_model
 from psla_wds.runtime.distributed import World
 from train.config import Compile
 from train.learner import Learner

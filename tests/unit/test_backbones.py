@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psla_wds.errors import ConfigError
-from psla_wds.models.audio_tagger import AudioTagger, build_model
+from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.backbones import build_trunk
 from psla_wds.models.config import BACKBONES, ModelConfig
+from psla_wds.models.initial_weights import build_model
 
 needs_timm = pytest.mark.skipif(
     importlib.util.find_spec("timm") is None, reason="the package timm is not installed"

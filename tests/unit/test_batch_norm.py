@@ -53,8 +53,8 @@ def test_each_group_is_normalised_alone_and_the_first_is_remembered():
         ("batch", None, 8, "needs GPUs"),
         ("groups", None, 8, "not None"),
         ("groups", 1, 8, "not 1"),
-        ("groups", 5, 8, "no whole groups of 5[^$]*--batch-norm-group 4"),
-        ("groups", 16, 8, "no whole groups of 16"),
+        ("groups", 5, 8, "split into groups of 5[^$]*--batch-norm-group 4"),
+        ("groups", 16, 8, "split into groups of 16"),
     ],
 )
 def test_what_does_not_fit_batch_and_device_is_refused(over, group, clips: int, message: str):

@@ -9,7 +9,6 @@ from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.evaluation.weight_average import average_weights
 from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
-from psla_wds.models.audio_tagger import build_model
 from psla_wds.models.checkpoint import (
     Checkpoint,
     check_classes,
@@ -19,6 +18,7 @@ from psla_wds.models.checkpoint import (
     save_checkpoint,
 )
 from psla_wds.models.config import ModelConfig
+from psla_wds.models.initial_weights import build_model
 
 CONFIG = ModelConfig(
     backbone="efficientnet-b0", head="single-head-attention", initial_weights="none"
@@ -90,7 +90,7 @@ def test_weights_of_another_model_are_refused(checkpoint: Checkpoint):
 
 def test_a_file_of_tensors_that_is_no_checkpoint_is_refused(tmp_path: Path):
     torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "c.pt")
-    with pytest.raises(CheckpointError, match="no checkpoint of psla-wds"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of psla-wds"):
         load_checkpoint(tmp_path / "c.pt")
 
 

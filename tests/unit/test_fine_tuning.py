@@ -16,7 +16,7 @@ from psla_wds.labels.class_list import ClassList
 from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.checkpoint import Checkpoint, save_checkpoint
 from psla_wds.models.config import ModelConfig
-from psla_wds.models.fine_tuning import Start, first_tagger
+from psla_wds.models.initial_weights import Start, first_tagger
 from psla_wds.models.model_folder import Provenance, write_model
 
 NETWORK = ModelConfig(
@@ -65,7 +65,7 @@ def test_an_exported_model_is_a_start_as_its_checkpoint_is(run_dir, trained, tmp
     assert same(begun.tagger, start(run_dir, CLASSES).tagger) and same(begun.tagger, trained)
     weights = folder / "model.safetensors"
     assert begun.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
-    with pytest.raises(ConfigError, match="an ensemble of 2 models is no start for one"):
+    with pytest.raises(ConfigError, match="cannot start from an ensemble of 2 models"):
         start(exported(tmp_path / "two", 2, trained), CLASSES)
     weights.write_bytes(weights.read_bytes()[:-8])
     with pytest.raises(CheckpointError, match="not those that config"):
@@ -119,12 +119,13 @@ def test_other_features_are_refused_with_the_flags_that_agree(run_dir: Path):
         start(run_dir, OTHERS, given)
     what, _, fix = str(caught.value).splitlines()
     assert what == (
-        "the initial weights were trained on other features: sample_rate_hz=16000 (here 32000), "
-        "high_hz=8000.0 (here 16000.0), mean=-4.2677 (here -4.6476), std=4.569 (here 4.5699)"
+        "the initial weights were trained with other --features settings: "
+        "sample_rate_hz=16000 (here 32000), high_hz=8000.0 "
+        "(here 16000.0), mean=-4.2677 (here -4.6476), std=4.569 (here 4.5699)"
     )
     assert fix == (
         "  fix:   set --features.sample-rate-hz 16000 --features.high-hz 8000.0 --features.mean "
-        "-4.2677 --features.std 4.569; or, to go on with these, --other-features"
+        "-4.2677 --features.std 4.569, or add --other-features to go on with other ones"
     )
 
 
@@ -150,7 +151,7 @@ def test_other_features_are_allowed_on_request_and_other_frames_always(run_dir, 
     ids=["backbone", "head"],
 )
 def test_another_network_is_refused_with_the_flags_that_agree(classes, model, flags, run_dir):
-    with pytest.raises(CheckpointError, match="are of another network") as caught:
+    with pytest.raises(CheckpointError, match="other --model settings") as caught:
         start(run_dir, classes, **model)
     assert flags in str(caught.value)
 

@@ -13,8 +13,9 @@ from efficientnet_pytorch import EfficientNet
 
 import psla_wds.models.initial_weights
 from psla_wds.errors import CheckpointError, ConfigError
-from psla_wds.models.audio_tagger import AudioTagger, build_model
+from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.config import ModelConfig
+from psla_wds.models.initial_weights import build_model
 
 needs_timm = pytest.mark.skipif(
     importlib.util.find_spec("timm") is None, reason="the package timm is not installed"
@@ -227,7 +228,7 @@ def test_weights_of_timm_come_from_its_own_cache(tmp_path):
     network = network_of("timm/resnet10t")
     written(network, snapshot / "model.safetensors")
     script = (
-        "import sys, torch; from psla_wds.models.audio_tagger import ModelConfig, build_model; "
+        "import sys, torch; from psla_wds.models.initial_weights import ModelConfig, build_model; "
         "model = build_model(ModelConfig(backbone='timm/resnet10t'), 5); "
         "torch.save(model.trunk.state_dict(), sys.argv[1])"
     )

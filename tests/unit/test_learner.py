@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.loading.loader import Batch
-from psla_wds.models.audio_tagger import build_model
 from psla_wds.models.config import ModelConfig
+from psla_wds.models.initial_weights import build_model
 from psla_wds.runtime.distributed import World
 from train.config import Precision
 from train.learner import Learner

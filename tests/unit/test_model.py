@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from psla_wds.errors import ConfigError
-from psla_wds.models.audio_tagger import AudioTagger, build_model, clamp_scores, loss
+from psla_wds.models.audio_tagger import AudioTagger, clamp_scores, loss
 from psla_wds.models.config import Head, ModelConfig
+from psla_wds.models.initial_weights import build_model
 
 
 @pytest.fixture(autouse=True)

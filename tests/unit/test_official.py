@@ -18,7 +18,7 @@ from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
 from psla_wds.models.checkpoint import Checkpoint, load_checkpoint
 from psla_wds.models.config import ModelConfig
-from psla_wds.models.fine_tuning import first_tagger
+from psla_wds.models.initial_weights import first_tagger
 
 NUM_CLASSES = 6
 TAGGERS = {
@@ -130,7 +130,7 @@ def test_tensors_of_no_official_network_are_refused(published, change: str, tmp_
     else:
         tensors[name] = tensors[name][:-1]
     torch.save(tensors, tmp_path / "model.pth")
-    with pytest.raises(CheckpointError, match="tensors of no network of it"):
+    with pytest.raises(CheckpointError, match="tensors of none of its networks"):
         load(tmp_path / "model.pth")
 
 

@@ -8,7 +8,7 @@ from test_learner import MODEL, at, batches
 from worlds import in_world
 
 from psla_wds.loading.loader import Batch
-from psla_wds.models.audio_tagger import build_model
+from psla_wds.models.initial_weights import build_model
 from psla_wds.runtime.distributed import World, join_world
 from train.config import TrainConfig
 from train.learner import Learner

@@ -1,5 +1,4 @@
-"""The folder of a run and its configuration; train/run/records.py has its log, train/run/state.py
-what it goes on from."""
+"""The folder of a run: its lock, its configuration, and the state from which it continues."""
 
 import fcntl
 import json
@@ -12,8 +11,7 @@ from typing import Any
 
 from psla_wds.config import to_json
 from psla_wds.errors import ConfigError, PslaError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open, disk_errors
 from train.config import (
     CONFIG,
     MADE_WITH,
@@ -28,7 +26,7 @@ logger = logging.getLogger("train")
 
 
 class RunDir:
-    """Files of one run; only rank 0 writes them. Close it, best by `with`: it holds a lock."""
+    """Files of one run; only rank 0 writes them. Use it with `with`: it holds a lock."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,8 +41,7 @@ class RunDir:
             os.close(self._lock)
 
     def recorded(self, config: TrainConfig) -> TrainConfig:
-        """The configuration with what the run found out when it began: the SHA-256 of its initial
-        weights."""
+        """The configuration with the SHA-256 of the initial weights that the run began with."""
         path = self.folder / CONFIG
         if not config.resume or not path.exists() or config.model.initial_sha256 is not None:
             return config
@@ -52,13 +49,13 @@ class RunDir:
         return replace(config, model=replace(config.model, initial_sha256=sha256))
 
     def find_state(self, config: TrainConfig) -> dict[str, Any] | None:
-        """The state to go on from; None for a run that begins. Nothing is written."""
+        """The state to continue from; None for a new run. Writes nothing."""
         begun = (self.folder / CONFIG).exists()
         if begun and config.resume:
             self._check_same_run(config)
             return self.states.load()
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            advice = "add --resume to go on with it, or " if begun else ""
+            advice = "add --resume to continue it, or " if begun else ""
             raise ConfigError(
                 "the run folder is not empty",
                 where=self.folder,
@@ -67,7 +64,7 @@ class RunDir:
         return None
 
     def check_room(self, num_bytes: int) -> None:
-        """Raise unless the folder can be written, and so many bytes are free there."""
+        """Raise `PslaError` unless the folder can be written and has that many bytes free."""
         place = self.folder.absolute()
         while not place.exists():
             place = place.parent
@@ -87,7 +84,7 @@ class RunDir:
             )
 
     def begin(self, config: TrainConfig, made_with: dict[str, Any]) -> None:
-        """Make the folder, with the configuration that makes the run again, for this run alone.
+        """Make and lock the folder, and write the configuration that repeats the run.
 
         Args:
             made_with: what the run depends on beside its settings.
@@ -104,7 +101,7 @@ class RunDir:
                 file.write("\n")
 
     def _lock_folder(self) -> None:
-        """Two runs that write to one folder would leave the log and the state of neither."""
+        """Keep other runs out: two of them would spoil the log and the state of both."""
         self._lock = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -132,9 +129,9 @@ class RunDir:
 
 
 def _tell_changes(before: dict[str, Any], now: dict[str, Any], path: Path) -> None:
-    """Warn of a run that goes on with other versions or sources: it may end otherwise."""
+    """Warn if a run continues with other versions or sources, which can change its result."""
     before, now = _flat(before), _flat(now)
-    for name in sorted((before.keys() & now.keys()) - {"commit"}):  # a commit of documents, say
+    for name in sorted((before.keys() & now.keys()) - {"commit"}):  # it may concern documents only
         if before[name] != now[name]:
             logger.warning("%s: %s was %s, now %s", path, name, before[name], now[name])
 

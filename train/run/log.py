@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from psla_wds.config import to_json
 from psla_wds.errors import ScoreError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open, disk_errors
 from train.config import BAD_BATCHES, CONFIG, TrainConfig, read_config, read_made_with
 
 if TYPE_CHECKING:
@@ -50,25 +49,15 @@ class RunLog:
         """Write one record. Values that are not finite become null, which strict readers accept."""
         if self._file is None or self._board is None:
             return
+        numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
+        nulls = {name: None for name, number in numbers.items() if not math.isfinite(number)}
         with self._disk_errors():
-            self._write(self._file, event, step, values)
-            numbers = {
-                f"{event}/{name}": value
-                for name, value in values.items()
-                if name != "epoch" and not isinstance(value, str)
-            }
-            for name, value in numbers.items():
-                self._board.add_scalar(name, value, step)
-
-    def _write(
-        self, file: TextIO, event: str, step: int, values: dict[str, float | int | str]
-    ) -> None:
-        finite = {
-            n: v if isinstance(v, str) or math.isfinite(v) else None for n, v in values.items()
-        }
-        record = {"event": event, "step": step, **finite}
-        file.write(json.dumps(record) + "\n")
-        file.flush()
+            record = {"event": event, "step": step, **values, **nulls}
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+            for name, number in numbers.items():
+                if name != "epoch":
+                    self._board.add_scalar(f"{event}/{name}", number, step)
 
     def _disk_errors(self) -> AbstractContextManager[None]:
         return disk_errors(self._folder, "write the log", then="go on with --resume")
@@ -84,8 +73,8 @@ class RunLog:
 
 
 def _start_wandb(config: TrainConfig) -> None:
-    """Have W&B follow TensorBoard's events, from a process of its own; a failure is a warning."""
-    id_file = config.run_dir / "wandb-id.txt"  # a run that is resumed continues in the same place
+    """Let W&B follow TensorBoard's events, in a process of its own; a failure is a warning."""
+    id_file = config.run_dir / "wandb-id.txt"  # a resumed run continues in the same place
     try:
         import wandb
 
@@ -99,7 +88,7 @@ def _start_wandb(config: TrainConfig) -> None:
             sync_tensorboard=True,
         )
         id_file.write_text(f"{run.id}\n", encoding="utf-8")
-    except Exception as error:  # of any kind: it is somebody else's code
+    except Exception as error:  # any kind: it is not our code
         logger.warning(
             "W&B cannot be used (%s: %s); log.jsonl and TensorBoard have all numbers "
             "(python -m pip install -c constraints.txt wandb installs it)",
@@ -108,17 +97,17 @@ def _start_wandb(config: TrainConfig) -> None:
 
 
 def _drop_what_is_done_again(path: Path, state: dict[str, Any] | None) -> None:
-    """Keep the whole lines of a log that a state knows about."""
+    """Keep the whole lines of a log that were written before a state was saved."""
     if not path.exists():
         return
-    *lines, _ = path.read_bytes().split(b"\n")  # the last is empty, or a killed run left it
+    *lines, _ = path.read_bytes().split(b"\n")  # the last is empty, or cut short by a kill
     kept = [line for line in lines if state and _is_known(line, state)]
     with atomic_open(path) as file:
         file.writelines(line + b"\n" for line in kept)
 
 
 def _is_known(line: bytes, state: dict[str, Any]) -> bool:
-    """Whether a state was saved after a record was written. Lines of others count as known."""
+    """Whether a state was saved after a record was written; lines of other programs are kept."""
     try:
         record = json.loads(line)
         event, step = record.get("event"), int(record["step"])
@@ -145,16 +134,22 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
-class EpochRecord:
+class Quality:
+    """What the evaluation after an epoch finds."""
+
+    eval_loss: float
+    mAP: float  # noqa: N815 (the key in log.jsonl)
+    mAUC: float  # noqa: N815 (the key in log.jsonl)
+    d_prime: float
+
+
+@dataclass(frozen=True)
+class EpochRecord(Quality):
     """Record of an epoch."""
 
     epoch: int
     step: int
     train_loss: float
-    eval_loss: float
-    mAP: float  # noqa: N815 (the key in log.jsonl)
-    mAUC: float  # noqa: N815 (the key in log.jsonl)
-    d_prime: float
     learning_rate: float
     clips_per_s: float
     data_wait: float
@@ -165,7 +160,7 @@ class EpochRecord:
     """False for a run without --eval-index, whose quality is NaN."""
 
 
-QUALITY = ("eval_loss", "mAP", "mAUC", "d_prime")
+QUALITY = tuple(field.name for field in fields(Quality))
 """Values that an epoch without evaluation lacks."""
 
 
@@ -208,38 +203,37 @@ Record = TypeVar("Record", StepRecord, EpochRecord)
 
 def read_run(folder: Path) -> Run:
     """What a run folder says about its training; `ScoreError` or `ConfigError` if it is damaged."""
-    _check_is_run(folder)
-    config_path = folder / CONFIG
+    config_path, path = folder / CONFIG, folder / LOG
+    for file in (config_path, path):
+        if not file.is_file():
+            raise ScoreError(
+                f"the run folder has no {file.name}",
+                where=file,
+                fix="give the --run-dir of a training run",
+            )
     config, made_with = read_config(config_path), read_made_with(config_path)
-    records, damaged, cut = _read_records(folder / LOG)
-    steps = {r.step: r for r in records if isinstance(r, StepRecord)}
-    epochs = {r.epoch: r for r in records if isinstance(r, EpochRecord)}
-    # A resumed run does some steps again: the dictionaries keep the last record of each.
-    return Run(
-        folder,
-        config,
-        made_with,
-        tuple(steps[step] for step in sorted(steps)),
-        tuple(epochs[epoch] for epoch in sorted(epochs)),
-        cut,
-        damaged,
-    )
-
-
-def _read_records(path: Path) -> tuple[list[StepRecord | EpochRecord], tuple[str, ...], bool]:
-    """The records in the order of the file, ids of damaged clips, and whether its end is cut."""
     *lines, unfinished = path.read_bytes().split(b"\n")
     cut = unfinished != b"" and _json(unfinished) is None
     if unfinished and not cut:
         lines.append(unfinished)
-    records, damaged = [], {}
+    # A resumed run does some steps again: the dictionaries keep the last record of each.
+    steps: dict[int, StepRecord] = {}
+    epochs: dict[int, EpochRecord] = {}
+    damaged: dict[str, None] = {}
     for number, line in enumerate(lines, 1):
-        record = _parse(line, f"{path}, line {number}")
-        if isinstance(record, str):
-            damaged[record] = None
-        elif record:
-            records.append(record)
-    return records, tuple(damaged), cut
+        where, values = f"{path}, line {number}", _json(line)
+        if not isinstance(values, dict) or "event" not in values:
+            raise ScoreError("this is not a log record", where=where, fix="delete the line")
+        if values["event"] == "damaged":
+            damaged[str(values.get("clip_id"))] = None
+        elif values["event"] == "step":
+            step = _record(StepRecord, values, where)
+            steps[step.step] = step
+        elif values["event"] == "epoch":
+            epoch = _record(EpochRecord, values, where)
+            epochs[epoch.epoch] = epoch
+    in_order = tuple(steps[n] for n in sorted(steps)), tuple(epochs[n] for n in sorted(epochs))
+    return Run(folder, config, made_with, *in_order, cut, tuple(damaged))
 
 
 def _json(text: bytes) -> object:
@@ -250,20 +244,8 @@ def _json(text: bytes) -> object:
         return None
 
 
-def _parse(line: bytes, where: str) -> StepRecord | EpochRecord | str | None:
-    """One record; of a damaged clip its id, and None for any other event."""
-    values = _json(line)
-    if not isinstance(values, dict) or "event" not in values:
-        raise ScoreError("this is not a log record", where=where, fix="delete the line")
-    if values["event"] == "damaged":
-        return str(values.get("clip_id"))
-    if values["event"] == "step":
-        return _record(StepRecord, values, where)
-    return _record(EpochRecord, values, where) if values["event"] == "epoch" else None
-
-
-def _record(kind: type[Record], values: dict[str, object], where: str) -> Record:
-    numbers: dict[str, float] = {}
+def _record(kind: type[Record], values: dict[str, Any], where: str) -> Record:
+    numbers: dict[str, Any] = {}
     evaluated = any(name in values for name in QUALITY)
     for field in fields(kind):
         if field.name == "evaluated":
@@ -272,7 +254,7 @@ def _record(kind: type[Record], values: dict[str, object], where: str) -> Record
         may_lack = field.name in QUALITY and not evaluated
         value = values.get(field.name, None if may_lack else "nothing")
         if value is None and field.type is float:
-            value = float("nan")  # how a number that is not finite stands in strict JSON
+            value = math.nan  # a number that is not finite is null in strict JSON
         try:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError
@@ -284,13 +266,3 @@ def _record(kind: type[Record], values: dict[str, object], where: str) -> Record
                 fix="delete the line",
             ) from None
     return kind(**numbers)
-
-
-def _check_is_run(folder: Path) -> None:
-    for path in (folder / CONFIG, folder / LOG):
-        if not path.is_file():
-            raise ScoreError(
-                f"the run folder has no {path.name}",
-                where=path,
-                fix="give the --run-dir of a training run",
-            )

@@ -1,4 +1,4 @@
-"""The state that a run goes on from: written beside training, verified when read."""
+"""The state from which a run continues: written while it trains, verified when read."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from psla_wds.errors import CheckpointError
-from psla_wds.io.files import sync_folder
+from psla_wds.io.atomic_files import sync_folder
 from psla_wds.io.tensor_files import load_tensors, save_tensors
 from train.steps.metrics import Means
 
@@ -29,25 +29,26 @@ TYPES: dict[str, Any] = {
     "bad_steps": list[int],
     "learner": dict[str, Any],
 }
-"""What stands in a state, by name."""
+"""Values of a state by name."""
 
 
 class StateFiles:
-    """state.pt in a run's folder, and state.previous.pt, which stands in when that is damaged."""
+    """state.pt in a run's folder, and state.previous.pt for when that is damaged."""
 
     def __init__(self, folder: Path) -> None:
         self._newest, self._previous = folder / "state.pt", folder / "state.previous.pt"
 
     def load(self) -> dict[str, Any] | None:
-        """The newest state that is whole; None when none was saved."""
-        paths = [path for path in (self._newest, self._previous) if path.exists()]
-        for path in paths[:-1]:
-            try:
-                return _load(path)
-            except CheckpointError as error:
-                reason = str(error).splitlines()[0]
-                logger.warning("%s: %s; going on from the state before it", path, reason)
-        return _load(paths[-1]) if paths else None
+        """The newest state that is not damaged; None if none was saved."""
+        if not self._newest.exists() or not self._previous.exists():
+            path = self._newest if self._newest.exists() else self._previous
+            return _load(path) if path.exists() else None
+        try:
+            return _load(self._newest)
+        except CheckpointError as error:
+            reason = str(error).splitlines()[0]
+            logger.warning("%s: %s; going on from the state before it", self._newest, reason)
+            return _load(self._previous)
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the newest state, which becomes the previous one."""
@@ -60,7 +61,7 @@ class StateFiles:
 
 
 class StateWriter:
-    """Saves states in a thread of its own; a step waits for no disk, only for a copy in memory."""
+    """Saves states in its own thread, so that a step waits for a copy in memory, not for a disk."""
 
     def __init__(self, files: StateFiles) -> None:
         self._files = files
@@ -68,18 +69,16 @@ class StateWriter:
         self._pending: Future[None] | None = None
 
     def save(self, state: dict[str, Any]) -> None:
-        """Begin to save a state as it is now; raises what the save before this one ran into.
+        """Begin to save a state as it is now; raises the error of the save before.
 
-        At most one copy is held: where a disk is slower than the states come, this waits for it.
+        At most one copy is held: this waits until the disk has the state before.
         """
         self.finish()
-        copy = tree_map_only(
-            torch.Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), state
-        )
+        copy = tree_map_only(torch.Tensor, lambda t: t.detach().to("cpu", copy=True), state)
         self._pending = self._pool.submit(self._files.save, copy)
 
     def finish(self) -> None:
-        """Wait until the last state is on disk, and raise what kept it from getting there."""
+        """Wait until the last state is on disk; raises the error if it cannot be written."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -104,11 +103,7 @@ def _load(path: Path) -> dict[str, Any]:
         )
     missing = TYPES.keys() - state.keys()
     if missing:
-        raise CheckpointError(
-            f"the state lacks {', '.join(sorted(missing))}",
-            where=path,
-            fix=FIX,
-        )
+        raise CheckpointError(f"the state lacks {', '.join(sorted(missing))}", where=path, fix=FIX)
     return state
 
 
@@ -120,15 +115,12 @@ def check_types(state: dict[str, Any]) -> None:
         if name in ("interval", "epoch"):
             fits = fits and value.keys() == asdict(Means()).keys()
         if not fits:
-            raise CheckpointError(
-                f"the state has no {name} of the kind that training writes",
-                where="state.pt",
-                fix=FIX,
-            )
+            what = f"the state has another kind of {name} than training writes"
+            raise CheckpointError(what, where="state.pt", fix=FIX)
 
 
 def _is_a(value: object, expected: Any) -> bool:
-    """Whether a value is of a type, or a list or table of one."""
+    """Whether a value has a type, which may be that of a list or dictionary."""
     match get_args(expected):
         case ():
             numbers = (int, float) if expected is float else expected

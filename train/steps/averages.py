@@ -1,6 +1,6 @@
-"""Averages that follow a model as it trains: of its weights, and BatchNorm's running ones.
+"""Averages that follow a model as it trains: of its weights, and BatchNorm's running statistics.
 
-Both leave a skipped step out, and neither asks the device whether a step was skipped.
+Both leave out skipped steps, without waiting for the device to learn which those are.
 """
 
 from copy import deepcopy
@@ -11,7 +11,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class RunningStatistics:
-    """BatchNorm's statistics of a model as one vector, since they are many and small."""
+    """BatchNorm's statistics of a model as one vector: they are many and small."""
 
     def __init__(self, model: nn.Module) -> None:
         self._buffers = [b for b in model.buffers() if b.is_floating_point() and b.numel()]
@@ -35,8 +35,8 @@ class RunningStatistics:
 class WeightAverage:
     """Exponential moving average of a model: a copy that moves by 1 - decay of the way each step.
 
-    It remembers about 1 / (1 - decay) steps. BatchNorm's running statistics are averaged as the
-    weights are, so that the copy can be evaluated; its counters, which nothing reads, stay.
+    It remembers about 1 / (1 - decay) steps. BatchNorm's running statistics are averaged like the
+    weights, so that the copy can be evaluated; its counters, which nothing reads, stay.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -52,5 +52,5 @@ class WeightAverage:
 
 
 def _floats(model: nn.Module) -> list[torch.Tensor]:
-    """Weights and statistics in place: later steps change the tensors that this returns."""
+    """Weights and statistics themselves, not copies: later steps change the tensors returned."""
     return [t for t in model.state_dict().values() if t.is_floating_point()]

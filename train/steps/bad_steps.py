@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: reported with their clips, and bounded in number."""
+"""Steps whose loss or gradient is not finite: their clips are reported, their number is limited."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from psla_wds.errors import PslaError
-from psla_wds.io.disk import disk_errors
+from psla_wds.io.atomic_files import disk_errors
 from psla_wds.runtime.distributed import World
 from psla_wds.sampling.augment import Draws
 from psla_wds.shards.index import ShardIndex
@@ -19,7 +19,7 @@ logger = logging.getLogger("train")
 
 
 class BadSteps:
-    """The bad steps of a run, of which none changed the model; too many of them end it."""
+    """Bad steps of a run, which did not change the model; too many of them end the run."""
 
     def __init__(self, folder: Path, world: World, *, most: int) -> None:
         self._path, self._world, self._most = folder / BAD_BATCHES, world, most
@@ -28,7 +28,7 @@ class BadSteps:
     def record(
         self, found: list[Measured], epoch: int, clips_of_step: Callable[[int], list[Any]]
     ) -> None:
-        """Write steps to the file, on rank 0; raises on all ranks once there are too many.
+        """Write steps to the file, on rank 0; raises `PslaError` on all ranks if they are too many.
 
         Args:
             clips_of_step: this rank's share of a step, by `clips_as_json`.
@@ -40,7 +40,7 @@ class BadSteps:
                 {
                     "step": measured.step,
                     "epoch": epoch,
-                    "loss": str(measured.loss),  # nan and inf are no numbers in strict JSON
+                    "loss": str(measured.loss),  # strict JSON has no nan and inf
                     "gradient_norm": str(measured.gradient_norm),
                     "clips": [clip for share in shares for clip in share[number]],
                 }
@@ -58,25 +58,23 @@ class BadSteps:
             )
 
     def _append(self, lines: list[str]) -> None:
-        reported = disk_errors(
-            self._path, "write the clips of a bad step", then="go on with --resume"
-        )
-        with reported, self._path.open("a", encoding="utf-8") as file:
+        what, then = "write the clips of a bad step", "go on with --resume"
+        with disk_errors(self._path, what, then=then), self._path.open("a") as file:
             file.writelines(f"{line}\n" for line in lines)
 
     def _give_up(self, last: Measured, epoch: int) -> None:
         what = "gradient" if math.isfinite(last.loss) else "loss"
-        allowed = f", and {self._most} bad steps are allowed for" if self._most else ""
+        allowed = f", and only {self._most} bad steps are allowed" if self._most else ""
         raise PslaError(
             f"the {what} of step {last.step}, in epoch {epoch}, is not finite{allowed}",
             where=f"{self._path} has the clips of its batch; the weights are those before it",
             fix="listen to the clips; lower --optimizer.learning-rate, or set --precision float32; "
-            f"or go on without such steps: --resume --max-bad-steps {len(self.steps)}",
+            f"or skip such steps: --resume --max-bad-steps {len(self.steps)}",
         )
 
 
 def clips_as_json(draws: Draws, index: ShardIndex) -> list[dict[str, Any]]:
-    """The clip of each draw, its partner if there is one, and the clip's share of the mix."""
+    """The clip of each draw, its partner if it has one, and the clip's share of the mix."""
     return [
         {
             "clip_id": index.clip_id(row),

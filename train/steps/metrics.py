@@ -1,4 +1,4 @@
-"""Loss and gradient of the steps: numbers that lie on the device until somebody reads them."""
+"""Loss and gradient of the steps: numbers that stay on the device until they are read."""
 
 import math
 from dataclasses import dataclass, fields
@@ -6,25 +6,25 @@ from dataclasses import dataclass, fields
 import torch
 
 MOST_UNREAD = 256
-"""Steps whose numbers the device holds; then they are read, whether they are logged or not."""
+"""Steps whose numbers the device holds before they must be read."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A step that was done, or skipped."""
+    """A step that was done or skipped."""
 
     step: int
-    """Step from 1, over the whole run."""
+    """Number of the step from 1, over the whole run."""
     loss: float
     """Loss over the global batch."""
     gradient_norm: float
-    """Norm of all gradients before the step; not finite where one of them is not."""
+    """Norm of all gradients before the step; not finite if one of them is not."""
     is_bad: bool
     """Whether it was skipped, since its loss or gradient was not finite."""
 
 
 class Measures:
-    """The numbers of the last steps; writing them waits for no GPU, reading them does."""
+    """The numbers of the last steps; reading them waits for the GPU, adding them does not."""
 
     def __init__(self, device: torch.device) -> None:
         self._rows = torch.zeros(MOST_UNREAD, 3, dtype=torch.float64, device=device)
@@ -42,7 +42,7 @@ class Measures:
         self._steps.append(step)
 
     def read(self) -> list[Measured]:
-        """The steps since they were last read."""
+        """The steps since the last read."""
         steps, self._steps = self._steps, []
         rows = self._rows[: len(steps)].tolist()
         return [
@@ -53,7 +53,7 @@ class Measures:
 
 @dataclass
 class Means:
-    """Sums over good steps since somebody last took their means, and the largest gradient."""
+    """Sums over good steps since their means were last taken, and the largest gradient."""
 
     loss: float = 0.0
     num_losses: int = 0
@@ -64,13 +64,13 @@ class Means:
     def add(self, measured: Measured) -> None:
         self.loss += measured.loss
         self.num_losses += 1
-        if math.isfinite(measured.gradient_norm):  # in float16, one that is not is no bad step
+        if math.isfinite(measured.gradient_norm):  # in float16 a step can be good without this
             self.gradient_norm += measured.gradient_norm
             self.num_gradients += 1
             self.largest = max(self.largest, measured.gradient_norm)
 
     def take(self) -> dict[str, float]:
-        """The means, NaN of no steps; counting starts anew."""
+        """The means, or NaN without steps; counting starts again."""
         means = {
             "loss": self.loss / self.num_losses if self.num_losses else math.nan,
             "gradient_norm": self.gradient_norm / max(self.num_gradients, 1),

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 DataSet = Literal["balanced", "full", "fsd50k"]
 Source = Literal["log", "average", "epochs", "committee", "elsewhere", "labels", "class gain"]
-"""Where a number comes from: the training log, the averaged weights, the mean scores of all epochs
-or of several models, the last epoch on other clips or labels, the report of an enhancement, and the
+"""What a number is read from: the training log, the averaged weights, the mean scores of all epochs
+or of several models, the last epoch on other clips or labels, the report of an enhancement, or the
 gain in AP by class."""
 
 TABLES = tomllib.loads(Path(__file__).with_name("paper.toml").read_text(encoding="utf-8"))
@@ -28,25 +28,25 @@ class Cell:
     row: str
     column: str
     model: str | None
-    """Words of its model; None for a committee and for numbers that the paper quotes."""
+    """Words of its model; None for a committee, and for a number that the paper quotes."""
     members: tuple[tuple[str, int], ...]
-    """Models of a committee and their seeds."""
+    """Models of a committee, each with its seed."""
     best: int | None
     """Number of members that form the committee, those with the highest mAP. Default: all."""
     source: Source
     field: str
-    """Value to read of the result."""
+    """Value to read from the result."""
     form: str
     """Format of the number."""
     paper: float | None
     deviation: float | None
-    """Deviation over the paper's seeds, where it states one."""
+    """Deviation over the paper's seeds, if it states one."""
     reference: str | None
     """Model of the table's first row."""
 
 
 def data_sets(study: str) -> list[DataSet]:
-    """Sets that a study has a table of; the first is the default."""
+    """Sets for which a study has a table; the first is the default."""
     keys = [key for row in TABLES["studies"][study]["rows"] for key in row]
     return list(dict.fromkeys(key for key in keys if key in SETS))
 
@@ -80,7 +80,7 @@ def expand(words: str, data_set: DataSet) -> list[str]:
 
 
 def _with_size(row: dict[str, Any], size: int, data_set: DataSet) -> dict[str, Any]:
-    """A row about all clips, for a subset that the paper has no number of."""
+    """A row about all clips, turned into one about a subset without a number in the paper."""
     name = row["row"].replace("all clips", f"{size:,} clips")
     return row | {"row": name, "model": f"{row['model']} subset-{size}", data_set: ["?"]}
 

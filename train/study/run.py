@@ -1,5 +1,5 @@
-"""The steps of a study: commands, each with the file that it leaves. As make does, it runs what is
-missing or older than what it is made from, in order."""
+"""The steps of a study: commands, each with the file that it leaves. As make does, a runner starts
+those whose file is missing or older than what it is made from, in order."""
 
 import json
 import logging
@@ -23,8 +23,6 @@ logger = logging.getLogger("study")
 TRAIN = "train.main"
 DISTRIBUTED = (TRAIN, "eval.predict")
 """Commands that several processes can share."""
-SIGNAL_STATUS = 128
-"""Added to the number of the signal that stopped a command, as shells do."""
 
 
 @dataclass(frozen=True)
@@ -35,22 +33,17 @@ class Step:
     module: str
     words: tuple[str, ...]
     output: Path
-    """File that stands once the command has ended well."""
+    """File that exists once the command has succeeded."""
     after: tuple["Step", ...] = ()
     """Steps whose outputs it reads."""
     best: int | None = None
-    """Number of score files to give to the command: of the steps before, those with the highest
-    mAP, which is known once they have run."""
+    """Number of score files to pass: those of the steps before with the highest mAP, which is known
+    once these have run."""
 
     @property
     def folder(self) -> Path:
         """Folder of the run that a training step makes."""
         return self.output.parents[1]
-
-    def given(self) -> tuple[str, ...]:
-        """The words to run it with."""
-        ranked = sorted(self.after, key=lambda step: -read_json(step.output)["mAP"])
-        return (*(step.words[0] for step in ranked[: self.best]), *self.words)
 
 
 def with_all_before(steps: Iterable[Step]) -> dict[str, Step]:
@@ -65,16 +58,16 @@ class Runner:
     """Runs steps, and knows which are done.
 
     Args:
-        processes: processes of a command that several can share.
+        processes: processes of a command that several can share. Default: one for each GPU.
         start: runs a command; returns its exit status.
     """
 
-    def __init__(self, processes: int, start: Callable[[Sequence[str]], int]) -> None:
-        self._processes, self._start = processes, start
+    def __init__(self, processes: int | None, start: Callable[[Sequence[str]], int]) -> None:
+        self._processes, self._start = processes or _num_gpus() or 1, start
         self._done: set[Path] = set()
 
     def is_done(self, step: Step) -> bool:
-        """Whether its output stands, and is not older than what it was made from."""
+        """Whether its output exists, and is not older than what it was made from."""
         if step.output not in self._done and self._is_current(step):
             self._done.add(step.output)
         return step.output in self._done
@@ -94,18 +87,22 @@ class Runner:
         return failed
 
     def text(self, step: Step) -> str:
-        """The command as one would type it."""
+        """The command as you would type it."""
         best = [f"<the best {step.best} of {len(step.after)}>"] if step.best else []
         return " ".join([*self._launcher(step, "python"), *best, *map(shlex.quote, step.words)])
 
     def _run(self, step: Step) -> bool:
-        if step.output.exists() and step.module != TRAIN:  # a run continues, or refuses to
-            _remove(step.output)
-        words = step.given() if step.best else step.words
-        if self._start([*self._launcher(step, sys.executable), *words]):
+        output, ranked = step.output, []
+        if output.exists() and step.module != TRAIN:  # a run continues, or refuses to
+            # Commands that write JSON write its whole folder.
+            shutil.rmtree(output.parent) if output.suffix == ".json" else output.unlink()
+        if step.best:
+            ranked = sorted(step.after, key=lambda before: -read_json(before.output)["mAP"])
+        best = [before.words[0] for before in ranked[: step.best]]
+        if self._start([*self._launcher(step, sys.executable), *best, *step.words]):
             return False
-        if step.output.exists():
-            os.utime(step.output)  # a run that had nothing left to do is now current
+        if output.exists():
+            os.utime(output)  # a run that had nothing left to do is current now
         return self.is_done(step)
 
     def _is_current(self, step: Step) -> bool:
@@ -123,24 +120,30 @@ class Runner:
         return [*torchrun, f"--nproc-per-node={self._processes}", "-m", step.module]
 
 
+def _num_gpus() -> int:
+    import torch  # here, since it takes seconds to import
+
+    return torch.cuda.device_count()
+
+
 def start_process(command: Sequence[str]) -> int:
     """Run a command with all its output on stderr; its exit status.
 
-    A signal to stop is handed on, so that a run saves its state; the study ends after it.
+    A signal to stop is passed on, so that a run saves its state; the study ends after it.
     """
     stopped: list[int] = []
     with subprocess.Popen(command, stdout=sys.stderr) as child:
 
-        def hand_on(number: int, _: FrameType | None) -> None:
+        def pass_on(number: int, _: FrameType | None) -> None:
             stopped.append(number)
             child.send_signal(number)
 
-        before = {n: signal.signal(n, hand_on) for n in (signal.SIGTERM, signal.SIGUSR1)}
+        before = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGUSR1)}
         status = child.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
     if stopped:
-        raise SystemExit(SIGNAL_STATUS + stopped[0])
+        raise SystemExit(128 + stopped[0])  # as shells do
     return status
 
 
@@ -150,13 +153,5 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise PslaError(
-            f"this cannot be read: {error}", where=path, fix="delete it, and run the study again"
+            f"cannot read this file: {error}", where=path, fix="delete it, and run the study again"
         ) from None
-
-
-def _remove(output: Path) -> None:
-    """Remove a file; with a JSON file the folder, which its command writes as a whole."""
-    if output.suffix == ".json":
-        shutil.rmtree(output.parent)
-    else:
-        output.unlink()

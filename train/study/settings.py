@@ -1,4 +1,4 @@
-"""What a study is started with: its options, the recipe it changes, its folder's record."""
+"""What a study starts from: its options, the recipe that it changes, and its folder's record."""
 
 import json
 from collections.abc import Sequence
@@ -11,19 +11,17 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from psla_wds.config import Within, check_ranges, to_json
 from psla_wds.errors import ConfigError
-from psla_wds.io.disk import disk_errors
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open, disk_errors
 from psla_wds.models.config import IMAGENET
-from psla_wds.models.initial_weights import published_address
-from train.config import TrainConfig, check_all_read, is_method, read_config
-from train.recipes import RECIPES
+from train.config import TrainConfig, check_all_read, is_method
+from train.recipes import find_recipe
 from train.study.paper import SETS, STUDIES, DataSet, data_sets
 from train.study.run import read_json
 
 PROG = "python -m train.study"
 Shards = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]")]
 DOWNLOAD = "download"
-RECORD = "study.json"
+BASE, RECORD = "base.json", "study.json"
 LATER = ("ontology", "teacher", "esc50_index", "fsd50k_index")
 """Options that only some rows depend on, so that they may be added later."""
 
@@ -37,28 +35,26 @@ class StudyArgs:
     work: Path = Path("studies")
     """Folder of the runs and of everything made from them. Studies of one set and recipe share
     their runs there."""
-    set: DataSet | None = None
-    """Set of the paper that --index is, whose numbers are shown beside. Default: the first set
-    that `list` shows for the study."""
-    base: str | None = None
-    """Recipe, or config.json of a run, that the rows change. Default: the paper's for the set."""
     seeds: Annotated[int, Within(1)] = 1
     """Runs of each row, from the recipe's seed upwards. Committees have their own."""
     dry_run: bool = False
     """Print the commands that would run, and run nothing."""
-    processes: Annotated[int | None, Within(1)] = None
-    """Processes of a run, by torchrun on this machine. Default: one for each GPU."""
+    set: DataSet | None = None
+    """Set of the paper that --index is, whose numbers the table shows. Default: the first set that
+    `list` shows for the study."""
+    base: str | None = None
+    """Recipe, or config.json of a run, that the rows change. Default: the paper's for the set."""
     test_index: Shards = ()
     """Shards to score finished models on; --eval-index then chooses the epoch, as in the paper's
     FSD50K. Default: --eval-index serves both."""
+    imagenet: str | None = None
+    """Folder of ImageNet weights as their libraries publish them, or download. Default: the
+    recipe's initial weights."""
     ontology: Path | None = None
     """AudioSet's ontology.json, or your own, for rows with enhanced labels."""
     teacher: Path | None = None
     """Run or checkpoint whose scores enhance the labels; the paper's was trained on the full set.
     Default: the study's own first run on the labels as annotated."""
-    imagenet: str | None = None
-    """Folder of ImageNet weights as their libraries publish them, or download. Default: the
-    recipe's initial weights."""
     esc50_index: Shards = ()
     """Shards of ESC-50, for the study elsewhere."""
     fsd50k_index: Shards = ()
@@ -68,6 +64,8 @@ class StudyArgs:
     the one after the second decay."""
     sizes: Annotated[tuple[int, ...], Within(1)] = ()
     """Numbers of clips for the study training-size. Default: the paper's."""
+    processes: Annotated[int | None, Within(1)] = None
+    """Processes of a run, by torchrun on this machine. Default: one for each GPU."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -87,14 +85,7 @@ class StudyArgs:
 
 def base_config(args: StudyArgs, words: Sequence[str]) -> TrainConfig:
     """The recipe with the settings in `words`, which are flags of train/main.py."""
-    name = args.base or SETS[args.data_set]["recipe"]
-    if name not in RECIPES and not name.endswith(".json"):
-        raise ConfigError(
-            f"there is no recipe {name}",
-            where="--base",
-            fix=f"choose {', '.join(RECIPES)}, or the config.json of a run",
-        )
-    recipe = RECIPES[name][1] if name in RECIPES else read_config(Path(name))
+    recipe = find_recipe(args.base or SETS[args.data_set]["recipe"], where="--base")
     config = tyro.cli(TrainConfig, default=recipe, args=words, prog=f"{PROG} {args.name}")
     check_all_read(config, recipe)
     draws_once = args.data_set != "balanced" or config.sampler.sampling == "shuffle"
@@ -119,7 +110,9 @@ def base_config(args: StudyArgs, words: Sequence[str]) -> TrainConfig:
 
 
 def imagenet_weights(source: str, backbone: str) -> str:
-    """The value of --model.initial-weights that stands for `--imagenet`."""
+    """The value of --model.initial-weights for `--imagenet source`; `ConfigError` if not there."""
+    from psla_wds.models.initial_weights import published_address  # here: it imports torch
+
     if source == DOWNLOAD:
         return IMAGENET
     address = published_address(backbone)
@@ -133,13 +126,8 @@ def imagenet_weights(source: str, backbone: str) -> str:
     return str(path)
 
 
-def base_path(args: StudyArgs) -> Path:
-    """The configuration that every run of the folder starts from, as train/main.py takes it."""
-    return args.work / "base.json"
-
-
 def check_begun(args: StudyArgs, base: TrainConfig, shards: dict[str, str]) -> dict[str, Any]:
-    """The content for `study.json`; `ConfigError` if the folder was begun with other settings.
+    """Check `study.json` against these arguments; return what to write.
 
     Args:
         shards: fingerprints of the shards by name of their option.
@@ -150,11 +138,10 @@ def check_begun(args: StudyArgs, base: TrainConfig, shards: dict[str, str]) -> d
     now = {"set": args.data_set, **options, **shards, **method}
     now = json.loads(json.dumps(now, default=str))
     before = read_json(path) if path.exists() else {}
-    changed = [
-        name
-        for name, value in before.items()
-        if now.get(name) != value and (name not in LATER or (value and now[name]))
-    ]
+    # What was added later keeps its value in a start without it, and stays that from then on.
+    now |= {name: before[name] for name in LATER if before.get(name) and not now[name]}
+    added = {name for name in LATER if not before.get(name)}
+    changed = [name for name in before if name not in added and now.get(name) != before[name]]
     if changed:
         differences = "; ".join(f"{n} was {before[n]}, now {now.get(n)}" for n in changed)
         raise ConfigError(
@@ -162,19 +149,18 @@ def check_begun(args: StudyArgs, base: TrainConfig, shards: dict[str, str]) -> d
             where=path,
             fix="give the same settings, or choose another --work",
         )
-    return now | {name: before[name] for name in LATER if before.get(name)}
+    return now
 
 
 def begin(args: StudyArgs, base: TrainConfig, record: dict[str, Any]) -> None:
-    """Write `study.json`, and the configuration that the runs start from."""
-    contents = {RECORD: record, base_path(args).name: to_json(base)}
+    """Write `study.json`, and the configuration that all runs start from."""
+    contents = {RECORD: record, BASE: to_json(base)}
     write(args.work, {name: json.dumps(value, indent=1) for name, value in contents.items()})
 
 
 def write(folder: Path, texts: dict[str, str]) -> None:
     """Write files of a folder by name, each whole or not at all."""
     with disk_errors(folder, "write the study"):
-        folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             with atomic_open(folder / name, "w", shared=True) as file:
                 file.write(text + "\n")

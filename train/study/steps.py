@@ -1,4 +1,4 @@
-"""The commands that a study's numbers need: which model a row's words mean, and its steps."""
+"""The commands that a study needs: which model the words of a row mean, and its steps."""
 
 import shlex
 import zlib
@@ -10,20 +10,19 @@ from pathlib import Path
 import tyro
 
 from psla_wds.errors import PslaError
-from psla_wds.models.checkpoint import epoch_path
 from psla_wds.models.config import IMAGENET, RANDOM
 from train.config import TrainConfig
 from train.recipes import RECIPES
 from train.study.paper import CHANGES, LABELS, SETS, Cell, expand
-from train.study.run import Step
-from train.study.settings import PROG, StudyArgs, base_path, imagenet_weights
+from train.study.run import TRAIN, Step
+from train.study.settings import BASE, PROG, StudyArgs, imagenet_weights
 
 NO_IMAGENET = "random initial weights: the recipe has them, and there is no --imagenet"
 NO_ONTOLOGY = "labels as annotated: there is no --ontology"
 
 
 class Lacking(PslaError):  # noqa: N818 (a gap in the table is not an error)
-    """A number that cannot be had here, and why."""
+    """A number that cannot be measured here, and why."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Model:
     labels: str | None
     """Word of the enhanced labels that it learns."""
     notes: tuple[str, ...]
-    """What it lacks here that the paper's model had."""
+    """What the paper's model had and this one lacks."""
 
 
 class Steps:
@@ -57,12 +56,12 @@ class Steps:
     def averaged(self) -> tuple[int, int]:
         """First and last epoch of the averaged weights."""
         epochs, paper = self.base.epochs, SETS[self._args.data_set]
-        decays = [e for e in self.base.optimizer.decay_after_epochs if e < epochs]
+        decays = [epoch for epoch in self.base.optimizer.decay_after_epochs if epoch < epochs]
         first = decays[1] + 1 if len(decays) > 1 else epochs - epochs // 3
         if epochs == RECIPES[paper["recipe"]][1].epochs:
             first = paper["average_from"]
-        # By default at least two epochs: one is not an average.
-        return min(self._args.average_from or max(min(first, epochs - 1), 1), epochs), epochs
+        first = max(min(first, epochs - 1), 1)  # one epoch is not an average
+        return min(self._args.average_from or first, epochs), epochs
 
     def _parse(self, flags: tuple[str, ...]) -> TrainConfig:
         return tyro.cli(TrainConfig, default=self.base, args=flags, prog=PROG)
@@ -97,7 +96,7 @@ class Steps:
         return tuple(shlex.split(CHANGES[change]))
 
     def _initial_weights(self, config: TrainConfig) -> tuple[str, ...]:
-        """Flags for a network whose weights are not the base's."""
+        """Flags for the initial weights of a network other than the base's."""
         weights, backbone = config.model.initial_weights, config.model.backbone
         if backbone == self.base.model.backbone or weights == RANDOM:
             return ()
@@ -108,13 +107,16 @@ class Steps:
         return ()
 
     def train(self, model: Model, seed: int) -> Step:
+        """A run, which continues one that was stopped."""
+        from psla_wds.models.checkpoint import epoch_path  # here: it imports torch
+
         folder = self._args.work / "runs" / model.name / f"seed-{seed}"
-        words = [str(base_path(self._args)), *model.flags, f"--run-dir={folder}"]
+        words = [str(self._args.work / BASE), *model.flags, f"--run-dir={folder}"]
         words += [f"--seed={self.base.seed + seed}", "--resume"]
         overlays = [self.overlay(model.labels)] if model.labels else []
         words += [f"--labels={overlay.output.parent}" for overlay in overlays]
         output = epoch_path(folder, model.epochs)
-        return Step(self._name(folder), "train.main", tuple(words), output, tuple(overlays))
+        return Step(self._name(folder), TRAIN, tuple(words), output, tuple(overlays))
 
     def last(self, model: Model, seed: int) -> Step:
         """Scores of the last epoch."""
@@ -129,7 +131,7 @@ class Steps:
         return self._predict(output, output.with_suffix(".npz"), self.test_index, average)
 
     def figures(self, model: Model, seed: int) -> Step:
-        """Scores of every epoch, and of the means from each epoch to the last."""
+        """Metrics of every epoch, and of the mean scores from each epoch to the last."""
         train = self.train(model, seed)
         words = [str(train.folder), *_indexes(self.test_index), "--no-plans"]
         return self._made("eval.figures", words, train.folder / "figures/averaging.json", train)
@@ -202,7 +204,7 @@ class Steps:
 def schedule(clips: int) -> tuple[int, ...]:
     """Epochs after which the rate halves in 30 epochs on a subset of AudioSet (PSLA figure 3).
 
-    The paper does not state them: they stand in the training script of the official code.
+    The paper does not state them; the training script of the official code has them.
     """
     first = 10 if clips > 200_000 else 15 if clips > 150_000 else 20
     return tuple(range(first, 30, 5))

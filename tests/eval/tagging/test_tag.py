@@ -173,7 +173,8 @@ def test_odd_names_in_a_folder_are_read_or_reported(tag: Run, audio: Path, tmp_p
 @pytest.mark.slow
 def test_the_code_in_the_documents_runs(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    save_checkpoint(tiny_checkpoint(), epoch_path(Path("runs/full"), 2))
+    for run in ("full", "balanced"):
+        save_checkpoint(tiny_checkpoint(), epoch_path(Path("runs", run), 2))
     pages = (ROOT / "docs" / "use_the_model.md", ROOT / "README.md")
     (page,), (_, readme) = (
         re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)

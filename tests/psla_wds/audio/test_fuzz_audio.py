@@ -26,7 +26,7 @@ from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
 from psla_wds.loading.batches import evaluation_batches
 from psla_wds.loading.loader import LoaderConfig
-from psla_wds.reading.reader import ReaderConfig
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.shards.index_files import read_index
 from psla_wds.shards.merge import write_index
 from psla_wds.shards.tar import PackedClip, Sidecar, write_sidecar, write_tar

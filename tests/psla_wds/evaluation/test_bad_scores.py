@@ -51,8 +51,8 @@ def a_stranger(path: Path, scores: Scores) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (nan, "not a finite number.*clip-3, class /m/1"),
-        (class_order, "another order"),
+        (nan, "not finite.*clip-3, class /m/1"),
+        (class_order, "another order|or their order"),
         (a_clip_less, "(miss|lack) 1 of "),
         (a_stranger, "(miss|lack) 1 of "),
     ],
@@ -77,7 +77,7 @@ def test_scores_that_do_not_fit_are_refused_and_nothing_is_written(
 
 def test_a_diverged_models_scores_are_not_scored(tmp_path: Path):
     nan(tmp_path / "nan.npz", model(1))
-    with pytest.raises(ScoreError, match="not a finite number"):
+    with pytest.raises(ScoreError, match="not finite"):
         score.score(score.Args(tmp_path / "nan.npz", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
@@ -85,7 +85,7 @@ def test_a_diverged_models_scores_are_not_scored(tmp_path: Path):
 @pytest.mark.parametrize("way", ["targets", "mapping"])
 @pytest.mark.parametrize(
     ("clips", "message"),
-    [(("a", "b"), "miss 1 of 2 clips \\(b\\)"), (("c", "a", "x"), "have 1 that are not .*\\(d\\)")],
+    [(("a", "b"), "lack 1 of 2 clips \\(b\\)"), (("c", "a", "x"), "have 1 unknown .*\\(d\\)")],
     ids=["a clip that was not scored", "a clip that is not there"],
 )
 def test_scores_of_other_clips_than_the_shards_are_refused(

@@ -60,7 +60,7 @@ def test_scores_of_something_else_are_refused_and_nothing_is_written(tmp_path: P
     stranger = replace(two, clip_ids=("x", *two.clip_ids[1:]))
     fewer = replace(two, clip_ids=two.clip_ids[1:], scores=two.scores[1:], targets=two.targets[1:])
     for other, message in (
-        (replace(two, mids=two.mids[::-1]), "classes are not those of .*in another order"),
+        (replace(two, mids=two.mids[::-1]), "classes differ from those of .*, or their order"),
         (stranger, r"60 clips lack 1 of the 60 of .*0.npz, such as clip-0"),
         (fewer, r"59 clips lack 1 of the 60"),
     ):

@@ -63,7 +63,7 @@ def test_scores_are_those_of_the_mapped_classes_and_clips_of_others_are_left_out
         ("class,mids,match,used\ndog,,exact,yes\n", "class dog has used='yes' and mids=''"),
         ("class,mids,match,used\ndog,/m/bark,exact,perhaps\n", "used='perhaps'"),
         ("class,mids,match,used\ndog,/m/bark,exact,no\n", "no class is used"),
-        ("class,mids,match,used\ndog,/m/bark,exact,yes\ndog,/m/meow,near,no\n", "there twice"),
+        ("class,mids,match,used\ndog,/m/bark,exact,yes\ndog,/m/meow,near,no\n", "listed twice"),
     ],
     ids=["missing", "columns", "no mids", "perhaps", "none used", "twice"],
 )

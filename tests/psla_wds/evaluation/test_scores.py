@@ -101,7 +101,7 @@ def spoil_array(name: str, array: np.ndarray):
         (lambda f: (f / "scores.npy").write_bytes(b""), "cut short"),
         (
             spoil_array("scores", np.full((40, 5), np.nan, np.float32)),
-            "200 scores are not a finite",
+            "200 scores are not finite",
         ),
         (spoil_array("scores", np.zeros((39, 5), np.float32)), "with as many clips"),
         (spoil_array("targets", np.full((40, 5), 2, np.uint8)), "200 targets are not 0 or 1"),
@@ -120,9 +120,9 @@ def test_rows_are_found_by_clip_id_in_any_order(scores: Scores):
     order = np.random.default_rng(0).permutation(40)
     wanted = [scores.clip_ids[i] for i in order]
     assert scores.rows_of(wanted, where="here").tolist() == order.tolist()
-    with pytest.raises(ScoreError, match=r"miss 1 of 41 clips \(x\), and have 0 that"):
+    with pytest.raises(ScoreError, match=r"lack 1 of 41 clips \(x\), and have 0 unknown"):
         scores.rows_of([*wanted, "x"], where="here")
-    with pytest.raises(ScoreError, match=r"miss 0 of 39 clips, and have 1 that"):
+    with pytest.raises(ScoreError, match=r"lack 0 of 39 clips, and have 1 unknown"):
         scores.rows_of(wanted[:-1], where="here")
 
 
@@ -152,11 +152,11 @@ def one_score(value: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (Path.unlink, "there is no score file"),
-        (lambda p: p.write_bytes(b""), "not an .npz, or cut short"),
-        (lambda p: p.write_text("clip,score\n"), "not an .npz, or cut short"),
-        (lambda p: p.write_bytes(p.read_bytes()[:900]), "not an .npz, or cut short"),
-        (change_a_byte, "not an .npz, or cut short"),
+        (Path.unlink, "it does not exist"),
+        (lambda p: p.write_bytes(b""), "not an .npz, or it is cut short"),
+        (lambda p: p.write_text("clip,score\n"), "not an .npz, or it is cut short"),
+        (lambda p: p.write_bytes(p.read_bytes()[:900]), "not an .npz, or it is cut short"),
+        (change_a_byte, "not an .npz, or it is cut short"),
         (changed(names=None), "names is not a file in the archive"),
         (changed(names=np.array([None] * 5)), "Python objects"),
         (changed(scores=np.zeros((40, 5))), r"scores is float64 \(40, 5\), expected float32"),
@@ -164,13 +164,13 @@ def one_score(value: float) -> np.ndarray:
         (changed(targets=np.zeros((39, 5), np.uint8)), r"targets is uint8 \(39, 5\)"),
         (changed(mids=np.array(["/m/0"])), "mids is str"),
         (changed(clip_ids=np.arange(40)), "clip_ids is int64"),
-        (changed(clip_ids=np.array(["a"] * 40)), "clip_ids must differ, but 'a' is there 40"),
-        (changed(mids=np.array(["/m/0", "/m/1", "/m/2", "/m/3", "/m/1"])), "'/m/1' is there 2"),
-        (changed(scores=one_score(np.nan)), r"1 scores are not a finite.*\(nan\) for clip clip-2"),
+        (changed(clip_ids=np.array(["a"] * 40)), "clip_ids must be unique, but .a. occurs 40"),
+        (changed(mids=np.array(["/m/0", "/m/1", "/m/2", "/m/3", "/m/1"])), "'/m/1' occurs 2"),
+        (changed(scores=one_score(np.nan)), r"1 scores are not finite.*\(nan\) for clip clip-2"),
         (changed(scores=one_score(-np.inf)), r"\(-inf\) for clip clip-2, class /m/1"),
         (changed(targets=one_score(2).astype(np.uint8)), r"1 targets are not 0 or 1.*clip-2"),
         (changed(scores=np.zeros((0, 5), np.float32), targets=np.zeros((0, 5), np.uint8),
-                 clip_ids=np.array([], np.str_)), "there are no scores"),
+                 clip_ids=np.array([], np.str_)), "it has no scores"),
     ],
     ids=["missing", "empty", "text", "truncated", "a byte changed", "lacks an array", "objects",
          "float64", "one axis", "a clip less", "a mid for five classes", "ids are numbers",

@@ -27,7 +27,7 @@ from psla_wds import (
     training_batches,
 )
 from psla_wds.errors import ConfigError, ShardError
-from psla_wds.io.storage import ShardFile
+from psla_wds.io.stores import Store
 from psla_wds.loading.batches import open_training
 from psla_wds.reading.read_tuner import FIRST_THREADS
 from psla_wds.reading.reader import DamagedClipError, Reader
@@ -48,7 +48,7 @@ WHOLE = Share()
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("psla_wds.io.remote.RETRY_PAUSES_S", ())
 
 
 def opened(
@@ -128,7 +128,7 @@ def test_slow_storage_gets_more_threads_and_gives_the_same_batches(
 ):
     read = Reader._read_from
 
-    def read_slowly(reader: Reader, shard: ShardFile, row: int) -> np.ndarray:
+    def read_slowly(reader: Reader, shard: Store, row: int) -> np.ndarray:
         time.sleep(0.05)
         return read(reader, shard, row)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import assert_user_error
-from store_server import serving
+from services.store_server import serving
 
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.reading.reader import Reader, ReaderConfig
@@ -25,7 +25,7 @@ def copied(shards: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("psla_wds.io.remote.RETRY_PAUSES_S", (0.0, 0.0))
 
 
 def read(shards: Path, rows: np.ndarray, threads: int = 1) -> list[bytes]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from store_server import serving
+from services.store_server import serving
 
 from psla_wds import FeatureConfig, LoaderConfig, ReaderConfig, training_batches
 from psla_wds.reading.reader import Reader
@@ -31,11 +31,11 @@ from psla_wds.shards.index_files import read_index
 from psla_wds.reading.reader import Reader
 
 staging.COPY_BYTES, staging.POLL_S = 4096, 0.05
-read_into, pause_s = staging.LocalShard.read_into, float(sys.argv[3])
+read_into, pause_s = staging.Disk.read_into, float(sys.argv[3])
 def slow_read(*arguments):
     time.sleep(pause_s)
     return read_into(*arguments)
-staging.LocalShard.read_into = slow_read
+staging.Disk.read_into = slow_read
 index = read_index(sys.argv[1])
 reader = Reader(index, threads=1, stage=Path(sys.argv[2]))
 print("begun", flush=True)

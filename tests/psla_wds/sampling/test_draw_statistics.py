@@ -12,12 +12,11 @@ import pytest
 from label_index import audioset_counts, audioset_index, index_by_counts
 from scipy.stats import chi2, chi2_contingency, chisquare
 
-from psla_wds.sampling.augment import AugmentConfig, drawn_partners
+from psla_wds.sampling.augment import drawn_partners
+from psla_wds.sampling.config import AugmentConfig, SamplerConfig, Sampling
 from psla_wds.sampling.plan import (
     PURPOSE_DRAWS,
     EpochPlan,
-    SamplerConfig,
-    Sampling,
     draw_rows,
     plan_epoch,
     raw_bits,

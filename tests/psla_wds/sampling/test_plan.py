@@ -11,10 +11,9 @@ from label_index import index_with_labels
 from scipy.stats import chisquare
 
 from psla_wds.errors import ConfigError
+from psla_wds.sampling.config import SamplerConfig, Sampling
 from psla_wds.sampling.plan import (
     EpochPlan,
-    SamplerConfig,
-    Sampling,
     clip_weights,
     draw_rows,
     plan_epoch,

@@ -1,6 +1,7 @@
 import json
 import shutil
 from itertools import pairwise
+from mmap import mmap
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_the_index_holds_what_the_sidecars_say(shards: Path):
     mids = [[index.classes.mids[k] for k in index.labels(row)] for row in range(len(index))]
     assert mids == [m for sidecar in sidecars for m in sidecar.clips.mids]
     assert index.class_counts().tolist() == [12, 12, 12, 12]
-    assert isinstance(index.offset.base, np.memmap)
+    assert isinstance(index.offset.base.base.obj, mmap)
 
 
 def test_the_bytes_of_a_row_are_a_flac_file(shards: Path):

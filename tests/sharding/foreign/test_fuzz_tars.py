@@ -14,7 +14,7 @@ from fuzz.mutations import AWKWARD_TEXTS, changed_bytes, changed_json
 from fuzz.properties import accepted, fuzz, tiers
 from hypothesis import strategies as st
 
-from psla_wds.io.files import sha256_of
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.shards.index_files import read_index
 from psla_wds.shards.merge import merge_sidecars
 from psla_wds.shards.tar import read_sidecar, write_sidecar
@@ -86,7 +86,7 @@ def make_odd(draw: st.DrawFn, info: tarfile.TarInfo, content: bytes) -> bytes:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("psla_wds.io.remote.RETRY_PAUSES_S", ())
     (tmp_path / "shards").mkdir()
     (tmp_path / "canary").write_text("never read, never written")
     return tmp_path / "shards"

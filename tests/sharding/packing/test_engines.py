@@ -18,7 +18,7 @@ from builds import build, content
 from conftest import assert_user_error, manifest_arguments, write_corpus
 
 from psla_wds.errors import ConfigError, PslaError
-from psla_wds.io.files import atomic_open
+from psla_wds.io.atomic_files import atomic_open
 from sharding.check import check
 from sharding.packing import dask_engine, engines
 from sharding.packing.config import PackConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from psla_wds.errors import ManifestError
+from psla_wds.errors import ConfigError, ManifestError
 from psla_wds.labels.manifest import Clip, checked
 from sharding.sources import AudioSetSource, FolderSource, ManifestSource
 
@@ -176,7 +176,7 @@ def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest
 
     real_scandir = os.scandir
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(ManifestError, match=r"cannot be read: Permission denied\n.*locked"):
+    with pytest.raises(ConfigError, match=r"cannot be read: Permission denied\n.*locked"):
         audioset_clips(folder, "locked/Y--PJHxphWEs.wav")
 
 

@@ -11,12 +11,11 @@ from run_folders import epoch_line, write_run
 from psla_wds.config import to_json
 from psla_wds.errors import ConfigError
 from train.recipes import RECIPES
-from train.study.numbers import Numbers
 from train.study.paper import table
 from train.study.run import Runner, Step, start_process, with_all_before
 from train.study.settings import StudyArgs, begin, check_begun
 from train.study.steps import Lacking, Steps
-from train.study.tables import find_numbers, gather, to_text
+from train.study.tables import Numbers, find_numbers, gather, to_text
 
 BALANCED, FULL, FSD50K, DEMO = (
     RECIPES[name][1] for name in ("audioset-balanced", "audioset-full", "fsd50k", "demo")

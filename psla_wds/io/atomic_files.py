@@ -1,0 +1,90 @@
+"""Files and folders on disks that are whole or absent: written under a temporary name, synced, then
+renamed."""
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from psla_wds.errors import PslaError
+
+GO_ON = "run the same command again: it goes on"
+
+
+@contextmanager
+def disk_errors(where: object, what: str, *, then: str = GO_ON) -> Iterator[None]:
+    """Report an `OSError` in the block as a full disk or missing access, which users can mend."""
+    try:
+        yield
+    except OSError as error:
+        raise PslaError(
+            f"cannot {what}: {error.strerror or error}",
+            where=where,
+            fix=f"make room or give write access, and {then}",
+        ) from None
+
+
+@contextmanager
+def atomic_open(path: Path, mode: str = "wb", *, shared: bool = False) -> Iterator[IO]:
+    """Open a file for writing; it appears, complete and on disk, when the block ends well. The
+    folders that it lies in are made.
+
+    Args:
+        shared: other processes may write the same file meanwhile, each under a name of its own;
+            `Disk.sweep` deletes what a killed one leaves.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mark = f".{secrets.token_hex(4)}" if shared else ""
+    temporary = path.with_name(f"{path.name}{mark}.tmp")
+    try:
+        with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    temporary.rename(path)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to fill; it appears as `folder`, complete, when the block ends well."""
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        publish_folder(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def publish_folder(temporary: Path, folder: Path) -> None:
+    """Rename a folder of files, once they are on disk."""
+    for path in temporary.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(temporary)
+    temporary.rename(folder)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

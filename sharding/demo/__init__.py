@@ -1,0 +1,1 @@
+"""The demo corpus: generators of sound, the classes that they make, and clips of these."""
