@@ -27,7 +27,7 @@ from sharding.packing.duplicates import (
     read_duplicates,
     write_duplicates,
 )
-from sharding.packing.engines import Update, run_local
+from sharding.packing.engines import run_local
 from sharding.packing.forecast import settled_layout
 from sharding.packing.plan import (
     ShardTasks,
@@ -106,8 +106,7 @@ def retry_rejected(clips: Sequence[Clip], classes: ClassList, config: PackConfig
     Interrupted, it can be run again: what is in a finished shard is not tried a second time.
     """
     folder = config.output
-    plan = _finished_plan(folder, config)
-    _check_classes(folder, classes)
+    plan = _finished_plan(folder, classes, config)
     packed = _packed_since(folder, plan["num_shards"])
     refused = {
         clip["clip_id"]: clip
@@ -155,19 +154,17 @@ def _numbered_from(folder: Location, first_shard: int) -> dict[int, Location]:
 def _run(tasks: ShardTasks, config: PackConfig) -> list[ShardResult]:
     """Make the shards, with a progress bar of clips; in the order of the tasks."""
     results: list[ShardResult] = []
-    already_done = 0
+    rejected = 0
     with progress_bar(desc="packing", total=tasks.num_clips) as bar:
-        for update in _updates(tasks, config):
-            done = update.results
-            results += done
-            already_done += sum(r.num_clips + len(r.rejected) for r in done if r.already_done)
-            bar.update(already_done + update.packed + update.rejected - bar.n)
-            shards = f"{len(results)}/{len(tasks)}"
-            bar.set_postfix(shards=shards, rejected=update.rejected, refresh=False)
+        for result in _finished(tasks, config):
+            results.append(result)
+            rejected += len(result.rejected)
+            bar.update(result.num_clips + len(result.rejected))
+            bar.set_postfix(shards=f"{len(results)}/{len(tasks)}", rejected=rejected, refresh=False)
     return sorted(results, key=lambda result: result.number)
 
 
-def _updates(tasks: ShardTasks, config: PackConfig) -> Iterator[Update]:
+def _finished(tasks: ShardTasks, config: PackConfig) -> Iterator[ShardResult]:
     if config.engine == "local":
         return run_local(tasks, config.workers)
     file = config.scheduler_file
@@ -209,7 +206,8 @@ def _warn_of_doubtful(num_silent: int, duplicates: Iterator[tuple[str, str]]) ->
         )
 
 
-def _finished_plan(folder: Location, config: PackConfig) -> dict[str, Any]:
+def _finished_plan(folder: Location, classes: ClassList, config: PackConfig) -> dict[str, Any]:
+    """The plan that refused clips are retried after; `ConfigError` if it is of another build."""
     plan = read_plan(folder)
     if plan is None or missing_shards(folder):
         raise ConfigError(
@@ -222,6 +220,12 @@ def _finished_plan(folder: Location, config: PackConfig) -> dict[str, Any]:
         wanted["clips_per_shard"] = plan["layout"]["clips_per_shard"]
     settings = {"layout": wanted, "encoding": asdict(config.encoding)}
     require_same(plan, settings, ("layout", "encoding"), folder)
+    if read_class_list(folder / CLASS_LABELS) != classes:
+        raise ConfigError(
+            "the shards were packed with another class list",
+            where=folder / CLASS_LABELS,
+            fix="use that list, or choose another --output",
+        )
     return plan
 
 
@@ -255,12 +259,3 @@ def _delete_unfinished(folder: Location, first_shard: int, finished: set[int]) -
         if number not in finished:
             at(sidecar_path(tar)).remove()
             at(tar).remove()
-
-
-def _check_classes(folder: Location, classes: ClassList) -> None:
-    if read_class_list(folder / CLASS_LABELS) != classes:
-        raise ConfigError(
-            "the shards were packed with another class list",
-            where=folder / CLASS_LABELS,
-            fix="use that list, or choose another --output",
-        )

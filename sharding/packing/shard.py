@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,6 @@ class ShardResult:
     num_clips: int
     rejected: list[dict[str, str]]
     num_silent: int
-    already_done: bool
 
 
 def _described(clip: Clip, mids: tuple[str, ...]) -> list[Any]:
@@ -91,25 +90,21 @@ def _described(clip: Clip, mids: tuple[str, ...]) -> list[Any]:
     return [*(values | {"path": str(clip.path), "labels": (), "part": part}).values(), mids]
 
 
-Progress = Callable[[bool], None]
-"""Called for each clip, with whether it was packed."""
-
-
-def pack_shard(task: ShardTask, progress: Progress) -> ShardResult:
+def pack_shard(task: ShardTask) -> ShardResult:
     """Make the shard, unless it is there already: a shard is done if its sidecar says so."""
     sidecar = finished_sidecar(task)
-    if sidecar:
-        return _result(task, sidecar, already_done=True)
-    rejected, silent = list[dict[str, str]](), list[str]()
-    with disk_errors(task.tar, "write the shard"):
-        written = write_tar(task.tar, _packed(task, rejected, silent, progress))
-        sidecar = _sidecar(task, written, rejected, silent)
-        write_sidecar(task.tar, sidecar)
-    return _result(task, sidecar, already_done=False)
+    if sidecar is None:
+        rejected, silent = list[dict[str, str]](), list[str]()
+        with disk_errors(task.tar, "write the shard"):
+            written = write_tar(task.tar, _packed(task, rejected, silent))
+            sidecar = _sidecar(task, written, rejected, silent)
+            write_sidecar(task.tar, sidecar)
+    num_clips, num_silent = len(sidecar.clips.clip_id), len(sidecar.silent)
+    return ShardResult(task.number, num_clips, sidecar.rejected, num_silent)
 
 
 def _packed(
-    task: ShardTask, rejected: list[dict[str, str]], silent: list[str], progress: Progress
+    task: ShardTask, rejected: list[dict[str, str]], silent: list[str]
 ) -> Iterator[PackedClip]:
     """The clips that can be used; adds the others to `rejected`, and ids to `silent`."""
     for clip in task.clips:
@@ -120,11 +115,9 @@ def _packed(
             packed, level = pack_clip(clip, task.mids_of(clip), task.encoding)
         except ClipRefusedError as error:
             rejected.append(refusal_of(clip, error))
-            progress(False)
         else:
             if level < SILENT_DBFS:
                 silent.append(clip.clip_id)
-            progress(True)
             yield packed
 
 
@@ -145,11 +138,6 @@ def _sidecar(
         versions=versions,
         silent=silent,
     )
-
-
-def _result(task: ShardTask, sidecar: Sidecar, *, already_done: bool) -> ShardResult:
-    num_clips, num_silent = len(sidecar.clips.clip_id), len(sidecar.silent)
-    return ShardResult(task.number, num_clips, sidecar.rejected, num_silent, already_done)
 
 
 def finished_sidecar(task: ShardTask) -> Sidecar | None:
