@@ -19,7 +19,8 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["worlds", "train.main"])
 
 Outcome = tuple[str, Any]
-"""How a rank ended: "value" and what `work` gave, "exit" and a status, or "error" and its text."""
+"""How a rank ended: "value" and what `work` gave, "exit" and a status, "error" and its text, or
+"killed" and None."""
 
 
 def in_world(size: int, work: Callable[..., Any], *arguments: object) -> list[Any]:
@@ -43,10 +44,17 @@ def outcomes_in_world(size: int, work: Callable[..., Any], *arguments: object) -
         rank.start()
     for _, sender in pipes:
         sender.close()
-    outcomes = [pickle.loads(receiver.recv_bytes()) for receiver, _ in pipes]
+    outcomes = [_outcome(receiver) for receiver, _ in pipes]
     for rank in ranks:
         rank.join()
     return outcomes
+
+
+def _outcome(receiver: Connection) -> Outcome:
+    try:
+        return pickle.loads(receiver.recv_bytes())
+    except EOFError:
+        return "killed", None
 
 
 def _start_server() -> None:

@@ -71,8 +71,7 @@ def open_training_set(run: Run, specs: Sequence[str] = ()) -> TrainingSet:
         )
     else:
         return data
-    fix = "give the run's training shards with --train-index"
-    raise ConfigError(problem, where=run.folder / CONFIG, fix=fix)
+    raise ConfigError(problem, where=run.folder / CONFIG, fix="give the run's own training shards")
 
 
 def find_training_set(run: Run, specs: Sequence[str] = ()) -> TrainingSet | None:

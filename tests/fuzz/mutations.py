@@ -1,10 +1,13 @@
-"""Changes to files: blind ones of bytes, and those that know JSON, .npy headers, or tars."""
+"""Changes to files: blind ones of bytes, and those that know JSON, .npy headers, or zips."""
 
 import copy
+import io
 import json
+import zipfile
 from typing import Any
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
 
 AWKWARD_TEXTS = ["", ".", "..", "../canary", "/etc/passwd", "a\0b", "\ud800", "x" * 10_000, "é"]
@@ -133,3 +136,32 @@ def npy_bytes(header: str, data: bytes) -> bytes:
     text = header.encode("utf-8", "surrogatepass")
     text += b" " * (-(len(text) + 11) % 64) + b"\n"
     return b"\x93NUMPY\x02\x00" + len(text).to_bytes(4, "little") + text + data
+
+
+@st.composite
+def rezipped(draw: st.DrawFn, archive: bytes) -> bytes:
+    """A zip whose members were changed, with check sums that fit, or left out, or there twice."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as source:
+        members = {info.filename: source.read(info) for info in source.infolist()}
+    name = draw(st.sampled_from(sorted(members)))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", draw(st.sampled_from([0, zipfile.ZIP_DEFLATED]))) as target:
+        for other, content in members.items():
+            if other != name:
+                target.writestr(other, content)
+        form = draw(st.sampled_from(["bytes", "bytes", "drop", "outside", "bomb"]))
+        if form == "bytes":
+            target.writestr(name, draw(changed_bytes(members[name])))
+        elif form == "outside":
+            target.writestr(f"../{name}", members[name])
+        elif form == "bomb":
+            target.writestr(name, members[name] + bytes(2**22))
+    return buffer.getvalue()
+
+
+@st.composite
+def changed_content(draw: st.DrawFn, content: dict[str, Any]) -> bytes:
+    """A file of torch's with a value somewhere of another type or size."""
+    buffer = io.BytesIO()
+    torch.save(draw(changed_value(content)), buffer)
+    return buffer.getvalue()

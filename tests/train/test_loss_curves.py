@@ -6,43 +6,23 @@ step to step, so each bound is on the whole curve, and is some times what was se
 
 import itertools
 from dataclasses import replace
-from typing import Any
 
 import jaxtyping
 import numpy as np
 import pytest
 import torch
+from learners import ALONE, STILL, batches, learner
 
 from psla_wds.loading.loader import Batch
 from psla_wds.models.audio_tagger import AudioTagger
-from psla_wds.models.config import ModelConfig
 from psla_wds.models.initial_weights import build_model
-from psla_wds.runtime.distributed import World
 from train.config import Compile
 from train.learner import Learner
 from train.optimizer import Moment
 from train.recipes import DEMO
 
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
-STEPS = 20
-CLIPS = 8
-
-
-def learner(model: ModelConfig, **changes: Any) -> Learner:
-    torch.manual_seed(0)
-    return Learner(replace(DEMO, model=model, **changes), ALONE, build_model(model, 5))
-
-
-def batches() -> list[Batch]:
-    generator = torch.Generator().manual_seed(1)
-    return [
-        Batch(
-            torch.randn(CLIPS, 64, 128, generator=generator),
-            (torch.rand(CLIPS, 5, generator=generator) < 0.3).float(),
-            np.arange(CLIPS),
-        )
-        for _ in range(5)
-    ]
+STEPS, CLIPS = 20, 8
+BATCHES = batches(5, clips=CLIPS)
 
 
 def curve(student: Learner, source: list[Batch], steps: range = range(STEPS)) -> np.ndarray:
@@ -58,49 +38,32 @@ def difference(curve: np.ndarray, other: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def reference() -> np.ndarray:
-    return curve(learner(replace(DEMO.model, drop_connect_rate=0.2)), batches())
+    return curve(learner(), BATCHES)
 
 
 def test_the_reference_learns_and_other_random_numbers_show(reference: np.ndarray):
     assert reference[-5:].mean() < 0.8 * reference[0]
-    model = replace(DEMO.model, drop_connect_rate=0.2)
-    assert difference(curve(learner(model, seed=1), batches()), reference) > 0.05
+    assert difference(curve(learner(seed=1), BATCHES), reference) > 0.05
 
 
 def test_the_memory_format_changes_nothing_but_rounding(reference: np.ndarray):
-    student = learner(replace(DEMO.model, drop_connect_rate=0.2))
+    student = learner()
     student.model.to(memory_format=torch.contiguous_format)
-    assert difference(curve(student, batches()), reference) < 0.02  # (0.003)
+    assert difference(curve(student, BATCHES), reference) < 0.02  # (0.003)
 
 
+@pytest.mark.slow  # a CPU rounds to it step by step
 def test_bfloat16_changes_nothing_but_its_rounding():
     # Drop-connect draws other numbers in another precision, so it is off. At the paper's rate: at
     # ten times that, rounding grows to a third of the loss within these steps.
     changes = {"optimizer": replace(DEMO.optimizer, learning_rate=1e-4)}
-    model = replace(DEMO.model, drop_connect_rate=0.0)
     exact, rounded = (
-        curve(learner(model, precision=precision, **changes), batches())
+        curve(learner(model=STILL, precision=precision, **changes), BATCHES)
         for precision in ("float32", "bfloat16")
     )
     assert exact[-1] < 0.2 * exact[0]
     assert difference(rounded, exact) < 0.05  # (0.015; 0.009 where only the weights are, once)
     assert rounded.mean() == pytest.approx(exact.mean(), rel=0.02)  # (0.004)
-
-
-def test_passes_of_a_step_change_nothing_but_rounding():
-    # BatchNorm sees each pass alone, and drop-connect draws for each: both are held still.
-    model = replace(DEMO.model, drop_connect_rate=0.0)
-    halves = [
-        Batch(b.log_mel[part], b.targets[part], b.rows[part])
-        for b in batches()
-        for part in (slice(0, CLIPS // 2), slice(CLIPS // 2, CLIPS))
-    ]
-    curves = []
-    for passes, source in ((1, batches()), (2, halves)):
-        student = learner(model, accumulate=passes)
-        student.model.eval().train = lambda mode=True: None
-        curves.append(curve(student, source))
-    assert difference(*curves) < 1e-4
 
 
 # --- compiled steps
@@ -135,13 +98,13 @@ def compiled_learner(mode: Compile, drop_connect_rate: float, seed: int = 0) -> 
 class TestCompiledStep:
     def test_its_losses_are_the_eager_ones_but_for_rounding(self):
         eager, compiled = (
-            curve(compiled_learner(mode, 0.0), batches()) for mode in ("off", "default")
+            curve(compiled_learner(mode, 0.0), BATCHES) for mode in ("off", "default")
         )
         assert eager[-1] < 0.6 * eager[0]
         assert difference(compiled, eager) < 0.02
 
     def test_its_run_goes_on_exactly_where_its_state_was_taken(self):
-        some = batches()
+        some = BATCHES
         expected = curve(compiled_learner("default", 0.5), some)
         first, second = (compiled_learner("default", 0.5) for _ in range(2))
         begun = curve(first, some, steps=range(10))

@@ -76,50 +76,27 @@ def test_a_fine_tuned_trunk_learns_slower_than_its_new_head():
     assert optimizer.learning_rate * optimizer.trunk_factor == paper.optimizer.learning_rate
 
 
-def test_stepped_warm_up_is_the_official_one():
-    config = parse(["audioset-full", "--optimizer.warmup", "stepped"])
-    rates = [learning_rate(config.optimizer, Moment(step, 1, 10**6)) for step in (0, 49, 50, 99)]
-    assert rates == [0, 0, 5e-6, 5e-6]
-
-
 @pytest.mark.parametrize(
-    ("arguments", "setting", "other"),
+    ("words", "setting", "other"),
     [
-        (["--subset-seed=3"], "subset_seed", "subset"),
-        (["--batch-norm-group=25"], "batch_norm_group", "batch_norm"),
-        (["--other-features"], "other_features", "model.initial_weights"),
-        (["--model.initial-sha256=0"], "model.initial_sha256", "model.initial_weights"),
-        (
-            ["--augment.mixup-rate=0", "--augment.mixup-alpha=1"],
-            "augment.mixup_alpha",
-            "augment.mixup_rate",
-        ),
-        (
-            ["--optimizer.trunk-factor=0", "--optimizer.layer-decay=0.9"],
-            "optimizer.layer_decay",
-            "optimizer.trunk_factor",
-        ),
-        (
-            ["--optimizer.warmup-steps=0", "--optimizer.warmup=stepped"],
-            "optimizer.warmup",
-            "optimizer.warmup_steps",
-        ),
-        (
-            ["--optimizer.decay=cosine", "--optimizer.decay-after-epochs", "5"],
-            "optimizer.decay_after_epochs",
-            "optimizer.decay",
-        ),
-        (
-            ["--optimizer.decay=cosine", "--optimizer.decay-factor=0.1"],
-            "optimizer.decay_factor",
-            "optimizer.decay",
-        ),
+        ("--subset-seed=3", "subset_seed", "subset"),
+        ("--batch-norm-group=25", "batch_norm_group", "batch_norm"),
+        ("--other-features", "other_features", "model.initial_weights"),
+        ("--model.initial-sha256=0", "model.initial_sha256", "model.initial_weights"),
+        ("--distill-weight=0.5", "distill_weight", "distill"),
+        ("--augment.mixup-rate=0 --augment.mixup-alpha=1", "augment.mixup_alpha",
+         "augment.mixup_rate"),
+        ("--optimizer.trunk-factor=0 --optimizer.layer-decay=0.9", "optimizer.layer_decay",
+         "optimizer.trunk_factor"),
+        ("--optimizer.warmup-steps=0 --optimizer.warmup=stepped", "optimizer.warmup",
+         "optimizer.warmup_steps"),
+        ("--optimizer.decay=cosine --optimizer.decay-factor=0.1", "optimizer.decay_factor",
+         "optimizer.decay"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_setting_without_effect_is_refused(arguments: list[str], setting: str, other: str):
+)  # fmt: skip
+def test_setting_without_effect_is_refused(words: str, setting: str, other: str):
     with pytest.raises(ConfigError) as caught:
-        parse(["audioset-full", *arguments])
+        parse(["audioset-full", *words.split()])
     what, where, _ = str(caught.value).splitlines()
     assert what.startswith(f"{setting} has no effect where {other} is ")
     assert where == f"  where: --{setting.replace('_', '-')}"
@@ -135,15 +112,8 @@ def test_student_differs_by_network_and_teacher_alone():
 def test_settings_of_a_recipe_itself_are_accepted(name: str):
     check_all_read(parse([name]), RECIPES[name][1])
     check_all_read(parse([name, "--optimizer.decay=cosine"]), RECIPES[name][1])
-    check_all_read(parse([name, "--model.head=mean-pooling"]), RECIPES[name][1])
 
 
 def test_rules_name_existing_settings():
     for rule in READ_WITH:
         value_of(DEMO, rule.setting), value_of(DEMO, rule.other)
-
-
-@pytest.mark.parametrize("decay", [0.0, 1.0, -0.1])
-def test_average_needs_a_decay_between_0_and_1(decay: float):
-    with pytest.raises(ConfigError, match="--ema-decay"):
-        replace(DEMO, ema_decay=decay)

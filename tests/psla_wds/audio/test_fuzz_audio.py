@@ -93,7 +93,7 @@ def outcomes(cases: list[bytes], folder: Path) -> list[dict[str, str]]:
     return lines[1:]
 
 
-@tiers(100, 3000)
+@tiers(60, 3000)
 def test_changed_audio_is_refused_or_decoded(num_cases: int, tmp_path: Path):
     cases: list[bytes] = []
     fuzz(num_cases, changed_audio, cases.append)
@@ -107,12 +107,12 @@ def test_changed_audio_is_refused_or_decoded(num_cases: int, tmp_path: Path):
     assert not counts["loaded, not finite"]
 
 
-@pytest.mark.parametrize("samples", [2**31, 2**33, 2**36 - 1])
-@pytest.mark.parametrize("rate_hz", [16_000, 655_350])
-def test_a_header_takes_no_memory_for_its_claims(samples: int, rate_hz: int, tmp_path: Path):
-    (outcome,) = outcomes([flac_claiming(rate_hz, 1, 16, samples)], tmp_path / "cases")
-    assert outcome["build"] in ("too-long", "truncated", "unreadable")
-    assert outcome["load"] == "refused"
+def test_a_header_takes_no_memory_for_its_claims(tmp_path: Path):
+    claims = [(rate, n) for rate in (16_000, 655_350) for n in (2**31, 2**33, 2**36 - 1)]
+    cases = [flac_claiming(rate_hz, 1, 16, samples) for rate_hz, samples in claims]
+    for outcome in outcomes(cases, tmp_path / "cases"):
+        assert outcome["build"] in ("too-long", "truncated", "unreadable")
+        assert outcome["load"] == "refused"
 
 
 def build_outcome(path: Path) -> str:

@@ -7,7 +7,6 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from psla_wds.evaluation.bootstrap import (
     bootstrap,
     difference_bounds,
-    resampled_metrics,
     resampled_weights,
     share_ends,
     weighted_metrics,
@@ -29,15 +28,6 @@ def test_a_resample_is_what_scikit_learn_gives_with_weights(values: int):
         assert auc[i] == pytest.approx(expected, abs=1e-12)
 
 
-def test_every_clip_once_gives_the_metrics_themselves():
-    rng = np.random.default_rng(0)
-    scores, targets = rng.random((50, 1)), (rng.random((50, 1)) < 0.3).astype(np.uint8)
-    metrics = evaluate(scores, targets)
-    precision, auc = weighted_metrics(scores[:, 0], targets[:, 0], np.ones((50, 1), np.float32))
-    assert precision[0] == pytest.approx(metrics.average_precision[0], abs=1e-12)
-    assert auc[0] == pytest.approx(metrics.roc_auc[0], abs=1e-12)
-
-
 def test_an_interval_covers_the_truth_about_as_often_as_it_says():
     """The AUC of two unit normals, one apart: 0.7602."""
     covered = 0
@@ -50,7 +40,7 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says():
     assert 88 <= covered <= 99
 
 
-def test_a_resample_without_positives_of_a_class_leaves_the_class_out():
+def test_a_resample_without_positives_leaves_the_class_out():
     precision, auc = weighted_metrics(
         np.array([0.9, 0.1]),
         np.array([1, 0], np.uint8),
@@ -60,28 +50,6 @@ def test_a_resample_without_positives_of_a_class_leaves_the_class_out():
     assert np.isnan(auc).tolist() == [True, True, False]
 
 
-def test_intervals_of_a_class_that_no_clip_carries_are_not_defined():
-    targets = np.array([[1, 0], [0, 0], [1, 0], [0, 0]], np.uint8)
-    intervals = bootstrap(np.random.default_rng(0).random((4, 2)), targets, resamples=50)
-    assert np.isnan(intervals.average_precision[:, 1]).all()
-    assert 0 < intervals.mAP.low <= intervals.mAP.high <= 1
-
-
-def test_models_in_the_same_resamples_differ_by_less_than_each_alone():
-    rng = np.random.default_rng(0)
-    targets = (rng.random((300, 3)) < 0.3).astype(np.uint8)
-    scores = rng.standard_normal((300, 3)) + targets
-    weights = resampled_weights(300, 100)
-    assert np.array_equal(weights, resampled_weights(300, 100))  # the same for every model
-    assert (weights.sum(axis=0) == 300).all()
-    first, other = (
-        resampled_metrics(scores + shift * rng.standard_normal((300, 3)), targets, weights)
-        for shift in (0.0, 0.05)
-    )
-    alone = first.means()["mAP"].std()
-    assert (other.means()["mAP"] - first.means()["mAP"]).std() < alone / 3
-
-
 def rare(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Scores and targets of 80 clips, and 10 classes of which each is carried by 8 of them."""
     rng = np.random.default_rng(seed)
@@ -89,7 +57,7 @@ def rare(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.standard_normal((80, 10)) + 1.5 * targets, targets
 
 
-def test_intervals_of_rare_classes_cover_the_mean_of_evaluation_sets_of_their_size():
+def test_intervals_of_rare_classes_cover_the_mean_of_sets():
     """Resamples have a higher mAP than the clips: their own middle 95 % would cover it 75 times."""
     truth = np.mean([evaluate(*rare(seed)).mAP for seed in range(1000, 1400)])
     found = [bootstrap(*rare(seed), resamples=40).mAP for seed in range(100)]
@@ -107,7 +75,7 @@ def test_an_interval_of_a_share_stays_between_0_and_1():
     assert low[3] == pytest.approx(1 - high[3]) and 0.36 < high[3] - low[3] < 0.392
 
 
-def test_an_interval_of_a_difference_is_around_it_and_undefined_where_some_are_infinite():
+def test_an_interval_of_a_difference_is_around_it():
     found = difference_bounds(0.3, np.array([0.5, 0.6, 0.7, np.nan]))
     assert found.low == pytest.approx(0.3 - 0.196, abs=1e-5)
     assert found.high == pytest.approx(0.3 + 0.196, abs=1e-5)
@@ -120,5 +88,7 @@ def test_d_prime_has_the_interval_of_the_mean_area():
     targets = (rng.random((100, 3)) < 0.3).astype(np.uint8)
     found = bootstrap(rng.random((100, 3)) + 0.2 * targets, targets, resamples=50)
     ends = [d_prime(found.mAUC.low), d_prime(found.mAUC.high)]
-    assert [found.d_prime.low, found.d_prime.high] == ends
-    assert ends[0] < ends[1]
+    assert [found.d_prime.low, found.d_prime.high] == ends and ends[0] < ends[1]
+    targets[:, 1] = 0  # a class that no clip carries has none
+    found = bootstrap(rng.random((100, 3)), targets, resamples=20)
+    assert np.isnan(found.average_precision[:, 1]).all() and 0 < found.mAP.low <= found.mAP.high

@@ -28,7 +28,8 @@ ANIMAL, DOG, BARK, CAT = range(4)
 LABELS = {"a": [ANIMAL], "b": [ANIMAL, DOG], "c": [BARK], "d": [CAT], "e": [DOG, BARK]}
 SCORES = np.array(
     [  # animal  dog  bark   cat
-        [0.50, 0.55, 0.90, 0.30],  # a: dog is above its mean, 0.5; bark is no direct child
+        # a: dog is above its mean; bark too, and does not follow, as it is not a direct child
+        [0.50, 0.55, 0.90, 0.30],
         [0.30, 0.40, 0.45, 0.70],  # b: bark is below its mean, cat above
         [0.41, 0.10, 0.60, 0.00],  # c: dog is below, animal, two levels up, is above its mean
         [0.40, 0.99, 0.99, 0.60],  # d: animal equals its mean; dog and bark are no kin of a cat
@@ -81,37 +82,6 @@ def test_labels_are_added_as_worked_out_by_hand(done: Enhancement):
     }
 
 
-def test_nothing_follows_from_what_was_added(tmp_path: Path):
-    """Clip a gets dog; bark, its child, is above its threshold too, and is not added."""
-    index = named_index(LABELS, MIDS)
-    done = enhance(index, in_order(SCORES), rules(tmp_path, index), "mean")
-    assert DOG in labels_of(done.after)["a"] and BARK not in labels_of(done.after)["a"]
-
-
-def test_a_score_at_the_threshold_is_not_above_it(tmp_path: Path):
-    index = named_index({"a": [ANIMAL], "b": [DOG]}, MIDS)
-    scores = np.full((2, 4), 0.5, np.float32)
-    done = enhance(index, in_order(scores), rules(tmp_path, index), "mean")
-    assert labels_of(done.after) == labels_of(index)
-    scores[0, DOG] = np.nextafter(np.float32(0.5), np.float32(1))
-    done = enhance(index, in_order(scores), rules(tmp_path, index), "mean")
-    assert labels_of(done.after)["a"] == [ANIMAL, DOG]
-
-
-@pytest.mark.parametrize(
-    ("threshold", "expected"),
-    [("mean", 0.4), ("median", 0.3), (50.0, 0.3), (25.0, 0.2), (0.0, 0.1), (10.0, 0.14)],
-)
-def test_a_threshold_is_the_statistic_of_the_clips_that_carry_the_class(threshold, expected):
-    index = named_index({f"{i}": [DOG] for i in range(4)} | {"other": [CAT]}, MIDS)
-    scores = np.full((5, 4), 0.9, np.float32)
-    scores[:4, DOG] = [0.1, 0.2333333, 0.3666667, 0.9]
-    pairs = {"I": np.zeros((4, 4), bool)}
-    done = enhance(index, in_order(scores), pairs, threshold)
-    assert done.thresholds[DOG] == pytest.approx(expected, abs=1e-6)
-    assert done.thresholds[CAT] == pytest.approx(0.9) and np.isnan(done.thresholds[ANIMAL])
-
-
 def test_weights_follow_the_enhanced_labels(done: Enhancement):
     counts = done.after.class_counts()
     assert counts.tolist() == [3, 3, 2, 2]
@@ -127,7 +97,8 @@ def brute_force(labels, scores, pairs, threshold):
     ]
     limit = [np.mean(values, dtype=np.float64) if values else np.inf for values in carried]
     if threshold != "mean":
-        limit = [np.percentile(np.float64(v), threshold) if v else np.inf for v in carried]
+        percentile = 50.0 if threshold == "median" else threshold
+        limit = [np.percentile(np.float64(v), percentile) if v else np.inf for v in carried]
     return [
         sorted({*own, *(c for k in own for c in range(num_classes)
                         if pairs[k, c] and scores[i, c] > limit[c])})
@@ -135,18 +106,17 @@ def brute_force(labels, scores, pairs, threshold):
     ]  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(["mean", 25.0, 90.0]))
-def test_blocks_and_any_order_of_scores_give_what_the_definition_gives(seed, threshold):
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["mean", "median", 25.0, 90.0]))
+def test_blocks_and_any_order_follow_the_definition(seed, threshold):
     rng = np.random.default_rng(seed)
     num_clips, num_classes = int(rng.integers(1, 40)), int(rng.integers(2, 9))
     drawn = rng.random((num_clips, num_classes)) < 0.3
     labels = [np.flatnonzero(row).tolist() for row in drawn]
     scores = rng.choice([0.1, 0.4, 0.7, 0.9], (num_clips, num_classes)).astype(np.float32)
     above = np.triu(rng.random((num_classes, num_classes)) < 0.5, 1)
-    index = named_index(
-        {f"{i}": own for i, own in enumerate(labels)}, tuple(f"m{k}" for k in range(num_classes))
-    )
+    mids = tuple(f"m{k}" for k in range(num_classes))
+    index = named_index({f"{i}": own for i, own in enumerate(labels)}, mids)
     order = rng.permutation(num_clips)
     teacher = Teacher(scores[np.argsort(order)], order)
     with pytest.MonkeyPatch.context() as patch:
@@ -159,11 +129,8 @@ def test_blocks_and_any_order_of_scores_give_what_the_definition_gives(seed, thr
 
 def test_the_report_counts_classes_pairs_and_types(done: Enhancement):
     report = enhancement_report(done)
-    assert (report["labels_before"], report["labels_added"], report["impacted_classes"]) == (
-        7,
-        3,
-        3,
-    )
+    assert (report["labels_before"], report["labels_added"]) == (7, 3)
+    assert report["impacted_classes"] == 3
     assert report["types"]["I"] == {"labels_added": 2, "impacted_classes": 2}
     assert [row["added"] for row in report["per_class"]] == [1, 1, 0, 1]
     assert [(p["carried"], p["added"], p["labels"]) for p in report["pairs"]] == [

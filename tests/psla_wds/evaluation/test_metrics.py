@@ -11,10 +11,8 @@ from psla_wds.errors import ScoreError
 from psla_wds.evaluation.metrics import (
     CLASSES_PER_BLOCK,
     accuracy,
-    average_precision,
     d_prime,
     evaluate,
-    roc_auc,
 )
 
 
@@ -31,53 +29,16 @@ def scores_and_targets(draw, max_classes=3):
     return scores, draw(npst.arrays(np.uint8, shape, elements=st.integers(0, 1)))
 
 
-@pytest.mark.parametrize(
-    ("ranked_targets", "expected"),
-    [
-        ([1, 1, 0, 0], 1.0),
-        ([0, 1, 0, 1], (1 / 2 + 2 / 4) / 2),
-        ([1, 0, 1, 0], (1 / 1 + 2 / 3) / 2),
-        ([0, 0, 0, 1], 1 / 4),
-        ([1, 1, 1, 1], 1.0),
-    ],
-    ids=["all positives first", "every second", "first and third", "last", "only positives"],
-)
-def test_average_precision_of_a_ranking(ranked_targets, expected):
-    scores, targets = one_class(np.linspace(0.9, 0.1, len(ranked_targets)), ranked_targets)
-    assert average_precision(scores, targets) == pytest.approx([expected], abs=1e-15)
-
-
-@pytest.mark.parametrize(
-    ("scores", "targets", "expected_ap", "expected_auc"),
-    [
-        ([0.5, 0.5, 0.5, 0.5], [1, 0, 0, 0], 1 / 4, 1 / 2),
-        ([0.9, 0.5, 0.5, 0.1], [1, 1, 0, 0], (1 + 2 / 3) / 2, 3.5 / 4),
-        ([0.5, 0.5, 0.1], [0, 0, 1], 1 / 3, 0.0),
-    ],
-    ids=["all tied", "a positive tied with a negative", "tied negatives first"],
-)
-def test_ties_share_the_precision_at_their_end_and_half_the_pairs(
-    scores, targets, expected_ap, expected_auc
-):
-    scores, targets = one_class(scores, targets)
-    assert average_precision(scores, targets) == pytest.approx([expected_ap], abs=1e-15)
-    assert roc_auc(scores, targets) == pytest.approx([expected_auc], abs=1e-15)
-
-
 def test_a_class_without_positives_is_nan_and_not_zero():
     metrics = evaluate(*one_class([0.5, 0.2], [0, 0]))
     assert np.isnan(metrics.average_precision).all()
     assert np.isnan(metrics.roc_auc).all()
     assert np.isnan([metrics.mAP, metrics.mAUC, metrics.d_prime, metrics.mean_prevalence]).all()
+    metrics = evaluate(*one_class([0.5, 0.2], [1, 1]))  # no negatives
+    assert metrics.average_precision.tolist() == [1.0] and np.isnan(metrics.roc_auc).all()
 
 
-def test_a_class_without_negatives_has_no_auc():
-    metrics = evaluate(*one_class([0.5, 0.2], [1, 1]))
-    assert metrics.average_precision.tolist() == [1.0]
-    assert np.isnan(metrics.roc_auc).all()
-
-
-def test_a_class_without_positives_is_counted_and_left_out_of_the_means():
+def test_a_class_without_positives_is_left_out_of_the_means():
     scores = np.array([[0.9, 0.1, 0.3], [0.1, 0.9, 0.3], [0.5, 0.2, 0.3]], np.float32)
     targets = np.array([[0, 0, 0], [1, 1, 0], [0, 0, 0]], np.uint8)
     metrics = evaluate(scores, targets)
@@ -89,16 +50,6 @@ def test_a_class_without_positives_is_counted_and_left_out_of_the_means():
 
 
 @settings(deadline=None)
-@given(scores_and_targets(), st.randoms())
-def test_clip_order_does_not_matter(clips, random):
-    scores, targets = clips
-    order = random.sample(range(len(scores)), len(scores))
-    before, after = evaluate(scores, targets), evaluate(scores[order], targets[order])
-    np.testing.assert_allclose(after.average_precision, before.average_precision, rtol=1e-14)
-    np.testing.assert_allclose(after.roc_auc, before.roc_auc, rtol=1e-14)
-
-
-@settings(deadline=None)
 @given(scores_and_targets())
 def test_scikit_learn_agrees_with_every_tie(clips):
     check_against_scikit_learn(*clips)
@@ -106,10 +57,9 @@ def test_scikit_learn_agrees_with_every_tie(clips):
 
 def test_scikit_learn_agrees_over_several_blocks_of_classes():
     rng = np.random.default_rng(0)
-    shape = (700, 2 * CLASSES_PER_BLOCK + 3)
+    shape = (300, 2 * CLASSES_PER_BLOCK + 3)
     targets = (rng.random(shape) < np.linspace(0.002, 0.9, shape[1])).astype(np.uint8)
-    scores = np.round(rng.random(shape) + 0.3 * targets, 2).astype(np.float32)
-    check_against_scikit_learn(scores, targets)
+    check_against_scikit_learn(np.round(rng.random(shape), 2).astype(np.float32), targets)
 
 
 def check_against_scikit_learn(scores, targets):
@@ -123,28 +73,21 @@ def check_against_scikit_learn(scores, targets):
             assert metrics.roc_auc[k] == pytest.approx(expected, abs=1e-12)
 
 
-def test_d_prime_is_the_one_of_the_papers_log():
-    assert d_prime(0.974047) == pytest.approx(2.7491, abs=1e-4)
-
-
-def test_d_prime_is_of_the_mean_auc_and_no_mean_of_distances():
+def test_d_prime_is_that_of_the_mean_auc():
+    assert d_prime(0.974047) == pytest.approx(2.7491, abs=1e-4)  # the paper's log
     scores = np.array([[3, 3], [2, 2], [1, 1], [0, 0]], np.float32)
     targets = np.array([[0, 1], [1, 0], [1, 1], [0, 0]], np.uint8)
     metrics = evaluate(scores, targets)
     assert metrics.roc_auc.tolist() == [0.5, 0.75]
     assert metrics.d_prime == pytest.approx(d_prime(0.625), abs=1e-15)
-    assert metrics.d_prime != pytest.approx((d_prime(0.5) + d_prime(0.75)) / 2, abs=1e-3)
 
 
-def test_accuracy_is_the_share_of_clips_whose_class_scores_highest():
+def test_accuracy_is_the_share_of_highest_right_classes():
     scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.4], [0.6, 0.5]], np.float32)
     targets = np.array([[1, 0], [0, 1], [0, 1], [1, 0]], np.uint8)
     assert accuracy(scores, targets) == 3 / 4
-
-
-@pytest.mark.parametrize("labels", [[1, 1], [0, 0]], ids=["two classes", "no class"])
-def test_accuracy_is_for_clips_of_exactly_one_class(labels):
-    assert accuracy(np.ones((2, 2), np.float32), np.array([[1, 0], labels], np.uint8)) is None
+    for labels in ([1, 1], [0, 0]):  # there is no accuracy unless each clip has one class
+        assert accuracy(np.ones((2, 2), np.float32), np.array([[1, 0], labels], np.uint8)) is None
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

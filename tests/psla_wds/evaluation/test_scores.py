@@ -75,17 +75,15 @@ def test_a_folder_holds_the_same_as_a_file_and_is_mapped(scores: Scores, folder:
     assert [path.name for path in folder.parent.iterdir()] == ["folder"]
 
 
-def test_a_place_that_cannot_be_written_is_told(scores: Scores, score_path: Path):
+def test_a_place_that_cannot_be_written_is_named(scores: Scores, score_path: Path):
     writer = score_folder.ScoreFolder(score_path / "folder", ClassList(scores.mids, scores.names))
     with pytest.raises(PslaError, match="cannot write the scores: Not a directory"):
         writer.begin(ClipIds.of(scores.clip_ids))
     with pytest.raises(PslaError, match="cannot write the score file: File exists"):
         scores.save(score_path / "scores.npz")
-
-
-def test_a_folder_is_not_written_over_another(scores: Scores, folder: Path):
+    (score_path.parent / "there").mkdir()
+    writer = score_folder.ScoreFolder(score_path.parent / "there", ClassList((), ()))
     with pytest.raises(ScoreError, match="the output exists already"):
-        writer = score_folder.ScoreFolder(folder, ClassList((), ()))
         writer.begin(ClipIds.of(scores.clip_ids))
 
 
@@ -99,16 +97,11 @@ def spoil_array(name: str, array: np.ndarray):
         (lambda f: (f / "scores.npy").unlink(), "it lacks .*scores.npy"),
         (lambda f: (f / "scores.json").write_text("{}"), "format_version"),
         (lambda f: (f / "scores.npy").write_bytes(b""), "cut short"),
-        (
-            spoil_array("scores", np.full((40, 5), np.nan, np.float32)),
-            "200 scores are not finite",
-        ),
+        (spoil_array("scores", np.full((40, 5), np.nan, np.float32)), "200 scores are not a"),
         (spoil_array("scores", np.zeros((39, 5), np.float32)), "with as many clips"),
-        (spoil_array("targets", np.full((40, 5), 2, np.uint8)), "200 targets are not 0 or 1"),
-        (spoil_array("targets", np.array([None])), "cut short|Python objects"),
         (spoil_array("id_starts", np.zeros(41, np.int64)), "starts of clip ids do not ascend"),
     ],
-    ids=["no scores", "meta", "empty", "nan", "a clip less", "target 2", "objects", "ids"],
+    ids=["no scores", "meta", "empty", "nan", "a clip less", "ids"],
 )
 def test_a_bad_folder_says_what_is_wrong(folder: Path, spoil, message: str):
     spoil(folder)
@@ -143,40 +136,25 @@ def change_a_byte(path: Path) -> None:
     path.write_bytes(whole.replace("Speech".encode("utf-32-le"), "Speeck".encode("utf-32-le")))
 
 
-def one_score(value: float) -> np.ndarray:
-    scores = np.zeros((40, 5), np.float32)
-    scores[2, 1] = value
-    return scores
-
-
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (Path.unlink, "it does not exist"),
-        (lambda p: p.write_bytes(b""), "not an .npz, or it is cut short"),
-        (lambda p: p.write_text("clip,score\n"), "not an .npz, or it is cut short"),
         (lambda p: p.write_bytes(p.read_bytes()[:900]), "not an .npz, or it is cut short"),
         (change_a_byte, "not an .npz, or it is cut short"),
         (changed(names=None), "names is not a file in the archive"),
-        (changed(names=np.array([None] * 5)), "Python objects"),
         (changed(scores=np.zeros((40, 5))), r"scores is float64 \(40, 5\), expected float32"),
-        (changed(scores=np.zeros(40, np.float32)), r"scores is float32 \(40,\)"),
         (changed(targets=np.zeros((39, 5), np.uint8)), r"targets is uint8 \(39, 5\)"),
-        (changed(mids=np.array(["/m/0"])), "mids is str"),
-        (changed(clip_ids=np.arange(40)), "clip_ids is int64"),
-        (changed(clip_ids=np.array(["a"] * 40)), "clip_ids must be unique, but .a. occurs 40"),
-        (changed(mids=np.array(["/m/0", "/m/1", "/m/2", "/m/3", "/m/1"])), "'/m/1' occurs 2"),
-        (changed(scores=one_score(np.nan)), r"1 scores are not finite.*\(nan\) for clip clip-2"),
-        (changed(scores=one_score(-np.inf)), r"\(-inf\) for clip clip-2, class /m/1"),
-        (changed(targets=one_score(2).astype(np.uint8)), r"1 targets are not 0 or 1.*clip-2"),
+        (changed(clip_ids=np.array(["a"] * 40)), "clip_ids must be unique, but 'a' occurs 40"),
+        (changed(scores=np.full((40, 5), -np.inf, np.float32)), r"\(-inf\) for clip clip-0, class"),
+        (changed(targets=np.full((40, 5), 2, np.uint8)), r"200 targets are not 0 or 1.*clip-0"),
         (changed(scores=np.zeros((0, 5), np.float32), targets=np.zeros((0, 5), np.uint8),
                  clip_ids=np.array([], np.str_)), "it has no scores"),
     ],
-    ids=["missing", "empty", "text", "truncated", "a byte changed", "lacks an array", "objects",
-         "float64", "one axis", "a clip less", "a mid for five classes", "ids are numbers",
-         "clip twice", "mid twice", "nan", "inf", "target 2", "no clips"],
+    ids=["missing", "truncated", "a byte changed", "lacks an array", "float64", "a clip less",
+         "clip twice", "inf", "target 2", "no clips"],
 )  # fmt: skip
-def test_a_bad_score_file_says_what_is_wrong_where_and_what_to_do(score_path, spoil, message):
+def test_a_bad_score_file_says_what_is_wrong(score_path, spoil, message):
     spoil(score_path)
     with pytest.raises(ScoreError, match=message) as caught:
         Scores.load(score_path)

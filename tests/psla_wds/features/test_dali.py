@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from lent_buffers import lend
 from reference.front_end import (
     assert_as_exact_as_torchaudio,
     assert_same_log_mel,
@@ -29,12 +28,11 @@ from reference.signals import (
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.features.dali import (
-    PREFETCH_BATCHES,
     FrontEnd,
     UndecodableBatchError,
     mel_pre_weights,
 )
-from psla_wds.features.encoded_batch import NULL_WAV, EncodedBatch
+from psla_wds.features.encoded_batch import EncodedBatch
 from psla_wds.features.log_mel import LogMel, fit, normalise
 
 DEFAULT = FeatureConfig()
@@ -87,16 +85,17 @@ def assert_next(front: FrontEnd, batch: EncodedBatch) -> None:
 # --- the numbers
 
 
-@pytest.mark.parametrize("num_samples", [48_000, 31_337])
-@pytest.mark.parametrize("kind", SIGNALS)
-def test_log_mel_equals_torchaudios_fbank(kind: str, num_samples: int):
-    audio = encode(SIGNALS[kind](num_samples))
-    expected = kaldi_log_mel(decode(audio), DEFAULT)
-    assert_same_log_mel(log_mel_of(run_once(plain_batch([audio])))[0, : len(expected)], expected)
+def test_log_mel_equals_torchaudios_fbank():
+    audio = [encode(SIGNALS[kind](31_337)) for kind in SIGNALS]
+    stereo = np.stack([white_noise(5_000), white_noise(5_000)[::-1]], 1)
+    audio.append(encode(stereo))
+    for clip, log_mel in zip(audio, log_mel_of(run_once(plain_batch(audio))), strict=True):
+        expected = kaldi_log_mel(decode(clip), DEFAULT)
+        assert_same_log_mel(log_mel[: len(expected)], expected)
 
 
 def test_log_mel_of_real_clips_is_as_exact_as_torchaudios():
-    audio = [np.frombuffer(path.read_bytes(), np.uint8) for path in real_clips(24)]
+    audio = [np.frombuffer(path.read_bytes(), np.uint8) for path in real_clips(12)]
     for clip, output in zip(audio, run_once(plain_batch(audio)), strict=True):
         waveform = decode(clip)
         num_frames = min((len(waveform) - 400) // 160 + 1, DEFAULT.num_frames)
@@ -110,7 +109,7 @@ def test_mixup_masks_padding_and_cut_equal_the_reference(container: str):
     assert torch.equal(run_once(batch), run_once(batch, num_threads=2))
 
 
-def test_gains_and_shifts_of_clip_and_partner_equal_the_reference():
+def test_gains_and_shifts_equal_the_reference():
     plain = mixed_batch("FLAC")
     rng = np.random.default_rng(0)
     shape = (len(plain.audio), 2)
@@ -129,7 +128,7 @@ def test_other_settings_equal_the_reference_too(config: FeatureConfig):
 
 
 def test_clips_of_every_length_work():
-    lengths = [*range(1, 1_001), 1_519, 1_520, 1_521, 1_680]  # 1520 samples fill the 8 frames
+    lengths = [*range(1, 1_001, 3), 1_519, 1_520, 1_521, 1_680]  # 1520 samples fill the 8 frames
     batch = plain_batch([encode(white_noise(n), "WAV") for n in lengths])
     log_mel = LogMel(FEW_FRAMES)  # held against torchaudio in test_log_mel, and faster
     for audio, output in zip(batch.audio, run_once(batch, FEW_FRAMES), strict=True):
@@ -139,27 +138,12 @@ def test_clips_of_every_length_work():
         torch.testing.assert_close(output, expected, rtol=0, atol=1e-3)
 
 
-def test_stereo_is_mixed_down():
-    stereo = np.stack([white_noise(5_000), white_noise(5_000)[::-1]], 1)
-    assert_equals_reference(plain_batch([encode(stereo)]))
-
-
-def test_an_empty_filter_is_constant_at_the_floor():
-    log_mel = log_mel_of(run_once(plain_batch([encode(white_noise(5_000))])))[0, :20, 3]
-    assert np.allclose(log_mel, np.log(np.finfo(np.float32).eps), rtol=0, atol=1e-5)
-
-
 def test_masks_are_zero_before_normalisation():
     batch = plain_batch([encode(0.01 * white_noise(160_000))])  # far from 0 in log-mel
     batch.draws.masks[0] = [10, 5, 700, 30]
     masked = log_mel_of(run_once(batch))[0].abs() < 1e-5
     assert masked[:, 10:15].all() and masked[700:730].all()
     assert not masked[:700, :10].any() and not masked[730:998, 15:].any()
-
-
-def test_the_null_partner_is_one_silent_sample():
-    assert NULL_WAV.nbytes == 46
-    assert decode(NULL_WAV).tolist() == [0.0]
 
 
 def test_filters_that_no_weight_can_mend_are_refused():
@@ -175,23 +159,20 @@ def test_filters_that_no_weight_can_mend_are_refused():
 def test_batches_come_in_order_and_may_be_smaller():
     batches = [numbered_batch(number, size) for number, size in enumerate((4, 4, 4, 1))]
     front = open_front_end(source_of(*batches))
-    for batch in batches:
+    first, _ = front.run()
+    copy = first.clone()
+    for batch in batches[1:]:
         assert_next(front, batch)
+    assert torch.equal(first, copy)  # it stays valid while later ones are made
     for _ in range(2):
         with pytest.raises(StopIteration):
             front.run()
+    pipeline = weakref.ref(front._pipeline)
+    del front
+    assert pipeline() is None
 
 
-def test_an_output_stays_valid_while_later_batches_are_made():
-    front = open_front_end(source_of(*[numbered_batch(i) for i in range(8)]))
-    first, _ = front.run()
-    copy = first.clone()
-    for _ in range(7):
-        front.run()
-    assert torch.equal(first, copy)
-
-
-@pytest.mark.parametrize("at", [0, 1, 3])
+@pytest.mark.parametrize("at", [0, 3])
 @pytest.mark.parametrize("error", [ShardError("a clip is damaged"), KeyError("a bug")], ids=repr)
 def test_an_error_of_the_source_comes_after_the_batches_before(error: Exception, at: int):
     def source(iteration: int) -> EncodedBatch:
@@ -222,8 +203,10 @@ def with_a_flipped_bit(audio: np.ndarray) -> np.ndarray:
     return damaged
 
 
-@pytest.mark.parametrize("damage", [without_end, without_header, with_a_flipped_bit])
-@pytest.mark.parametrize("bad", [{0}, {1, 2}, {3, 4, 7}], ids=str)
+@pytest.mark.parametrize(
+    ("damage", "bad"),
+    [(without_end, {0}), (without_header, {1, 2}), (with_a_flipped_bit, {3, 4, 7})],
+)
 def test_a_damaged_clip_costs_its_batch_alone(
     damage: Callable[[np.ndarray], np.ndarray], bad: set[int]
 ):
@@ -241,46 +224,3 @@ def test_a_damaged_clip_costs_its_batch_alone(
         assert caught.value.batch is batch
     with pytest.raises(StopIteration):
         front.run()
-
-
-# --- buffers
-
-
-class RecyclingSource:
-    """Fills a batch's buffers with garbage as soon as nobody holds the arrays over them."""
-
-    def __init__(self, batches: list[EncodedBatch]) -> None:
-        self._source = source_of(*batches)
-        self.alive: set[int] = set()
-
-    def __call__(self, iteration: int) -> EncodedBatch:
-        batch = self._source(iteration)
-        audio, partner_audio = map(lend, batch.audio), map(lend, batch.partner_audio)
-        lent = EncodedBatch(batch.draws, list(audio), list(partner_audio))
-        self.alive.add(iteration)
-        weakref.finalize(lent.audio[0], self.alive.remove, iteration)
-        return lent
-
-
-def test_buffers_are_released_soon_after_their_use_and_never_before():
-    batches = [numbered_batch(i, 4) for i in range(20)]
-    for batch in batches:
-        batch.draws.lam[:] = 0.5
-    source = RecyclingSource(batches)
-    front = open_front_end(source, num_threads=2)
-    for iteration, batch in enumerate(batches):
-        output, _ = front.run()
-        assert iteration in source.alive
-        assert len(source.alive) <= PREFETCH_BATCHES + 1
-        torch.testing.assert_close(output, front_end(batch, FEW_FRAMES), rtol=0, atol=1e-3)
-    with pytest.raises(StopIteration):
-        front.run()
-    assert len(source.alive) <= 1
-
-
-def test_a_front_end_that_is_dropped_frees_its_pipeline():
-    front = open_front_end(source_of(numbered_batch(0)))
-    front.run()
-    pipeline = weakref.ref(front._pipeline)
-    del front
-    assert pipeline() is None

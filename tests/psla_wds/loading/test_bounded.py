@@ -1,6 +1,5 @@
 """What a rank holds stays bounded, and nothing of it is left: buffers, memory, processes."""
 
-import json
 import os
 import signal
 import subprocess
@@ -15,13 +14,7 @@ import pytest
 import torch
 from lent_buffers import lend
 
-from psla_wds import (
-    FeatureConfig,
-    LoaderConfig,
-    ReaderConfig,
-    open_indexes,
-    training_batches,
-)
+from psla_wds import FeatureConfig, LoaderConfig, ReaderConfig, open_indexes, training_batches
 from psla_wds.features.dali import PREFETCH_BATCHES
 from psla_wds.reading.reader import PendingRead
 
@@ -40,9 +33,7 @@ def log_mels(shards: Path, count: int) -> list[torch.Tensor]:
         return [batch.log_mel.clone() for batch in batches]
 
 
-def test_buffers_are_released_soon_and_not_before_they_were_used(
-    shards: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_buffers_are_released_soon_after_their_use(shards: Path, monkeypatch: pytest.MonkeyPatch):
     undisturbed = log_mels(shards, 8)
     lent: list[weakref.ref] = []
     num_held: list[int] = []
@@ -58,55 +49,6 @@ def test_buffers_are_released_soon_and_not_before_they_were_used(
     assert all(map(torch.equal, log_mels(shards, 8), undisturbed))
     assert len(num_held) >= 8
     assert max(num_held) <= 2 * BATCH_SIZE * (PREFETCH_BATCHES + 1)  # clips and their partners
-
-
-# --- memory
-
-FIVE_EPOCHS = """
-import json, os, sys
-from psla_wds import *
-
-def held():
-    pages = int(open("/proc/self/statm").read().split()[1])
-    lists = [os.listdir(f"/proc/self/{name}") for name in ("fd", "task")]
-    return pages * os.sysconf("SC_PAGE_SIZE"), *map(len, lists)
-
-config = LoaderConfig(
-    features=FeatureConfig(num_frames=64),
-    sampler=SamplerConfig(draws_per_epoch=6 * 300),
-    reader=ReaderConfig(decode_threads=1),
-)
-kept = []
-with training_batches(open_indexes([sys.argv[1]]), batch_size=6, config=config) as batches:
-    for epoch in range(5):
-        for batch in batches:
-            LEAK
-        print(json.dumps(held()))
-"""
-
-
-def held_per_epoch(shards: Path, leak: str) -> np.ndarray:
-    """Resident bytes, open files and threads after each of five epochs."""
-    program = FIVE_EPOCHS.replace("LEAK", leak)
-    command = [sys.executable, "-c", program, str(shards)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    return np.array([json.loads(line) for line in done.stdout.splitlines()])
-
-
-def growth_mib(held: np.ndarray) -> float:
-    """Over the last three epochs; the first two fill caches."""
-    return (held[4, 0] - held[1, 0]) / 2**20
-
-
-def test_nothing_grows_over_three_epochs(shards: Path):
-    held = held_per_epoch(shards, "pass")
-    assert growth_mib(held) < 4
-    assert (held[1:, 1:] == held[1, 1:]).all(), "files or threads"
-
-
-def test_a_leak_of_one_small_clip_a_batch_would_be_seen(shards: Path):
-    assert growth_mib(held_per_epoch(shards, "kept.append(bytes(10_000))")) > 4
 
 
 # --- processes
@@ -139,10 +81,10 @@ def shared_memory_of(pids: list[int]) -> set[Path]:
     return {Path(name) for name in names if name.startswith("/dev/shm/") and name[-1] != ")"}
 
 
-@pytest.mark.parametrize("victim", ["rank 0", "rank 1", "torchrun"])
-def test_whoever_is_killed_no_process_and_no_file_is_left(
-    shards: Path, tmp_path: Path, victim: str
-):
+@pytest.mark.parametrize(
+    "victim", ["torchrun", *(pytest.param(f"rank {n}", marks=pytest.mark.slow) for n in (0, 1))]
+)
+def test_whoever_is_killed_leaves_no_process_and_no_file(shards: Path, tmp_path: Path, victim: str):
     run_dir, marker = tmp_path / "run", f"MARKER={tmp_path}"
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     words += [str(MAIN), "demo", f"--index={shards}:train", f"--run-dir={run_dir}"]

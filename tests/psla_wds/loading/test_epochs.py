@@ -10,7 +10,6 @@ import sys
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch.distributed as dist
 import torch.testing._internal.distributed.fake_pg  # noqa: F401  registers the backend
@@ -130,18 +129,6 @@ def test_each_for_gives_an_epoch_and_a_break_does_not_end_it(index: ShardIndex):
     with training_batches(index, batch_size=8, config=CONFIG, first_step=6) as batches:
         assert (batches.epoch, [batches.step for _ in batches]) == (2, [7, 8])
         assert [batches.epoch for _ in batches] == [3, 3, 3, 4]
-
-
-def test_an_evaluation_has_each_clip_once_over_all_processes(index: ShardIndex):
-    rows, targets = [], []
-    for rank in range(2):
-        share = Share(rank=rank, world_size=2)
-        with evaluation_batches(index, batch_size=10, config=CONFIG, share=share) as batches:
-            for batch in batches:
-                rows += batch.rows.tolist()
-                targets.append(batch.targets.numpy())
-    assert sorted(rows) == list(range(36))
-    assert np.array_equal(np.concatenate(targets), index.targets(np.array(rows)))
 
 
 def test_a_process_group_gives_the_share(monkeypatch: pytest.MonkeyPatch):

@@ -103,15 +103,6 @@ def test_memory_and_depth_stay_within_their_settings(
         ahead.batch(-(-48 // batch_size))
 
 
-def test_what_fits_is_read_ahead(index: ShardIndex):
-    store = Store(np.full(48, MIB, np.int64))
-    ahead = counted(index, store, 2, ReaderConfig(prefetch_batches=4, memory_mib=9))
-    ahead.batch(0)
-    assert len(store.asked) == 4  # the batch itself and three more: 8 MiB of 9
-    ahead.batch(1)
-    assert len(store.asked) == 5
-
-
 @settings(max_examples=10)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=8))
 def test_a_batch_depends_on_its_iteration_alone(index: ShardIndex, iterations: list[int]):

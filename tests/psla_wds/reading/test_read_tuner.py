@@ -64,16 +64,6 @@ def test_what_is_set_stays():
     assert depth.depth == 5 and depth.threads > 4
 
 
-def test_the_first_batches_which_fill_the_pipeline_do_not_count():
-    run = Run(step_s=0.1, latency_s=0.001)
-    tuner = run.tuner()
-    for _ in range(tuner.depth):
-        run.now_s += 5.0
-        tuner.note(num_clips=BATCH, waited_s=5.0)
-    run.go(tuner)
-    assert tuner.threads == 4
-
-
 @pytest.mark.parametrize(("processes", "cores"), [(None, 16), ("8", 2), ("32", 1)])
 def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch, processes, cores: int):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(16))

@@ -13,8 +13,8 @@ import pytest
 from conftest import assert_user_error
 from services.store_server import serving
 
-from psla_wds.errors import ConfigError, ShardError
-from psla_wds.reading.reader import Reader, ReaderConfig
+from psla_wds.errors import ShardError
+from psla_wds.reading.reader import Reader
 from psla_wds.shards.index_files import read_index
 
 
@@ -125,7 +125,7 @@ def never_answering_file(folder: Path) -> None:
     os.mkfifo(folder / "shard-000002.tar")  # opening it waits for a writer
 
 
-@pytest.mark.parametrize("storage", ["file", "silent", "reset"])
+@pytest.mark.parametrize("storage", ["file", "silent"])
 def test_storage_that_never_answers_ends_the_process(copied: Path, storage: str):
     with serving(copied) as store:
         location = str(copied) if storage == "file" else store.url()
@@ -147,18 +147,3 @@ def test_storage_that_never_answers_ends_the_process(copied: Path, storage: str)
     done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
     assert_user_error(done, "did not arrive within 2 s", "shard-000002.tar, byte ", "clip clip.")
     assert "--reader.timeout-s" in err
-
-
-def test_closing_ends_the_threads(shards: Path):
-    before = threading.active_count()
-    reader = Reader(read_index(shards), threads=3)
-    reader.start(np.arange(40)).wait()
-    assert threading.active_count() > before
-    reader.close()
-    assert threading.active_count() == before
-
-
-@pytest.mark.parametrize("setting", ["threads", "decode_threads", "prefetch_batches", "memory_mib"])
-def test_a_setting_below_one_names_its_flag(setting: str):
-    with pytest.raises(ConfigError, match=f"--reader.{setting.replace('_', '-')}"):
-        ReaderConfig(**{setting: 0})

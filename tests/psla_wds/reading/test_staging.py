@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from services.store_server import serving
 
-from psla_wds import FeatureConfig, LoaderConfig, ReaderConfig, training_batches
 from psla_wds.reading.reader import Reader
 from psla_wds.reading.staging import copy_paths
 from psla_wds.shards.index import ShardIndex
@@ -111,24 +110,6 @@ def test_only_shards_that_the_index_uses_are_copied(index: ShardIndex, tmp_path:
     assert [path.name for path in tmp_path.rglob("*.tar")] == ["shard-000002.tar"]
 
 
-def test_shards_behind_a_url_are_copied_for_training(shards: Path, tmp_path: Path):
-    config = LoaderConfig(
-        features=FeatureConfig(num_frames=64),
-        reader=ReaderConfig(decode_threads=1, stage=tmp_path),
-        device="cpu",
-    )
-    with serving(shards) as store:
-        index = open_indexes([f"{store.url()}:train"])
-        with training_batches(index, batch_size=6, config=config) as batches:
-            until(lambda: all(path.exists() for path in copy_paths(index, tmp_path)))
-            time.sleep(0.1)
-            store.requests.clear()
-            rows = [batch.rows for batch in batches]
-    assert len(rows) > 3 and not store.requests
-    for copy in copy_paths(index, tmp_path):
-        assert copy.read_bytes() == (shards / copy.name).read_bytes()
-
-
 def staging_process(shards: Path, stage: Path, pause_s: float) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", STAGE_ALL, str(shards), str(stage), str(pause_s)],
@@ -140,7 +121,7 @@ def staging_process(shards: Path, stage: Path, pause_s: float) -> subprocess.Pop
     return process
 
 
-@pytest.mark.parametrize("moment", [0, 1, 2, 3, 4, "in a copy"])
+@pytest.mark.parametrize("moment", [1, "in a copy"])
 def test_a_kill_at_any_moment_leaves_no_half_copy(
     shards: Path, index: ShardIndex, tmp_path: Path, expected: list[bytes], moment: int | str
 ):
@@ -158,7 +139,7 @@ def test_a_kill_at_any_moment_leaves_no_half_copy(
     assert_reads_from_copies(index, tmp_path, expected)
 
 
-def test_two_processes_share_a_folder_and_copy_each_shard_once(
+def test_two_processes_copy_each_shard_once(
     shards: Path, index: ShardIndex, tmp_path: Path, expected: list[bytes]
 ):
     processes = [staging_process(shards, tmp_path, pause_s=0.01) for _ in range(2)]

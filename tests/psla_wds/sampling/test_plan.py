@@ -24,18 +24,12 @@ from psla_wds.sampling.plan import (
 
 SKEWED = index_with_labels([[0]] * 400 + [[1]] * 40 + [[2]] * 4)
 WORD = 2**64
-ONES = WORD - 1
 
 # philox4x64, 10 rounds, of the file kat_vectors of Random123: counter, key, and the four words.
 KNOWN_ANSWERS = [
     (
-        (0, 0, 0, 0),
-        (0, 0),
-        (0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B),
-    ),
-    (
-        (ONES, ONES, ONES, ONES),
-        (ONES, ONES),
+        (WORD - 1,) * 4,
+        (WORD - 1,) * 2,
         (0x87B092C3013FE90B, 0x438C3C67BE8D0224, 0x9CC7D7C69CD777B6, 0xA09CAEBF594F0BA0),
     ),
     (
@@ -56,7 +50,7 @@ def philox(counter: tuple[int, ...], key: tuple[int, int]) -> tuple[int, ...]:
     return c
 
 
-@pytest.mark.parametrize(("counter", "key", "words"), KNOWN_ANSWERS, ids=["0", "ones", "pi"])
+@pytest.mark.parametrize(("counter", "key", "words"), KNOWN_ANSWERS, ids=["ones", "pi"])
 def test_philox_gives_the_published_words(counter, key, words):
     assert philox(counter, key) == words
     before = sum(word * WORD**i for i, word in enumerate(counter)) - 1  # NumPy counts up first
@@ -84,22 +78,12 @@ def test_weights_are_sums_of_inverse_class_counts():
     assert clip_weights(few) == pytest.approx(expected)
 
 
-def test_weights_are_the_official_ones_but_for_scale():
-    few = index_with_labels([[0], [0, 1], [0, 1], [0, 2], [1]])
-    counts = np.array([4, 3, 1])
-    official = [sum(1000 / (counts[k] + 0.01) for k in few.labels(row)) for row in range(5)]
-    assert clip_weights(few) * 1000 == pytest.approx(official, rel=0.01)
-
-
 def test_counts_of_draws_fit_their_weights():
     weights = np.array([1.0, 2.0, 4.0, 0.5, 0.0, 3.0])
     rows = draw_rows(weights, to_uniform(raw_bits(0, 1, 0, 0, 200_000)))
     counts, drawn = np.bincount(rows, minlength=6), weights > 0
-    assert counts[4] == 0
     expected = weights[drawn] / weights.sum() * 200_000
-    assert chisquare(counts[drawn], expected).pvalue > 1e-4
-    wrong = expected * np.array([1, 1.05, 1, 1, 1])
-    assert chisquare(counts[drawn], wrong / wrong.sum() * 200_000).pvalue < 1e-4
+    assert counts[4] == 0 and chisquare(counts[drawn], expected).pvalue > 1e-4
 
 
 @given(
@@ -122,16 +106,6 @@ def plan(sampling: Sampling, seed: int, epoch: int, num_draws: int | None = None
     return plan_epoch(SKEWED, config, seed=seed, epoch=epoch)
 
 
-def test_a_shuffled_epoch_has_each_clip_once():
-    assert sorted(plan("shuffle", 0, 1).rows) == list(range(len(SKEWED)))
-
-
-def test_a_balanced_epoch_draws_all_classes_equally_often():
-    rows = plan("balanced", 0, 1, 30_000).rows
-    drawn = np.bincount([SKEWED.labels(row)[0] for row in rows])
-    assert drawn == pytest.approx([10_000] * 3, rel=0.03)
-
-
 WEIGHTS = st.lists(
     st.one_of(st.just(0.0), st.floats(1e-9, 1e-6), st.floats(0.1, 10), st.floats(1e6, 1e9)),
     min_size=1,
@@ -148,24 +122,15 @@ def test_systematic_counts_are_within_one_of_expectation(weights, num_draws, off
     assert (np.abs(counts - expected) < 1 + 1e-9).all()
 
 
-@given(st.integers(0, 2**32), st.integers(1, 99), st.integers(1, 5000))
-def test_so_are_those_of_systematic_epochs(seed, epoch, num_draws):
-    counts = np.bincount(plan("systematic", seed, epoch, num_draws).rows, minlength=len(SKEWED))
-    expected = clip_weights(SKEWED) / 3 * num_draws
-    assert counts.sum() == num_draws
-    assert (np.abs(counts - expected) < 1 + 1e-9).all()
-
-
-def test_systematic_epochs_have_the_mean_of_balanced_ones():
-    rows = np.concatenate([plan("systematic", 0, epoch).rows for epoch in range(1, 401)])
-    expected = clip_weights(SKEWED) / 3 * len(SKEWED) * 400
-    # A count is its expectation rounded down or up: its variance is at most 1/4 an epoch.
-    assert np.abs(np.bincount(rows) - expected).max() < 4.5 * (400 / 4) ** 0.5
-
-
 @pytest.mark.parametrize("sampling", ["balanced", "systematic", "shuffle"])
-def test_every_epoch_of_every_seed_has_an_order_of_its_own(sampling: Sampling):
+def test_each_epoch_of_each_seed_has_an_order_of_its_own(sampling: Sampling):
     num_draws = None if sampling == "shuffle" else 30_000
+    rows = plan(sampling, 0, 1, num_draws).rows
+    if sampling == "shuffle":
+        assert sorted(rows) == list(range(len(SKEWED)))
+    else:
+        drawn = np.bincount([SKEWED.labels(row)[0] for row in rows])
+        assert drawn == pytest.approx([10_000] * 3, rel=0.03)
     plans = [plan(sampling, *key, num_draws) for key in [(0, 1), (0, 2), (1, 1), (0, 1)]]
     assert len({one.fingerprint() for one in plans}) == 3
     assert plans[0].fingerprint() == plans[3].fingerprint()
@@ -177,11 +142,9 @@ def test_every_epoch_of_every_seed_has_an_order_of_its_own(sampling: Sampling):
         assert abs(np.corrcoef(rows[1:], rows[:-1])[0, 1]) < limit
 
 
-def test_settings_without_meaning_are_refused():
+def test_a_shuffled_epoch_has_a_fixed_number_of_draws():
     with pytest.raises(ConfigError, match="not a number of draws"):
         SamplerConfig(sampling="shuffle", draws_per_epoch=10)
-    with pytest.raises(ConfigError, match=r"--sampler\.draws-per-epoch"):
-        SamplerConfig(draws_per_epoch=0)
 
 
 @pytest.mark.parametrize("sampling", ["balanced", "systematic"])

@@ -95,7 +95,7 @@ def test_a_sidecar_survives_writing_and_reading(tmp_path: Path):
     assert read_sidecar(tar) == sidecar
 
 
-@pytest.mark.parametrize("damage", ["", "{}", "[]", '{"clips": 3}', "null", "{"])
+@pytest.mark.parametrize("damage", ["", "{}", "[]", '{"clips": 3}', "null", "[" * 20_000])
 def test_a_damaged_sidecar_is_named(tmp_path: Path, damage: str):
     tar = tmp_path / "shard-000000.tar"
     sidecar_path(tar).write_text(damage)

@@ -17,9 +17,8 @@ from psla_wds.errors import AudioError, CheckpointError, ConfigError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.features.log_mel import LogMel, fit, normalise
 from psla_wds.models.checkpoint import Checkpoint, epoch_path, save_checkpoint
-from psla_wds.tagging.config import EventConfig, WindowConfig
+from psla_wds.tagging.config import WindowConfig
 from psla_wds.tagging.tagger import Tagger
-from psla_wds.tagging.waveform_model import WaveformModel
 
 WINDOW_SAMPLES = FEATURES.max_clip_samples
 CELL_SAMPLES = 32 * FEATURES.hop_samples
@@ -46,7 +45,7 @@ def in_blocks(waveform: np.ndarray, size: int) -> Iterator[np.ndarray]:
     return (waveform[start : start + size] for start in range(0, len(waveform), size))
 
 
-@pytest.mark.parametrize("num_samples", [1, 399, 5_000, WINDOW_SAMPLES])
+@pytest.mark.parametrize("num_samples", [1, 5_000, WINDOW_SAMPLES])
 def test_a_short_recording_scores_as_in_evaluation(tagger, checkpoint, num_samples: int):
     waveform = sweep(2.0)[:num_samples]
     tags = tagger(waveform, RATE_HZ)
@@ -89,7 +88,7 @@ def test_what_fills_no_frame_gets_no_window(tagger: Tagger, extra: int):
     assert tags.window_ends_s[-1] == (WINDOW_SAMPLES + extra) / RATE_HZ
 
 
-@pytest.mark.parametrize("size", [777, 16_000])
+@pytest.mark.parametrize("size", [777])
 def test_streams_that_share_batches_are_as_each_whole(tagger: Tagger, size: int):
     waveforms = [sweep(length, seed=i) for i, length in enumerate([0.3, 4.3, 0.01, 1.6])]
     windows = list(tagger.stream(in_blocks(waveform, size) for waveform in waveforms))
@@ -109,7 +108,7 @@ def test_streams_that_share_batches_are_as_each_whole(tagger: Tagger, size: int)
 # What a waveform can be.
 
 
-@pytest.mark.parametrize(("rate_hz", "channels"), [(44_100, 2), (8_000, 1), (48_000, 6)])
+@pytest.mark.parametrize(("rate_hz", "channels"), [(44_100, 2), (8_000, 1)])
 def test_rates_and_channels_are_heard_as_when_packed(tagger, rate_hz: int, channels: int):
     mono = sweep(1.5, rate_hz=rate_hz)
     waveform = np.stack([mono * (1 - 0.1 * c) for c in range(channels)], axis=1)
@@ -128,23 +127,15 @@ def test_arrays_and_tensors_of_many_types_are_taken(tagger: Tagger):
     assert np.array_equal(tagger(halved, RATE_HZ).scores, tagger(halved.float(), RATE_HZ).scores)
 
 
-def test_silence_has_scores(tagger: Tagger):
-    tags = tagger(np.zeros(20_000, np.float32), RATE_HZ)
-    assert np.isfinite(tags.scores).all() and np.isfinite(tags.frame_scores).all()
-
-
 @pytest.mark.parametrize(
     ("waveform", "rate_hz", "message"),
     [
         (np.zeros(0, np.float32), RATE_HZ, "no sample"),
         (np.zeros(1, np.float32), 48_000, "no sample is left"),
-        (np.array([0.0, np.nan], np.float32), RATE_HZ, "NaN"),
         (np.array([1e300]), RATE_HZ, "NaN or infinite"),
         (np.zeros((2, 16_000), np.float32), RATE_HZ, "not a waveform's"),
         (np.float32(0.5), RATE_HZ, "not a waveform's"),
-        (np.zeros((3, 0), np.float32), RATE_HZ, "not a waveform's"),
         (np.zeros(9, np.complex64), RATE_HZ, "complex64"),
-        (np.zeros(9, np.float32), 0, "not a rate"),
         (np.zeros(9, np.float32), float("nan"), "not a rate"),
     ],
 )
@@ -154,16 +145,6 @@ def test_what_cannot_be_heard_is_one_error(tagger: Tagger, waveform, rate_hz, me
 
 
 # Models.
-
-
-def test_an_ensemble_is_the_mean_of_its_models(checkpoint: Checkpoint):
-    other = tiny_checkpoint(seed=1, head="mean-pooling")
-    waveform = sweep(2.5)
-    both = Tagger([checkpoint, other], device="cpu")(waveform, RATE_HZ)
-    each = [Tagger([member], device="cpu")(waveform, RATE_HZ) for member in (checkpoint, other)]
-    for name in ("window_scores", "frame_scores"):
-        mean = (getattr(each[0], name) + getattr(each[1], name)) / 2
-        np.testing.assert_allclose(getattr(both, name), mean, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -208,25 +189,12 @@ def test_a_published_checkpoint_needs_a_class_list(tmp_path: Path):
     assert tagger(sweep(0.5), RATE_HZ).top(2)[0][0] in CLASSES.names
 
 
-@pytest.mark.parametrize("num_frames", [40, 300, 512, 700, 1056, 1100])
-def test_columns_are_counted_without_weights(checkpoint: Checkpoint, num_frames: int):
-    features = replace(FEATURES, num_frames=num_frames)
-    model = WaveformModel([replace(checkpoint, features=features)])
-    _, frame_scores = model(torch.zeros(1, 100))
-    assert (model.stride_frames, model.num_columns) == (32, frame_scores.shape[1])
-
-
 # Settings.
 
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        {"windows": WindowConfig(window_s=2.0)},
-        {"device": "cuda:99"},
-        {"device": "gpu"},
-        {"batch_size": 0},
-    ],
+    [{"windows": WindowConfig(window_s=2.0)}, {"device": "gpu"}, {"batch_size": 0}],
 )
 def test_settings_that_make_no_sense_are_refused(checkpoint: Checkpoint, settings: dict):
     with pytest.raises(ConfigError, match=r"window_s|device|batch_size"):
@@ -241,13 +209,6 @@ def test_shorter_windows_are_padded_as_in_training(checkpoint: Checkpoint):
     assert tagger.layout.window_cells == 3 and tags.window_starts_s[1] == pytest.approx(0.96)
     piece = waveform[: 99 * 160 + 400]
     np.testing.assert_allclose(tags.window_scores[0], by_definition(checkpoint, piece), atol=1e-5)
-
-
-def test_events_of_tags_end_with_the_recording(tagger: Tagger):
-    tags = tagger(sweep(3.05), RATE_HZ)
-    events = tags.events(EventConfig(threshold=float(tags.frame_scores.min()) / 2))
-    assert {(e.start_s, e.end_s) for e in events} == {(0.0, 3.05)}
-    assert [event.label for event in events] == [0, 1, 2]
 
 
 ELSEWHERE = """

@@ -100,6 +100,13 @@ def test_a_wrong_row_is_refused_with_its_line(folder: Path, name: str, content: 
         clips_of(folder, name, content)
 
 
+@pytest.mark.parametrize("name", ["clip_id", "split"])
+def test_text_that_is_not_utf_8_is_refused(name: str):
+    texts = {"clip_id": "a", "split": "", name: "\ud800"}
+    with pytest.raises(ManifestError, match="UTF-8"):
+        list(checked([Clip(path=Path("a"), labels=(0,), source="x", **texts)]))
+
+
 def test_a_missing_manifest_is_named(folder: Path):
     source = ManifestSource(file=folder / "no.csv", class_labels=folder / "classes.csv")
     with pytest.raises(ManifestError, match=r"no such file\n.*no\.csv"):

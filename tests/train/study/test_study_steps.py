@@ -58,27 +58,6 @@ def test_without_an_ontology_labels_are_those_annotated():
         assert list(with_all_before([train])) == [*before, *overlay, train.name]
 
 
-def test_other_clips_and_labels_have_their_commands():
-    made, path = steps(ontology=Path("o.json"), esc50_index=("esc",)), "w/runs/recipe/seed-0"
-    score = made.elsewhere(made.model("recipe"), 0, "esc50")
-    train, predict, _ = with_all_before([score]).values()
-    assert train.words == ("w/base.json", f"--run-dir={path}", "--seed=0", "--resume")
-    assert predict.words == (path, "--index=esc", f"--output={path}/esc50.npz", "--other-classes")
-    assert score.words[1:3] == ("--index=esc", "--mapping=esc50")
-    score = made.elsewhere(made.model("recipe"), 0, "labels-both-25")
-    assert "--labels=w/labels/eval-both-25" in score.words
-    assert {"--index=eval", "--threshold", "25"} < set(score.after[1].words)
-
-
-def test_each_committee_has_a_file_of_its_own():
-    made = steps(ontology=Path("o.json"))
-    cells = {(c.members, c.best): c for c in table("committees", "balanced") if c.members}
-    assert len({made.committee(cell).output for cell in cells.values()}) == len(cells) == 8
-    (ensemble,) = made.committee(next(c for c in cells.values() if c.best)).after
-    text = Runner(1, start_process).text(ensemble)
-    assert text.startswith("python -m eval.ensemble <the best 5 of 20> --output=w/committees/best")
-
-
 def test_a_row_that_changes_nothing_here_is_a_gap():
     base = replace(DEMO, augment=replace(DEMO.augment, freq_mask=0, time_mask=0))
     found = find_numbers(table("ablation", "balanced"), Numbers(steps(base), seeds=1))

@@ -1,0 +1,56 @@
+"""Progress: drawn on a terminal, lines elsewhere; and the share of waiting for data."""
+
+import io
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from psla_wds import progress
+from psla_wds.progress import DataTimer, Interval, progress_bar
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def drawn(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress_bar(desc="epoch 1", total=40) as bar:
+        for number in range(40):
+            bar.set_postfix(loss=number, refresh=False)
+            bar.update(1)
+            time.sleep(0.005)
+    return stream.getvalue()
+
+
+def test_off_a_terminal_a_bar_is_a_line_each_interval(monkeypatch: pytest.MonkeyPatch):
+    assert progress.LOG_INTERVAL_S == 60
+    assert len(drawn(io.StringIO(), monkeypatch).splitlines()) == 2
+    monkeypatch.setattr(progress, "LOG_INTERVAL_S", 0.05)
+    lines = drawn(io.StringIO(), monkeypatch).split("\n")
+    assert lines.pop() == ""
+    assert 3 <= len(lines) <= 7  # in 0.2 s, with the first and the last
+    assert all(line.startswith("epoch 1:") and "\r" not in line for line in lines)
+    assert "0.00/40.0" in lines[0] and "40.0/40.0" in lines[-1] and "loss=39" in lines[-1]
+
+
+def test_on_a_terminal_a_bar_is_drawn_over_itself(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(progress, "TERMINAL_INTERVAL_S", 0.0)
+    text = drawn(Screen(), monkeypatch)
+    assert text.count("\r") >= 40 and text.count("\n") == 1
+
+
+def test_data_wait_is_the_share_of_time_in_next():
+    def slow_batches() -> Iterator[int]:
+        for number in range(5):
+            time.sleep(0.03)
+            yield number
+
+    timer = DataTimer(slow_batches())
+    interval = Interval(timer)
+    for _ in timer:
+        time.sleep(0.01)
+    assert 0.6 < interval.data_wait < 0.9 and interval.waited_s < interval.elapsed_s

@@ -1,0 +1,94 @@
+"""States: the last good one is found, and saving one holds nothing up."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from psla_wds.errors import CheckpointError, ConfigError
+from train.recipes import DEMO
+from train.run.folder import RunDir
+from train.run.state import TYPES, StateFiles, StateWriter
+
+
+def state(step: int, weights: torch.Tensor | None = None) -> dict[str, Any]:
+    tensor = torch.full((1000,), float(step)) if weights is None else weights
+    return dict.fromkeys(TYPES, 0) | {"step": step, "learner": {"model": {"w": tensor}}}
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_the_newest_state_is_loaded(tmp_path: Path):
+    files = StateFiles(tmp_path)
+    assert files.load() is None
+    for step in (1, 2, 3):
+        files.save(state(step))
+    loaded = files.load()
+    assert loaded["step"] == 3 and loaded["learner"]["model"]["w"].tolist() == [3.0] * 1000
+    assert {path.name for path in tmp_path.iterdir()} == {"state.pt", "state.previous.pt"}
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, Path.unlink])
+def test_the_state_before_stands_in_for_one_that_is_damaged(
+    tmp_path: Path, damage, caplog: pytest.LogCaptureFixture
+):
+    files = StateFiles(tmp_path)
+    files.save(state(1))
+    files.save(state(2))
+    damage(tmp_path / "state.pt")
+    assert files.load()["step"] == 1
+    if damage is not Path.unlink:  # a save was interrupted between its two renames
+        assert "state.pt" in caplog.text and "going on from the state before it" in caplog.text
+    damage(tmp_path / "state.previous.pt")
+    if damage is Path.unlink:
+        assert files.load() is None
+    else:
+        with pytest.raises(CheckpointError, match="damaged"):
+            files.load()
+
+
+def test_a_state_is_saved_as_it_was_and_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    files, disk = StateFiles(tmp_path), threading.Event()
+    save = StateFiles.save
+
+    def save_slowly(files: StateFiles, content: dict[str, Any]) -> None:
+        assert disk.wait(60)
+        save(files, content)
+
+    monkeypatch.setattr(StateFiles, "save", save_slowly)
+    weights = torch.ones(1000)
+    with StateWriter(files) as writer:
+        writer.save(state(1, weights))
+        weights += 1  # the next step of training
+        assert not list(tmp_path.iterdir())
+        disk.set()
+    assert torch.equal(files.load()["learner"]["model"]["w"], torch.ones(1000))
+
+
+def test_a_run_changes_its_length_if_its_rates_stay(
+    tmp_path: Path,
+):
+    for decay in ("steps", "cosine"):
+        optimizer = replace(DEMO.optimizer, decay=decay)
+        run = replace(DEMO, run_dir=tmp_path / decay, optimizer=optimizer)
+        with RunDir(run.run_dir) as folder:
+            folder.begin(run, {})
+        longer = replace(run, resume=True, epochs=7)
+        if decay == "steps":
+            assert RunDir(run.run_dir).find_state(longer) is None
+        else:
+            with pytest.raises(ConfigError, match="epochs was 6, now 7"):
+                RunDir(run.run_dir).find_state(longer)
