@@ -27,9 +27,8 @@ from psla_wds.progress import progress_bar
 from psla_wds.runtime.array_tasks import parse_task
 from sharding.packing.config import PackConfig
 from sharding.packing.forecast import forecast
-from sharding.packing.pack_all import pack_all, pack_share
+from sharding.packing.pack_all import pack_all, pack_share, retry_rejected
 from sharding.packing.plan import in_order
-from sharding.packing.retry import retry_rejected
 from sharding.sources import (
     AudioSetSource,
     Esc50Source,

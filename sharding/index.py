@@ -1,6 +1,6 @@
 """Make the index of a folder of shards anew; of tars that others built as well.
 
-    python -m sharding.index SHARDS [--class-labels CSV] [--dali-index]
+    python -m sharding.index SHARDS [--class-labels CSV]
 
 sharding.build does this for its shards at its end, unless tasks of an array make them (--task):
 then this joins them, once all stand. It is of use too when an index was lost. WebDataset tars from
@@ -31,7 +31,6 @@ from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import CLASS_LABELS, INDEX_FOLDER, META
 from psla_wds.shards.merge import merge_sidecars
 from psla_wds.shards.tar import Sidecar, read_sidecar, read_sidecars, tars_in, write_sidecar
-from sharding.foreign.sample_index import write_dali_indexes
 from sharding.foreign.scan import is_current, is_foreign, scan
 from sharding.foreign.tar_members import REPACK
 from sharding.packing.plan import PLAN_FILE, check_complete
@@ -51,8 +50,6 @@ class Args:
     """CSV of the classes: index,mid,display_name; needed where the folder has none, and copied."""
     max_rejected: Annotated[float, Within(0, 1)] = 0.01
     """Share of the clips that may be unusable before the command fails."""
-    dali_index: bool = False
-    """Also write a .idx beside each tar, for the webdataset reader of NVIDIA DALI."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -215,12 +212,8 @@ def _look_at(
     found.num_scanned += 1
     found.add(scanned.sidecar, scanned.rates)
     if len(scanned.rates) < 2:
-        _write(tar, scanned.sidecar)
-
-
-def _write(tar: Location, sidecar: Sidecar) -> None:
-    with disk_errors(tar, "write the sidecar"):
-        write_sidecar(tar, sidecar)
+        with disk_errors(tar, "write the sidecar"):
+            write_sidecar(tar, scanned.sidecar)
 
 
 def _warn_if_sorted(index: ShardIndex) -> None:
@@ -242,8 +235,6 @@ def _warn_if_sorted(index: ShardIndex) -> None:
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m sharding.index")
     index, found = make_index(args.shards, args.class_labels, max_rejected=args.max_rejected)
-    if args.dali_index:
-        write_dali_indexes(tars_in(args.shards))
     scanned = f"; {found.num_scanned:,} scanned, {len(found.rejected):,} clips refused"
     print(
         f"wrote the index of {len(index):,} clips in {len(index.shards):,} shards to "

@@ -81,12 +81,10 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def build_in_one_process(patch: pytest.MonkeyPatch) -> None:
     """Let builds start no workers, whose start takes longer than a tiny build."""
-    from sharding.packing.engines import Update
     from sharding.packing.shard import pack_shard
 
-    def run_here(tasks: Sequence[Any], workers: int) -> Iterator[Update]:
-        for task in tasks:
-            yield Update(0, 0, [pack_shard(task, lambda packed: None)])
+    def run_here(tasks: Sequence[Any], workers: int) -> Iterator[Any]:
+        return map(pack_shard, tasks)
 
     patch.setattr("sharding.packing.pack_all.run_local", run_here)
 

@@ -1,8 +1,8 @@
 """The settings of a build, whatever its source."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from psla_wds.audio.encode import OPUS_RATES_HZ, Codec
 from psla_wds.cli import LocationArg
@@ -83,36 +83,21 @@ class PackConfig:
                 where="--engine",
                 fix="--engine dask with --scheduler ADDRESS or --scheduler-file FILE",
             )
-        if self.task is not None and self.retry_rejected:
+        if self.task is not None and (self.retry_rejected or self.refuse_duplicates):
             raise ConfigError(
-                "refused clips can be retried only once all shards are made",
-                where="--task, --retry-rejected",
-                fix="run all tasks and python -m sharding.index, then this command without --task",
-            )
-        if self.task is not None and self.refuse_duplicates:
-            raise ConfigError(
-                "duplicates can be found only once all shards are made",
-                where="--task, --refuse-duplicates",
-                fix="run the build without --task; on a cluster, with --engine dask",
+                "refused clips are retried, and duplicates found, only once all shards are made",
+                where="--task with --retry-rejected or --refuse-duplicates",
+                fix="retry without --task, after python -m sharding.index; refuse duplicates in a "
+                "build without --task, on a cluster with --engine dask",
             )
 
     @property
     def layout(self) -> Layout:
-        return Layout(
-            clips_per_shard=self.clips_per_shard,
-            shard_mib=self.shard_mib,
-            seed=self.seed,
-            eval_share=self.eval_share,
-            refuse_duplicates=self.refuse_duplicates,
-        )
+        return Layout(**self._settings_of(Layout))
 
     @property
     def encoding(self) -> Encoding:
-        return Encoding(
-            codec=self.codec,
-            sample_rate_hz=self.sample_rate_hz,
-            min_clip_s=self.min_clip_s,
-            max_clip_s=self.max_clip_s,
-            keep_unlabelled=self.keep_unlabelled,
-            refuse_silent=self.refuse_silent,
-        )
+        return Encoding(**self._settings_of(Encoding))
+
+    def _settings_of(self, part: type) -> dict[str, Any]:
+        return {one.name: getattr(self, one.name) for one in fields(part)}

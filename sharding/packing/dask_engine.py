@@ -17,7 +17,7 @@ from typing import Any
 
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.io.atomic_files import disk_errors
-from sharding.packing.engines import MAX_TRIES, Update, worker_died
+from sharding.packing.engines import MAX_TRIES, worker_died
 from sharding.packing.shard import ShardResult, ShardTask, pack_shard
 
 ANSWER_S = 20
@@ -41,20 +41,16 @@ def scheduler_address(file: Path) -> str:
         ) from None
 
 
-def run_dask(tasks: Sequence[ShardTask], address: str) -> Iterator[Update]:
-    """Do the tasks on the workers of the scheduler at `address`; yields for each finished shard."""
-    packed = rejected = 0
-    with _loss_told(address), _connect(address) as client:
+def run_dask(tasks: Sequence[ShardTask], address: str) -> Iterator[ShardResult]:
+    """Do the tasks on the workers of the scheduler; yields each result as its shard is finished."""
+    with _report_loss(address), _connect(address) as client:
         if not client.nthreads():
             logger.warning("no worker has joined %s yet; waiting for one", address)
-        for result in _results(client, tasks):
-            packed += 0 if result.already_done else result.num_clips
-            rejected += 0 if result.already_done else len(result.rejected)
-            yield Update(packed, rejected, [result])
+        yield from _results(client, tasks)
 
 
 @contextmanager
-def _loss_told(address: str) -> Iterator[None]:
+def _report_loss(address: str) -> Iterator[None]:
     """Tell of the loss of the scheduler, in whatever call it shows: workers raise no `OSError`."""
     try:
         yield
@@ -126,7 +122,7 @@ def _work(task: ShardTask, folder: str) -> ShardResult:
             fix="start the build in a folder that all machines share",
         ) from None
     with disk_errors(task.tar, "make the shard"):
-        return pack_shard(task, lambda packed: None)
+        return pack_shard(task)
 
 
 def _names_relative_paths(task: ShardTask) -> bool:

@@ -3,8 +3,10 @@
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
+from psla_wds.audio.decode import ClipRefusedError
 from psla_wds.errors import ConfigError
 from psla_wds.io.atomic_files import disk_errors
 from psla_wds.io.locations import Location
@@ -16,23 +18,36 @@ from psla_wds.runtime.array_tasks import ArrayTask
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import CLASS_LABELS, INDEX_FOLDER, META
 from psla_wds.shards.merge import merge_sidecars
-from psla_wds.shards.tar import read_sidecars, tars_in
+from psla_wds.shards.tar import read_sidecars, sidecar_path, tars_in
 from sharding.packing.config import PackConfig
 from sharding.packing.dask_engine import run_dask, scheduler_address
-from sharding.packing.duplicates import find_duplicates, read_duplicates, write_duplicates
-from sharding.packing.engines import Update, run_local
+from sharding.packing.duplicates import (
+    KnownAudio,
+    find_duplicates,
+    read_duplicates,
+    write_duplicates,
+)
+from sharding.packing.engines import run_local
 from sharding.packing.forecast import settled_layout
-from sharding.packing.plan import ShardTasks, open_output, plan_shards
+from sharding.packing.plan import (
+    ShardTasks,
+    missing_shards,
+    open_output,
+    plan_shards,
+    read_plan,
+    require_same,
+)
 from sharding.packing.reports import (
     COVERAGE,
     REJECTED,
     check_rejected,
     coverage,
+    read_rejected,
     warn_of_losses,
     write_coverage,
     write_rejected,
 )
-from sharding.packing.shard import ShardResult
+from sharding.packing.shard import ShardResult, pack_clip, refusal_of
 
 TAR_NAME = re.compile(r"shard-(\d{6,})\.tar")
 
@@ -54,12 +69,12 @@ def pack_all(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> O
     without, and the same list gives the same shards when the build is run again.
     """
     tasks = _begin(clips, classes, config)
-    recovered = packed_since(config.output, len(tasks))
+    recovered = _packed_since(config.output, len(tasks))
     duplicates = read_duplicates(config.output) if config.refuse_duplicates else {}
     while True:
-        results = run(replace(tasks, duplicates=duplicates), config)
+        results = _run(replace(tasks, duplicates=duplicates), config)
         rejected = [clip for clip in _refused(results) if clip["clip_id"] not in recovered]
-        index = publish(clips, rejected, classes, config)
+        index = _publish(clips, rejected, classes, config)
         found = find_duplicates(index)
         to_refuse = dict(found) if config.refuse_duplicates else {}
         if not to_refuse:
@@ -77,12 +92,35 @@ def pack_share(
     """Make the shards of one task of an array, and say so; the index waits for all tasks."""
     tasks = _begin(clips, classes, config)
     own = task.of(tasks)
-    rejected = _refused(run(own, config))
+    rejected = _refused(_run(own, config))
     return (
         f"made {len(own):,} of {len(tasks):,} shards in {config.output} (task {task}); "
         f"{len(rejected):,} clips refused; next, when all tasks are done: "
         f"python -m sharding.index {config.output}"
     )
+
+
+def retry_rejected(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> Outcome:
+    """Pack the refused clips that can be used now, after the shards that there are.
+
+    Interrupted, it can be run again: what is in a finished shard is not tried a second time.
+    """
+    folder = config.output
+    plan = _finished_plan(folder, classes, config)
+    packed = _packed_since(folder, plan["num_shards"])
+    refused = {
+        clip["clip_id"]: clip
+        for clip in read_rejected(folder / REJECTED)
+        if clip["clip_id"] not in packed
+    }
+    usable = _usable(clips, classes, config, refused)
+    first = max([plan["num_shards"] - 1, *packed.values()]) + 1
+    _delete_unfinished(folder, plan["num_shards"], set(packed.values()))
+    per_shard = int(plan["layout"]["clips_per_shard"])
+    tasks = plan_shards(usable, classes, folder, per_shard, config.encoding)
+    results = _run(replace(tasks, first_number=first), config)
+    rejected = [*refused.values(), *_refused(results)]
+    return Outcome(_publish(clips, rejected, classes, config), rejected)
 
 
 def _begin(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> ShardTasks:
@@ -97,45 +135,43 @@ def _refused(results: Sequence[ShardResult]) -> list[dict[str, str]]:
     return [clip for result in results for clip in result.rejected]
 
 
-def packed_since(folder: Location, first_shard: int) -> dict[str, int]:
+def _packed_since(folder: Location, first_shard: int) -> dict[str, int]:
     """The clips in shards numbered from `first_shard` on, those of retries, by shard."""
     packed: dict[str, int] = {}
-    tars = numbered_from(folder, first_shard)
+    tars = _numbered_from(folder, first_shard)
     for number, sidecar in zip(tars, read_sidecars(list(tars.values())), strict=True):
         packed |= {clip_id: number for clip_id in (sidecar.clips.clip_id if sidecar else ())}
     return packed
 
 
-def numbered_from(folder: Location, first_shard: int) -> dict[int, Location]:
+def _numbered_from(folder: Location, first_shard: int) -> dict[int, Location]:
     """The tars with numbers from `first_shard` on, by number."""
     names = {tar: TAR_NAME.fullmatch(tar.name) for tar in tars_in(folder)}
     tars = {int(name[1]): tar for tar, name in names.items() if name}
     return {number: tar for number, tar in sorted(tars.items()) if number >= first_shard}
 
 
-def run(tasks: ShardTasks, config: PackConfig) -> list[ShardResult]:
+def _run(tasks: ShardTasks, config: PackConfig) -> list[ShardResult]:
     """Make the shards, with a progress bar of clips; in the order of the tasks."""
     results: list[ShardResult] = []
-    already_done = 0
+    rejected = 0
     with progress_bar(desc="packing", total=tasks.num_clips) as bar:
-        for update in _updates(tasks, config):
-            done = update.results
-            results += done
-            already_done += sum(r.num_clips + len(r.rejected) for r in done if r.already_done)
-            bar.update(already_done + update.packed + update.rejected - bar.n)
-            shards = f"{len(results)}/{len(tasks)}"
-            bar.set_postfix(shards=shards, rejected=update.rejected, refresh=False)
+        for result in _finished(tasks, config):
+            results.append(result)
+            rejected += len(result.rejected)
+            bar.update(result.num_clips + len(result.rejected))
+            bar.set_postfix(shards=f"{len(results)}/{len(tasks)}", rejected=rejected, refresh=False)
     return sorted(results, key=lambda result: result.number)
 
 
-def _updates(tasks: ShardTasks, config: PackConfig) -> Iterator[Update]:
+def _finished(tasks: ShardTasks, config: PackConfig) -> Iterator[ShardResult]:
     if config.engine == "local":
         return run_local(tasks, config.workers)
     file = config.scheduler_file
     return run_dask(tasks, scheduler_address(file) if file else str(config.scheduler))
 
 
-def publish(
+def _publish(
     clips: Sequence[Clip], rejected: list[dict[str, str]], classes: ClassList, config: PackConfig
 ) -> ShardIndex:
     """List the clips refused and missing and, unless they are too many, write the index."""
@@ -170,10 +206,56 @@ def _warn_of_doubtful(num_silent: int, duplicates: Iterator[tuple[str, str]]) ->
         )
 
 
-def check_classes(folder: Location, classes: ClassList) -> None:
+def _finished_plan(folder: Location, classes: ClassList, config: PackConfig) -> dict[str, Any]:
+    """The plan that refused clips are retried after; `ConfigError` if it is of another build."""
+    plan = read_plan(folder)
+    if plan is None or missing_shards(folder):
+        raise ConfigError(
+            "no build was finished here",
+            where=folder,
+            fix="run the same command without --retry-rejected first",
+        )
+    wanted = asdict(config.layout)
+    if config.shard_mib is not None:
+        wanted["clips_per_shard"] = plan["layout"]["clips_per_shard"]
+    settings = {"layout": wanted, "encoding": asdict(config.encoding)}
+    require_same(plan, settings, ("layout", "encoding"), folder)
     if read_class_list(folder / CLASS_LABELS) != classes:
         raise ConfigError(
             "the shards were packed with another class list",
             where=folder / CLASS_LABELS,
             fix="use that list, or choose another --output",
         )
+    return plan
+
+
+def _usable(
+    clips: Sequence[Clip],
+    classes: ClassList,
+    config: PackConfig,
+    refused: dict[str, dict[str, str]],
+) -> list[Clip]:
+    """The refused clips that can be used now; `refused` keeps the others, with their new reason."""
+    known = KnownAudio(config.output) if config.refuse_duplicates else None
+    waiting = [clip for clip in clips if clip.clip_id in refused]
+    usable = []
+    for clip in progress_bar(waiting, desc="trying refused clips"):
+        mids = tuple(classes.mids[label] for label in clip.labels)
+        try:
+            packed, _ = pack_clip(clip, mids, config.encoding)
+            if known and (first := known.add(packed)) is not None:
+                raise ClipRefusedError("duplicate", f"the same audio as clip {first}")
+        except ClipRefusedError as error:
+            refused[clip.clip_id] = refusal_of(clip, error)
+        else:
+            usable.append(clip)
+            del refused[clip.clip_id]
+    return usable
+
+
+def _delete_unfinished(folder: Location, first_shard: int, finished: set[int]) -> None:
+    """Shards of a retry that was interrupted, which no later one would complete."""
+    for number, tar in _numbered_from(folder, first_shard).items():
+        if number not in finished:
+            at(sidecar_path(tar)).remove()
+            at(tar).remove()

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,6 @@ class ShardResult:
     num_clips: int
     rejected: list[dict[str, str]]
     num_silent: int
-    already_done: bool
 
 
 def _described(clip: Clip, mids: tuple[str, ...]) -> list[Any]:
@@ -91,26 +90,54 @@ def _described(clip: Clip, mids: tuple[str, ...]) -> list[Any]:
     return [*(values | {"path": str(clip.path), "labels": (), "part": part}).values(), mids]
 
 
-Progress = Callable[[bool], None]
-"""Called for each clip, with whether it was packed."""
-
-
-def pack_shard(task: ShardTask, progress: Progress) -> ShardResult:
+def pack_shard(task: ShardTask) -> ShardResult:
     """Make the shard, unless it is there already: a shard is done if its sidecar says so."""
     sidecar = finished_sidecar(task)
-    if sidecar:
-        return _result(task, sidecar, already_done=True)
-    packing = _Packing(task, progress)
-    with disk_errors(task.tar, "write the shard"):
-        written = write_tar(task.tar, packing.clips())
-        sidecar = packing.sidecar(written)
-        write_sidecar(task.tar, sidecar)
-    return _result(task, sidecar, already_done=False)
-
-
-def _result(task: ShardTask, sidecar: Sidecar, *, already_done: bool) -> ShardResult:
+    if sidecar is None:
+        rejected, silent = list[dict[str, str]](), list[str]()
+        with disk_errors(task.tar, "write the shard"):
+            written = write_tar(task.tar, _packed(task, rejected, silent))
+            sidecar = _sidecar(task, written, rejected, silent)
+            write_sidecar(task.tar, sidecar)
     num_clips, num_silent = len(sidecar.clips.clip_id), len(sidecar.silent)
-    return ShardResult(task.number, num_clips, sidecar.rejected, num_silent, already_done)
+    return ShardResult(task.number, num_clips, sidecar.rejected, num_silent)
+
+
+def _packed(
+    task: ShardTask, rejected: list[dict[str, str]], silent: list[str]
+) -> Iterator[PackedClip]:
+    """The clips that can be used; adds the others to `rejected`, and ids to `silent`."""
+    for clip in task.clips:
+        try:
+            if clip.clip_id in task.duplicates:
+                original = task.duplicates[clip.clip_id]
+                raise ClipRefusedError("duplicate", f"the same audio as clip {original}")
+            packed, level = pack_clip(clip, task.mids_of(clip), task.encoding)
+        except ClipRefusedError as error:
+            rejected.append(refusal_of(clip, error))
+        else:
+            if level < SILENT_DBFS:
+                silent.append(clip.clip_id)
+            yield packed
+
+
+def _sidecar(
+    task: ShardTask, written: WrittenTar, rejected: list[dict[str, str]], silent: list[str]
+) -> Sidecar:
+    versions = {"libsndfile": soundfile.__libsndfile_version__, "soxr": soxr.__version__}
+    if any(clip.path.suffix.lower() in ffmpeg.SUFFIXES for clip in task.clips):
+        versions["ffmpeg"] = ffmpeg.version() or "none"
+    return Sidecar(
+        shard=task.tar.name,
+        task=task.fingerprint(),
+        size_bytes=written.size_bytes,
+        sha256=written.sha256,
+        sample_rate_hz=task.encoding.sample_rate_hz,
+        clips=written.clips,
+        rejected=rejected,
+        versions=versions,
+        silent=silent,
+    )
 
 
 def finished_sidecar(task: ShardTask) -> Sidecar | None:
@@ -155,49 +182,3 @@ def refusal_of(clip: Clip, error: ClipRefusedError) -> dict[str, str]:
         "reason": error.reason,
         "detail": str(error),
     }
-
-
-class _Packing:
-    """The clips of a shard as they are packed, and what is told of them on the way."""
-
-    def __init__(self, task: ShardTask, progress: Progress) -> None:
-        self._task, self._progress = task, progress
-        self.rejected: list[dict[str, str]] = []
-        self._silent: list[str] = []
-
-    def clips(self) -> Iterator[PackedClip]:
-        for clip in self._task.clips:
-            try:
-                packed = self._pack(clip)
-            except ClipRefusedError as error:
-                self.rejected.append(refusal_of(clip, error))
-                self._progress(False)
-            else:
-                self._progress(True)
-                yield packed
-
-    def _pack(self, clip: Clip) -> PackedClip:
-        original = self._task.duplicates.get(clip.clip_id)
-        if original is not None:
-            raise ClipRefusedError("duplicate", f"the same audio as clip {original}")
-        packed, level = pack_clip(clip, self._task.mids_of(clip), self._task.encoding)
-        if level < SILENT_DBFS:
-            self._silent.append(clip.clip_id)
-        return packed
-
-    def sidecar(self, written: WrittenTar) -> Sidecar:
-        task = self._task
-        versions = {"libsndfile": soundfile.__libsndfile_version__, "soxr": soxr.__version__}
-        if any(clip.path.suffix.lower() in ffmpeg.SUFFIXES for clip in task.clips):
-            versions["ffmpeg"] = ffmpeg.version() or "none"
-        return Sidecar(
-            shard=task.tar.name,
-            task=task.fingerprint(),
-            size_bytes=written.size_bytes,
-            sha256=written.sha256,
-            sample_rate_hz=task.encoding.sample_rate_hz,
-            clips=written.clips,
-            rejected=self.rejected,
-            versions=versions,
-            silent=self._silent,
-        )

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from foreign_tars import audio_of
+from data_sets import audio_of
 from fuzz.mutations import changed_bytes
 from fuzz.properties import fuzz, tiers
 from hypothesis import strategies as st

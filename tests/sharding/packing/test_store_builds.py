@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,17 @@ import fsspec
 import numpy as np
 import pytest
 import soundfile
-from conftest import assert_user_error, manifest_arguments, run_command, write_corpus
-from data_sets import write_classes, write_esc50, write_fsd50k, write_sound
-from foreign_tars import write_tars
+from builds import build as build_by_command
+from builds import content as content_on_disk
+from conftest import (
+    assert_user_error,
+    build_in_one_process,
+    manifest_arguments,
+    run,
+    run_command,
+    write_corpus,
+)
+from data_sets import write_classes, write_esc50, write_fsd50k, write_sound, write_tars
 from services.s3_server import CREDENTIALS, forget_credentials, serving_s3
 from services.store_server import serving
 
@@ -35,8 +43,6 @@ from sharding.index import make_index
 from sharding.info import summarise
 from sharding.packing.config import PackConfig
 from sharding.packing.decode import decode
-from sharding.packing.engines import Update
-from sharding.packing.shard import ShardTask, pack_shard
 from sharding.sources import (
     AudioSetSource,
     Esc50Source,
@@ -75,15 +81,9 @@ class Bucket:
         return replace(PackConfig(output=self.location(output), clips_per_shard=12), **settings)
 
 
-def in_this_process(tasks: Sequence[ShardTask], workers: int) -> Iterator[Update]:
-    """An engine for a store that other processes do not see."""
-    for task in tasks:
-        yield Update(0, 0, [pack_shard(task, lambda packed: None)])
-
-
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    monkeypatch.setattr("sharding.packing.pack_all.run_local", in_this_process)
+    build_in_one_process(monkeypatch)  # other processes do not see the store
     monkeypatch.setattr("psla_wds.io.remote.RETRY_PAUSES_S", (0.0, 0.0))
     fs = fsspec.filesystem("memory")
     yield Bucket("memory://", fs)
@@ -103,11 +103,6 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
 @pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.slow)])
 def bucket(request: pytest.FixtureRequest) -> Bucket:
     return request.getfixturevalue(request.param)
-
-
-def content_on_disk(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def source(corpus: Path, **settings: Location) -> ManifestSource:
@@ -203,27 +198,6 @@ def test_refused_clips_are_tried_again_in_a_store(tmp_path: Path, bucket: Bucket
     assert all(again[name] == first[name] for name in first if name.endswith(".tar"))
 
 
-def test_duplicates_are_found_in_a_store(tmp_path: Path, memory: Bucket):
-    corpus = write_corpus(tmp_path, num_clips=24)
-    shutil.copy(corpus / "clip.000.wav", corpus / "clip.012.wav")
-    build(source(corpus), memory.config("a", refuse_duplicates=True, max_rejected=0.1))
-    assert len(read_index(memory.location("a"))) == 23
-    assert len(json.loads(memory.content("a")["duplicates.json"])) == 1
-    assert check(memory.location("a"), deep=False) == []
-
-
-def test_a_store_is_checked_as_a_disk_is(corpus: Path, memory: Bucket):
-    build(source(corpus), memory.config("a"))
-    tar = bytearray(memory.fs.cat("/a/shard-000001.tar"))
-    tar[len(tar) // 2] ^= 1
-    memory.fs.pipe("/a/shard-000001.tar", bytes(tar))
-    memory.fs.pipe("/a/stray.tar", b"")
-    memory.fs.rm("/a/shard-000003.tar")
-    problems = "\n".join(check(memory.location("a"), deep=False))
-    assert "stray.tar: not in the index" in problems and "shard-000003.tar: missing" in problems
-    assert "shard-000001.tar: the SHA-256 differs" in problems
-
-
 @pytest.mark.parametrize("begun", [True, False])
 def test_another_build_in_a_store_is_not_overwritten(corpus: Path, memory: Bucket, begun: bool):
     if begun:
@@ -238,9 +212,7 @@ def test_another_build_in_a_store_is_not_overwritten(corpus: Path, memory: Bucke
 
 
 def test_an_output_of_file_is_a_folder(corpus: Path, shards: Path, tmp_path: Path):
-    arguments = manifest_arguments(corpus, Path("x"))[:-2]
-    output = f"--output=file://{tmp_path}/out"
-    run_command("sharding.build", "manifest", *arguments, output, "--clips-per-shard=12")
+    build_by_command(corpus, f"file://{tmp_path}/out")
     assert content_on_disk(tmp_path / "out") == content_on_disk(shards)
 
 
@@ -370,13 +342,13 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Every file of a build on a disk."""
     output = tmp_path_factory.mktemp("whole") / "shards"
-    run_command("sharding.build", "manifest", *manifest_arguments(many, output))
+    build_by_command(many, output)
     return content_on_disk(output)
 
 
-def arguments(corpus: Path, output: str, *more: str) -> list[str]:
-    words = [str(corpus / "clips.jsonl"), f"--class-labels={corpus / 'classes.csv'}"]
-    return ["manifest", *words, f"--output={output}", "--clips-per-shard=12", *more]
+def run_process(module: str, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own: s3fs keeps what it once read of the environment."""
+    return run([sys.executable, "-m", module, *words], check=check)
 
 
 @pytest.mark.slow
@@ -386,7 +358,7 @@ def test_a_build_killed_at_any_moment_ends_as_on_a_disk(
     many: Path, whole: dict[str, bytes], s3: Bucket, seed: int
 ):
     rng = random.Random(seed)
-    words = arguments(many, "s3://bucket/a/b", "--workers=2")
+    words = ["manifest", *manifest_arguments(many, "s3://bucket/a/b"), "--workers=2"]
     process = subprocess.Popen(
         [sys.executable, "-m", "sharding.build", *words],
         stderr=subprocess.DEVNULL,
@@ -401,7 +373,7 @@ def test_a_build_killed_at_any_moment_ends_as_on_a_disk(
     (os.killpg if rng.random() < 0.5 else os.kill)(process.pid, signal.SIGKILL)
     process.wait()
     assert "index/meta.json" not in s3.content("a/b")
-    run_command("sharding.build", *words)
+    run_process("sharding.build", *words)
     assert s3.content("a/b") == whole
 
 
@@ -410,12 +382,14 @@ def test_a_build_killed_at_any_moment_ends_as_on_a_disk(
 def test_every_command_takes_a_bucket(corpus: Path):
     url = "s3://bucket/shards"
     for task in ("0/2", "1/2"):
-        done = run_command("sharding.build", *arguments(corpus, url, f"--task={task}"))
+        done = run_process(
+            "sharding.build", "manifest", *manifest_arguments(corpus, url), f"--task={task}"
+        )
         assert f"sharding.index {url}" in done.stdout
-    run_command("sharding.index", url)
-    assert "agree" in run_command("sharding.check", url, "--deep").stdout
-    assert "48 clips" in run_command("sharding.info", url).stdout
-    assert "48 clips" in run_command("sharding.stats", f"{url}:train,eval", "--clips=8").stdout
+    run_process("sharding.index", url)
+    assert "agree" in run_process("sharding.check", url, "--deep").stdout
+    assert "48 clips" in run_process("sharding.info", url).stdout
+    assert "48 clips" in run_process("sharding.stats", f"{url}:train,eval", "--clips=8").stdout
 
 
 @pytest.mark.slow
@@ -423,11 +397,12 @@ def test_what_a_bucket_refuses_is_one_error(
     corpus: Path, s3: Bucket, monkeypatch: pytest.MonkeyPatch
 ):
     def message_of(output: str) -> Any:
-        return run_command("sharding.build", *arguments(corpus, output), check=False)
+        words = ["manifest", *manifest_arguments(corpus, output)]
+        return run_process("sharding.build", *words, check=False)
 
     nowhere = "s3://nobucket/shards"
     assert_user_error(message_of(nowhere), "no such bucket", nowhere)
-    assert_user_error(run_command("sharding.info", nowhere, check=False), "no such folder")
+    assert_user_error(run_process("sharding.info", nowhere, check=False), "no such folder")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     assert_user_error(message_of("s3://bucket/a"), "can be reached from here")

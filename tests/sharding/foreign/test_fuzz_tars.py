@@ -8,22 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from foreign_tars import audio_of, write_class_labels, write_members
+from builds import AUDIO, own_shard, use_index
+from data_sets import audio_of, write_class_labels, write_members
+from fuzz.mutations import AWKWARD_TEXTS, changed_bytes, changed_json
+from fuzz.properties import accepted, fuzz, tiers
 from hypothesis import strategies as st
-from mutations import AWKWARD_TEXTS, changed_bytes, changed_json
-from properties import accepted, fuzz, tiers
-from test_fuzz_index import use
 
-from psla_wds.audio.decode import decode_pcm
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.shards.index_files import read_index
 from psla_wds.shards.merge import merge_sidecars
-from psla_wds.shards.tar import PackedClip, Sidecar, write_sidecar, write_tar
+from psla_wds.shards.tar import read_sidecar, write_sidecar
 from sharding.check import check
 from sharding.index import make_index
 
-AUDIO = audio_of(0, "flac")
-NUM_SAMPLES = len(decode_pcm(AUDIO)[0])
 METADATA = b'{"labels": ["/t/1"], "clip_id": "id", "split": "eval", "duration_s": 0.4}'
 MEMBERS = {
     "a.flac": AUDIO,
@@ -96,7 +93,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @tiers(100, 8000)
-def test_a_changed_tar_of_others_is_refused_or_makes_a_sound_index(folder: Path, num_cases: int):
+def test_a_changed_tar_of_others_is_refused_or_sound(folder: Path, num_cases: int):
     classes = write_class_labels(folder.parent / "classes.csv")
     write_members(folder / "original.tar", MEMBERS)
     original = (folder / "original.tar").read_bytes()
@@ -107,7 +104,7 @@ def test_a_changed_tar_of_others_is_refused_or_makes_a_sound_index(folder: Path,
         (folder / "part.tar").write_bytes(content)
         found = accepted(lambda: make_index(folder, classes, max_rejected=1.0))
         if found:
-            accepted(lambda: use(found[0]))
+            accepted(lambda: use_index(found[0]))
             assert accepted(lambda: check(folder, deep=False)) == []
             accepted(lambda: check(folder, deep=True))
         assert sorted(os.listdir(folder.parent)) == ["canary", "classes.csv", "shards"]
@@ -127,17 +124,15 @@ def test_a_changed_tar_of_ours_is_named_by_the_check(folder: Path, num_cases: in
             assert (accepted(lambda deep=deep: check(folder, deep=deep)) != []) == (
                 content != original
             )
-        accepted(lambda: use(read_index(folder)))
+        accepted(lambda: use_index(read_index(folder)))
 
     fuzz(num_cases, changed_bytes(original), changed)
 
 
 @tiers(40, 3000)
-def test_a_tar_whose_sidecar_was_made_to_fit_it_is_checked_without_harm(
-    folder: Path, num_cases: int
-):
+def test_a_changed_tar_that_its_sidecar_fits_does_no_harm(folder: Path, num_cases: int):
     tar = own_shard(folder, "shard-000000.tar")
-    sidecar = own_sidecar(tar)
+    sidecar = read_sidecar(tar)
 
     def changed(content: bytes) -> None:
         tar.write_bytes(content)
@@ -147,40 +142,3 @@ def test_a_tar_whose_sidecar_was_made_to_fit_it_is_checked_without_harm(
             accepted(lambda: check(folder, deep=True))
 
     fuzz(num_cases, changed_bytes(tar.read_bytes()) | awkward_tar(), changed)
-
-
-@pytest.mark.parametrize("name", ["pipe:touch canary #.tar", "x::pipe:touch canary #.tar"])
-def test_a_shard_that_is_named_like_a_command_is_not_run(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
-):
-    monkeypatch.chdir(folder)
-    own_shard(Path(), name)
-    accepted(lambda: check(Path(), deep=True))
-    assert not (folder / "canary").exists()
-
-
-def own_shard(folder: Path, name: str) -> Path:
-    """A folder of one shard in our own layout, with its index."""
-    tar = folder / name
-    write_sidecar(tar, own_sidecar(tar))
-    write_class_labels(folder / "class_labels_indices.csv")
-    merge_sidecars(folder)
-    return tar
-
-
-def own_sidecar(tar: Path) -> Sidecar:
-    clips = [
-        PackedClip(clip_id, AUDIO, "flac", NUM_SAMPLES, 16_000, ("/t/1",), "train", "x")
-        for clip_id in ("a", "b")
-    ]
-    columns = write_tar(tar, clips).clips
-    return Sidecar(
-        shard=tar.name,
-        task="task",
-        size_bytes=tar.stat().st_size,
-        sha256=sha256_of(tar),
-        sample_rate_hz=16_000,
-        clips=columns,
-        rejected=[],
-        versions={},
-    )

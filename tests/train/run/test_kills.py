@@ -14,7 +14,7 @@ import torch
 from psla_wds.models.checkpoint import epoch_checkpoints, load_checkpoint
 from train.run.log import read_run
 
-MAIN = Path(__file__).parents[2] / "train" / "main.py"
+MAIN = Path(__file__).parents[3] / "train" / "main.py"
 EPOCHS, STEPS_PER_EPOCH = 15, 6
 
 
@@ -59,24 +59,28 @@ def kill_while_it_runs(
     return True
 
 
+@pytest.fixture(scope="module")
+def left_alone(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "left alone"
+    subprocess.run(command(shards, run_dir, 2), check=True, capture_output=True)
+    return run_dir
+
+
+def start(words: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_twenty_kills_of_any_process_change_nothing(shards: Path, tmp_path: Path):
-    left_alone, killed = tmp_path / "left alone", tmp_path / "killed"
-    subprocess.run(command(shards, left_alone, 2), check=True, capture_output=True)
-    rng, num_kills = random.Random(0), 0
-    while num_kills < 20:
-        agent = subprocess.Popen(
-            command(shards, killed, 2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        if not kill_while_it_runs(agent, killed / "log.jsonl", rng):
-            break
+def test_twenty_kills_of_any_process_change_nothing(shards: Path, left_alone: Path, tmp_path: Path):
+    killed, rng = tmp_path / "killed", random.Random(0)
+    for _ in range(20):
+        agent = start(command(shards, killed, 2))
+        assert kill_while_it_runs(agent, killed / "log.jsonl", rng), "it ended too early"
         agent.wait(timeout=120)
-        num_kills += 1
     subprocess.run(command(shards, killed, 2), check=True, capture_output=True)
     losses, scores, weights = outcome(killed)
     expected_losses, expected_scores, expected_weights = outcome(left_alone)
-    assert num_kills == 20
     assert [step for step, _ in losses] == list(range(1, EPOCHS * STEPS_PER_EPOCH + 1))
     assert losses == expected_losses and scores == expected_scores
     assert all(torch.equal(weights[name], expected_weights[name]) for name in expected_weights)
@@ -84,15 +88,11 @@ def test_twenty_kills_of_any_process_change_nothing(shards: Path, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_torchrun_restarts_what_was_killed_to_the_same_end(shards: Path, tmp_path: Path):
-    left_alone, killed = tmp_path / "left alone", tmp_path / "killed"
-    subprocess.run(command(shards, left_alone, 2), check=True, capture_output=True)
-    agent = subprocess.Popen(
-        command(shards, killed, 2, max_restarts=3),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    rng = random.Random(0)
+def test_torchrun_restarts_a_killed_run_to_the_same_end(
+    shards: Path, left_alone: Path, tmp_path: Path
+):
+    killed, rng = tmp_path / "killed", random.Random(0)
+    agent = start(command(shards, killed, 2, max_restarts=3))
     for _ in range(3):
         assert kill_while_it_runs(agent, killed / "log.jsonl", rng, spare_agent=True)
     assert agent.wait(timeout=300) == 0

@@ -1,3 +1,5 @@
+"""Sources that read lists of clips: manifests, AudioSet's segments, a folder per class."""
+
 import json
 import math
 import os
@@ -57,19 +59,18 @@ def test_a_zero_is_a_value_and_not_an_absence(folder: Path):
     assert (nothing[0].clip_id, nothing[0].end_s, nothing[0].labels) == ("1", math.inf, ())
 
 
-def test_a_file_whose_name_begins_like_a_comment_is_a_clip(folder: Path):
-    clips = clips_of(folder, "m.csv", "path,labels\n#1.wav,Dog\n\n2.wav,Dog\n")
-    assert [clip.clip_id for clip in clips] == ["#1.wav", "2.wav"]
-
-
-def test_the_length_of_a_clip_id_is_told_in_bytes(folder: Path):
-    with pytest.raises(ManifestError, match="1 to 200 bytes, this one 202"):
-        clips_of(folder, "m.csv", f"path,labels\n{'é' * 101},Dog\n")
-
-
-def test_a_label_given_twice_counts_once(folder: Path):
-    clip = clips_of(folder, "m.csv", "path,labels\n1.wav,Dog|/m/a|0\n")[0]
-    assert clip.labels == (0,)
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("#1.wav,Dog\n\n2.wav,Dog\n", [("#1.wav", (0,)), ("2.wav", (0,))]),
+        ("1.wav,Dog|/m/a|0\n", [("1.wav", (0,))]),
+        ("1.wav,\n2.wav,|\n3.wav,Dog\n", [("1.wav", ()), ("2.wav", ()), ("3.wav", (0,))]),
+    ],
+    ids=["name like a comment", "label twice", "without labels, for the packer to refuse"],
+)
+def test_rows_of_a_csv_become_clips(folder: Path, rows: str, expected: list):
+    clips = clips_of(folder, "m.csv", "path,labels\n" + rows)
+    assert [(clip.clip_id, clip.labels) for clip in clips] == expected
 
 
 @pytest.mark.parametrize(
@@ -91,11 +92,19 @@ def test_a_label_given_twice_counts_once(folder: Path):
         ("m.jsonl", '{"path": "1.wav", "labels": 3}\n', "labels are no list\n.*line 1"),
         ("m.jsonl", '{"labels": ["Dog"]}\n', "no path\n.*line 1"),
         ("m.txt", "1.wav\n", "neither .jsonl nor .csv"),
+        ("m.csv", f"path,labels\n{'é' * 101},Dog\n", "1 to 200 bytes, this one 202"),
     ],
 )
 def test_a_wrong_row_is_refused_with_its_line(folder: Path, name: str, content: str, message: str):
     with pytest.raises(ManifestError, match=message):
         clips_of(folder, name, content)
+
+
+@pytest.mark.parametrize("name", ["clip_id", "split"])
+def test_text_that_is_not_utf_8_is_refused(name: str):
+    texts = {"clip_id": "a", "split": "", name: "\ud800"}
+    with pytest.raises(ManifestError, match="UTF-8"):
+        list(checked([Clip(path=Path("a"), labels=(0,), source="x", **texts)]))
 
 
 def test_a_missing_manifest_is_named(folder: Path):
@@ -138,7 +147,7 @@ def audioset_clips(folder: Path, *file_names: str) -> list[Clip]:
         ("Y--PJHxphWEs_30.000_40.000.mp3", False),
     ],
 )
-def test_audioset_files_are_found_under_the_names_that_downloaders_give(
+def test_audioset_files_are_found_under_downloaders_names(
     folder: Path, file_name: str, may_be_cut: bool
 ):
     rest = [f"part1/{name}" for name in ("--PJHxphWEs.info.json", "--PJHxphWEs_50.000.wav")]
@@ -155,7 +164,7 @@ def test_two_files_for_one_id_are_refused_by_name(folder: Path):
         audioset_clips(folder, "a/Y--PJHxphWEs.wav", "b/--PJHxphWEs_30.000.flac")
 
 
-def test_links_are_followed_and_what_else_lies_in_the_folder_is_let_be(folder: Path):
+def test_links_are_followed_and_other_files_ignored(folder: Path):
     (folder / "elsewhere").mkdir()
     (folder / "elsewhere" / "Y--PJHxphWEs.wav").symlink_to(folder / "classes.csv")
     (folder / "audio").mkdir()
@@ -183,11 +192,6 @@ def test_a_file_in_another_encoding_is_named_with_its_line(folder: Path):
     source = ManifestSource(file=folder / "m.csv", class_labels=folder / "classes.csv")
     with pytest.raises(ManifestError, match=r"not UTF-8: .*\n.*m\.csv, after line \d\n.*iconv"):
         list(source.read()[1])
-
-
-def test_a_row_without_a_label_is_kept_for_the_packer_to_refuse(folder: Path):
-    clips = clips_of(folder, "m.csv", "path,labels\n1.wav,\n2.wav,|\n3.wav,Dog\n")
-    assert [clip.labels for clip in clips] == [(), (), (0,)]
 
 
 def test_a_folder_per_class_makes_its_own_class_list(tmp_path: Path):

@@ -47,7 +47,7 @@ def test_the_bytes_at_an_offset_are_the_audio(tmp_path_factory, clips: dict[str,
     assert columns.crc32 == [zlib.crc32(audio) for audio in clips.values()]
 
 
-def test_webdataset_reads_the_clips_back_even_with_dots_and_long_ids(tmp_path: Path):
+def test_webdataset_reads_back_clips_with_dots_and_long_ids(tmp_path: Path):
     ids = ["Y--PJ_30.000_40.000", "a.b", "a_b", "x/y", "long" * 40]
     tar = tmp_path / "shard-000000.tar"
     write_tar(tar, [packed(clip_id, clip_id.encode()) for clip_id in ids])
@@ -95,7 +95,7 @@ def test_a_sidecar_survives_writing_and_reading(tmp_path: Path):
     assert read_sidecar(tar) == sidecar
 
 
-@pytest.mark.parametrize("damage", ["", "{}", "[]", '{"clips": 3}', "null", "{"])
+@pytest.mark.parametrize("damage", ["", "{}", "[]", '{"clips": 3}', "null", "[" * 20_000])
 def test_a_damaged_sidecar_is_named(tmp_path: Path, damage: str):
     tar = tmp_path / "shard-000000.tar"
     sidecar_path(tar).write_text(damage)

@@ -7,20 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import manifest_arguments, run_command, write_corpus
-from mutations import changed_json, changed_npy
-from properties import Trap, accepted, fuzz, tiers
+from builds import build, use_index
+from conftest import build_in_one_process, write_corpus
+from fuzz.mutations import changed_json, changed_npy
+from fuzz.properties import Trap, accepted, fuzz, tiers
 
 from psla_wds.errors import ShardError
-from psla_wds.reading.reader import Reader
-from psla_wds.sampling.config import SamplerConfig
-from psla_wds.sampling.plan import plan_epoch
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import COLUMN_DTYPES, read_index
 from psla_wds.shards.merge import merge_sidecars
 from psla_wds.shards.tar import sidecar_path
 from sharding.check import check
-from sharding.info import render, summarise
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +25,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight clips in two shards."""
     folder = tmp_path_factory.mktemp("small")
     corpus = write_corpus(folder / "corpus", num_clips=8)
-    words = manifest_arguments(corpus, folder / "shards")
-    run_command("sharding.build", *["manifest", *words, "--clips-per-shard=4"])
+    with pytest.MonkeyPatch.context() as patch:
+        build_in_one_process(patch)
+        build(corpus, folder / "shards", "--clips-per-shard=4")
     return folder / "shards"
 
 
@@ -37,22 +35,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("psla_wds.io.remote.RETRY_PAUSES_S", ())
     return shutil.copytree(small, tmp_path / "shards")
-
-
-def use(index: ShardIndex) -> None:
-    """All that training and the commands ask of an index; what they refuse is refused."""
-    index.check_shards()
-    rows = np.arange(len(index))
-    assert index.targets(rows).sum() <= len(index.label_values)
-    assert all(index.where(row) and len(index.labels(row)) >= 0 for row in rows)
-    render(summarise(index), Path("x"))
-    index.select_random(len(index) // 2, seed=0)
-    plan_epoch(index, SamplerConfig(), seed=0, epoch=1)
-    reader = Reader(index, threads=1)
-    try:
-        reader.start(rows).wait()
-    finally:
-        reader.close()
 
 
 def same(one: ShardIndex, other: ShardIndex) -> bool:
@@ -64,7 +46,7 @@ def check_index(shards: Path, original: ShardIndex, *, deep: bool = False) -> No
     index = accepted(lambda: read_index(shards))
     if index is None:
         return
-    accepted(lambda: use(index))
+    accepted(lambda: use_index(index))
     if not same(index, original):
         assert accepted(lambda: check(shards, deep=deep)) != [], "a change that nothing notices"
 

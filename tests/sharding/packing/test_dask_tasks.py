@@ -40,7 +40,7 @@ class Cluster:
 
     def _done(self, task: ShardTask) -> ShardResult:
         self._num_running -= 1
-        return ShardResult(task.number, 1, [], 0, already_done=False)
+        return ShardResult(task.number, 1, [], 0)
 
 
 class InTurn:
@@ -73,11 +73,11 @@ def test_all_tasks_are_done_when_a_cluster_shrinks(monkeypatch: pytest.MonkeyPat
         ("s3://bucket/shards", "audio/a.wav", True),
     ],
 )
-def test_a_worker_needs_the_folder_of_the_build_only_for_relative_paths(
+def test_a_worker_needs_the_folder_only_for_relative_paths(
     monkeypatch: pytest.MonkeyPatch, folder: str, audio: str, shares: bool
 ):
-    packed = ShardResult(0, 1, [], 0, already_done=False)
-    monkeypatch.setattr(dask_engine, "pack_shard", lambda task, progress: packed)
+    packed = ShardResult(0, 1, [], 0)
+    monkeypatch.setattr(dask_engine, "pack_shard", lambda task: packed)
     monkeypatch.chdir(os.getcwd())
     pytest.importorskip("s3fs", reason="the extra s3 is not installed")
     task = task_of(0, folder, audio)

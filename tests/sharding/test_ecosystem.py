@@ -1,18 +1,13 @@
 """The tars as they are, in other readers: the same bytes and labels for every clip."""
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_command
 
 from psla_wds.shards.index_files import read_index
 from psla_wds.shards.tar import key_of
-from sharding.foreign.sample_index import dali_index
 
 Clips = dict[str, tuple[bytes, tuple[str, ...]]]
 """Audio and mids, by key."""
@@ -68,24 +63,13 @@ def test_hugging_face_streams_them(shards: Path, clips: Clips, tmp_path: Path):
     assert found == clips and len(samples) == len(clips)
 
 
-@pytest.fixture(scope="module")
-def with_dali_index(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    copied = shutil.copytree(shards, tmp_path_factory.mktemp("dali") / "shards")
-    run_command("sharding.index", str(copied), "--dali-index")
-    return copied
-
-
-def test_dali_reads_them_by_its_index(with_dali_index: Path, clips: Clips):
+def test_dali_reads_them(shards: Path, clips: Clips):
     from nvidia.dali import fn, pipeline_def, types
 
     @pipeline_def(batch_size=12, num_threads=1, device_id=None)
     def reader():
-        paths = tars(with_dali_index)
         audio, text = fn.readers.webdataset(
-            paths=paths,
-            index_paths=[path.replace(".tar", ".idx") for path in paths],
-            ext=["flac", "json"],
-            dtypes=[types.UINT8, types.UINT8],
+            paths=tars(shards), ext=["flac", "json"], dtypes=[types.UINT8, types.UINT8]
         )
         return audio, text
 
@@ -98,11 +82,3 @@ def test_dali_reads_them_by_its_index(with_dali_index: Path, clips: Clips):
             key = key_of(json.loads(metadata)["clip_id"])
             found[key] = (np.array(audio[row]).tobytes(), mids_in(metadata))
     assert found == clips
-
-
-def test_the_index_for_dali_is_that_of_its_own_tool(with_dali_index: Path, tmp_path: Path):
-    for tar in sorted(with_dali_index.glob("*.tar")):
-        tool = [sys.executable, "-m", "wds2idx", str(tar), str(tmp_path / "own.idx")]
-        subprocess.run(tool, check=True, capture_output=True)
-        assert tar.with_suffix(".idx").read_text() == (tmp_path / "own.idx").read_text()
-        assert dali_index(tar) == tar.with_suffix(".idx").read_text()

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from foreign_tars import write_class_labels
+from data_sets import write_class_labels
+from fuzz.mutations import AWKWARD_TEXTS, changed_bytes, changed_json
+from fuzz.properties import accepted, fuzz, tiers
 from hypothesis import strategies as st
-from mutations import AWKWARD_TEXTS, changed_bytes, changed_json
-from properties import accepted, fuzz, tiers
 
 from psla_wds.audio.decode import ClipRefusedError, load_clip
 from psla_wds.labels.class_list import ClassList, read_class_list

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY_CLASSES, assert_user_error, run_command
+from builds import build
+from conftest import TINY_CLASSES, run_command
 from label_overlays import write_ontology
 
 from eval.enhance import Args, run
@@ -15,8 +16,10 @@ from psla_wds.errors import ConfigError, LabelError, PslaError, ScoreError
 from psla_wds.evaluation.scores import Scores
 from psla_wds.shards.index_files import open_indexes
 from psla_wds.shards.overlay import META, apply_overlay
+from train.main import parse
 from train.recipes import DEMO
 from train.start import _prepare as prepare_training
+from train.start import train
 
 LOW, NOISE = 0, 3
 TREE = {"/t/3": ["/t/0", "/t/1", "/t/2"]}  # all sounds are noise
@@ -51,9 +54,7 @@ def overlay(shards: Path, teacher: Path, ontology: Path, tmp_path: Path) -> Path
     return tmp_path / "overlay"
 
 
-def test_an_overlay_holds_the_enhanced_labels_and_no_shard_is_touched(
-    shards: Path, overlay: Path, tmp_path: Path
-):
+def test_an_overlay_holds_labels_and_touches_no_shard(shards: Path, overlay: Path, tmp_path: Path):
     index = open_indexes([str(shards)])
     labelled = apply_overlay(index, overlay)
     index.check_shards()
@@ -92,16 +93,15 @@ def test_training_and_its_draws_use_the_overlay(shards: Path, overlay: Path, tmp
 def test_a_run_with_an_overlay_does_not_resume_without_it(
     shards: Path, overlay: Path, tmp_path: Path
 ):
-    run_dir = tmp_path / "run"
-    words = ["demo", f"--index={shards}", f"--run-dir={run_dir}", "--epochs=1", "--batch-size=24",
-             "--features.num-frames=64"]  # fmt: skip
-    run_command("train.main", *words, f"--labels={overlay}")
+    run_dir, scores = tmp_path / "run", tmp_path / "p"
+    words = ["demo", f"--index={shards}", f"--run-dir={run_dir}", "--epochs=1", "--batch-size=24"]
+    config = replace(parse([*words, "--features.num-frames=64"]), labels=overlay)
+    train(config)
     assert json.loads((run_dir / "config.json").read_text())["labels"] == str(overlay)
-    done = run_command("train.main", *words, "--resume", "--epochs=2", check=False)
-    assert_user_error(done, "the run was begun on other shards")
-    scores = tmp_path / "p"
-    run_command("eval.predict", str(run_dir), f"--index={shards}", f"--output={scores}",
-                f"--labels={overlay}")  # fmt: skip
+    with pytest.raises(PslaError, match="the run was begun on other shards"):
+        train(replace(config, labels=None, resume=True, epochs=2))
+    named = [f"--index={shards}", f"--output={scores}", f"--labels={overlay}"]
+    run_command("eval.predict", str(run_dir), *named)
     assert Scores.load(scores).targets.sum(axis=0).tolist() == [12, 12, 12, 24]
 
 
@@ -134,7 +134,7 @@ def high_class(folder: Path) -> None:
     ],
     ids=["starts", "values", "meta", "deep", "empty", "objects"],
 )
-def test_a_damaged_overlay_is_told(shards: Path, overlay: Path, spoil: Callable, message: str):
+def test_a_damaged_overlay_is_reported(shards: Path, overlay: Path, spoil: Callable, message: str):
     spoil(overlay)
     with pytest.raises(LabelError, match=message):
         apply_overlay(open_indexes([str(shards)]), overlay)
@@ -164,7 +164,7 @@ def other_order(scores: Scores) -> Scores:
     ],
     ids=["a clip less", "another clip", "class order", "other class"],
 )
-def test_scores_that_do_not_fit_are_refused_and_nothing_is_written(
+def test_scores_that_do_not_fit_are_refused(
     shards: Path, teacher: Path, ontology: Path, tmp_path: Path, change: Callable, message: str
 ):
     change(Scores.load(teacher)).save(teacher)
@@ -201,8 +201,8 @@ def test_bad_scores_ontologies_and_settings_are_refused(
         replace(args, output=tmp_path)
 
 
-def test_a_class_without_clips_is_told_before_it_is_left_out(
-    corpus: Path, ontology: Path, tmp_path: Path
+def test_a_class_without_clips_is_named_before_it_is_left_out(
+    corpus: Path, ontology: Path, tmp_path: Path, one_process: None
 ):
     """Shards of all clips but noise, which all others are."""
     rows = [
@@ -211,9 +211,8 @@ def test_a_class_without_clips_is_told_before_it_is_left_out(
     for name in corpus.glob("clip.*"):
         (tmp_path / name.name).symlink_to(name)
     (tmp_path / "clips.jsonl").write_text("\n".join(rows))
-    run_command("sharding.build", "manifest", str(tmp_path / "clips.jsonl"),
-                f"--class-labels={corpus / 'classes.csv'}",
-                f"--output={tmp_path / 's'}")  # fmt: skip
+    (tmp_path / "classes.csv").symlink_to(corpus / "classes.csv")
+    build(tmp_path, tmp_path / "s")
     index = open_indexes([str(tmp_path / "s")])
     ids = tuple(index.clip_id(row) for row in range(len(index)))
     targets = index.targets(np.arange(len(ids))).astype(np.uint8)

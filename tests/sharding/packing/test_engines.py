@@ -1,0 +1,233 @@
+"""Whoever makes the shards, and whatever kills them on the way: the same bytes."""
+
+import errno
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builds import build, content
+from conftest import assert_user_error, manifest_arguments, write_corpus
+
+from psla_wds.errors import ConfigError, PslaError
+from psla_wds.io.atomic_files import atomic_open
+from sharding.check import check
+from sharding.packing import dask_engine, engines
+from sharding.packing.config import PackConfig
+from sharding.packing.shard import ShardTask, pack_shard
+
+NUM_CLIPS, NUM_SHARDS = 160, 40
+SMALL = "--clips-per-shard=4"
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("many"), num_clips=NUM_CLIPS)
+
+
+@pytest.fixture(scope="module")
+def whole(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shards of a build that nothing disturbed."""
+    output = tmp_path_factory.mktemp("whole") / "shards"
+    build(many, output, SMALL)
+    return output
+
+
+def start(corpus: Path, output: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "sharding.build", "manifest"]
+    command += [*manifest_arguments(corpus, output), SMALL, *more]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+def finished(output: Path) -> int:
+    return len(list(output.glob("*.sidecar.json")))
+
+
+@pytest.mark.parametrize(("codec", "extension"), [("opus", "opus"), ("vorbis", "ogg")])
+def test_ogg_shards_do_not_depend_on_the_number_of_workers(
+    tmp_path: Path, codec: str, extension: str
+):
+    corpus = write_corpus(tmp_path / "corpus", num_clips=8)
+    for workers in (1, 2):
+        words = [f"--codec={codec}", f"--workers={workers}", SMALL]
+        build(corpus, tmp_path / str(workers), *words)
+    one = content(tmp_path / "1")
+    assert one == content(tmp_path / "2")
+    assert f".{extension}".encode() in one["shard-000001.tar"]
+    assert check(tmp_path / "1", deep=True) == []
+
+
+class WatchedPool(engines.ProcessPool):
+    """A pool that notes how many workers have started when it is stopped."""
+
+    started: int
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        (self._started,) = settings["initargs"]
+
+    def stop(self) -> None:
+        WatchedPool.started = self._started.value
+        super().stop()
+
+
+def test_workers_are_not_stopped_before_they_have_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(engines, "ProcessPool", WatchedPool)
+    encoding = PackConfig(output=tmp_path).encoding
+    tasks = [ShardTask(number, tmp_path, (), ("/t/0",), encoding) for number in range(2)]
+    assert len(list(engines.run_local(tasks, workers=8))) == 2
+    assert WatchedPool.started == 2  # one a shard at most
+
+
+SEEDS = [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 20))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_build_killed_at_any_moment_goes_on(many: Path, whole: Path, tmp_path: Path, seed: int):
+    """SIGKILL some time after so many shards stand, for the build with its workers or alone."""
+    rng, output = random.Random(seed), tmp_path / "shards"
+    num_shards = rng.randrange(NUM_SHARDS)
+    process = start(many, output)
+    wait_for(lambda: finished(output) >= num_shards or process.poll() is not None)
+    time.sleep(rng.uniform(0, 0.05))
+    (os.killpg if rng.random() < 0.5 else os.kill)(process.pid, signal.SIGKILL)
+    process.communicate()
+    build(many, output, SMALL)
+    assert content(output) == content(whole)
+
+
+def children(pid: int) -> list[int]:
+    done = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in done.stdout.split()]
+
+
+def test_a_killed_worker_costs_its_shard_a_retry(many: Path, whole: Path, tmp_path: Path):
+    output = tmp_path / "shards"
+    process = start(many, output, "--workers=2")
+    wait_for(lambda: finished(output) >= 3)
+    workers = [pid for pid in children(process.pid) if b"spawn_main" in _command_line(pid)]
+    assert len(workers) == 2
+    assert not any("libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in workers)
+    os.kill(workers[0], signal.SIGKILL)
+    _, stderr = process.communicate(timeout=240)
+    assert process.returncode == 0, stderr
+    assert content(output) == content(whole)
+
+
+def _command_line(pid: int) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+def test_one_shard_written_by_two_at_once_is_whole(tmp_path: Path):
+    """As when a task was given to another worker, and the first was only slow."""
+    path = tmp_path / "shard.tar"
+    with atomic_open(path, shared=True) as slow:
+        slow.write(b"the first half, ")
+        with atomic_open(path, shared=True) as fast:
+            fast.write(b"the first half, the second half")
+        assert path.read_bytes() == b"the first half, the second half"
+        slow.write(b"the second half")
+    assert path.read_bytes() == b"the first half, the second half"
+
+
+def test_a_disk_that_fills_up_during_a_sync_keeps_nothing(tmp_path: Path, monkeypatch):
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    task = ShardTask(0, tmp_path, (), (), PackConfig(output=tmp_path).encoding)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(PslaError, match="No space left on device"):
+        pack_shard(task)
+    assert not list(tmp_path.iterdir())
+
+
+@contextmanager
+def dask_cluster(folder: Path, *, workers: int) -> Iterator[list[subprocess.Popen]]:
+    """The scheduler and workers of a cluster on loopback, and its file `scheduler.json`."""
+    pytest.importorskip("distributed", reason="the extra cluster is not installed")
+    file = folder / "scheduler.json"
+    common = {"cwd": folder, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    address = ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(file)]
+    cli = [sys.executable, "-m", "distributed.cli.dask_"]
+    scheduler = [*cli[:2], f"{cli[2]}scheduler", "--port", "0", *address]
+    worker = [*cli[:2], f"{cli[2]}worker", "--nthreads", "1", *address]
+    worker += ["--no-nanny", "--local-directory", str(folder)]
+    processes = [subprocess.Popen(scheduler, **common)]
+    try:
+        wait_for(file.exists)
+        processes += [subprocess.Popen(worker, **common) for _ in range(workers)]
+        yield processes
+    finally:
+        for process in reversed(processes):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_that_loses_a_worker_makes_all_shards(
+    many: Path, whole: Path, tmp_path: Path
+):
+    output = tmp_path / "shards"
+    with dask_cluster(tmp_path, workers=2) as processes:
+        scheduler = f"--scheduler-file={tmp_path}/scheduler.json"
+        process = start(many, output, "--engine=dask", scheduler)
+        wait_for(lambda: finished(output) >= 5 or process.poll() is not None)
+        processes[1].kill()
+        at_kill = finished(output)
+        _, stderr = process.communicate(timeout=240)
+    assert process.returncode == 0, stderr
+    assert at_kill < NUM_SHARDS, "killed too late to show anything"
+    assert content(output) == content(whole)
+
+
+@pytest.mark.slow
+def test_a_dask_scheduler_that_is_lost_is_one_error(many: Path, whole: Path, tmp_path: Path):
+    output = tmp_path / "shards"
+    with dask_cluster(tmp_path, workers=1) as processes:
+        scheduler = f"--scheduler-file={tmp_path}/scheduler.json"
+        process = start(many, output, "--engine=dask", scheduler)
+        wait_for(lambda: finished(output) >= 2 or process.poll() is not None)
+        processes[0].kill()
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 2 and "the Dask scheduler was lost" in stderr, stderr
+    build(many, output, SMALL)
+    assert content(output) == content(whole)
+
+
+def test_a_dask_scheduler_that_does_not_answer_is_one_error(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("distributed", reason="the extra cluster is not installed")
+    monkeypatch.setattr(dask_engine, "ANSWER_S", 1)
+    output = tmp_path / "shards"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        words = ["--engine=dask", f"--scheduler={address}"]
+        assert_user_error(build(corpus, output, *words, check=False), "does not answer", address)
+    words = ["--engine=dask", f"--scheduler-file={tmp_path}/none.json"]
+    assert_user_error(build(corpus, output, *words, check=False), "scheduler's address")
+
+
+def test_without_dask_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ConfigError, match=r"pip install 'psla-wds\[cluster\]'"):
+        next(dask_engine.run_dask([], "tcp://127.0.0.1:1"))

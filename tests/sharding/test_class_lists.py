@@ -1,0 +1,43 @@
+"""Class lists made by `sharding.labels`, from a folder or from a column of a CSV."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from conftest import assert_user_error, run_command
+from data_sets import write_esc50, write_fsd50k, write_table
+
+from psla_wds.errors import ManifestError
+from sharding.labels import Args, class_names
+
+
+def test_a_class_list_is_made_from_a_folder_or_a_column(tmp_path: Path):
+    for name in ("music/a", "dog/b", ".git/c"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+    output = tmp_path / "out.csv"
+    assert class_names(Args(tmp_path / "set", output)) == ["dog", "music"]
+    rows = [["x", "labels"], [1, "b|a"], [2, ""], [3, "Rain, a|b"]]
+    table = write_table(tmp_path / "t.csv", rows)
+    assert class_names(Args(table, output)) == ["Rain, a", "a", "b"]
+    esc50 = write_esc50(tmp_path) / "meta" / "esc50.csv"
+    assert class_names(Args(esc50, output, column="category")) == ["dog", "rooster"]
+    with pytest.raises(ManifestError, match="name the columns labels"):
+        class_names(Args(esc50, output))
+
+
+def test_a_field_beyond_the_limit_of_csv_is_an_error(tmp_path: Path):
+    text = "path,labels\n" + "x" * (csv.field_size_limit() + 1) + ",a\n"
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ManifestError, match=r"no CSV: .*\n.*line 2"):
+        class_names(Args(tmp_path / "t.csv", tmp_path / "out.csv"))
+
+
+def test_a_class_list_is_written_once_and_named_as_next(tmp_path: Path):
+    dev = write_fsd50k(tmp_path) / "FSD50K.ground_truth" / "dev.csv"
+    arguments = [str(dev), f"--output={tmp_path}/made.csv", "--separator=,"]
+    done = run_command("sharding.labels", *arguments)
+    assert "wrote 2 classes" in done.stdout and f"--class-labels {tmp_path}/made.csv" in done.stdout
+    rows = (tmp_path / "made.csv").read_text().splitlines()
+    assert rows == ["index,mid,display_name", "0,Bark,Bark", "1,Meow,Meow"]
+    again = run_command("sharding.labels", *arguments, check=False)
+    assert_user_error(again, "there is a file already")
