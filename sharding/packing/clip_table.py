@@ -1,13 +1,16 @@
 """Checked clips in their order, on disk: millions of them without as many objects."""
 
-import pickle
 from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
+from typing import Any, overload
 
 from psla_wds.errors import ManifestError, PslaError
+from psla_wds.io.locations import parse_location
 from psla_wds.io.scratch import scratch_database, scratch_errors, to_bytes, to_text
-from psla_wds.labels.manifest import Clip
+from psla_wds.labels.manifest import ByteRange, Clip, Row
 
+COLUMNS = "clip_id, path, labels, split, source, start_s, end_s, may_be_cut, part, reason, detail"
+"""Without types, so that SQLite keeps floats as they are, -0.0 and infinity too."""
+READ = f"SELECT {COLUMNS} FROM clips"
 FIRST_DUPLICATE = """
     SELECT one.clip_id, one.source, other.source
     FROM clips AS one JOIN clips AS other ON other.rowid = one.rowid + 1
@@ -35,19 +38,16 @@ class ClipTable(Sequence[Clip]):
             self._length = self._put_in_order()
 
     def _collect(self, placed: Iterable[tuple[int, Clip]]) -> None:
-        self._database.execute("CREATE TABLE found (place, clip_id, source, clip)")
-        rows = (
-            (place - HALF, clip.clip_id, to_bytes(clip.source), pickle.dumps(clip))
-            for place, clip in placed
-        )
-        self._database.executemany("INSERT INTO found VALUES (?, ?, ?, ?)", rows)
+        self._database.execute(f"CREATE TABLE found (place, {COLUMNS})")
+        rows = ((place - HALF, *_columns(clip)) for place, clip in placed)
+        marks = ", ".join("?" * (1 + len(COLUMNS.split())))
+        self._database.executemany(f"INSERT INTO found VALUES ({marks})", rows)
 
     def _put_in_order(self) -> int:
         """How many there are, once they are copied in their order: slices then lie side by side."""
-        self._database.execute("CREATE TABLE clips (number, clip_id, source, clip)")
+        self._database.execute(f"CREATE TABLE clips (number, {COLUMNS})")
         length = self._database.execute(
-            "INSERT INTO clips SELECT rowid, clip_id, source, clip FROM found "
-            "ORDER BY place, clip_id, rowid"
+            f"INSERT INTO clips SELECT rowid, {COLUMNS} FROM found ORDER BY place, clip_id, rowid"
         ).rowcount
         self._database.execute("DROP TABLE found")
         duplicate = self._database.execute(FIRST_DUPLICATE).fetchone()
@@ -64,7 +64,8 @@ class ClipTable(Sequence[Clip]):
         return self._length
 
     def __iter__(self) -> Iterator[Clip]:
-        return self._read("")
+        with scratch_errors():
+            yield from map(_clip, self._database.execute(READ))
 
     @overload
     def __getitem__(self, key: int) -> Clip: ...
@@ -76,10 +77,54 @@ class ClipTable(Sequence[Clip]):
             return self[rows : rows + 1][0]
         if rows.step != 1:
             return tuple(self[row] for row in rows)
-        first, last = rows.start + 1, rows.stop  # SQLite counts from 1
-        return tuple(self._read(f"WHERE rowid BETWEEN {first} AND {last}"))
-
-    def _read(self, which: str) -> Iterator[Clip]:
+        bounds = (rows.start + 1, rows.stop)  # SQLite counts from 1
         with scratch_errors():
-            for (clip,) in self._database.execute(f"SELECT clip FROM clips {which}"):
-                yield pickle.loads(clip)  # written by this process, to a file without a name
+            found = self._database.execute(f"{READ} WHERE rowid BETWEEN ? AND ?", bounds)
+            return tuple(map(_clip, found))
+
+
+def _columns(clip: Clip) -> tuple[Any, ...]:
+    part = clip.part
+    numbers = (part.offset, part.size) if isinstance(part, ByteRange) else part and (part.number,)
+    reason, detail = clip.refusal or (None, "")
+    return (
+        clip.clip_id,
+        str(clip.path),
+        _joined(clip.labels),
+        clip.split,
+        to_bytes(clip.source),
+        clip.start_s,
+        clip.end_s,
+        clip.may_be_cut,
+        numbers and _joined(numbers),
+        reason,
+        to_bytes(detail),
+    )
+
+
+def _clip(row: tuple[Any, ...]) -> Clip:
+    clip_id, path, labels, split, source, start_s, end_s, may_be_cut, part, reason, detail = row
+    return Clip(
+        clip_id,
+        parse_location(path),
+        _numbers(labels),
+        split,
+        to_text(source),
+        start_s,
+        end_s,
+        bool(may_be_cut),
+        None if part is None else _part(*_numbers(part)),
+        None if reason is None else (reason, to_text(detail)),
+    )
+
+
+def _part(place: int, size: int | None = None) -> ByteRange | Row:
+    return Row(place) if size is None else ByteRange(place, size)
+
+
+def _joined(numbers: Iterable[int]) -> str:
+    return " ".join(map(str, numbers))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split()))
