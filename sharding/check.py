@@ -34,19 +34,19 @@ from sharding.foreign.scan import is_foreign, scan
 
 MAX_SHOWN = 20
 MAX_REASON = 200
-"""Characters of a reason that may quote a file."""
+"""Length limit in characters of a reason that quotes a file."""
 
 
 @dataclass(frozen=True)
 class Args:
     shards: Positional[LocationArg]
-    """Folder of the shards, or its URL: then each tar is copied here for as long as it is read."""
+    """Folder of the shards, or its URL; each tar behind a URL is downloaded while it is checked."""
     deep: bool = False
-    """Also read the shards through webdataset and decode every clip."""
+    """Read the shards through webdataset and decode every clip."""
 
 
 def check(shards: Location, *, deep: bool) -> list[str]:
-    """What is wrong with the shards of a folder, a line each; an empty list if nothing is."""
+    """Faults of the shards in a folder, one line each; empty if there is none."""
     index = read_index(shards)
     problems = [f"{name}: not in the index" for name in _stray_tars(shards, index)]
     problems += _check_meta(shards, index)
@@ -59,14 +59,14 @@ def check(shards: Location, *, deep: bool) -> list[str]:
 
 
 def _stray_tars(shards: Location, index: ShardIndex) -> list[str]:
-    """Names of tars beside those of the index; the web does not tell."""
+    """Tars in the folder that the index lacks; the web cannot be listed."""
     if is_http(shards):
         return []
     return sorted({tar.name for tar in tars_in(shards)} - {tar.name for tar in index.shards})
 
 
 def _check_meta(shards: Location, index: ShardIndex) -> Iterator[str]:
-    """What the index says of all shards; what a sidecar lacks is told with its shard."""
+    """Faults of the index as a whole; faults of a sidecar are reported with its shard."""
     try:
         if read_class_list(shards / CLASS_LABELS) != index.classes:
             yield f"the index and {CLASS_LABELS} differ in classes"
@@ -143,7 +143,7 @@ def _compare_with_index(index: ShardIndex, number: int, sidecar: Sidecar) -> Ite
 
 
 def _check_members(tar: Path, sidecar: Sidecar) -> Iterator[str]:
-    """Every clip's two members stand where the sidecar says, with the bytes it says."""
+    """Faults of members: each clip has two, at the places and with the bytes of the sidecar."""
     clips = sidecar.clips
     members = [(m.name.partition("."), m.offset_data, m.size, m.isreg()) for m in _members(tar)]
     audio = {m[0][0]: m for m in members if m[0][2] != "json"}
@@ -160,7 +160,7 @@ def _check_members(tar: Path, sidecar: Sidecar) -> Iterator[str]:
             if key not in audio or key not in described:
                 yield f"member {key} is missing, or its .json is"
             elif audio[key][1:] != (offset, size, True):
-                yield f"member {key} does not lie where the sidecar says"
+                yield f"member {key} is not where the sidecar says"
             else:
                 file.seek(offset)
                 if crc32(file.read(size)) != expected:
@@ -171,16 +171,19 @@ def _members(tar: Path) -> list[tarfile.TarInfo]:
     try:
         with tarfile.open(tar) as archive:
             members = list(archive)
-    except (ValueError, OverflowError) as error:  # tarfile's, of headers that are no numbers
+    except (
+        ValueError,
+        OverflowError,
+    ) as error:  # raised by tarfile for header fields that are not numbers
         raise tarfile.ReadError(str(error)[:MAX_REASON]) from None
     sparse = [member.name for member in members if member.issparse()]
-    if sparse:  # its size is a claim, and readers make room for it
+    if sparse:  # its size is only claimed, and readers allocate it
         raise tarfile.ReadError(f"member {sparse[0]} is sparse")
     return members
 
 
 def _read_back(tar: Path, sidecar: Sidecar) -> Iterator[str]:
-    """What a user of webdataset gets: every clip, in order, decodable, with its labels."""
+    """Faults that a user of webdataset would meet: order, decoding and labels of every clip."""
     import webdataset  # here, since it imports torch, which the quick check does not need
 
     clips = sidecar.clips
@@ -199,7 +202,7 @@ def _read_back(tar: Path, sidecar: Sidecar) -> Iterator[str]:
 
 
 class WebdatasetError(Exception):
-    """What webdataset says of a tar that it cannot read."""
+    """webdataset's message about a tar that it cannot read."""
 
 
 def _read_by_webdataset(samples: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -229,7 +232,7 @@ def _check_sample(sample: dict[str, Any], sidecar: Sidecar, number: int) -> Iter
 
 
 def _check_audio(name: str, audio: bytes, length: tuple[int, int]) -> Iterator[str]:
-    """The clip can be decoded, to so many samples at such a rate."""
+    """Faults of decoding a clip, which must give this number of samples at this rate."""
     try:
         pcm, sample_rate_hz = decode_pcm(audio)
     except RuntimeError as error:
@@ -240,8 +243,8 @@ def _check_audio(name: str, audio: bytes, length: tuple[int, int]) -> Iterator[s
 
 
 def _check_foreign(tar: Path, sidecar: Sidecar, classes: ClassList | None) -> Iterator[str]:
-    """Every clip's bytes are those of the sidecar; with classes, a scan still gives the sidecar,
-    and every clip can be decoded."""
+    """Faults of a foreign tar: clips must match the sidecar; given classes, a new scan must give
+    the sidecar again, and every clip must decode."""
     clips = sidecar.clips
     with tar.open("rb") as file:
         for number, clip_id in enumerate(clips.clip_id):

@@ -1,11 +1,11 @@
-"""Make the index of a folder of shards anew; of tars that others built as well.
+"""Make the index of a folder of shards, or of tars that others built.
 
     python -m sharding.index SHARDS [--class-labels CSV]
 
-sharding.build does this for its shards at its end, unless tasks of an array make them (--task):
-then this joins them, once all stand. It is of use too when an index was lost. WebDataset tars from
-elsewhere (KEY.flac, .wav, .ogg, .opus or .aiff, with labels in KEY.json, .cls or .txt) are scanned,
-and get a sidecar beside them; the tars are not changed.
+sharding.build ends with this step, except for the tasks of an array (--task): when all of them are
+done, this command joins their shards. It also restores a lost index. WebDataset tars from elsewhere
+(KEY.flac, .wav, .ogg, .opus or .aiff, with labels in KEY.json, .cls or .txt) are scanned, and each
+gets a sidecar; the tars do not change.
 """
 
 import logging
@@ -37,7 +37,7 @@ from sharding.packing.plan import PLAN_FILE, check_complete
 from sharding.packing.reports import REJECTED, check_rejected, write_rejected
 
 SORTED_BY_CLASS = 0.2
-"""Bound of `class_separation`: as if each tar held five of a great many classes."""
+"""Limit of `class_separation`: as if each tar held five of very many classes."""
 
 logger = logging.getLogger("sharding.index")
 
@@ -47,9 +47,10 @@ class Args:
     shards: Positional[LocationArg]
     """Folder of the shards, or its URL."""
     class_labels: LocationArg | None = None
-    """CSV of the classes: index,mid,display_name; needed where the folder has none, and copied."""
+    """CSV of the classes: index,mid,display_name. It is copied into the folder; needed if the
+    folder has none."""
     max_rejected: Annotated[float, Within(0, 1)] = 0.01
-    """Share of the clips that may be unusable before the command fails."""
+    """Share of clips that may be unusable before the command fails."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -57,15 +58,15 @@ class Args:
 
 @dataclass
 class Found:
-    """What the tars of a folder hold, as far as they have been looked at."""
+    """Clips found in the tars of a folder so far."""
 
     tar_of: dict[str, str] = field(default_factory=dict)
-    """Name of the tar by clip id."""
+    """Name of the tar for each clip id."""
     rates: Counter[int] = field(default_factory=Counter)
-    """Clips of each sample rate, in Hz."""
+    """Number of clips of each sample rate in Hz."""
     rejected: list[dict[str, str]] = field(default_factory=list)
     num_scanned: int = 0
-    """Tars that had no sidecar, or an old one."""
+    """Tars without a current sidecar."""
 
     def add(self, sidecar: Sidecar, rates: Counter[int]) -> None:
         self.rates += rates
@@ -83,7 +84,7 @@ class Found:
 def make_index(
     shards: Location, class_labels: Location | None = None, *, max_rejected: float = 0.01
 ) -> tuple[ShardIndex, Found]:
-    """The index of a folder, once each foreign tar in it has a sidecar, and what was found."""
+    """Index of a folder, after scanning each foreign tar without a sidecar, and the findings."""
     at(shards).require_writable()
     if not at(shards).is_folder():
         raise ConfigError("there is no such folder", where=shards, fix="check the path")
@@ -111,8 +112,8 @@ def make_index(
 
 
 def _check_refused(shards: Location, max_rejected: float) -> None:
-    """List the clips that the tasks of an array refused, as the sidecars say, except those that a
-    retry has packed into later shards."""
+    """List the clips that the tasks of an array refused, from the sidecars, except those that a
+    retry packed."""
     refused, num_packed = dict[str, dict[str, str]](), 0
     tars = tars_in(shards)
     for sidecar in progress_bar(
@@ -135,7 +136,7 @@ def is_build(shards: Location) -> bool:
 
 
 def foreign_tars(shards: Location) -> list[Location]:
-    """Tars that sharding.build did not make; none in a folder that is one of its builds."""
+    """Tars that sharding.build did not make; empty if the folder is a build's."""
     if is_build(shards):
         return []
     tars = tars_in(shards)
@@ -146,14 +147,15 @@ def foreign_tars(shards: Location) -> list[Location]:
 def class_separation(
     counts: Int64[np.ndarray, "shards classes"], sizes: Int64[np.ndarray, " shards"]
 ) -> float:
-    """How much a clip's tar says about its classes: 0 if tars are shuffled, 1 if each is pure.
+    """How much a clip's tar says about its classes: 0 if tars are shuffled, 1 if each has one
+    class.
 
     The share of the variance of the targets that lies between tars (Wright's fixation index),
     estimated from pairs of clips of one tar, so that small tars do not look sorted by chance.
 
     Args:
-        counts: clips of each class.
-        sizes: clips.
+        counts: clips of each class per tar.
+        sizes: clips per tar.
     """
     pairs = (sizes * (sizes - 1)).sum()
     share = counts.sum(axis=0) / sizes.sum()
@@ -165,20 +167,20 @@ def class_separation(
 
 
 def _class_list(shards: Location, class_labels: Location | None) -> ClassList:
-    """Those of --class-labels, which must not contradict those in the folder."""
+    """Classes of --class-labels, which must agree with those in the folder."""
     present = shards / CLASS_LABELS
     classes = read_class_list(class_labels or present)
     if at(present).size() is not None and read_class_list(present) != classes:
         raise ConfigError(
             "the folder has another class list",
-            where=f"{present} beside {class_labels}",
+            where=f"{present} and {class_labels}",
             fix=f"leave --class-labels out, or delete {present}",
         )
     return classes
 
 
 def _describe(shards: Location, classes: ClassList, found: Found) -> None:
-    """See that each foreign tar has its sidecar, and add up what the tars hold."""
+    """Ensure that each foreign tar has a sidecar, and collect what the tars hold."""
     tars = tars_in(shards)
     with progress_bar(desc="scanning") as bar:
         for number, tar in enumerate(tars, 1):
@@ -187,11 +189,11 @@ def _describe(shards: Location, classes: ClassList, found: Found) -> None:
 
 
 def _check(shards: Location, found: Found, max_rejected: float) -> None:
-    """Refuse sets that cannot be loaded as one."""
+    """Refuse sets of tars that cannot be loaded together."""
     write_rejected(shards / REJECTED, found.rejected)
     num_clips = len(found.tar_of) + len(found.rejected)
     if not num_clips:
-        raise ManifestError("the tars hold no clip", where=shards, fix="check the folder")
+        raise ManifestError("the tars have no clips", where=shards, fix="check the folder")
     fix = f"mend the tars, or {REPACK}"
     where = shards / REJECTED
     check_rejected(found.rejected, num_clips, max_rejected, where=where, fix=fix)
@@ -203,7 +205,7 @@ def _check(shards: Location, found: Found, max_rejected: float) -> None:
 def _look_at(
     tar: Location, classes: ClassList, found: Found, progress: Callable[[], object]
 ) -> None:
-    """Add what a tar holds, by its sidecar if that still describes it, else by a scan."""
+    """Add the clips of a tar, from its sidecar if that is current, else from a scan."""
     sidecar = read_sidecar(tar)
     if sidecar and (not is_foreign(sidecar) or is_current(sidecar, tar, classes)):
         found.add(sidecar, Counter({sidecar.sample_rate_hz: len(sidecar.clips.clip_id)}))
@@ -226,8 +228,8 @@ def _warn_if_sorted(index: ShardIndex) -> None:
     if separation > SORTED_BY_CLASS:
         logger.warning(
             "the tars are sorted by class (separation %.2f; 0 if shuffled, 1 with a class a tar). "
-            "Draws here are not affected, but readers that stream tars are, and some of the tars "
-            "are no fair sample of all; python -m sharding.build shuffles",
+            "Draws here are not affected, but readers that stream tars are, and a single tar is "
+            "not a fair sample; python -m sharding.build shuffles",
             separation,
         )
 

@@ -1,4 +1,4 @@
-"""Say what is in a folder of shards: clips, classes, durations, sizes.
+"""Summarise a folder of shards: clips, classes, durations, sizes.
 
 python -m sharding.info SHARDS [--json]
 """
@@ -30,7 +30,7 @@ class Args:
 
 
 def summarise(index: ShardIndex) -> dict[str, Any]:
-    """The numbers that describe a set of shards."""
+    """Numbers that describe a set of shards."""
     duration_s = index.num_samples / index.sample_rate_hz
     labels_per_clip = np.diff(index.label_starts)
     counts = index.class_counts()
@@ -62,7 +62,7 @@ def summarise(index: ShardIndex) -> dict[str, Any]:
 
 
 def _histogram(duration_s: Float[np.ndarray, " clips"]) -> list[dict[str, float]]:
-    """Clips by length in bins of equal width, the last with its end."""
+    """Number of clips by length, in bins of equal width; the last includes its end."""
     if not len(duration_s):
         return []
     counts, edges = np.histogram(duration_s, NUM_BINS)

@@ -2,7 +2,7 @@
 
     python -m sharding.labels FOLDER|CSV --output CLASSES.csv [--column labels] [--separator "|"]
 
-Classes of a folder are its subfolders; classes of a CSV the values of a column, apart at the
+Classes of a folder are its subfolders; classes of a CSV are the values of a column, split at the
 separator. Both are sorted. Each class is its own mid. The order of the list is that of a model's
 outputs: keep the file with the model.
 """
@@ -26,7 +26,7 @@ class Args:
     source: Positional[Path]
     """A folder with a subfolder per class, or a CSV with a header."""
     output: Path
-    """The class list to write: index,mid,display_name."""
+    """Class list to write: index,mid,display_name."""
     column: str = "labels"
     """Column of the CSV that holds the labels; category for ESC-50."""
     separator: str = "|"
@@ -34,13 +34,13 @@ class Args:
 
 
 def class_names(args: Args) -> list[str]:
-    """The classes of a folder or CSV, sorted, each once."""
+    """Classes of a folder or CSV, sorted and unique."""
     if args.source.is_dir():
         return [folder.name for folder in class_folders(args.source)]
     names = sorted(set(_labels(args)))
     if not names:
         raise ManifestError(
-            f"column {args.column} holds no label", where=args.source, fix="name another --column"
+            f"column {args.column} has no labels", where=args.source, fix="name another --column"
         )
     return names
 
@@ -55,7 +55,7 @@ def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m sharding.labels")
     if args.output.exists():
         raise ConfigError(
-            "there is a file already, and a model's outputs may follow its order",
+            "the file exists, and a model's outputs may follow its order",
             where=args.output,
             fix="choose another --output",
         )

@@ -1,10 +1,10 @@
-"""Audit the audio in shards: what training normalises by, and what is wrong with the clips.
+"""Audit the audio in shards: statistics for normalisation, and faults of clips.
 
     python -m sharding.stats SHARDS[:split,...] [--clips 1000] [--seed 0] [--json]
 
-Of a random sample: mean and standard deviation of the log-mel values, as --features.mean and
---features.std of train/main.py want them; levels; clipped clips; bandwidth, and the sample rates
-that the clips seem to have been recorded at. Of all clips: duplicates. A warning says when the
+From a random sample: mean and standard deviation of the log-mel values, for --features.mean and
+--features.std of train/main.py; levels; clipped clips; bandwidth, and the sample rates that the
+clips were probably recorded at. From all clips: duplicates. A warning says when the
 recipes' normalisation is half a standard deviation off.
 """
 
@@ -33,7 +33,7 @@ from sharding.packing.duplicates import find_duplicates
 
 CLIPS_AT_ONCE = 32
 OFF = 0.5
-"""Standard deviations that the normalisation may be off without a warning."""
+"""Standard deviations by which the normalisation may be off without a warning."""
 QUANTILES = {"min": 0, "q05": 0.05, "median": 0.5, "q95": 0.95, "max": 1}
 
 logger = logging.getLogger("sharding.stats")
@@ -56,9 +56,11 @@ class Args:
 
 
 def audit(index: ShardIndex, *, num_clips: int, seed: int) -> dict[str, Any]:
-    """What there is to say of the clips."""
+    """Findings about the clips."""
     if not len(index):
-        raise ShardError("there is no clip", where=index.shards[0].parent, fix="name other splits")
+        raise ShardError(
+            "there are no clips", where=index.shards[0].parent, fix="name other splits"
+        )
     chosen = min(num_clips, len(index))
     rows = np.sort(np.random.default_rng(seed).choice(len(index), chosen, replace=False))
     rate_hz, levels, bandwidths, rates = index.sample_rate_hz, [], [], Counter[int]()
@@ -86,7 +88,7 @@ def audit(index: ShardIndex, *, num_clips: int, seed: int) -> dict[str, Any]:
 
 
 class _LogMelMoments:
-    """Mean and standard deviation of the log-mel values that a model sees, padding aside."""
+    """Mean and standard deviation of the log-mel values that a model sees, without padding."""
 
     def __init__(self, sample_rate_hz: int) -> None:
         from psla_wds.features.log_mel import LogMel  # here, since torch takes seconds to import
@@ -142,7 +144,8 @@ def _quantiles(values: list[float]) -> dict[str, float]:
 
 
 def is_off(log_mel: dict[str, float]) -> bool:
-    """Whether the recipes' normalisation is half a standard deviation off that of the clips."""
+    """Whether the recipes' normalisation is half a standard deviation or more off that of the
+    clips."""
     recipe = FeatureConfig()
     differences = (log_mel["mean"] - recipe.mean, log_mel["std"] - recipe.std)
     return max(map(abs, differences)) > OFF * recipe.std

@@ -1,4 +1,4 @@
-"""What a tar from elsewhere says of a clip: its id, labels and split, never by a pickle."""
+"""Id, labels and split of a clip in a tar from elsewhere; pickles are never read."""
 
 import json
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ ID_KEYS = ("clip_id", "id")
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of a clip beside its audio."""
+    """Description of a clip without its audio."""
 
     clip_id: str
     labels: tuple[int, ...]
-    """Classes, by position in the class list."""
+    """Classes as positions in the class list."""
     split: str
 
 
 def check_keys(key: str, members: Members) -> None:
-    """Refuse a key of which a member stands in the tar twice."""
+    """Refuse a key with two members of one name."""
     twice = [extension for extension, found in members.items() if len(found) > 1]
     if twice:
         raise ClipRefusedError("duplicate-key", f"two members are named {key}.{twice[0]}")
@@ -64,7 +64,7 @@ def _metadata(content: bytes | None) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ClipRefusedError("bad-json", f"the .json cannot be read: {error}") from None
     if not isinstance(metadata, dict):
-        raise ClipRefusedError("bad-json", "the .json holds no object")
+        raise ClipRefusedError("bad-json", "the .json is not an object")
     return metadata
 
 
@@ -78,7 +78,7 @@ def _text(metadata: dict[str, Any], keys: tuple[str, ...]) -> str:
 def _labels(
     metadata: dict[str, Any], files: dict[str, bytes | None], classes: ClassList
 ) -> list[str]:
-    """Labels as written; a number is an index, even if a class is named like a number."""
+    """Labels as written; a number is an index, even if a class has that number as its name."""
     given = (metadata.get(key) for key in LABEL_KEYS)
     found: Any = next((value for value in given if value not in (None, "", [])), [])
     values = found if isinstance(found, list) else [found]

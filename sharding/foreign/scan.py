@@ -1,7 +1,7 @@
-"""Tars that others built: what they hold, described by a sidecar like that of our own shards.
+"""Scan of tars that others built: describes them by a sidecar like that of our own shards.
 
-A clip is a key with one member of audio, and labels in KEY.json, else KEY.cls, else KEY.txt.
-Pickles are never loaded. Format: docs/format.md.
+A clip is a key with one audio member, and labels in KEY.json, else KEY.cls, else KEY.txt. Pickles
+are never loaded. Format: docs/format.md.
 """
 
 import hashlib
@@ -25,18 +25,18 @@ from sharding.foreign.labels import check_keys, describe, read_member
 from sharding.foreign.tar_members import REPACK, Members, kind_of, members_by_key
 
 SCAN_VERSION = 1
-"""Part of the task: a scan by other rules is done again."""
+"""Version of the scan; tars scanned by another version are scanned again."""
 TASK_PREFIX = "foreign:"
 AUDIO_EXTENSIONS = ("flac", "wav", "ogg", "opus", "aiff", "aif")
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What a tar holds."""
+    """Clips of a tar."""
 
     sidecar: Sidecar
     rates: Counter[int]
-    """Clips of each sample rate, in Hz; the sidecar is of use if there is at most one."""
+    """Number of clips of each sample rate in Hz; only tars with at most one rate are usable."""
 
 
 def is_foreign(sidecar: Sidecar) -> bool:
@@ -44,7 +44,7 @@ def is_foreign(sidecar: Sidecar) -> bool:
 
 
 def is_current(sidecar: Sidecar, tar: Location, classes: ClassList) -> bool:
-    """Whether a tar was scanned with these classes, and has not changed since."""
+    """Whether a tar was scanned with these classes and has not changed since."""
     if sidecar.task != _task(classes) or at(tar).size() != sidecar.size_bytes:
         return False
     return at(tar).modified_s() <= at(sidecar_path(tar)).modified_s()
@@ -144,7 +144,7 @@ def _audio_header(audio: bytes) -> tuple[int, int]:
     if header.format == "MP3":  # whatever its name says
         raise ClipRefusedError("mp3", f"DALI does not decode mp3: {REPACK}")
     if not header.frames:
-        raise ClipRefusedError("empty", "the audio has no sample")
+        raise ClipRefusedError("empty", "the audio has no samples")
     if header.frames > MAX_CLIP_S * header.samplerate:
         raise ClipRefusedError("too-long", f"longer than {MAX_CLIP_S:g} s by its header")
     return header.frames, header.samplerate

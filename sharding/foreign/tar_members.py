@@ -13,17 +13,17 @@ LABEL_EXTENSIONS = ("json", "cls", "txt")
 PICKLE_EXTENSIONS = ("pkl", "pickle", "pyd", "pth", "pt")
 REPACK = "unpack the tar and repack its clips with python -m sharding.build"
 MAX_PADDING_BYTES = 2**20
-"""Read past the end of an archive: more than any usual record size."""
+"""Bytes read past the end of an archive: more than any usual record size."""
 
 Members = dict[str, list[tarfile.TarInfo]]
-"""The members of one key by extension; a list, since a tar can hold a name twice."""
+"""Members of one key by extension; a list, because a tar can hold a name twice."""
 
 
 def members_by_key(tar: Path, *, where: Location) -> dict[str, Members]:
-    """All members of a tar by key, wherever they stand, once the tar is known to be whole.
+    """All members of a tar by key, in any order, once the tar is known to be whole.
 
     Args:
-        where: of the tar, for messages; what is read may be a copy.
+        where: name of the tar for messages; the file that is read may be a copy.
     """
     clips: dict[str, Members] = {}
     try:
@@ -45,8 +45,8 @@ def members_by_key(tar: Path, *, where: Location) -> dict[str, Members]:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Key and extension of a member as webdataset has them; "" for what is no part of a clip:
-    names without a dot, hidden files, and webdataset's own `__names__`."""
+    """Key and extension of a member, as in webdataset; "" for members outside clips: names without
+    a dot, hidden files, and webdataset's `__names__`."""
     top = name.partition("/")[0]
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
@@ -65,7 +65,7 @@ def is_text(text: str) -> bool:
 
 
 def _check_member(member: tarfile.TarInfo, where: Location) -> None:
-    """Refuse what cannot be read as a range of bytes, or would be unsafe to unpack."""
+    """Refuse members that cannot be read as a byte range, or are unsafe to unpack."""
     kinds = (
         (member.name.startswith("/"), "has an absolute name"),
         (".." in member.name.split("/"), "has a name with .."),
@@ -80,12 +80,13 @@ def _check_member(member: tarfile.TarInfo, where: Location) -> None:
             raise ShardError(
                 f"member {member.name!a} {what}",
                 where=f"{where}, byte {member.offset}",
-                fix="make the tar anew from plain files with relative names",
+                fix="build the tar again from plain files with relative names",
             )
 
 
 def _check_end(tar: Path, end: int) -> None:
-    """tarfile takes a cut between two members, or a damaged header, for the end of the tar."""
+    """Detect a damaged end: tarfile takes a cut between members, or a damaged header, as the
+    end."""
     with tar.open("rb") as file:
         file.seek(end)
         padding = file.read(MAX_PADDING_BYTES)

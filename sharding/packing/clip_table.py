@@ -1,4 +1,4 @@
-"""Checked clips in their order, on disk: millions of them without as many objects."""
+"""Checked clips in their order, on disk: millions of clips without as many Python objects."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
@@ -33,7 +33,7 @@ class ClipTable(Sequence[Clip]):
             try:
                 self._collect(placed)
             except PslaError:
-                self._put_in_order()  # of two mistakes in a list the first is told
+                self._put_in_order()  # reports the first of two mistakes in a list
                 raise
             self._length = self._put_in_order()
 
@@ -44,7 +44,7 @@ class ClipTable(Sequence[Clip]):
         self._database.executemany(f"INSERT INTO found VALUES ({marks})", rows)
 
     def _put_in_order(self) -> int:
-        """How many there are, once they are copied in their order: slices then lie side by side."""
+        """Sort the clips by copying them, so that slices are contiguous; return their number."""
         self._database.execute(f"CREATE TABLE clips (number, {COLUMNS})")
         length = self._database.execute(
             f"INSERT INTO clips SELECT rowid, {COLUMNS} FROM found ORDER BY place, clip_id, rowid"

@@ -1,4 +1,4 @@
-"""The settings of a build, whatever its source."""
+"""Settings of a build, for any source."""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,13 +16,13 @@ from sharding.packing.shard import Encoding
 
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
-    """How the shards are made."""
+    """Settings for making shards."""
 
     output: LocationArg
     """Folder of the shards, or its URL (s3://, gs://): a new one, or one where the same build was
     interrupted."""
     eval_share: Annotated[float, Within(0, 1, without=(1,))] = 0.0
-    """Share of the clips without a split that become split eval; the others become train."""
+    """Share of the clips without a split that go to the split eval; the rest go to train."""
     sample_rate_hz: Annotated[int, Within(1000)] = 16_000
     """Sample rate to which clips are resampled."""
     codec: Codec = "flac"

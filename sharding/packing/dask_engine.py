@@ -1,7 +1,7 @@
-"""Do the tasks of a build on the workers of a Dask cluster that runs already.
+"""Run the tasks of a build on a Dask cluster that is already running.
 
-All machines see the source and the output at the same paths or URLs. A worker that is lost costs
-the shards it was at; others make them.
+All machines see the source and the output at the same paths or URLs. A lost worker costs the shards
+it was making; other workers make them again.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from sharding.packing.engines import MAX_TRIES, worker_died
 from sharding.packing.shard import ShardResult, ShardTask, pack_shard
 
 ANSWER_S = 20
-"""A scheduler that is there answers well within this time."""
+"""Seconds within which a running scheduler answers."""
 MIN_WAITING = 64
-"""Tasks with the scheduler, two a thread if that is more: enough to keep workers busy and to make
-a cluster that adapts grow, and not the whole plan in the scheduler's memory."""
+"""Tasks that the scheduler has at a time, or two per thread if that is more: enough to keep workers
+busy and let an adaptive cluster grow, without holding the whole plan in its memory."""
 
 logger = logging.getLogger("sharding.build")
 
 
 def scheduler_address(file: Path) -> str:
-    """The address that `dask scheduler --scheduler-file` wrote."""
+    """Address in the file that `dask scheduler --scheduler-file` wrote."""
     try:
         return str(json.loads(file.read_text(encoding="utf-8"))["address"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -42,7 +42,7 @@ def scheduler_address(file: Path) -> str:
 
 
 def run_dask(tasks: Sequence[ShardTask], address: str) -> Iterator[ShardResult]:
-    """Do the tasks on the workers of the scheduler; yields each result as its shard is finished."""
+    """Run the tasks on the scheduler's workers; yields each result when its shard is finished."""
     with _report_loss(address), _connect(address) as client:
         if not client.nthreads():
             logger.warning("no worker has joined %s yet; waiting for one", address)
@@ -51,19 +51,20 @@ def run_dask(tasks: Sequence[ShardTask], address: str) -> Iterator[ShardResult]:
 
 @contextmanager
 def _report_loss(address: str) -> Iterator[None]:
-    """Tell of the loss of the scheduler, in whatever call it shows: workers raise no `OSError`."""
+    """Report the loss of the scheduler, whichever call it shows in: workers do not raise
+    `OSError`."""
     try:
         yield
     except (CancelledError, OSError):
         raise ShardError(
             "the Dask scheduler was lost",
             where=address,
-            fix="start it and its workers anew, and run the same command again: it goes on",
+            fix="restart it and its workers, then run the same command again: it resumes",
         ) from None
 
 
 def _results(client: Any, tasks: Sequence[ShardTask]) -> Iterator[ShardResult]:
-    """In the order in which the shards are finished."""
+    """Results in the order in which the shards are finished."""
     from distributed import as_completed
 
     waiting, running = iter(tasks), {}
@@ -79,7 +80,9 @@ def _results(client: Any, tasks: Sequence[ShardTask]) -> Iterator[ShardResult]:
     for future in finished:
         yield _result(future, running.pop(future.key))
         wanted = max(MIN_WAITING, 2 * sum(client.nthreads().values()))
-        start(max(0, wanted - len(running)))  # more are running than wanted if workers went
+        start(
+            max(0, wanted - len(running))
+        )  # there are more running than wanted after workers have left
 
 
 def _connect(address: str) -> Any:
@@ -103,7 +106,8 @@ def _connect(address: str) -> Any:
 
 
 async def _identify(address: str) -> None:
-    """Ask the scheduler who it is: `Client` waits for ever where a port takes calls in silence."""
+    """Ask the scheduler for its identity: `Client` waits for ever if a port accepts calls
+    silently."""
     from distributed.core import rpc
 
     async with rpc(address) as scheduler:
@@ -111,7 +115,7 @@ async def _identify(address: str) -> None:
 
 
 def _work(task: ShardTask, folder: str) -> ShardResult:
-    """On a worker, from the folder that relative paths start from."""
+    """Run a task on a worker, in the folder that relative paths start from."""
     try:
         if _names_relative_paths(task):
             os.chdir(folder)

@@ -1,4 +1,4 @@
-"""The waveform of a clip, wherever it lies: in a file of its own, a tar or an HDF5 file."""
+"""Waveform of a clip, whether it lies in its own file, a tar or an HDF5 file."""
 
 import io
 import math
@@ -19,7 +19,7 @@ from sharding.sources.hdf5_files import read_row
 def decode(
     clip: Clip, *, sample_rate_hz: int, max_s: float = math.inf
 ) -> Float32[np.ndarray, " samples"]:
-    """One channel in [-1, 1], at most `max_s` of it; `ClipRefusedError` if it cannot be used."""
+    """One channel in [-1, 1], at most `max_s` seconds; `ClipRefusedError` if it cannot be used."""
     if clip.refusal:
         raise ClipRefusedError(*clip.refusal)
     if isinstance(clip.part, Row):
@@ -38,7 +38,7 @@ def decode(
 
 @contextmanager
 def _opened(clip: Clip) -> Iterator[Path | io.BytesIO]:
-    """The clip's file on a disk, or the bytes of its part of a tar."""
+    """The clip's file on a disk, or its bytes within a tar."""
     if isinstance(clip.part, ByteRange):
         try:
             yield io.BytesIO(at(clip.path).read_range(clip.part.offset, clip.part.size))

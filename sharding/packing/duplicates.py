@@ -22,14 +22,14 @@ DUPLICATES = "duplicates.json"
 
 
 def find_duplicates(index: ShardIndex) -> Iterator[tuple[str, str]]:
-    """Id of each clip whose audio an earlier one has, and the id of the first such."""
+    """Id of each clip that repeats an earlier clip's audio, with the id of the first such clip."""
     for rows in _alike(index):
         for row, first in _same_bytes(index, rows):
             yield index.clip_id(row), index.clip_id(first)
 
 
 def _alike(index: ShardIndex) -> Iterator[list[int]]:
-    """Rows of equal length, size and CRC-32, several at a time, in the order of the index."""
+    """Groups of rows with equal length, size and CRC-32, in the order of the index."""
     columns = (index.num_samples, index.size, index.crc32)
     order = np.lexsort([np.asarray(column) for column in columns])
     begins = np.ones(len(order) + 1, bool)
@@ -55,7 +55,7 @@ def _audio(index: ShardIndex, row: int) -> bytes:
 
 
 class KnownAudio:
-    """The audio in the shards of a folder, and of clips that are added to it."""
+    """Audio known so far: that of the shards in a folder, and of clips added to it."""
 
     def __init__(self, folder: Location) -> None:
         self._places: dict[tuple[int, int, int], list[tuple[str, Location, int]]] = {}
@@ -71,7 +71,8 @@ class KnownAudio:
             self._places.setdefault(key, []).append((clip_id, tar, offset))
 
     def add(self, clip: PackedClip) -> str | None:
-        """The first clip with this clip's audio; None if there is none, and then it is known."""
+        """First clip with this clip's audio; None if there is none, in which case the clip is
+        added."""
         size = len(clip.audio)
         key = (clip.num_samples, size, crc32(clip.audio))
         for clip_id, tar, offset in self._places.get(key, ()):
@@ -82,7 +83,7 @@ class KnownAudio:
 
 
 def read_duplicates(folder: Location) -> dict[str, str]:
-    """Those that were found when the shards in a folder were packed."""
+    """Duplicates found when the shards in a folder were packed."""
     path = folder / DUPLICATES
     try:
         found = json.loads(at(path).read().decode())

@@ -1,6 +1,6 @@
-"""Do the tasks of a build: by processes of this machine, or by a Dask cluster.
+"""Engines that run the tasks of a build: processes of this machine, or a Dask cluster.
 
-An engine decides who makes a shard and when, and never what is in it.
+An engine decides who makes a shard and when, never its content.
 """
 
 import multiprocessing
@@ -19,9 +19,9 @@ from psla_wds.errors import ShardError
 from sharding.packing.shard import ShardResult, ShardTask, pack_shard
 
 START_WAIT_S = 5.0
-"""Longest wait for workers that are still starting when the work is done."""
+"""Longest wait in seconds for workers still starting when the work is done."""
 MAX_TRIES = 3
-"""A worker that dies, for want of memory say, takes only its shard with it, to be tried again."""
+"""Tries of a shard whose worker dies, for example for lack of memory."""
 
 
 def num_cores() -> int:
@@ -29,7 +29,7 @@ def num_cores() -> int:
 
 
 def run_local(tasks: Sequence[ShardTask], workers: int) -> Iterator[ShardResult]:
-    """Do the tasks on processes of this machine; yields each result as its shard is finished."""
+    """Run the tasks on processes of this machine; yields each result when its shard is finished."""
     context = multiprocessing.get_context("spawn")
     started = context.Value(c_int64, 0)
     workers = min(workers, len(tasks))
@@ -51,14 +51,14 @@ def run_local(tasks: Sequence[ShardTask], workers: int) -> Iterator[ShardResult]
                 else:
                     waiting = chain([(task, number_of_try + 1)], waiting)
     finally:
-        # pebble takes away what workers need to start before it stops them, and they complain.
+        # pebble removes what starting workers need before it stops them, and they would complain.
         _wait_for_start(started, workers)
         pool.stop()
         pool.join()
 
 
 def _start_worker(started: Any) -> None:
-    # webdataset writes tars without torch, but loads it if it can: 1.5 s of every worker.
+    # webdataset writes tars without torch, but imports it if it can, which takes a worker 1.5 s.
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     with started.get_lock():
         started.value += 1

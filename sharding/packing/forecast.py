@@ -1,4 +1,4 @@
-"""What a build would give, from a sample of its clips: sizes, shards, time."""
+"""Forecast of a build from a sample of its clips: sizes, shards, time."""
 
 import time
 from collections import Counter
@@ -16,16 +16,16 @@ from sharding.packing.shard import Encoding, pack_clip
 SAMPLE_CLIPS = 64
 TAR_BLOCK = 512
 HEADERS = 3 * TAR_BLOCK
-"""Bytes beside the audio of a clip in a tar: two headers and the block of its JSON."""
+"""Bytes of a clip in a tar besides its audio: two headers and the block of its JSON."""
 
 
 @dataclass
 class Sample:
-    """What came of packing some of the clips into nothing."""
+    """Result of packing some clips without writing them."""
 
     num_packed: int = 0
     size_bytes: int = 0
-    """Size of the packed clips in a tar."""
+    """Size of the packed clips in a tar, in bytes."""
     elapsed_s: float = 0.0
     refused: Counter[str] = field(default_factory=Counter)
     """Number of refused clips by reason."""
@@ -57,7 +57,8 @@ def try_sample(clips: Sequence[Clip], classes: ClassList, encoding: Encoding) ->
 
 
 def settled_layout(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> Layout:
-    """The layout, with clips per shard for --shard-mib: by a sample at first, later as begun."""
+    """Layout with a number of clips per shard for --shard-mib: from a sample at first, later as
+    begun."""
     layout = config.layout
     if layout.shard_mib is None:
         return layout
@@ -70,7 +71,7 @@ def settled_layout(clips: Sequence[Clip], classes: ClassList, config: PackConfig
 
 
 def forecast(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> str:
-    """What --dry-run prints."""
+    """Text that --dry-run prints."""
     sample = try_sample(clips, classes, config.encoding)
     share = sample.num_packed / sample.num_clips
     size_bytes = len(clips) * share * sample.clip_bytes
@@ -92,7 +93,7 @@ def forecast(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> s
 
 
 def _counted(clips: Iterable[Clip]) -> tuple[Counter[str], set[int]]:
-    """Clips of each split, and the classes that have any."""
+    """Number of clips of each split, and the classes that have clips."""
     counts: Counter[str] = Counter()
     used: set[int] = set()
     for clip in clips:

@@ -1,4 +1,4 @@
-"""A whole build: all shards, or those of clips that were refused before; then the index."""
+"""A whole build: all shards, or only those of clips refused before; then the index."""
 
 import logging
 import re
@@ -56,17 +56,17 @@ logger = logging.getLogger("sharding.build")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a folder of shards holds once it is published."""
+    """Content of a folder of published shards."""
 
     index: ShardIndex
     rejected: list[dict[str, str]]
 
 
 def pack_all(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> Outcome:
-    """Make the shards that are missing, and publish them by their index.
+    """Make the missing shards, and publish all by their index.
 
-    Duplicates show only when all is packed; then the shards that hold them are made again
-    without, and the same list gives the same shards when the build is run again.
+    Duplicates show only when all clips are packed; then the shards that contain them are made again
+    without them. The list of duplicates gives the same shards when the build is run again.
     """
     tasks = _begin(clips, classes, config)
     recovered = _packed_since(config.output, len(tasks))
@@ -82,14 +82,14 @@ def pack_all(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> O
             return Outcome(index, rejected)
         duplicates |= to_refuse
         write_duplicates(config.output, duplicates)
-        # The index describes none of the shards to come; without this file it is none.
+        # The index lacks the shards to come; without this file it does not count as one.
         at(config.output / INDEX_FOLDER / META).remove()
 
 
 def pack_share(
     clips: Sequence[Clip], classes: ClassList, config: PackConfig, task: ArrayTask
 ) -> str:
-    """Make the shards of one task of an array, and say so; the index waits for all tasks."""
+    """Make the shards of one task of an array, and report it; the index waits for all tasks."""
     tasks = _begin(clips, classes, config)
     own = task.of(tasks)
     rejected = _refused(_run(own, config))
@@ -101,9 +101,9 @@ def pack_share(
 
 
 def retry_rejected(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> Outcome:
-    """Pack the refused clips that can be used now, after the shards that there are.
+    """Pack the refused clips that can be used now, after the existing shards.
 
-    Interrupted, it can be run again: what is in a finished shard is not tried a second time.
+    An interrupted retry can be run again: clips in a finished shard are not tried a second time.
     """
     folder = config.output
     plan = _finished_plan(folder, classes, config)
@@ -124,7 +124,7 @@ def retry_rejected(clips: Sequence[Clip], classes: ClassList, config: PackConfig
 
 
 def _begin(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> ShardTasks:
-    """The shards of a build, once its folder stands and is found to be of the same build."""
+    """Tasks of a build, after its folder is made, or found to belong to the same build."""
     layout = settled_layout(clips, classes, config)
     tasks = plan_shards(clips, classes, config.output, layout.clips_per_shard, config.encoding)
     open_output(config.output, tasks, classes, layout)
@@ -136,7 +136,7 @@ def _refused(results: Sequence[ShardResult]) -> list[dict[str, str]]:
 
 
 def _packed_since(folder: Location, first_shard: int) -> dict[str, int]:
-    """The clips in shards numbered from `first_shard` on, those of retries, by shard."""
+    """Clips in retry shards, which are numbered from `first_shard`, by shard."""
     packed: dict[str, int] = {}
     tars = _numbered_from(folder, first_shard)
     for number, sidecar in zip(tars, read_sidecars(list(tars.values())), strict=True):
@@ -145,14 +145,14 @@ def _packed_since(folder: Location, first_shard: int) -> dict[str, int]:
 
 
 def _numbered_from(folder: Location, first_shard: int) -> dict[int, Location]:
-    """The tars with numbers from `first_shard` on, by number."""
+    """Tars numbered from `first_shard`, by number."""
     names = {tar: TAR_NAME.fullmatch(tar.name) for tar in tars_in(folder)}
     tars = {int(name[1]): tar for tar, name in names.items() if name}
     return {number: tar for number, tar in sorted(tars.items()) if number >= first_shard}
 
 
 def _run(tasks: ShardTasks, config: PackConfig) -> list[ShardResult]:
-    """Make the shards, with a progress bar of clips; in the order of the tasks."""
+    """Make the shards with a progress bar of clips; results in the order of the tasks."""
     results: list[ShardResult] = []
     rejected = 0
     with progress_bar(desc="packing", total=tasks.num_clips) as bar:
@@ -174,7 +174,7 @@ def _finished(tasks: ShardTasks, config: PackConfig) -> Iterator[ShardResult]:
 def _publish(
     clips: Sequence[Clip], rejected: list[dict[str, str]], classes: ClassList, config: PackConfig
 ) -> ShardIndex:
-    """List the clips refused and missing and, unless they are too many, write the index."""
+    """List the refused and missing clips and, unless they are too many, write the index."""
     folder = config.output
     covered = coverage(clips, rejected, classes)
     write_rejected(folder / REJECTED, rejected)
@@ -207,7 +207,7 @@ def _warn_of_doubtful(num_silent: int, duplicates: Iterator[tuple[str, str]]) ->
 
 
 def _finished_plan(folder: Location, classes: ClassList, config: PackConfig) -> dict[str, Any]:
-    """The plan that refused clips are retried after; `ConfigError` if it is of another build."""
+    """Plan of the build to retry; `ConfigError` if it is another build's."""
     plan = read_plan(folder)
     if plan is None or missing_shards(folder):
         raise ConfigError(
@@ -235,7 +235,7 @@ def _usable(
     config: PackConfig,
     refused: dict[str, dict[str, str]],
 ) -> list[Clip]:
-    """The refused clips that can be used now; `refused` keeps the others, with their new reason."""
+    """Refused clips that can be used now; `refused` keeps the others with their new reason."""
     known = KnownAudio(config.output) if config.refuse_duplicates else None
     waiting = [clip for clip in clips if clip.clip_id in refused]
     usable = []
@@ -254,7 +254,7 @@ def _usable(
 
 
 def _delete_unfinished(folder: Location, first_shard: int, finished: set[int]) -> None:
-    """Shards of a retry that was interrupted, which no later one would complete."""
+    """Shards of an interrupted retry, which no later retry would complete."""
     for number, tar in _numbered_from(folder, first_shard).items():
         if number not in finished:
             at(sidecar_path(tar)).remove()

@@ -23,11 +23,11 @@ MAX_SHOWN = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How clips are dealt to shards."""
+    """How clips are distributed to shards."""
 
     clips_per_shard: int
     shard_mib: int | None
-    """Size that `clips_per_shard` is chosen for, if it is not given."""
+    """Size that `clips_per_shard` is derived from, if that is not given."""
     seed: int
     eval_share: float
     refuse_duplicates: bool
@@ -35,21 +35,21 @@ class Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTasks(Sequence[ShardTask]):
-    """The tasks of a build, or a slice of them; each is made when it is asked for, since all of
-    them hold all clips."""
+    """Tasks of a build, or a slice of them; each is created on access, since together they hold all
+    clips."""
 
     clips: Sequence[Clip]
     """Clips of the whole build, in order."""
     clips_per_shard: int
     places: range
-    """Positions of the tasks among those of the whole build."""
+    """Positions of the tasks in the whole build."""
     folder: Location
     mids: tuple[str, ...]
     encoding: Encoding
     first_number: int = 0
-    """Number of the shard that holds the first clips."""
+    """Number of the first shard."""
     duplicates: dict[str, str] = field(default_factory=dict)
-    """Clips of any shard to refuse, and the clip that each has the audio of."""
+    """Clips to refuse, each with the clip whose audio it repeats."""
 
     def __len__(self) -> int:
         return len(self.places)
@@ -78,8 +78,8 @@ class ShardTasks(Sequence[ShardTask]):
 
 
 def in_order(clips: Iterable[Clip], layout: Layout) -> ClipTable:
-    """The clips with their splits, in an order that is random, yet follows from each id and the
-    seed: any number of the first, as any shard, is a fair sample of the data set."""
+    """Clips with their splits, in a random order that depends only on each id and the seed: any
+    first n clips, and any shard, are a fair sample of the data set."""
     return ClipTable(
         (_random_number("order", layout.seed, clip.clip_id), _with_split(clip, layout))
         for clip in clips
@@ -93,7 +93,7 @@ def plan_shards(
     clips_per_shard: int,
     encoding: Encoding,
 ) -> ShardTasks:
-    """Deal ordered clips to shards."""
+    """Distribute ordered clips to shards."""
     return ShardTasks(
         clips=clips,
         clips_per_shard=clips_per_shard,
@@ -110,7 +110,7 @@ def _random_number(purpose: str, seed: int, clip_id: str) -> int:
 
 
 def _with_split(clip: Clip, layout: Layout) -> Clip:
-    """A clip without a split goes to eval or train, by its id, if such a share was asked for."""
+    """Put a clip without a split into eval or train by its id, if a share for eval is set."""
     if clip.split or not layout.eval_share:
         return clip
     is_eval = _random_number("split", layout.seed, clip.clip_id) < layout.eval_share * 2**64
@@ -118,9 +118,9 @@ def _with_split(clip: Clip, layout: Layout) -> Clip:
 
 
 def open_output(folder: Location, tasks: ShardTasks, classes: ClassList, layout: Layout) -> None:
-    """Make the output folder, or go on in one where the same build was begun.
+    """Make the output folder, or continue in one where the same build was begun.
 
-    Several tasks may do so at once, and each may be killed: all write the same files.
+    Several tasks may do this at once, and each may be killed: all write the same files.
     """
     plan = {
         "fingerprint": _fingerprint(tasks, classes, layout),
@@ -147,7 +147,7 @@ def open_output(folder: Location, tasks: ShardTasks, classes: ClassList, layout:
 
 
 def _is_untouched(folder: Location, names: Iterable[str]) -> bool:
-    """Whether there is nothing, or no more than builds leave that are killed at their beginning."""
+    """Whether the folder is empty, except for what builds killed at their beginning leave."""
     return at(folder).size() is None and all(name.startswith(PLAN_FILE) for name in names)
 
 
@@ -159,7 +159,8 @@ def _write_plan(folder: Location, plan: dict[str, Any]) -> None:
 
 
 def missing_shards(folder: Location) -> list[int]:
-    """Numbers of the shards that the build in a folder has yet to make; none where none began."""
+    """Numbers of the shards that the build in a folder still has to make; empty if no build was
+    begun."""
     plan = read_plan(folder)
     tars = [folder / SHARD_NAME.format(number=n) for n in range(plan["num_shards"] if plan else 0)]
     names = at(folder).entries()
@@ -185,7 +186,7 @@ def check_complete(folder: Location) -> None:
 
 
 def read_plan(folder: Location) -> dict[str, Any] | None:
-    """The plan of the build that was begun in a folder, if there is one."""
+    """Plan of the build that was begun in a folder, if there is one."""
     keys = {"fingerprint", "num_shards", "num_clips", "layout", "encoding"}
     try:
         plan = json.loads(at(folder / PLAN_FILE).read().decode())

@@ -1,6 +1,6 @@
-"""What a build says about clips it could not use: the list with reasons, and counts by class.
+"""Reports on unusable clips: the list with reasons, and counts by class.
 
-A data set shrinks: videos are deleted, downloads fail. Results on other clips are other results.
+Data sets shrink: videos are deleted, downloads fail. Results on other clips are other results.
 """
 
 import json
@@ -18,7 +18,7 @@ from psla_wds.labels.manifest import Clip
 
 REJECTED, COVERAGE = "rejected.jsonl", "coverage.json"
 NUM_WORST = 3
-"""Classes that the warning about missing clips names."""
+"""Number of classes that the warning about missing clips names."""
 
 logger = logging.getLogger("sharding.build")
 
@@ -51,7 +51,8 @@ def check_rejected(
     where: Location,
     fix: str,
 ) -> None:
-    """`ManifestError` if more than `max_rejected` of the clips were refused, or all of them."""
+    """Raise `ManifestError` if more than `max_rejected` of the clips were refused, or all of
+    them."""
     if len(rejected) == num_clips or len(rejected) > max_rejected * num_clips:
         share = len(rejected) / num_clips
         counts = Counter(clip["reason"] for clip in rejected).most_common()
@@ -67,7 +68,8 @@ def check_rejected(
 def coverage(
     clips: Iterable[Clip], rejected: Iterable[dict[str, str]], classes: ClassList
 ) -> dict[str, Any]:
-    """Clips listed by the source, missing (no file) and otherwise refused, by split and class."""
+    """Number of clips listed by the source, missing (no file) and otherwise refused, by split and
+    class."""
     reasons = {clip["clip_id"]: clip["reason"] for clip in rejected}
     splits: dict[str, Counter[str]] = {}
     by_class: list[Counter[str]] = [Counter() for _ in range(len(classes))]
@@ -97,7 +99,7 @@ def write_coverage(path: Location, covered: dict[str, Any]) -> None:
 
 
 def warn_of_losses(covered: dict[str, Any], where: Location) -> None:
-    """Log what is missing from each split, and the classes that lost the greatest share."""
+    """Log the missing clips of each split, and the classes that lost the greatest share."""
     lost = [name for name, row in covered["splits"].items() if row["missing"]]
     if not lost:
         return

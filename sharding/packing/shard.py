@@ -41,14 +41,14 @@ class Encoding:
     sample_rate_hz: int
     min_clip_s: float
     max_clip_s: float | None
-    """What follows is cut off; None keeps all."""
+    """Length in seconds to which clips are cut; None keeps all."""
     keep_unlabelled: bool
     refuse_silent: bool
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """The work that makes one shard; it depends on nothing else, and can be done again."""
+    """A task that makes one shard; it depends on nothing else and can be repeated."""
 
     number: int
     folder: Location
@@ -57,14 +57,14 @@ class ShardTask:
     """Mids of all classes, by position."""
     encoding: Encoding
     duplicates: dict[str, str] = field(default_factory=dict)
-    """Clips to refuse, and the clip that each has the audio of."""
+    """Clips to refuse, each with the clip whose audio it repeats."""
 
     @property
     def tar(self) -> Location:
         return self.folder / SHARD_NAME.format(number=self.number)
 
     def fingerprint(self) -> str:
-        """Equal for equal work: the same clips of the same files in the same form."""
+        """Fingerprint of the task: the same clips of the same files in the same form."""
         clips = [_described(clip, self.mids_of(clip)) for clip in self.clips]
         work = [asdict(self.encoding), clips, *filter(None, [self.duplicates])]
         return hashlib.sha256(json.dumps(work, default=str).encode()).hexdigest()
@@ -75,7 +75,7 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What came of a task."""
+    """Result of a task."""
 
     number: int
     num_clips: int
@@ -84,14 +84,14 @@ class ShardResult:
 
 
 def _described(clip: Clip, mids: tuple[str, ...]) -> list[Any]:
-    """All fields of a clip, with its labels' mids, which last, for their positions."""
+    """All fields of a clip, with the mids of its labels in place of their positions."""
     values = {name: getattr(clip, name) for name in CLIP_FIELDS}
     part = astuple(clip.part) if clip.part else None
     return [*(values | {"path": str(clip.path), "labels": (), "part": part}).values(), mids]
 
 
 def pack_shard(task: ShardTask) -> ShardResult:
-    """Make the shard, unless it is there already: a shard is done if its sidecar says so."""
+    """Make the shard, unless its sidecar shows that it is done."""
     sidecar = finished_sidecar(task)
     if sidecar is None:
         rejected, silent = list[dict[str, str]](), list[str]()
@@ -106,7 +106,8 @@ def pack_shard(task: ShardTask) -> ShardResult:
 def _packed(
     task: ShardTask, rejected: list[dict[str, str]], silent: list[str]
 ) -> Iterator[PackedClip]:
-    """The clips that can be used; adds the others to `rejected`, and ids to `silent`."""
+    """Yield the usable clips; add the others to `rejected`, and ids of nearly silent clips to
+    `silent`."""
     for clip in task.clips:
         try:
             if clip.clip_id in task.duplicates:
@@ -141,7 +142,7 @@ def _sidecar(
 
 
 def finished_sidecar(task: ShardTask) -> Sidecar | None:
-    """The sidecar of this very work, if the shard stands."""
+    """Sidecar of this same task, if the shard is complete."""
     sidecar = read_sidecar(task.tar)
     if sidecar is None or sidecar.task != task.fingerprint():
         return None
@@ -149,7 +150,8 @@ def finished_sidecar(task: ShardTask) -> Sidecar | None:
 
 
 def pack_clip(clip: Clip, mids: tuple[str, ...], encoding: Encoding) -> tuple[PackedClip, float]:
-    """The clip, decoded, checked and encoded, and its level in dBFS; or `ClipRefusedError`."""
+    """Decode, check and encode a clip; returns it with its level in dBFS, or raises
+    `ClipRefusedError`."""
     rate_hz, max_s = encoding.sample_rate_hz, encoding.max_clip_s or math.inf
     if not mids and not clip.refusal and not encoding.keep_unlabelled:
         raise ClipRefusedError("no-label", "the clip has no label; --keep-unlabelled packs it")

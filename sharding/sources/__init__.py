@@ -1,4 +1,4 @@
-"""Data sets as they come: each source gives a class list and its clips."""
+"""Sources: data sets in their published forms; each gives a class list and its clips."""
 
 from sharding.sources.audioset import AudioSetSource
 from sharding.sources.class_folders import FolderSource

@@ -1,4 +1,4 @@
-"""AudioSet: its segments CSV, and a folder of what could still be downloaded."""
+"""AudioSet: its segments CSV, and a folder of downloaded audio."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -30,13 +30,13 @@ class AudioSetSource:
     """
 
     segments: LocationArg
-    """Such as balanced_train_segments.csv, which gives split balanced_train."""
+    """Segments CSV, such as balanced_train_segments.csv, which gives split balanced_train."""
     audio_root: LocationArg
-    """Folder of the files, searched with its subfolders. Names are [Y]<id>, [Y]<id>_30.000,
-    [Y]<id>_30.000_40.000 or [Y]<id>_30000_40000, whole seconds as well, with the suffix of any
+    """Folder of the audio, searched with its subfolders. File names are [Y]<id>, [Y]<id>_30.000,
+    [Y]<id>_30.000_40.000 or [Y]<id>_30000_40000, also with whole seconds, and the suffix of any
     audio format."""
     class_labels: LocationArg
-    """class_labels_indices.csv: index,mid,display_name."""
+    """CSV of the classes, class_labels_indices.csv: index,mid,display_name."""
 
     def read(self) -> tuple[ClassList, Iterable[Clip]]:
         classes = read_class_list(self.class_labels)
@@ -67,8 +67,8 @@ class AudioSetSource:
 
 
 def file_names(youtube_id: str, start_s: float, end_s: float) -> Iterator[tuple[str, bool]]:
-    """Names, without suffix, under which the field's download tools save a segment, and whether
-    the name says that it is cut."""
+    """File names without suffix that download tools give a segment, and whether the name marks it
+    as cut."""
     times = {
         f"_{start_s:.3f}",
         f"_{start_s:.3f}_{end_s:.3f}",
@@ -81,7 +81,8 @@ def file_names(youtube_id: str, start_s: float, end_s: float) -> Iterator[tuple[
 
 
 class _AudioFiles:
-    """The audio in a folder, on disk by name without suffix; downloaders leave much else there."""
+    """Audio files of a folder, in a database by name without suffix; downloaders leave many other
+    files."""
 
     def __init__(self, folder: Location) -> None:
         self._folder = folder
@@ -98,7 +99,7 @@ class _AudioFiles:
                 yield to_bytes(stem), to_bytes(name)
 
     def find(self, stems: dict[str, bool]) -> list[tuple[Location, bool]]:
-        """Files that have one of these names, with what is said of it."""
+        """Files with one of these names, and whether their name marks them as cut."""
         wanted = f"SELECT stem, name FROM files WHERE stem IN ({', '.join('?' * len(stems))})"
         with scratch_errors():
             found = self._database.execute(wanted, [*map(to_bytes, stems)]).fetchall()
@@ -116,5 +117,5 @@ def _several(youtube_id: str, paths: list[Location]) -> ManifestError:
 def _segments(path: Location) -> Iterator[tuple[str, tuple[str, float, float, str]]]:
     form = 'write: YTID, start_seconds, end_seconds, "mid,mid"'
     for where, row in csv_values(path, comment="#"):
-        require(len(row) == NUM_COLUMNS, "the row has not four values", where, form)
+        require(len(row) == NUM_COLUMNS, "the row does not have four values", where, form)
         yield where, (row[0], seconds(row[1], where), seconds(row[2], where), row[3])

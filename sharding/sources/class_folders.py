@@ -18,8 +18,8 @@ class FolderSource:
     """A folder per class, with the clips of the class in it."""
 
     folder: Positional[LocationArg]
-    """Its subfolders are the classes, named by mid, display name or, without --class-labels,
-    by themselves. A file that is no audio is refused by name."""
+    """Folder whose subfolders are the classes, named by mid, display name or, without
+    --class-labels, by themselves. Files that are not audio are refused by name."""
     class_labels: LocationArg | None = None
     """CSV of the classes: index,mid,display_name."""
 
@@ -50,5 +50,5 @@ def class_folders(folder: Location) -> list[Location]:
     require_folder(folder, "check the path")
     found = at(folder).entries().items()
     names = sorted(name for name, size in found if size is None and name[0] != ".")
-    require(bool(names), "the folder has no subfolder", folder, "make one for each class")
+    require(bool(names), "the folder has no subfolders", folder, "make one for each class")
     return [folder / name for name in names]

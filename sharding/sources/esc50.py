@@ -1,4 +1,4 @@
-"""ESC-50, as its repository has it."""
+"""ESC-50, as in its repository."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,10 +18,11 @@ COLUMNS = ("filename", "fold", "target", "category")
 
 @dataclass(frozen=True, kw_only=True)
 class Esc50Source:
-    """ESC-50: five splits, fold1 to fold5, which are not to be shuffled, and its own 50 classes."""
+    """ESC-50: five splits, fold1 to fold5, which must not be shuffled, and 50 classes of its
+    own."""
 
     folder: Positional[LocationArg]
-    """The unpacked repository, with meta/esc50.csv and audio/."""
+    """Unpacked repository, with meta/esc50.csv and audio/."""
 
     def read(self) -> tuple[ClassList, Iterable[Clip]]:
         require_folder(self.folder, "check the path")
@@ -31,7 +32,7 @@ class Esc50Source:
 
     def _clips(self, rows: list[tuple[str, dict[str, str]]]) -> Iterator[Clip]:
         audio = self.folder / "audio"
-        require_folder(audio, "unpack the audio beside meta/")
+        require_folder(audio, "unpack the audio next to meta/")
         for where, row in rows:
             yield Clip(
                 clip_id=PurePath(row["filename"]).stem,
@@ -43,7 +44,7 @@ class Esc50Source:
 
 
 def _class_names(rows: list[tuple[str, dict[str, str]]]) -> tuple[str, ...]:
-    """The categories in the order of their targets, 0, 1, 2, ..."""
+    """Categories in the order of their targets, 0, 1, 2, ..."""
     names: dict[str, str] = {}
     for where, row in rows:
         name = names.setdefault(row["target"], row["category"])

@@ -19,7 +19,7 @@ from sharding.sources.source import require, require_folder
 Split = Literal["train", "val", "eval"]
 SPLITS: tuple[Split, ...] = ("train", "val", "eval")
 PARTS = {"dev": ("fname", "mids", "split"), "eval": ("fname", "mids")}
-"""Lists of clips and the columns that are used of them."""
+"""Lists of clips and their columns that are used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +29,10 @@ class Fsd50kSource:
     folder: Positional[LocationArg]
     """Folder with FSD50K.dev_audio, FSD50K.eval_audio and FSD50K.ground_truth."""
     class_labels: LocationArg | None = None
-    """CSV of the classes: index,mid,display_name; its 200 in the order of vocabulary.csv unless
-    set."""
+    """CSV of the classes: index,mid,display_name. Default: its 200 classes in the order of
+    vocabulary.csv."""
     splits: tuple[Split, ...] = SPLITS
-    """Those to pack."""
+    """Splits to pack."""
 
     def read(self) -> tuple[ClassList, Iterable[Clip]]:
         require_folder(self.folder, "check the path")
@@ -61,7 +61,7 @@ class Fsd50kSource:
                     )
 
     def _subfolder(self, name: str) -> Location:
-        """FSD50K.name, or name alone."""
+        """Path of FSD50K.NAME, or of NAME alone."""
         for path in (self.folder / f"FSD50K.{name}", self.folder / name):
             if at(path).is_folder():
                 return path

@@ -1,4 +1,4 @@
-"""HDF5 files as PANNs and PaSST make them."""
+"""HDF5 files in the layouts of PANNs and PaSST."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -22,21 +22,19 @@ AUDIOSET_NAME = re.compile(r"Y([\w-]{11})")
 
 @dataclass(frozen=True, kw_only=True)
 class Hdf5Source:
-    """Clips in HDF5 files, of PANNs' layout (arrays audio_name, waveform, target) or PaSST's
-    (audio_name, mp3, target).
-
-    The clip id is the row's name without suffix; of AudioSet's names, Y<id>.wav, the id.
-    """
+    """Clips in HDF5 files, in the layout of PANNs (arrays audio_name, waveform, target) or PaSST
+    (audio_name, mp3, target). The clip id is the row's name without suffix; for AudioSet's names,
+    Y<id>.wav, the id."""
 
     files: Positional[tuple[Path, ...]]
-    """One or more, all of one split, on a disk."""
+    """HDF5 files on a disk, all of one split."""
     class_labels: LocationArg
     """CSV of the classes, index,mid,display_name, in the order of the targets."""
     split: str = ""
     """Name of the split, such as train."""
 
     def read(self) -> tuple[ClassList, Iterable[Clip]]:
-        require(bool(self.files), "no HDF5 file is named", "hdf5 FILE", "name one or more")
+        require(bool(self.files), "no HDF5 file is given", "hdf5 FILE", "name one or more")
         classes = read_class_list(self.class_labels)
         return classes, self._clips(classes)
 

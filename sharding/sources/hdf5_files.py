@@ -23,8 +23,8 @@ RATE_ATTRIBUTE = "sample_rate"
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[Any]:
-    """The file, once its arrays are known to be those of one of the layouts, in the file itself:
-    a link or external storage could name any other file."""
+    """Open the file after checking its layout. All arrays must be in the file itself: a link or
+    external storage could name any other file."""
     try:
         import h5py  # here, since it is an extra
     except ImportError:
@@ -36,7 +36,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise ManifestError(f"no HDF5 file: {error}", where=path, fix="copy it again") from None
+        raise ManifestError(f"not an HDF5 file: {error}", where=path, fix="copy it again") from None
     with file:
         names = [name for name in AUDIO_ARRAYS if name in file]
         right = len(names) == 1 and all(
@@ -46,7 +46,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
             for name in ("audio_name", "target", *names)
         )
         lengths = {len(file[name]) for name in ("audio_name", "target", *names)} if right else set()
-        if len(lengths) != 1 or lengths.pop() > path.stat().st_size:  # a row has bytes of its own
+        if len(lengths) != 1 or lengths.pop() > path.stat().st_size:  # each row has its own bytes
             raise ManifestError(
                 "the file has not the arrays audio_name, target, and waveform or mp3, of equal "
                 "length and in the file itself",
@@ -57,7 +57,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
 
 
 def names_of(file: Any, rows: slice) -> list[str]:
-    """Names in these rows; empty where the packer found no audio and left the row out."""
+    """Names in these rows; empty if the packer found no audio and left the row out."""
     names = file["audio_name"][rows]
     return [bytes(name).rstrip(b"\0").decode(errors="replace") for name in names]
 
@@ -76,7 +76,7 @@ def targets_of(file: Any, rows: slice, num_classes: int) -> Bool[np.ndarray, "ro
 
 
 def read_row(path: Path, row: int) -> io.BytesIO | tuple[Float32[np.ndarray, "samples 1"], int]:
-    """The bytes of the row's audio file, or its waveform in [-1, 1] and sample rate."""
+    """Bytes of the row's audio file, or its waveform in [-1, 1] and sample rate."""
     with open_hdf5(path) as file:
         if "mp3" in file:
             return io.BytesIO(np.asarray(file["mp3"][row], np.uint8).tobytes())

@@ -1,4 +1,4 @@
-"""A manifest: clips listed in one file of one's own."""
+"""A manifest: a file that lists clips."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -20,12 +20,13 @@ class ManifestSource:
     """Clips listed in a .jsonl or .csv file, one a row."""
 
     file: Positional[LocationArg]
-    """Columns or keys: path (or URL), labels, and optionally clip_id, start_s, end_s, split. Labels
-    are mids, display names or indices: a list in JSONL, separated by | in CSV."""
+    """File with columns or keys path (or URL), labels, and optionally clip_id, start_s, end_s,
+    split. Labels are mids, display names or indices: a list in JSONL, separated by
+    in CSV."""
     class_labels: LocationArg
     """CSV of the classes: index,mid,display_name."""
     audio_root: LocationArg | None = None
-    """Folder or URL that relative paths start from; that of the file unless set."""
+    """Folder or URL that relative paths start from. Default: the folder of the file."""
 
     def read(self) -> tuple[ClassList, Iterable[Clip]]:
         classes = read_class_list(self.class_labels)
@@ -47,7 +48,7 @@ def _rows(path: Location) -> Iterator[tuple[str, dict[str, Any]]]:
 def _clip_of_row(row: dict[str, Any], classes: ClassList, root: Location, where: str) -> Clip:
     path, labels = str(_given(row, "path", "")), _given(row, "labels", "")
     require(bool(path), "the row has no path", where, "fill in path and labels")
-    require(isinstance(labels, str | list), "labels are no list", where, 'write ["mid", ...]')
+    require(isinstance(labels, str | list), "labels are not a list", where, 'write ["mid", ...]')
     return Clip(
         clip_id=str(_given(row, "clip_id", path)),
         path=named(root, path),
@@ -62,6 +63,6 @@ def _clip_of_row(row: dict[str, Any], classes: ClassList, root: Location, where:
 
 
 def _given(row: dict[str, Any], key: str, default: Any) -> Any:
-    """The value of a key, a 0 too, unless it is absent, null or empty."""
+    """Value of a key, which may be 0; None if it is absent, null or empty."""
     value = row.get(key)
     return default if value is None or value == "" else value

@@ -1,4 +1,4 @@
-"""The JSON lists of PSLA, AST and their descendants, with the CSV of weights beside them."""
+"""JSON lists of PSLA, AST and their descendants, with their CSV of weights."""
 
 import json
 import logging
@@ -31,17 +31,17 @@ logger = logging.getLogger("sharding.build")
 class PslaJsonSource:
     """Clips of the JSON that PSLA, AST, CAV-MAE and Audio-MAE read.
 
-    {"data": [{"wav": "/audio/a.wav", "labels": "/m/09x0r,/m/04rlf"}, ...]}. The clip id is the
-    file name without suffix. If NAME_weight.csv stands beside NAME.json, its weights are compared
-    with those of the labels, which a warning tells; draws follow the labels.
+    {"data": [{"wav": "/audio/a.wav", "labels": "/m/09x0r,/m/04rlf"}, ...]}. The clip id is the file
+    name without suffix. If there is a NAME_weight.csv next to NAME.json, its weights are compared
+    with those of the labels, and a difference is a warning; draws follow the labels.
     """
 
     file: Positional[LocationArg]
-    """The JSON; one split."""
+    """JSON file of one split."""
     class_labels: LocationArg
     """CSV of the classes: index,mid,display_name."""
     audio_root: LocationArg | None = None
-    """Folder with the files, by their names alone; unless set, paths are taken as written, and
+    """Folder of the files, found by their names alone. Default: paths are taken as written, and
     relative ones start from the JSON's folder."""
     split: str = ""
     """Name of the split, such as train."""
@@ -67,7 +67,7 @@ class PslaJsonSource:
 
 
 def check_weights(path: Location, labels: list[list[str]]) -> bool:
-    """Whether a CSV of weights, if there is one, is that of these labels; warns if it is not."""
+    """Whether a CSV of weights, if there is one, fits these labels; warns if it does not."""
     if at(path).size() is None:
         return True
     counts = Counter(label for row in labels for label in row)
@@ -78,7 +78,7 @@ def check_weights(path: Location, labels: list[list[str]]) -> bool:
         found = [float(line) for line in lines(path) if line.strip()]
     except ValueError as error:
         raise ManifestError(
-            f"a weight is no number: {error}", where=path, fix="delete it"
+            f"a weight is not a number: {error}", where=path, fix="delete it"
         ) from None
     if len(found) != len(expected):
         difference = f"it has {len(found):,} rows for {len(expected):,} clips"

@@ -1,4 +1,4 @@
-"""Rows of text files, each with the file and line that it comes from, for messages."""
+"""Rows of text files, each with its file and line for messages."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ def lines(path: Location) -> Iterator[str]:
 
 
 def csv_values(path: Location, *, comment: str | None = None) -> Iterator[tuple[str, list[str]]]:
-    """Every row that is not empty, nor begins with the mark of a comment."""
+    """Rows that are neither empty nor comments."""
     reader = csv.reader(lines(path), skipinitialspace=True)
     try:
         for row in reader:
@@ -40,11 +40,11 @@ def csv_values(path: Location, *, comment: str | None = None) -> Iterator[tuple[
                 yield f"{path}, line {reader.line_num}", row
     except csv.Error as error:
         where = f"{path}, line {reader.line_num}"
-        raise ManifestError(f"the row is no CSV: {error}", where=where, fix="quote it") from None
+        raise ManifestError(f"the row is not CSV: {error}", where=where, fix="quote it") from None
 
 
 def csv_rows(path: Location, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Rows by the names in the first line, which must name `columns`."""
+    """Rows by the names in the first line, which must include `columns`."""
     rows = csv_values(path)
     _, header = next(rows, ("", []))
     require(
@@ -68,7 +68,7 @@ def jsonl_rows(path: Location) -> Iterator[tuple[str, dict[str, Any]]]:
             raise ManifestError(
                 f"the line is not JSON: {error}", where=where, fix="write one object a line"
             ) from None
-        require(isinstance(row, dict), "the line is no object", where, "write {...}")
+        require(isinstance(row, dict), "the line is not an object", where, "write {...}")
         yield where, row
 
 

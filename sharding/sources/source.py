@@ -1,4 +1,4 @@
-"""What every source is, and how it looks at folders."""
+"""Interface of all sources, and how they list folders."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from psla_wds.labels.manifest import Clip
 
 @runtime_checkable
 class Source(Protocol):
-    """Where labelled clips come from."""
+    """A source of labelled clips."""
 
     def read(self) -> tuple[ClassList, Iterable[Clip]]: ...
 
@@ -28,14 +28,14 @@ def require_folder(folder: Location, fix: str) -> None:
 
 
 def named(root: Location, name: str) -> Location:
-    """The file that a list names: a URL or an absolute path as it stands, others from `root` on."""
+    """File named by a list: URLs and absolute paths as written, other paths from `root`."""
     if is_url(name):
         return parse_location(name)
     return Path(name) if name.startswith("/") else member(root, name)
 
 
 def files_below(folder: Location) -> Iterator[str]:
-    """The name, from `folder` on, of every file that is not hidden, in any order.
+    """Names, relative to `folder`, of all files that are not hidden, in any order.
 
     `ConfigError` if a folder cannot be read.
     """

@@ -1,4 +1,4 @@
-"""WebDataset tars that others built, to be packed anew."""
+"""WebDataset tars that others built, to be packed again."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ from sharding.sources.source import require, require_folder
 class TarsSource:
     """WebDataset tars: KEY.wav or another audio format, with labels in KEY.json, .cls or .txt.
 
-    Packs them anew: shuffled, at one rate, in one codec. python -m sharding.index takes tars as
-    they are.
+    Packs them again: shuffled, at one rate, in one codec. python -m sharding.index uses tars
+    unchanged.
     """
 
     folder: Positional[LocationArg]
-    """The folder of the tars, or its URL."""
+    """Folder of the tars, or its URL."""
     class_labels: LocationArg | None = None
-    """CSV of the classes: index,mid,display_name; that in the folder unless set."""
+    """CSV of the classes: index,mid,display_name. Default: the one in the folder."""
 
     def read(self) -> tuple[ClassList, Iterable[Clip]]:
         require_folder(self.folder, "check the path")
@@ -40,7 +40,7 @@ class TarsSource:
 
     def _clips(self, classes: ClassList) -> Iterator[Clip]:
         tars = tars_in(self.folder)
-        require(bool(tars), "there is no tar here", self.folder, "check the path")
+        require(bool(tars), "there are no tars here", self.folder, "check the path")
         for tar in tars:
             with at(tar).local_copy() as local, local.open("rb") as file:
                 for key, members in members_by_key(local, where=tar).items():

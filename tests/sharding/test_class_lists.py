@@ -40,4 +40,4 @@ def test_a_class_list_is_written_once_and_named_as_next(tmp_path: Path):
     rows = (tmp_path / "made.csv").read_text().splitlines()
     assert rows == ["index,mid,display_name", "0,Bark,Bark", "1,Meow,Meow"]
     again = run_command("sharding.labels", *arguments, check=False)
-    assert_user_error(again, "there is a file already")
+    assert_user_error(again, "the file exists")

@@ -216,7 +216,7 @@ def test_members_of_a_clip_are_brought_together(class_labels: Path, tmp_path: Pa
 
 def test_an_empty_tar_counts_beside_others_and_not_alone(class_labels: Path, tmp_path: Path):
     folder = write_members(tmp_path / "tars" / "a.tar", {})
-    with pytest.raises(ManifestError, match="hold no clip"):
+    with pytest.raises(ManifestError, match="have no clips"):
         make_index(folder, class_labels)
     write_members(folder / "b.tar", {"1.wav": audio_of(1, "wav"), "1.cls": b"1"})
     index, _ = make_index(folder, class_labels)

@@ -180,7 +180,7 @@ def drop_the_rate(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: os.truncate(path, path.stat().st_size // 2), "no HDF5 file"),
+        (lambda path: os.truncate(path, path.stat().st_size // 2), "not an HDF5 file"),
         (replaced("waveform", elsewhere), "has not the arrays"),
         (replaced("waveform", stored_elsewhere), "has not the arrays"),
         (replaced("target", lambda *_: np.zeros((2, 3), bool)), "has not the arrays"),
