@@ -141,7 +141,10 @@ def fields() -> set[str]:
 FIELDS = fields()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+LIVING = [page for page in PAGES if page.name != "CHANGELOG.md"]  # which names what is gone
+
+
+@pytest.mark.parametrize("page", LIVING, ids=lambda page: page.name)
 def test_flags_in_sentences_exist(page: Path):
     code = re.findall(r"`([^`]+)`", FENCE.sub("", page.read_text()))
     flags = {flag for part in code for flag in re.findall(r"(?<![\w-])--([a-z][\w.-]*)", part)}
