@@ -1,6 +1,7 @@
 """Small runs of training on the shared shards, as a user starts them, and what they leave."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -59,7 +60,11 @@ def torchrun(
 
 def start(shards: object, run_dir: Path, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "train.main", *arguments(shards, run_dir, *more)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # With as many threads as the tests' own process, since sums round by their number.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:

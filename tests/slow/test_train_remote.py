@@ -4,7 +4,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from store_server import serving
+from services.store_server import serving
 from training_runs import arguments, num_logged, same_weights, start, wait_until
 
 from train.main import parse

@@ -109,7 +109,7 @@ def test_a_student_resumes_exactly_and_only_with_its_teacher(
 
 
 def test_mistakes_are_reported(trained: Path, teacher: Path, shards: Path, tmp_path: Path):
-    with pytest.raises(ConfigError, match="the model has 4 scores a clip, not 9"):
+    with pytest.raises(ConfigError, match="the model gives 4 scores per clip, fewer than 9"):
         _prepare(Args(trained, (str(shards),), tmp_path / "t", top_k=9))
     with pytest.raises(ConfigError, match="no labels are read"):
         Args(trained, (), tmp_path / "t", top_k=2, labels=Path("overlay"))

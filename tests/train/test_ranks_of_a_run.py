@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from damaged_clips import flip_bits
-from store_server import serving
+from services.store_server import serving
 from training_runs import arguments, config_of, torchrun
 from worlds import outcomes_in_world
 
@@ -36,7 +36,7 @@ def of_another_seed(config: TrainConfig) -> None:
 
 
 def of_other_code(config: TrainConfig) -> None:
-    start._code = lambda: f"of rank {os.environ['RANK']}"
+    start.sources_digest = lambda: f"of rank {os.environ['RANK']}"
     train(config)
 
 

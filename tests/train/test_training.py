@@ -229,7 +229,7 @@ def test_a_run_and_its_dry_run_find_a_mistake_before_training(
 def test_allowed_damaged_clips_are_replaced_and_logged(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr("psla_wds.io.retries.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("psla_wds.io.remote.RETRY_PAUSES_S", ())
     caplog.set_level("INFO")
     copied = shutil.copytree(shards, tmp_path / "shards")
     index = flip_bits(open_indexes([f"{copied}:train"]), 5)

@@ -115,7 +115,7 @@ def check_types(state: dict[str, Any]) -> None:
         if name in ("interval", "epoch"):
             fits = fits and value.keys() == asdict(Means()).keys()
         if not fits:
-            what = f"the state has another kind of {name} than training writes"
+            what = f"the state has an invalid {name}"
             raise CheckpointError(what, where="state.pt", fix=FIX)
 
 
