@@ -51,14 +51,13 @@ WITHOUT_TORCH = [
     "psla_wds.loading.epochs",
     "psla_wds.loading.waveforms",
     "psla_wds.evaluation.scores",
-    "eval.compare",
-    "eval.ensemble",
-    "eval.export",
-    "eval.figures",
-    "eval.gallery",
-    "eval.score",
-    "eval.tag",
+    *(f"eval.{path.stem}" for path in sorted((ROOT / "eval").glob("[a-z]*.py"))),
+    *(f"sharding.{path.stem}" for path in sorted((ROOT / "sharding").glob("[a-z]*.py"))),
+    "train.main",
+    "train.study.__main__",
 ]
+"""Modules that users import without torch, and commands, whose --help starts at once."""
+MAX_TEST_NAME = 60
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -204,3 +203,39 @@ def test_files_functions_and_signatures_stay_short():
                 if len([a for a in arguments if a.arg not in ("self", "cls")]) > MAX_ARGUMENTS:
                     too_long.append(f"{where} takes too many arguments")
     assert not too_long
+
+
+def docstrings(path: Path) -> list[str]:
+    """Texts that stand alone: docstrings, and those below fields and constants."""
+    return [
+        node.value.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    ]
+
+
+def test_docstrings_begin_with_a_noun_or_a_verb():
+    found = [text[:60] for path in sources() for text in docstrings(path)]
+    assert len(found) > 1000
+    assert not [text for text in found if text.startswith(("Of ", "Those ", "Unless "))]
+
+
+def test_tests_mirror_the_tree():
+    tests = [path for path in (ROOT / "tests").rglob("test_*.py")]
+    rooms = {p.parent.relative_to(ROOT / "tests") for p in tests if p.parent != ROOT / "tests"}
+    of_packages = {room for room in rooms if room.parts[0] in ALLOWED}
+    assert rooms - of_packages == {Path("documents"), Path("gpu"), Path("slow")}
+    assert not [room for room in of_packages if not (ROOT / room / "__init__.py").exists()]
+
+
+def test_names_of_tests_are_short():
+    functions = [
+        node.name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
+    assert len(functions) > 500
+    assert not [name for name in functions if len(name) > MAX_TEST_NAME]

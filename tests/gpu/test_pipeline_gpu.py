@@ -69,7 +69,7 @@ def test_clips_of_every_length_work():
 
 
 @pytest.mark.parametrize("on_side_stream", [False, True], ids=["default stream", "side stream"])
-def test_an_output_that_was_dropped_outlives_the_work_queued_on_it(on_side_stream: bool):
+def test_a_dropped_output_outlives_the_work_queued_on_it(on_side_stream: bool):
     batches = noise_batches(40)
     stream = torch.cuda.Stream() if on_side_stream else torch.cuda.current_stream()
     front = open_front_end(batches, FEW_FRAMES)
@@ -101,7 +101,7 @@ def test_a_damaged_clip_costs_its_batch_and_no_other():
             torch.testing.assert_close(front.run()[0].cpu(), expected, rtol=0, atol=1e-3)
 
 
-def test_inputs_may_be_overwritten_once_their_arrays_are_released():
+def test_inputs_may_be_overwritten_once_released():
     batches = noise_batches(20)
     front = open_front_end(batches, FEW_FRAMES)
     for number, batch in enumerate(batches):

@@ -88,7 +88,7 @@ def test_a_batch_that_is_not_finite_changes_nothing(precision: Precision):
     assert torch.isfinite(student.step(iter([one]), Moment(106, 1, 1000))) and not student.is_bad
 
 
-def test_a_gradient_too_large_for_float16_lowers_the_scale_and_is_no_bad_step():
+def test_a_float16_overflow_lowers_the_scale_only():
     student, one = learner("float16"), batch()
     weight = next(student.model.head.parameters())
     hook = weight.register_hook(lambda gradient: gradient * float("inf"))

@@ -28,7 +28,7 @@ def test_a_class_list_is_made_from_a_folder_or_a_column(tmp_path: Path):
 def test_a_field_beyond_the_limit_of_csv_is_an_error(tmp_path: Path):
     text = "path,labels\n" + "x" * (csv.field_size_limit() + 1) + ",a\n"
     (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(ManifestError, match=r"no CSV: .*\n.*line 2"):
+    with pytest.raises(ManifestError, match=r"not CSV: .*\n.*line 2"):
         class_names(Args(tmp_path / "t.csv", tmp_path / "out.csv"))
 
 
