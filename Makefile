@@ -36,11 +36,13 @@ lint: $(ENVIRONMENT)
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
+# One process more than there are cores, since some tests only wait for others.
+PYTEST = $(PYTHON) -m pytest -n $(shell expr $$(nproc) + 1) --dist loadfile
 test: lint
-	$(PYTHON) -m pytest -n auto --dist loadfile -m 'not slow and not gpu'
+	$(PYTEST) -m 'not slow and not gpu'
 
 test-all: lint
-	$(PYTHON) -m pytest -n auto --dist loadfile -m 'not gpu'
+	$(PYTEST) -m 'not gpu'
 
 # Each part within a bound of seconds; a part that fails does not stop those after it, and make names
 # those that failed. Results are gpu_*.json, beside those of a CPU. All parts take up to 20 minutes.
