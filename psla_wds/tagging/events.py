@@ -76,7 +76,7 @@ class EventFinder:
         for label in list(self._open):
             self._close(label)
         events = []
-        for label, run in self._found.items():
+        for label, run in sorted(self._found.items(), key=lambda found: found[1].end):
             is_last = run.end == self._num_frames
             events += self._event(label, run, duration_s if is_last else run.end * self._frame_s)
         self._found = {}
