@@ -59,6 +59,15 @@ def real_clips() -> Path:
 
 
 @pytest.fixture(scope="session")
+def meta() -> Path:
+    """Folder of AudioSet's metadata, and of the lists of ESC-50 and FSD50K."""
+    folder = os.environ.get("PSLA_AUDIOSET_META")
+    if not folder:
+        pytest.skip("PSLA_AUDIOSET_META names no folder of AudioSet's metadata")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 48 audio files of four classes, clips.jsonl and classes.csv."""
     return write_corpus(tmp_path_factory.mktemp("corpus"), num_clips=48)

@@ -8,8 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import UseAppendAction, arg
-
+from psla_wds import cli
 from psla_wds.config import Kind, Within, check_ranges, flag, kinds_of, read_json
 from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
@@ -24,7 +23,7 @@ BAD_BATCHES = "bad_batches.jsonl"
 """File in a run's folder with the clips of steps whose loss or gradient was not finite."""
 
 Compile = Literal["off", "default", "reduce-overhead"]
-Shards = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]"), Kind.PLACE]
+Shards = Annotated[cli.Shards, Kind.PLACE]
 
 
 @dataclass(frozen=True, kw_only=True)

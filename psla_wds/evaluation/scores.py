@@ -244,7 +244,8 @@ def _wrong_values(
         clip, class_ = places[0]
         yield (
             f"{num_wrong:,} {name} are not {rule}, the first ({arrays[name][clip, class_]}) "
-            f"for clip {arrays['clip_ids'][clip]}, class {arrays['mids'][class_]}"
+            f"for clip {arrays['clip_ids'][clip]}, class {arrays['mids'][class_]}; "
+            "use a checkpoint that has not diverged"
         )
 
 
@@ -252,8 +253,7 @@ def _unusable(reason: str, path: Path) -> ScoreError:
     return ScoreError(
         f"the score file cannot be used: {reason}",
         where=path,
-        fix=f"write it again: python -m eval.predict RUN --index SHARDS --output {path} "
-        "(with a checkpoint that has not diverged)",
+        fix=f"write it again: python -m eval.predict RUN --index SHARDS --output {path}",
     )
 
 

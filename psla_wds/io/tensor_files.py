@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from psla_wds.errors import CheckpointError, ConfigError, PslaError
+from psla_wds.errors import CheckpointError, PslaError, optional_package
 from psla_wds.io.atomic_files import atomic_open
 
 
@@ -94,14 +94,10 @@ def difference(given: dict[str, Tensor], expected: dict[str, Tensor]) -> str | N
 
 def safetensors(path: Path) -> ModuleType:
     """The package safetensors for torch, which only files of that format need."""
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise ConfigError(
-            "files of this format need the package safetensors",
-            where=path,
-            fix="python -m pip install -c constraints.txt safetensors",
-        ) from None
+    users = "files of this format"
+    optional_package("safetensors", users, where=path, install="safetensors")
+    import safetensors.torch
+
     return safetensors.torch
 
 

@@ -22,7 +22,6 @@ from psla_wds.errors import ConfigError, ShardError
 from psla_wds.io.remote import REQUEST_TIMEOUT_S, ReadError, retry
 from psla_wds.io.stores import Store, at
 from psla_wds.reading.config import TIMEOUT_S
-from psla_wds.reading.config import ReaderConfig as ReaderConfig
 from psla_wds.reading.read_pool import ReadPool
 from psla_wds.reading.staging import Staging
 from psla_wds.shards.index import ShardIndex

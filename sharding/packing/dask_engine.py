@@ -80,9 +80,8 @@ def _results(client: Any, tasks: Sequence[ShardTask]) -> Iterator[ShardResult]:
     for future in finished:
         yield _result(future, running.pop(future.key))
         wanted = max(MIN_WAITING, 2 * sum(client.nthreads().values()))
-        start(
-            max(0, wanted - len(running))
-        )  # there are more running than wanted after workers have left
+        # More tasks are running than wanted after workers have left.
+        start(max(0, wanted - len(running)))
 
 
 def _connect(address: str) -> Any:

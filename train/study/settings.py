@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional
 
+from psla_wds import cli
 from psla_wds.config import Within, check_ranges, to_json
 from psla_wds.errors import ConfigError
 from psla_wds.io.atomic_files import atomic_open, disk_errors
@@ -19,7 +20,6 @@ from train.study.paper import SETS, STUDIES, DataSet, data_sets
 from train.study.run import read_json
 
 PROG = "python -m train.study"
-Shards = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...]")]
 DOWNLOAD = "download"
 BASE, RECORD = "base.json", "study.json"
 LATER = ("ontology", "teacher", "esc50_index", "fsd50k_index")
@@ -44,7 +44,7 @@ class StudyArgs:
     `list` shows for the study."""
     base: str | None = None
     """Recipe, or config.json of a run, that the rows change. Default: the paper's for the set."""
-    test_index: Shards = ()
+    test_index: cli.Shards = ()
     """Shards to score finished models on; --eval-index then chooses the epoch, as in the paper's
     FSD50K. Default: --eval-index serves both."""
     imagenet: str | None = None
@@ -55,9 +55,9 @@ class StudyArgs:
     teacher: Path | None = None
     """Run or checkpoint whose scores enhance the labels; the paper's was trained on the full set.
     Default: the study's own first run on the labels as annotated."""
-    esc50_index: Shards = ()
+    esc50_index: cli.Shards = ()
     """Shards of ESC-50, for the study elsewhere."""
-    fsd50k_index: Shards = ()
+    fsd50k_index: cli.Shards = ()
     """Shards of FSD50K's evaluation clips, cut to 10 s, for the study elsewhere."""
     average_from: Annotated[int | None, Within(1)] = None
     """First epoch of the averaged weights. Default: the paper's, or for another number of epochs

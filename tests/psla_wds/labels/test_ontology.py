@@ -1,7 +1,6 @@
 """Which class may go with which: AudioSet's own ontology, and its abstract nodes."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -79,14 +78,6 @@ def test_a_bad_ontology_is_refused(tmp_path: Path, text: str, message: str):
 def test_a_class_unknown_to_the_ontology_is_refused(tree: Ontology):
     with pytest.raises(LabelError, match="does not know 1 of 2 classes: hum"):
         tree.check_classes(ClassList(("pop", "hum"), ("pop", "hum")), where="o.json")
-
-
-@pytest.fixture(scope="module")
-def meta() -> Path:
-    folder = os.environ.get("PSLA_AUDIOSET_META")
-    if not folder:
-        pytest.skip("PSLA_AUDIOSET_META names no folder of AudioSet's metadata")
-    return Path(folder)
 
 
 def test_pairs_are_as_many_as_the_official_code_finds(meta: Path):

@@ -11,9 +11,10 @@ from jaxtyping import Int64
 
 from psla_wds import WaveformConfig
 from psla_wds.features.encoded_batch import NULL_WAV
+from psla_wds.reading.config import ReaderConfig
 from psla_wds.reading.read_ahead import ReadAhead
 from psla_wds.reading.read_tuner import MOST_THREADS
-from psla_wds.reading.reader import PendingRead, Reader, ReaderConfig
+from psla_wds.reading.reader import PendingRead, Reader
 from psla_wds.sampling.augment import plain_draws
 from psla_wds.sampling.schedule import BatchLayout, TrainingSchedule
 from psla_wds.shards.index import ShardIndex

@@ -3,7 +3,6 @@
 Needs the folder PSLA_AUDIOSET_META with AudioSet's segments, classes and counts of clips.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +23,6 @@ from psla_wds.sampling.plan import (
 from psla_wds.shards.index import ShardIndex
 
 EPOCHS = range(1, 16)
-
-
-@pytest.fixture(scope="module")
-def meta() -> Path:
-    folder = os.environ.get("PSLA_AUDIOSET_META")
-    if not folder:
-        pytest.skip("PSLA_AUDIOSET_META names no folder of AudioSet's metadata")
-    return Path(folder)
 
 
 @pytest.fixture(scope="module")

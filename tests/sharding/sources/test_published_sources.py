@@ -47,13 +47,10 @@ def test_the_splits_of_fsd50k_need_only_their_own_audio(tmp_path: Path):
         list(source.read()[1])
 
 
-def test_the_real_list_of_esc50_has_50_classes_and_five_folds(tmp_path: Path):
-    folder = os.environ.get("PSLA_AUDIOSET_META")
-    if not folder:
-        pytest.skip("PSLA_AUDIOSET_META names no folder of metadata")
+def test_the_real_list_of_esc50_has_50_classes_and_five_folds(meta: Path, tmp_path: Path):
     (tmp_path / "audio").mkdir()
     (tmp_path / "meta").mkdir()
-    (tmp_path / "meta" / "esc50.csv").symlink_to(Path(folder) / "esc50.csv")
+    (tmp_path / "meta" / "esc50.csv").symlink_to(meta / "esc50.csv")
     classes, clips = Esc50Source(folder=tmp_path).read()
     assert len(classes) == 50 and (classes.names[0], classes.names[49]) == ("dog", "hand_saw")
     per_split = np.unique([clip.split for clip in clips], return_counts=True)[1]
