@@ -87,7 +87,7 @@ def find_recordings(names: tuple[str, ...]) -> list[Recording]:
 
 def _is_audio(path: Path) -> bool:
     """Whether a name in a folder is audio; a broken link is, so that it is reported."""
-    from psla_wds.audio.decode import AUDIO_SUFFIXES
+    from psla_wds.audio.kinds import AUDIO_SUFFIXES
 
     hidden = path.name.startswith(".")
     return not hidden and path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir()

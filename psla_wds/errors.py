@@ -74,3 +74,14 @@ class ScoreError(PslaError):
 
 class AudioError(PslaError):
     """A recording cannot be tagged: unreadable, empty, or not finite."""
+
+
+class ClipRefusedError(Exception):
+    """The clip cannot be used; `reason` is one word for counting, the message has the details.
+
+    Not a `PslaError`: others of the clips are used, so a build goes on.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason

@@ -8,11 +8,11 @@ python -m sharding.build psla-json JSON --class-labels CSV --output SHARDS
 python -m sharding.build hdf5 FILE ... --class-labels CSV --output SHARDS
 python -m sharding.build tars FOLDER --class-labels CSV --output SHARDS
 
-Any format that libsndfile reads, or ffmpeg where it is installed, at any rate and number of
-channels, becomes one channel at one rate. Interrupted and started again, it goes on; the same
-input and settings give the same bytes. Clips that cannot be used are listed in rejected.jsonl, and
-coverage.json counts what is missing of each split and class. docs/data_sets.md has the commands
-from each published data set to its shards.
+Audio of any usual format (wav, flac, mp3, ogg, m4a, webm, mp4, mov, wma, ...), at any rate and
+number of channels, becomes one channel at one rate. Interrupted and started again, it goes on; the
+same input and settings give the same bytes. Clips that cannot be used are listed in rejected.jsonl,
+odd ones in flagged.jsonl, and coverage.json counts what is missing of each split and class.
+docs/data_sets.md has the commands from each published data set to its shards.
 """
 
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ from sharding.packing.config import PackConfig
 from sharding.packing.forecast import forecast
 from sharding.packing.pack_all import pack_all, pack_share, retry_rejected
 from sharding.packing.plan import in_order
+from sharding.packing.reports import FLAGGED
 from sharding.sources import (
     AudioSetSource,
     Esc50Source,
@@ -78,10 +79,12 @@ def build(source: Source, config: PackConfig) -> None:
     index = outcome.index
     hours = index.num_samples.sum() / index.sample_rate_hz / 3600
     size_gb = sum(index.shard_sizes) / 1e9
+    flagged = f"flagged: {outcome.flagged} ({FLAGGED}); " if outcome.flagged else ""
     print(
         f"wrote {len(index):,} clips ({hours:,.1f} h, {len(classes)} classes) in "
         f"{len(index.shards):,} shards ({size_gb:,.2f} GB) to {config.output}; "
-        f"{len(outcome.rejected):,} refused; next: python -m sharding.check {config.output}"
+        f"{len(outcome.rejected):,} refused; {flagged}"
+        f"next: python -m sharding.check {config.output}"
     )
 
 

@@ -105,6 +105,8 @@ class Sidecar:
     """Versions of the libraries that decoded, resampled and encoded."""
     silent: list[str] = field(default_factory=list)
     """Ids of clips that are nearly silent but were packed."""
+    flags: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What is odd about clips that were packed: flag, clip id, detail."""
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -114,7 +116,16 @@ class Sidecar:
             "duration_s": sum(self.clips.num_samples) / max(self.sample_rate_hz, 1),
             "class_counts": dict(sorted(class_counts.items())),
         }
-        return asdict(self) | summary
+        written = asdict(self) | summary
+        if not self.flags:
+            del written["flags"]
+        return written
+
+    def flagged(self) -> Iterator[tuple[str, str, str]]:
+        """Clip id, flag and detail of what is odd about packed clips; being silent is one."""
+        yield from ((clip_id, "silent", "") for clip_id in self.silent)
+        for flag, clips in self.flags.items():
+            yield from ((clip_id, flag, detail) for clip_id, detail in clips.items())
 
 
 def key_of(clip_id: str) -> str:
@@ -244,6 +255,8 @@ def _check_types(sidecar: Sidecar) -> None:
             raise ValueError(f"an entry of {name} is not a number of bytes or samples")
         if entry_type is str:
             "".join(column).encode()  # ValueError: text that UTF-8 cannot hold
-    tables = [sidecar.versions, *sidecar.rejected]
-    texts = chain(sidecar.silent, *(chain(table, table.values()) for table in tables))
+    tables = [sidecar.versions, *sidecar.rejected, *sidecar.flags.values()]
+    texts = chain(
+        sidecar.silent, sidecar.flags, *(chain(table, table.values()) for table in tables)
+    )
     "".join([sidecar.shard, sidecar.task, sidecar.sha256, *texts]).encode()

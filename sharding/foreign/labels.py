@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import IO, Any
 
-from psla_wds.audio.decode import ClipRefusedError
+from psla_wds.errors import ClipRefusedError
 from psla_wds.labels.class_list import ClassList
 from psla_wds.labels.manifest import resolve_labels
 from sharding.foreign.tar_members import LABEL_EXTENSIONS, Members, is_text, kind_of

@@ -15,7 +15,9 @@ from typing import IO
 
 import soundfile
 
-from psla_wds.audio.decode import MAX_CLIP_S, ClipRefusedError, reason_of
+from psla_wds.audio.decode import MAX_CLIP_S
+from psla_wds.audio.files import reason_of
+from psla_wds.errors import ClipRefusedError
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at

@@ -9,22 +9,27 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from psla_wds.audio.decode import ClipRefusedError, load_clip, resample
-from psla_wds.errors import PslaError
+from psla_wds.audio.decode import load_clip, resample
+from psla_wds.audio.files import Notes
+from psla_wds.errors import ClipRefusedError, PslaError
 from psla_wds.io.stores import at
 from psla_wds.labels.manifest import ByteRange, Clip, Row
 from sharding.sources.hdf5_files import read_row
 
 
 def decode(
-    clip: Clip, *, sample_rate_hz: int, max_s: float = math.inf
+    clip: Clip, notes: Notes, *, sample_rate_hz: int, max_s: float = math.inf
 ) -> Float32[np.ndarray, " samples"]:
-    """One channel in [-1, 1], at most `max_s` seconds; `ClipRefusedError` if it cannot be used."""
+    """One channel in [-1, 1], at most `max_s` seconds; `ClipRefusedError` if it cannot be used.
+
+    Args:
+        notes: takes what is odd about the audio.
+    """
     if clip.refusal:
         raise ClipRefusedError(*clip.refusal)
     if isinstance(clip.part, Row):
         with at(clip.path).local_copy() as path:
-            return _decode_row(path, clip.part, max_s, sample_rate_hz)
+            return _decode_row(path, clip.part, max_s, sample_rate_hz, notes)
     with _opened(clip) as source:
         return load_clip(
             source,
@@ -33,6 +38,7 @@ def decode(
             may_be_cut=clip.may_be_cut,
             max_s=max_s,
             sample_rate_hz=sample_rate_hz,
+            notes=notes,
         )
 
 
@@ -53,15 +59,15 @@ def _opened(clip: Clip) -> Iterator[Path | io.BytesIO]:
 
 
 def _decode_row(
-    path: Path, row: Row, max_s: float, sample_rate_hz: int
+    path: Path, row: Row, max_s: float, sample_rate_hz: int, notes: Notes
 ) -> Float32[np.ndarray, " samples"]:
     try:
         audio = read_row(path, row.number)
     except (PslaError, OSError, ValueError, IndexError) as error:
         raise ClipRefusedError("unreadable", str(error).splitlines()[0]) from None
     if isinstance(audio, io.BytesIO):
-        return load_clip(audio, max_s=max_s, sample_rate_hz=sample_rate_hz)
+        return load_clip(audio, max_s=max_s, sample_rate_hz=sample_rate_hz, notes=notes)
     waveform, source_rate_hz = audio
     num_samples = round(min(max_s * source_rate_hz, len(waveform)))
-    blocks = resample([waveform[:num_samples]], source_rate_hz, sample_rate_hz)
+    blocks = resample([waveform[:num_samples]], source_rate_hz, sample_rate_hz, notes)
     return np.concatenate(list(blocks))

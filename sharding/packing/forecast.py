@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from psla_wds.audio.decode import ClipRefusedError
+from psla_wds.errors import ClipRefusedError
 from psla_wds.labels.class_list import ClassList
 from psla_wds.labels.manifest import Clip
 from psla_wds.progress import progress_bar

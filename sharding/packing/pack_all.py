@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from psla_wds.audio.decode import ClipRefusedError
-from psla_wds.errors import ConfigError
+from psla_wds.errors import ClipRefusedError, ConfigError
 from psla_wds.io.atomic_files import disk_errors
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
@@ -42,6 +41,7 @@ from sharding.packing.reports import (
     REJECTED,
     check_rejected,
     coverage,
+    list_flagged,
     read_rejected,
     warn_of_losses,
     write_coverage,
@@ -60,6 +60,8 @@ class Outcome:
 
     index: ShardIndex
     rejected: list[dict[str, str]]
+    flagged: str
+    """Numbers of packed clips that are odd, for people."""
 
 
 def pack_all(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> Outcome:
@@ -78,8 +80,8 @@ def pack_all(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> O
         found = find_duplicates(index)
         to_refuse = dict(found) if config.refuse_duplicates else {}
         if not to_refuse:
-            _warn_of_doubtful(sum(result.num_silent for result in results), found)
-            return Outcome(index, rejected)
+            _warn_of_duplicates(found)
+            return Outcome(index, rejected, list_flagged(config.output))
         duplicates |= to_refuse
         write_duplicates(config.output, duplicates)
         # The index lacks the shards to come; without this file it does not count as one.
@@ -120,7 +122,8 @@ def retry_rejected(clips: Sequence[Clip], classes: ClassList, config: PackConfig
     tasks = plan_shards(usable, classes, folder, per_shard, config.encoding)
     results = _run(replace(tasks, first_number=first), config)
     rejected = [*refused.values(), *_refused(results)]
-    return Outcome(_publish(clips, rejected, classes, config), rejected)
+    index = _publish(clips, rejected, classes, config)
+    return Outcome(index, rejected, list_flagged(folder))
 
 
 def _begin(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> ShardTasks:
@@ -193,9 +196,7 @@ def _publish(
     return index
 
 
-def _warn_of_doubtful(num_silent: int, duplicates: Iterator[tuple[str, str]]) -> None:
-    if num_silent:
-        logger.warning("%d clips are nearly silent; --refuse-silent leaves them out", num_silent)
+def _warn_of_duplicates(duplicates: Iterator[tuple[str, str]]) -> None:
     for one, other in duplicates:
         logger.warning(
             "%d clips have the audio of another, such as %s that of %s; "

@@ -5,6 +5,8 @@ Data sets shrink: videos are deleted, downloads fail. Results on other clips are
 
 import json
 import logging
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,8 +17,18 @@ from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList
 from psla_wds.labels.manifest import Clip
+from psla_wds.shards.tar import read_sidecars, tars_in
 
-REJECTED, COVERAGE = "rejected.jsonl", "coverage.json"
+REJECTED, FLAGGED, COVERAGE = "rejected.jsonl", "flagged.jsonl", "coverage.json"
+FLAGS = {
+    "silent": "nearly silent",
+    "channels-cancel": "with channels that cancel",
+    "over-full-scale": "over full scale, clipped",
+    "header-repaired": "with a repaired header",
+    "chained": "of several files in a row",
+    "misnamed": "named otherwise than they are",
+    "no-end-mark": "without a mark of their end",
+}
 NUM_WORST = 3
 """Number of classes that the warning about missing clips names."""
 
@@ -41,6 +53,24 @@ def read_rejected(path: Location) -> list[dict[str, str]]:
             fix="run the same command without --retry-rejected: it writes the list again",
         ) from None
     return rows
+
+
+def list_flagged(folder: Location) -> str:
+    """List the packed clips that are odd, as their sidecars say; return their numbers as text for
+    people, "" if there are none."""
+    counts: Counter[str] = Counter()
+    with disk_errors(folder, "list the flagged clips"), tempfile.TemporaryFile("w+") as lines:
+        for sidecar in read_sidecars(tars_in(folder)):
+            for clip_id, flag, detail in sidecar.flagged() if sidecar else ():
+                row = {"clip_id": clip_id, "flag": flag, "detail": detail}
+                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+                counts[flag] += 1
+        lines.seek(0)
+        at(folder / FLAGGED).remove()
+        if counts:
+            with at(folder / FLAGGED).write("w") as file:
+                shutil.copyfileobj(lines, file)
+    return ", ".join(f"{n:,} {FLAGS.get(flag, flag)}" for flag, n in counts.most_common())
 
 
 def check_rejected(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 import soundfile
 import soxr
 
-from psla_wds.audio import ffmpeg
-from psla_wds.audio.decode import ClipRefusedError
+from psla_wds.audio import libav
 from psla_wds.audio.encode import EXTENSIONS, Codec, encode_clip
+from psla_wds.audio.files import Notes
 from psla_wds.audio.quality import SILENT_DBFS, level_dbfs
+from psla_wds.errors import ClipRefusedError
 from psla_wds.io.atomic_files import disk_errors
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
@@ -58,6 +59,9 @@ class ShardTask:
     encoding: Encoding
     duplicates: dict[str, str] = field(default_factory=dict)
     """Clips to refuse, each with the clip whose audio it repeats."""
+    fatal: frozenset[str] = frozenset()
+    """Clips to refuse, since the process that decoded them died twice. Not a part of the
+    fingerprint: that a process dies does not make it another task."""
 
     @property
     def tar(self) -> Location:
@@ -80,7 +84,6 @@ class ShardResult:
     number: int
     num_clips: int
     rejected: list[dict[str, str]]
-    num_silent: int
 
 
 def _described(clip: Clip, mids: tuple[str, ...]) -> list[Any]:
@@ -90,44 +93,60 @@ def _described(clip: Clip, mids: tuple[str, ...]) -> list[Any]:
     return [*(values | {"path": str(clip.path), "labels": (), "part": part}).values(), mids]
 
 
-def pack_shard(task: ShardTask) -> ShardResult:
-    """Make the shard, unless its sidecar shows that it is done."""
+@dataclass
+class _Findings:
+    """What showed about the clips of a shard while they were packed."""
+
+    rejected: list[dict[str, str]] = field(default_factory=list)
+    flags: dict[str, dict[str, str]] = field(default_factory=dict)
+    by_libav: bool = False
+
+    def add(self, clip_id: str, notes: Notes) -> None:
+        for flag, detail in notes.flags.items():
+            self.flags.setdefault(flag, {})[clip_id] = detail
+        self.by_libav |= notes.by_libav
+
+
+def pack_shard(task: ShardTask, begin: Callable[[int], object] = lambda row: None) -> ShardResult:
+    """Make the shard, unless its sidecar shows that it is done.
+
+    Args:
+        begin: called with the position of each clip in the task before it is decoded.
+    """
     sidecar = finished_sidecar(task)
     if sidecar is None:
-        rejected, silent = list[dict[str, str]](), list[str]()
+        findings = _Findings()
         with disk_errors(task.tar, "write the shard"):
-            written = write_tar(task.tar, _packed(task, rejected, silent))
-            sidecar = _sidecar(task, written, rejected, silent)
+            written = write_tar(task.tar, _packed(task, findings, begin))
+            sidecar = _sidecar(task, written, findings)
             write_sidecar(task.tar, sidecar)
-    num_clips, num_silent = len(sidecar.clips.clip_id), len(sidecar.silent)
-    return ShardResult(task.number, num_clips, sidecar.rejected, num_silent)
+    return ShardResult(task.number, len(sidecar.clips.clip_id), sidecar.rejected)
 
 
 def _packed(
-    task: ShardTask, rejected: list[dict[str, str]], silent: list[str]
+    task: ShardTask, findings: _Findings, begin: Callable[[int], object]
 ) -> Iterator[PackedClip]:
-    """Yield the usable clips; add the others to `rejected`, and ids of nearly silent clips to
-    `silent`."""
-    for clip in task.clips:
+    """Yield the usable clips; the findings list the others."""
+    for row, clip in enumerate(task.clips):
+        begin(row)
         try:
             if clip.clip_id in task.duplicates:
                 original = task.duplicates[clip.clip_id]
                 raise ClipRefusedError("duplicate", f"the same audio as clip {original}")
-            packed, level = pack_clip(clip, task.mids_of(clip), task.encoding)
+            if clip.clip_id in task.fatal:
+                raise ClipRefusedError("fatal", "the process that decoded it died, twice")
+            packed, notes = pack_clip(clip, task.mids_of(clip), task.encoding)
         except ClipRefusedError as error:
-            rejected.append(refusal_of(clip, error))
+            findings.rejected.append(refusal_of(clip, error))
         else:
-            if level < SILENT_DBFS:
-                silent.append(clip.clip_id)
+            findings.add(clip.clip_id, notes)
             yield packed
 
 
-def _sidecar(
-    task: ShardTask, written: WrittenTar, rejected: list[dict[str, str]], silent: list[str]
-) -> Sidecar:
+def _sidecar(task: ShardTask, written: WrittenTar, findings: _Findings) -> Sidecar:
     versions = {"libsndfile": soundfile.__libsndfile_version__, "soxr": soxr.__version__}
-    if any(clip.path.suffix.lower() in ffmpeg.SUFFIXES for clip in task.clips):
-        versions["ffmpeg"] = ffmpeg.version() or "none"
+    if findings.by_libav:
+        versions["pyav"] = libav.version()
     return Sidecar(
         shard=task.tar.name,
         task=task.fingerprint(),
@@ -135,9 +154,10 @@ def _sidecar(
         sha256=written.sha256,
         sample_rate_hz=task.encoding.sample_rate_hz,
         clips=written.clips,
-        rejected=rejected,
+        rejected=findings.rejected,
         versions=versions,
-        silent=silent,
+        silent=[*findings.flags.pop("silent", {})],
+        flags=findings.flags,
     )
 
 
@@ -149,19 +169,22 @@ def finished_sidecar(task: ShardTask) -> Sidecar | None:
     return sidecar if at(task.tar).size() == sidecar.size_bytes else None
 
 
-def pack_clip(clip: Clip, mids: tuple[str, ...], encoding: Encoding) -> tuple[PackedClip, float]:
-    """Decode, check and encode a clip; returns it with its level in dBFS, or raises
+def pack_clip(clip: Clip, mids: tuple[str, ...], encoding: Encoding) -> tuple[PackedClip, Notes]:
+    """Decode, check and encode a clip; returns it with what is odd about its audio, or raises
     `ClipRefusedError`."""
     rate_hz, max_s = encoding.sample_rate_hz, encoding.max_clip_s or math.inf
     if not mids and not clip.refusal and not encoding.keep_unlabelled:
         raise ClipRefusedError("no-label", "the clip has no label; --keep-unlabelled packs it")
-    waveform = decode(clip, sample_rate_hz=rate_hz, max_s=max_s)
+    notes = Notes()
+    waveform = decode(clip, notes, sample_rate_hz=rate_hz, max_s=max_s)
     if len(waveform) < encoding.min_clip_s * rate_hz:
         length = f"{len(waveform) / rate_hz:.3f} s"
         raise ClipRefusedError("too-short", f"{length}, shorter than {encoding.min_clip_s:g} s")
     level = level_dbfs(waveform)
-    if encoding.refuse_silent and level < SILENT_DBFS:
-        raise ClipRefusedError("silent", f"{level:.0f} dBFS, below {SILENT_DBFS:g}")
+    if level < SILENT_DBFS:
+        notes.flags["silent"] = f"{level:.0f} dBFS, below {SILENT_DBFS:g}"
+        if encoding.refuse_silent:
+            raise ClipRefusedError("silent", notes.flags["silent"])
     packed = PackedClip(
         clip_id=clip.clip_id,
         audio=encode_clip(waveform, sample_rate_hz=rate_hz, codec=encoding.codec),
@@ -172,7 +195,7 @@ def pack_clip(clip: Clip, mids: tuple[str, ...], encoding: Encoding) -> tuple[Pa
         split=clip.split,
         source=Path(clip.source).name,
     )
-    return packed, level
+    return packed, notes
 
 
 def refusal_of(clip: Clip, error: ClipRefusedError) -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 from posixpath import basename, splitext
 
-from psla_wds.audio.decode import AUDIO_SUFFIXES
+from psla_wds.audio.kinds import AUDIO_SUFFIXES
 from psla_wds.cli import LocationArg
 from psla_wds.errors import ManifestError
 from psla_wds.io.locations import Location, member

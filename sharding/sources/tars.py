@@ -6,9 +6,9 @@ from typing import IO
 
 from tyro.conf import Positional
 
-from psla_wds.audio import ffmpeg
-from psla_wds.audio.decode import AUDIO_SUFFIXES, ClipRefusedError
+from psla_wds.audio.kinds import AUDIO_SUFFIXES
 from psla_wds.cli import LocationArg
+from psla_wds.errors import ClipRefusedError
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list
@@ -68,8 +68,7 @@ def _clip(tar: Location, key: str, members: Members, file: IO[bytes], classes: C
 
 
 def _audio_extension(members: Members) -> str:
-    suffixes = AUDIO_SUFFIXES - set(ffmpeg.SUFFIXES)  # ffmpeg reads files, not parts of a tar
-    audio = [extension for extension in members if f".{kind_of(extension)}" in suffixes]
+    audio = [extension for extension in members if f".{kind_of(extension)}" in AUDIO_SUFFIXES]
     if len(audio) != 1:
         found = f"{len(audio)} of the members {', '.join(members)} are audio"
         raise ClipRefusedError("two-audio" if audio else "no-audio", found)

@@ -12,19 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from conftest import run
 from reference.tones import peak_hz, sine
 from tiny_models import sweep
 
-from psla_wds.audio import decode as audio
-from psla_wds.audio import ffmpeg
-from psla_wds.audio.decode import (
-    ClipRefusedError,
-    decode,
-    load_clip,
-    resample,
-)
-from psla_wds.errors import AudioError
+from psla_wds.audio import files
+from psla_wds.audio.decode import decode, load_clip, resample
+from psla_wds.errors import AudioError, ClipRefusedError
 
 RATE_HZ = 16_000
 SUBTYPES = {
@@ -35,7 +28,6 @@ SUBTYPES = {
     "AIFF": ("PCM_16",),
 }
 FORMATS = [(format, subtype) for format in SUBTYPES for subtype in SUBTYPES[format]]
-NEEDS_FFMPEG = pytest.mark.skipif(ffmpeg.version() is None, reason="no ffmpeg on PATH")
 
 
 def load(source: Path | io.BytesIO, **excerpt: Any) -> np.ndarray:
@@ -70,8 +62,10 @@ def test_formats_rates_and_channels_become_mono(
     assert len(blocks) > 1
     np.testing.assert_array_equal(np.concatenate(blocks), loaded)
     once, _ = soundfile.read(tmp_path / "clip", dtype="float32", always_2d=True)
+    if subtype == "GSM610":  # libsndfile appends a block to an odd number of them
+        once = once[: round(1.5 * rate_hz)]
     np.testing.assert_allclose(whole(resample([once], rate_hz, RATE_HZ)), loaded, atol=1e-6)
-    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 977)
+    monkeypatch.setattr(files, "BLOCK_SAMPLES", 977)
     np.testing.assert_allclose(whole(decode(tmp_path / "clip", RATE_HZ)), loaded, atol=1e-6)
 
 
@@ -191,7 +185,7 @@ def test_damage_is_refused_with_a_reason(name: str, tmp_path: Path):
 
 def test_what_is_whole_of_a_cut_wav_is_taken(tmp_path: Path):
     assert len(load(io.BytesIO(WAV[:HALF]), start_s=0.5, end_s=2.5)) == 2 * RATE_HZ
-    with pytest.raises(ClipRefusedError, match="ends before its header says so"):
+    with pytest.raises(ClipRefusedError, match="shorter than its header says"):
         load(io.BytesIO(WAV[:HALF]), start_s=2.0, end_s=4.0)
     (tmp_path / "a").write_bytes(WAV[:HALF])
     heard: list[np.ndarray] = []
@@ -256,40 +250,3 @@ def test_a_wav_comes_out_of_a_pipe(subtype: str, trailer: int):
 def test_a_pipe_that_cannot_be_read_is_an_error(content: bytes, message: str):
     with piped(content) as pipe, pytest.raises(AudioError, match=message):
         whole(decode(pipe, RATE_HZ))
-
-
-# ffmpeg.
-
-
-def made_by_ffmpeg(path: Path) -> Path:
-    soundfile.write(path.parent / "source.wav", sine(48_000, length_s=3.0), 48_000)
-    run(["ffmpeg", "-v", "error", "-i", str(path.parent / "source.wav"), f"file:{path}"])
-    return path
-
-
-@NEEDS_FFMPEG
-@pytest.mark.parametrize("name", ["-c:v a.m4a", "clip.webm", "clip.wma"])
-def test_ffmpeg_decodes_what_libsndfile_does_not(tmp_path: Path, name: str):
-    path = made_by_ffmpeg(tmp_path / name)
-    waveform = load(path, start_s=1.0, end_s=2.0)
-    assert len(waveform) == RATE_HZ and peak_hz(waveform) == pytest.approx(1000, abs=3)
-    assert waveform.std() == pytest.approx(0.5 / math.sqrt(2), rel=0.05)
-    np.testing.assert_array_equal(whole(decode(path, RATE_HZ)), load(path))
-    next(decode(path, RATE_HZ))  # and no more: ffmpeg is ended
-
-
-@NEEDS_FFMPEG
-@pytest.mark.parametrize("content", ["ffconcat version 1.0\nfile source.wav\n", "no audio" * 99])
-def test_ffmpeg_reads_no_playlist_and_gives_a_reason(tmp_path: Path, content: str):
-    made_by_ffmpeg(tmp_path / "clip.m4a").write_text(content)
-    with pytest.raises(ClipRefusedError, match="ffmpeg: ") as refused:
-        load(tmp_path / "clip.m4a")
-    assert refused.value.reason == "unreadable"
-
-
-def test_without_ffmpeg_its_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "clip.m4a").write_bytes(b"...")
-    monkeypatch.setattr(ffmpeg, "version", lambda: None)
-    with pytest.raises(ClipRefusedError, match=r"install ffmpeg to read \.m4a") as refused:
-        load(tmp_path / "clip.m4a")
-    assert refused.value.reason == "needs-ffmpeg"

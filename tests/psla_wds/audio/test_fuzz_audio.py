@@ -20,8 +20,8 @@ from fuzz.mutations import changed_bytes
 from fuzz.properties import fuzz, tiers
 from hypothesis import strategies as st
 
-from psla_wds.audio.decode import ClipRefusedError, load_clip
-from psla_wds.errors import PslaError
+from psla_wds.audio.decode import load_clip
+from psla_wds.errors import ClipRefusedError, PslaError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
 from psla_wds.loading.batches import evaluation_batches

@@ -79,7 +79,7 @@ class WatchedPool(engines.ProcessPool):
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        (self._started,) = settings["initargs"]
+        self._started, _ = settings["initargs"]
 
     def stop(self) -> None:
         WatchedPool.started = self._started.value

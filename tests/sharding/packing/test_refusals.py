@@ -156,7 +156,9 @@ STRICT = (SMALL, "--refuse-duplicates", "--refuse-silent", "--max-rejected=0.2")
 def test_duplicates_and_silence_are_reported_or_refused(tmp_path: Path):
     corpus = write_doubtful_corpus(tmp_path / "corpus")
     done = build(corpus, tmp_path / "all")
-    assert "1 clips are nearly silent" in done.stderr
+    assert "flagged: 1 nearly silent" in done.stdout
+    (flagged,) = (tmp_path / "all" / "flagged.jsonl").read_text().splitlines()
+    assert json.loads(flagged)["clip_id"] == "hum.wav"
     assert "2 clips have the audio of another" in done.stderr
     assert len(ids(tmp_path / "all")) == 23
 

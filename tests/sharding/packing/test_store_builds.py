@@ -31,8 +31,7 @@ from data_sets import write_classes, write_esc50, write_fsd50k, write_sound, wri
 from services.s3_server import CREDENTIALS, forget_credentials, serving_s3
 from services.store_server import serving
 
-from psla_wds.audio.decode import ClipRefusedError
-from psla_wds.errors import ConfigError, ShardError, StaleIndexError
+from psla_wds.errors import ClipRefusedError, ConfigError, ShardError, StaleIndexError
 from psla_wds.io.locations import Location, parse_location
 from psla_wds.io.stores import at
 from psla_wds.labels.manifest import Clip

@@ -10,7 +10,8 @@ from fuzz.mutations import AWKWARD_TEXTS, changed_bytes, changed_json
 from fuzz.properties import accepted, fuzz, tiers
 from hypothesis import strategies as st
 
-from psla_wds.audio.decode import ClipRefusedError, load_clip
+from psla_wds.audio.decode import load_clip
+from psla_wds.errors import ClipRefusedError
 from psla_wds.labels.class_list import ClassList, read_class_list
 from psla_wds.labels.manifest import Clip, checked
 from psla_wds.shards.tar import key_of

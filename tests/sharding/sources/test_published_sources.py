@@ -22,8 +22,7 @@ from data_sets import (
     write_psla_json,
 )
 
-from psla_wds.audio.decode import ClipRefusedError
-from psla_wds.errors import ManifestError, PslaError
+from psla_wds.errors import ClipRefusedError, ManifestError, PslaError
 from psla_wds.labels.manifest import checked
 from sharding.packing.decode import decode
 from sharding.sources import (

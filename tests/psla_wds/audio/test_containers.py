@@ -1,0 +1,159 @@
+"""What containers claim about their length: cut, never completed, chained and misnamed files."""
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from psla_wds.audio.containers import ogg_streams
+from psla_wds.audio.decode import decode, load_clip
+from psla_wds.audio.files import Notes, cut_short
+from psla_wds.errors import AudioError, ClipRefusedError
+
+RATE_HZ = 16_000
+FORMATS = ("WAV", "RF64", "W64", "AIFF", "AU", "CAF", "OGG", "OPUS")
+NOISE = 0.1 * np.random.default_rng(0).standard_normal(2 * RATE_HZ)
+
+
+def file_of(format: str, subtype: str | None = None, waveform: np.ndarray = NOISE) -> bytes:
+    container = "OGG" if format == "OPUS" else format
+    subtype = subtype or {"OGG": "VORBIS", "OPUS": "OPUS"}.get(format, "PCM_16")
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform, RATE_HZ, format=container, subtype=subtype)
+    return buffer.getvalue()
+
+
+def loaded(content: bytes, **excerpt: float) -> tuple[int, set[str]]:
+    """Samples of a clip in memory, and its flags."""
+    notes = Notes()
+    waveform = load_clip(io.BytesIO(content), sample_rate_hz=RATE_HZ, notes=notes, **excerpt)
+    return len(waveform), set(notes.flags)
+
+
+def assert_truncated(content: bytes, path: Path) -> None:
+    """Every way of reading refuses the file."""
+    path.write_bytes(content)
+    for source in (path, io.BytesIO(content)):
+        with pytest.raises(ClipRefusedError) as refused:
+            load_clip(source, sample_rate_hz=RATE_HZ)
+        assert refused.value.reason == "truncated"
+    with pytest.raises(AudioError):
+        list(decode(path, RATE_HZ))
+    assert cut_short(io.BytesIO(content))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_cut_anywhere_is_refused(format: str, tmp_path: Path):
+    whole = file_of(format)
+    assert loaded(whole) == (len(NOISE), set()) and not cut_short(io.BytesIO(whole))
+    for size in (len(whole) - 1, len(whole) - 100, len(whole) // 2):
+        assert_truncated(whole[:size], tmp_path / "clip")
+
+
+@pytest.mark.parametrize("format", ["OGG", "OPUS"])
+def test_ogg_cut_between_pages_is_refused(format: str, tmp_path: Path):
+    whole = file_of(format, waveform=np.tile(NOISE, 5))
+    last_page = whole.rindex(b"OggS")
+    assert_truncated(whole[:last_page], tmp_path / "clip")
+    unknown = whole[:last_page].replace(b"libVorbis", b"sthg_else").replace(b"libopus", b"other__")
+    for name in (b"Lavf", b"Lavc", b"libsndfile"):
+        unknown = unknown.replace(name, b"x" * len(name))
+    # The checksum of the page with the encoder's name no longer fits: only the claim is read.
+    assert cut_short(io.BytesIO(unknown)) == ""
+
+
+def patched(content: bytes, name: bytes, value: bytes, skip: int = 0) -> bytes:
+    """The bytes after a chunk's name replaced."""
+    start = content.index(name) + len(name) + skip
+    return content[:start] + value + content[start + len(value) :]
+
+
+ZERO = bytes(4)
+REPAIRED = {
+    "wav of size 0": patched(patched(file_of("WAV"), b"RIFF", ZERO), b"data", ZERO),
+    "wav whose size wrapped": patched(file_of("WAV"), b"data", struct.pack("<I", 1000)),
+    "wav that counts itself": patched(
+        file_of("WAV"), b"data", struct.pack("<I", len(file_of("WAV")) - 8)
+    ),
+    "rf64 of size 0": patched(file_of("RF64"), b"ds64", bytes(16), skip=4),
+    "au of size 0": patched(file_of("AU"), b".snd", ZERO, skip=4),
+}
+
+
+@pytest.mark.parametrize("name", REPAIRED)
+def test_a_header_that_was_not_completed_is_repaired(name: str, tmp_path: Path):
+    assert loaded(REPAIRED[name]) == (len(NOISE), {"header-repaired"})
+    (tmp_path / "a.wav").write_bytes(REPAIRED[name])
+    notes = Notes()
+    assert sum(map(len, decode(tmp_path / "a.wav", RATE_HZ, notes))) == len(NOISE)
+    assert "header-repaired" in notes.flags
+
+
+@pytest.mark.parametrize("after", [b"", b"LIST" + struct.pack("<I", 4) + b"INFO"])
+def test_an_empty_wav_stays_empty(after: bytes):
+    with pytest.raises(ClipRefusedError) as refused:
+        loaded(file_of("WAV", waveform=NOISE[:0]) + after)
+    assert refused.value.reason == "empty"
+    assert loaded(file_of("WAV") + after) == (len(NOISE), set())
+
+
+def test_an_aiff_of_size_0_is_refused():
+    content = patched(file_of("AIFF"), b"SSND", ZERO)
+    with pytest.raises(ClipRefusedError, match="header says 0 bytes") as refused:
+        loaded(content)
+    assert refused.value.reason == "truncated"
+
+
+@pytest.mark.parametrize("format", ["OGG", "OPUS"])
+def test_chained_ogg_is_read_to_its_end(format: str):
+    one, other = file_of(format), file_of(format, waveform=NOISE[:8_000])
+    assert len(ogg_streams(io.BytesIO(one + other))) == 2
+    assert loaded(one + other) == (len(NOISE) + 8_000, {"chained"})
+    alone = load_clip(io.BytesIO(other), sample_rate_hz=RATE_HZ)
+    end_s = len(NOISE) / RATE_HZ
+    both = load_clip(io.BytesIO(one + other), sample_rate_hz=RATE_HZ, start_s=end_s)
+    np.testing.assert_array_equal(both, alone)
+    assert loaded(one + other, start_s=end_s - 0.25, end_s=end_s + 0.25)[0] == RATE_HZ // 2
+
+
+def test_a_chain_of_several_rates_is_refused():
+    buffer = io.BytesIO()
+    soundfile.write(buffer, NOISE, 44_100, format="OGG", subtype="VORBIS")
+    with pytest.raises(ClipRefusedError) as refused:
+        loaded(file_of("OGG") + buffer.getvalue())
+    assert refused.value.reason == "chained"
+
+
+@pytest.mark.parametrize("num_blocks", [50, 51])
+def test_gsm_has_the_samples_of_its_blocks(num_blocks: int):
+    buffer = io.BytesIO()
+    tone = 0.2 * np.sin(np.arange(320 * num_blocks) / 5)
+    soundfile.write(buffer, tone, RATE_HZ, format="WAV", subtype="GSM610")
+    assert loaded(buffer.getvalue()) == (320 * num_blocks, set())
+
+
+@pytest.mark.parametrize("subtype", ["GSM610", "G721_32"])
+def test_excerpts_of_codecs_that_cannot_seek(subtype: str):
+    content = file_of("WAV", subtype)
+    whole = load_clip(io.BytesIO(content), sample_rate_hz=RATE_HZ)
+    part = load_clip(io.BytesIO(content), sample_rate_hz=RATE_HZ, start_s=0.5, end_s=1.5)
+    np.testing.assert_array_equal(part, whole[RATE_HZ // 2 : 3 * RATE_HZ // 2])
+
+
+def test_what_is_odd_is_flagged():
+    stereo = np.stack([NOISE, -NOISE], axis=1)
+    assert loaded(file_of("WAV", waveform=stereo))[1] == {"channels-cancel"}
+    quiet_side = np.stack([NOISE, -0.5 * NOISE], axis=1)
+    assert loaded(file_of("WAV", waveform=quiet_side))[1] == set()
+    loud = NOISE * (1.3 / np.abs(NOISE).max())
+    assert loaded(file_of("WAV", "FLOAT", loud))[1] == {"over-full-scale"}
+
+
+def test_content_decides_and_not_the_name(tmp_path: Path):
+    (tmp_path / "a.wav").write_bytes(file_of("FLAC"))
+    notes = Notes()
+    assert len(load_clip(tmp_path / "a.wav", sample_rate_hz=RATE_HZ, notes=notes)) == len(NOISE)
+    assert notes.flags == {"misnamed": "named .wav, is flac"}

@@ -1,0 +1,214 @@
+"""Audio in containers that libsndfile does not read, and MP3 whose length is not stated."""
+
+import io
+import shutil
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from psla_wds.audio import libav
+from psla_wds.audio.decode import decode, load_clip
+from psla_wds.audio.files import Notes, opened
+from psla_wds.errors import ClipRefusedError
+
+RATE_HZ = 48_000
+LENGTH_S = 6
+CODECS = {
+    "a.m4a": ("aac", {"aac_pns": "0"}),  # noise substitution is random: nobody gets it twice
+    "a.mov": ("aac", {"aac_pns": "0"}),
+    "a.3gp": ("aac", {"aac_pns": "0"}),
+    "a.mka": ("aac", {"aac_pns": "0"}),
+    "a.webm": ("libopus", {}),
+    "vorbis.webm": ("vorbis", {"strict": "-2"}),
+    "mp3.mp4": ("libmp3lame", {}),
+    "alac.m4a": ("alac", {}),
+    "a.wma": ("wmav2", {}),
+    "a.aac": ("aac", {"aac_pns": "0"}),
+}
+EXACT = ("a.m4a", "a.mov", "a.3gp", "a.webm", "vorbis.webm", "mp3.mp4", "alac.m4a")
+"""Files that state the samples of the original: the encoder's delay and padding are left out."""
+
+
+def waveform() -> np.ndarray:
+    rng, time_s = np.random.default_rng(0), np.arange(LENGTH_S * RATE_HZ) / RATE_HZ
+    tone = 0.3 * np.sin(2 * np.pi * 440 * time_s * (1 + time_s / 6))
+    left = tone + 0.05 * rng.standard_normal(len(tone))
+    return np.stack([left, 0.5 * left[::-1]], axis=1).astype(np.float32)
+
+
+def encode(path: Path, samples: np.ndarray, codec: str, options: dict[str, str]) -> Path:
+    """Encode by FFmpeg's libraries; `options` with a slash are the muxer's."""
+    muxer = {name[1:]: value for name, value in options.items() if name[0] == "/"}
+    with av.open(str(path), "w", options=muxer) as container:
+        own = {name: value for name, value in options.items() if name[0] != "/"}
+        stream: Any = container.add_stream(codec, rate=RATE_HZ, layout="stereo", options=own)
+        if codec == "wmav2":
+            stream.bit_rate = 128_000
+        kind = stream.codec_context.format.name
+        whole = samples if kind.startswith("flt") else np.rint(samples * 32767).astype(np.int16)
+        packed = whole.reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(packed, "flt" if whole is samples else "s16", "stereo")
+        frame.sample_rate = RATE_HZ
+        fifo = av.AudioFifo()
+        fifo.write(frame)
+        resampler = av.AudioResampler(kind, "stereo", RATE_HZ)
+        size, position = stream.codec_context.frame_size or 1024, 0
+        while (part := fifo.read(size, partial=True)) is not None:
+            for converted in resampler.resample(part):
+                converted.pts, converted.time_base = position, Fraction(1, RATE_HZ)
+                position += converted.samples
+                container.mux(stream.encode(converted))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("encoded")
+    for name, (codec, options) in CODECS.items():
+        encode(folder / name, waveform(), codec, options)
+    return folder
+
+
+def load(source: Path | io.BytesIO, **excerpt: Any) -> np.ndarray:
+    return load_clip(source, sample_rate_hz=RATE_HZ, **excerpt)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_containers_give_the_sound_of_their_source(files: Path, name: str):
+    notes = Notes()
+    samples = load(files / name, notes=notes)
+    assert notes.by_libav and not notes.flags
+    expected = waveform().mean(axis=1)
+    if name in EXACT:
+        assert len(samples) == len(expected)
+        error = samples[: len(expected)] - expected
+        assert error[RATE_HZ:-RATE_HZ].std() < 0.3 * expected.std()
+    else:
+        assert len(samples) == pytest.approx(len(expected), abs=3_000)
+    np.testing.assert_array_equal(load(io.BytesIO((files / name).read_bytes())), samples)
+    np.testing.assert_array_equal(np.concatenate(list(decode(files / name, RATE_HZ))), samples)
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg program to compare with")
+@pytest.mark.parametrize("name", CODECS)
+def test_samples_are_those_of_the_ffmpeg_program(files: Path, name: str):
+    command = ["ffmpeg", "-v", "error", "-i", str(files / name), "-map", "0:a:0"]
+    done = subprocess.run([*command, "-f", "f32le", "-"], capture_output=True, check=True)
+    theirs = np.frombuffer(done.stdout, "<f4").reshape(-1, 2).mean(axis=1)
+    ours = load(files / name)
+    # Programs before FFmpeg 8 leave the encoder's padding in MP4.
+    assert 0 <= len(theirs) - len(ours) <= (2048 if name in EXACT else 0)
+    np.testing.assert_allclose(ours, theirs[: len(ours)], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("start_s", [0.0, 0.0417, 3.2, 5.5])
+def test_excerpts_are_parts_of_the_whole(files: Path, name: str, start_s: float):
+    whole, start = load(files / name), round(start_s * RATE_HZ)
+    part = load(files / name, start_s=start_s, end_s=start_s + 0.4)
+    expected = whole[start : start + round(0.4 * RATE_HZ)]
+    np.testing.assert_allclose(part, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["a.m4a", "a.webm", "vorbis.webm", "a.wma"])
+def test_excerpts_that_follow_one_another_go_on(
+    files: Path, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    times = [(0.0, 0.5), (0.5, 1.0), (1.2, 1.3), (1.3, 1.9)]
+    with (files / name).open("rb") as file, opened(io.BytesIO(file.read()), Notes()) as audio:
+        decoder = audio._decoder
+        assert isinstance(decoder, libav.LibavAudio)
+        monkeypatch.setattr(decoder, "_open", None)  # neither opened again nor sought in
+        for start_s, end_s in times:
+            start, stop = round(start_s * RATE_HZ), round(end_s * RATE_HZ)
+            mono = np.concatenate([b.mean(axis=1) for b in audio.blocks(start, stop)])
+            whole = load(files / name)[start:stop]
+            np.testing.assert_allclose(mono, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in CODECS if name != "a.aac"])
+def test_containers_cut_anywhere_are_refused(files: Path, name: str, tmp_path: Path):
+    content = (files / name).read_bytes()
+    for size in (len(content) - 1, len(content) * 2 // 3):
+        with pytest.raises(ClipRefusedError) as refused:
+            load(io.BytesIO(content[:size]))
+        assert refused.value.reason == "truncated"
+
+
+def test_mp4_in_fragments_or_for_the_web_is_read(tmp_path: Path):
+    for flags in ("+faststart", "frag_keyframe+empty_moov"):
+        path = encode(tmp_path / "a.m4a", waveform(), "aac", {"/movflags": flags})
+        content = path.read_bytes()
+        assert len(load(path)) == pytest.approx(LENGTH_S * RATE_HZ, abs=2048)
+        with pytest.raises(ClipRefusedError) as refused:
+            load(io.BytesIO(content[: len(content) // 2]))
+        assert refused.value.reason == "truncated"
+
+
+def test_a_video_without_sound_is_refused_as_such(tmp_path: Path):
+    with av.open(str(tmp_path / "a.webm"), "w") as container:
+        stream = container.add_stream("libvpx", rate=25, width=64, height=64, pix_fmt="yuv420p")
+        for _ in range(5):
+            image = np.zeros((64, 64, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode(None))
+    with pytest.raises(ClipRefusedError) as refused:
+        load(tmp_path / "a.webm")
+    assert refused.value.reason == "no-audio-track"
+
+
+@pytest.mark.parametrize("content", [b"ffconcat version 1.0\nfile a.wav\n", b"no audio" * 99])
+def test_playlists_and_text_are_not_audio(tmp_path: Path, content: bytes):
+    (tmp_path / "a.m4a").write_bytes(content)
+    with pytest.raises(ClipRefusedError) as refused:
+        load(tmp_path / "a.m4a")
+    assert refused.value.reason == "unreadable"
+
+
+def test_a_decoder_that_takes_too_long_is_stopped(files: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(libav, "MAX_CPU_S", -1.0)
+    with pytest.raises(ClipRefusedError) as refused:
+        load(files / "a.m4a")
+    assert refused.value.reason == "too-slow"
+
+
+# MP3.
+
+
+def mp3(tmp_path: Path, **options: str) -> Path:
+    rng = np.random.default_rng(1)
+    loud = 0.3 * rng.standard_normal((RATE_HZ, 2))
+    quiet = 0.0005 * rng.standard_normal((5 * RATE_HZ, 2))
+    samples = np.concatenate([loud, quiet]).astype(np.float32)
+    return encode(tmp_path / "a.mp3", samples, "libmp3lame", options)
+
+
+@pytest.mark.parametrize("rate", [{"b": "64000"}, {"global_quality": "118", "flags": "+qscale"}])
+def test_mp3_without_a_length_is_read_to_its_end(tmp_path: Path, rate: dict[str, str]):
+    path = mp3(tmp_path, **{"/write_xing": "0"}, **rate)
+    estimate = soundfile.info(str(path)).frames
+    samples, notes = load(path), Notes()
+    assert len(samples) == pytest.approx(6 * RATE_HZ, abs=3_000)
+    assert len(samples) != estimate
+    assert len(np.concatenate(list(decode(path, RATE_HZ, notes)))) == len(samples)
+    part = load(path, start_s=4.0, end_s=5.0)
+    np.testing.assert_allclose(part, samples[4 * RATE_HZ : 5 * RATE_HZ], atol=1e-6)
+
+
+def test_mp3_with_a_length_is_read_by_libsndfile(tmp_path: Path):
+    notes = Notes()
+    samples = load(mp3(tmp_path), notes=notes)
+    assert not notes.by_libav and len(samples) == 6 * RATE_HZ
+
+
+def test_several_mp3_in_a_row_are_read_to_the_end(tmp_path: Path):
+    content, notes = mp3(tmp_path).read_bytes(), Notes()
+    samples = load(io.BytesIO(content + content), notes=notes)
+    assert len(samples) == pytest.approx(12 * RATE_HZ, abs=3_000) and "chained" in notes.flags
