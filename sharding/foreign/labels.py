@@ -6,7 +6,7 @@ from typing import IO, Any
 
 from psla_wds.audio.decode import ClipRefusedError
 from psla_wds.labels.class_list import ClassList
-from psla_wds.labels.manifest import resolve_labels
+from psla_wds.labels.manifest import LabelError, label_positions
 from sharding.foreign.tar_members import LABEL_EXTENSIONS, Members, is_text, kind_of
 
 LABEL_KEYS = ("labels", "label", "mids", "tags")
@@ -51,7 +51,7 @@ def describe(
     metadata = _metadata(files["json"])
     return Description(
         clip_id=_text(metadata, ID_KEYS) or key,
-        labels=_positions(_labels(metadata, files, classes), classes, key),
+        labels=_positions(_labels(metadata, files, classes), classes),
         split=_text(metadata, ("split",)),
     )
 
@@ -75,37 +75,27 @@ def _text(metadata: dict[str, Any], keys: tuple[str, ...]) -> str:
     return str(value)
 
 
-def _labels(
-    metadata: dict[str, Any], files: dict[str, bytes | None], classes: ClassList
-) -> list[str]:
-    """Labels as written; a number is an index, even if a class has that number as its name."""
+def _labels(metadata: dict[str, Any], files: dict[str, bytes | None], classes: ClassList) -> object:
+    """Labels as written; a .cls is an index, even if a class has that number as its name."""
     given = (metadata.get(key) for key in LABEL_KEYS)
-    found: Any = next((value for value in given if value not in (None, "", [])), [])
-    values = found if isinstance(found, list) else [found]
+    found = next((value for value in given if value not in (None, "", [])), None)
     try:
-        if not values and files["cls"]:
-            values = [int(files["cls"])]
-        if not values and files["txt"]:
-            values = [files["txt"].decode().replace("\n", "|")]
+        if found is None and files["cls"]:
+            index = int(files["cls"])
+            return classes.mids[index] if 0 <= index < len(classes) else index
+        if found is None and files["txt"]:
+            return files["txt"].decode().replace("\n", "|")
     except ValueError as error:
         raise ClipRefusedError("bad-label", f"the .cls or .txt cannot be read: {error}") from None
-    labels: list[str] = []
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            raise ClipRefusedError(
-                "bad-label", f"a label is neither text nor an index: {value!r:.80}"
-            )
-        is_index = isinstance(value, int) and 0 <= value < len(classes)
-        labels += [classes.mids[int(value)]] if is_index else str(value).split("|")
-    return [label.strip() for label in labels if label.strip()]
+    return found
 
 
-def _positions(labels: list[str], classes: ClassList, key: str) -> tuple[int, ...]:
-    if not labels:
+def _positions(labels: object, classes: ClassList) -> tuple[int, ...]:
+    try:
+        found = label_positions(labels, classes)
+    except LabelError as error:
+        raise ClipRefusedError(error.reason, str(error)) from None
+    if not found:
         looked = f"the .json has none of {', '.join(LABEL_KEYS)}"
         raise ClipRefusedError("no-label", f"no .cls, no .txt, and {looked}")
-    for label in labels:
-        if classes.find(label) is None:
-            reason = f"label {label!r:.80} is not in the class list of {len(classes)} classes"
-            raise ClipRefusedError("unknown-label", reason)
-    return resolve_labels(labels, classes, key)
+    return found

@@ -61,6 +61,9 @@ def test_a_name_that_is_not_part_of_a_clip_has_no_key(name: str):
         ({"txt": "low\r\nmiddle, or so\n\n"}, ["/t/0", "/t/1"]),
         ({"txt": "7"}, ["7"]),
         ({"json": {"labels": "2"}}, ["/t/2"]),
+        ({"json": {"label": [0, 0, 0, 1]}}, ["7"]),
+        ({"json": {"labels": [True, False, True, False]}}, ["/t/0", "/t/2"]),
+        ({"json": {"labels": [0, 1]}}, ["/t/0", "/t/1"]),
     ],
 )
 def test_labels_are_mids_names_or_indices(tmp_path: Path, labels: dict, expected: list[str]):
@@ -126,6 +129,8 @@ MP3 = audio_of(1, "mp3")
         ({"bad.wav": audio_of(1, "wav"), "bad.cls": b"-1"}, "unknown-label"),
         ({"bad.wav": audio_of(1, "wav"), "bad.cls": b"one"}, "bad-label"),
         ({"bad.wav": audio_of(1, "wav"), "bad.json": b'{"labels": [1.5]}'}, "bad-label"),
+        ({"bad.wav": audio_of(1, "wav"), "bad.json": b'{"labels": [0, 1, 0]}'}, "bad-label"),
+        ({"bad.wav": audio_of(1, "wav"), "bad.json": b'{"labels": [0, 0, 0, 0]}'}, "no-label"),
         ({"bad.wav": audio_of(1, "wav"), "bad.json": b"[" * 100_000}, "bad-json"),
         ({"bad.wav": audio_of(1, "wav"), "bad.json": b"[1]"}, "bad-json"),
         ({"bad.wav": audio_of(1, "wav"), "bad.WAV": audio_of(1, "wav")}, "duplicate-key"),
