@@ -19,7 +19,8 @@ from isal.isal_zlib import crc32
 from tyro.conf import Positional
 
 from psla_wds import cli
-from psla_wds.audio.decode import decode_pcm, reason_of
+from psla_wds.audio.decode import reason_of
+from psla_wds.audio.pcm import decode_pcm
 from psla_wds.cli import LocationArg
 from psla_wds.errors import ManifestError, ShardError
 from psla_wds.io.atomic_files import sha256_of

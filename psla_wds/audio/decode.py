@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 import soundfile
 import soxr
-from jaxtyping import Float, Float32, Int16, Shaped
+from jaxtyping import Float, Float32, Shaped
 
 from psla_wds.audio import ffmpeg
 from psla_wds.errors import AudioError
@@ -157,17 +157,6 @@ def mix_channels(waveform: Float32[np.ndarray, "samples channels"]) -> Block:
     """The mean of the channels."""
     # The same numbers as waveform.mean(axis=1), which is 30 times slower for two channels.
     return functools.reduce(np.add, waveform.T) / np.float32(waveform.shape[1])
-
-
-def decode_pcm(encoded: bytes | memoryview) -> tuple[Int16[np.ndarray, " samples"], int]:
-    """Samples (mean of the channels) and sample rate of a clip; `RuntimeError` if damaged."""
-    with soundfile.SoundFile(io.BytesIO(encoded)) as file:
-        if file.frames * file.channels > MAX_CLIP_S * MAX_RATE_HZ:
-            raise RuntimeError(f"its header claims {file.frames:,} samples")
-        pcm, sample_rate_hz = file.read(dtype="int16"), file.samplerate
-    if pcm.ndim == 2:  # shards that others built may hold stereo
-        pcm = np.rint(pcm.mean(axis=1)).astype(np.int16)
-    return pcm, sample_rate_hz
 
 
 def reason_of(error: Exception) -> str:

@@ -15,7 +15,7 @@ from typing import IO
 
 import soundfile
 
-from psla_wds.audio.decode import MAX_CLIP_S, ClipRefusedError, reason_of
+from psla_wds.audio.decode import MAX_CLIP_S, ClipRefusedError, is_cut_short, reason_of
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
@@ -24,7 +24,7 @@ from psla_wds.shards.tar import ClipColumns, PackedClip, Sidecar, sidecar_path
 from sharding.foreign.labels import check_keys, describe, read_member
 from sharding.foreign.tar_members import REPACK, Members, kind_of, members_by_key
 
-SCAN_VERSION = 1
+SCAN_VERSION = 2
 """Version of the scan; tars scanned by another version are scanned again."""
 TASK_PREFIX = "foreign:"
 AUDIO_EXTENSIONS = ("flac", "wav", "ogg", "opus", "aiff", "aif")
@@ -143,8 +143,13 @@ def _audio_header(audio: bytes) -> tuple[int, int]:
         raise ClipRefusedError("unreadable", reason_of(error)) from None
     if header.format == "MP3":  # whatever its name says
         raise ClipRefusedError("mp3", f"DALI does not decode mp3: {REPACK}")
+    if header.subtype == "GSM610":
+        noise = "DALI adds noise to GSM 6.10 of an odd number of blocks"
+        raise ClipRefusedError("gsm", f"{noise}: {REPACK}")
     if not header.frames:
         raise ClipRefusedError("empty", "the audio has no samples")
+    if is_cut_short(io.BytesIO(audio)):
+        raise ClipRefusedError("truncated", "the audio ends before its header says so")
     if header.frames > MAX_CLIP_S * header.samplerate:
         raise ClipRefusedError("too-long", f"longer than {MAX_CLIP_S:g} s by its header")
     return header.frames, header.samplerate

@@ -111,6 +111,7 @@ def test_a_class_that_every_clip_has_separates_nothing():
 
 
 MP3 = audio_of(1, "mp3")
+GSM = audio_of(1, "wav", subtype="GSM610")
 
 
 @pytest.mark.parametrize(
@@ -123,6 +124,8 @@ MP3 = audio_of(1, "mp3")
         ({"bad.wav": MP3, "bad.cls": b"1"}, "mp3"),
         ({"bad.wav": audio_of(1, "wav"), "bad.flac": b"", "bad.cls": b"1"}, "two-audio"),
         ({"bad.wav": b"no audio", "bad.cls": b"1"}, "unreadable"),
+        ({"bad.wav": GSM, "bad.cls": b"1"}, "gsm"),
+        ({"bad.wav": audio_of(1, "wav")[:5000], "bad.cls": b"1"}, "truncated"),
         ({"bad.wav": audio_of(1, "wav")[:44], "bad.cls": b"1"}, "empty"),
         ({"bad.wav": audio_of(1, "wav"), "bad.txt": b"lwo"}, "unknown-label"),
         ({"bad.wav": audio_of(1, "wav"), "bad.cls": b"4"}, "unknown-label"),
