@@ -16,6 +16,7 @@ from webdataset.tariterators import base_plus_ext
 from psla_wds.errors import ManifestError, PslaError, ShardError
 from psla_wds.labels.class_list import ClassList
 from sharding.check import check
+from sharding.foreign.labels import LabelRules
 from sharding.foreign.scan import scan
 from sharding.foreign.tar_members import split_name
 from sharding.index import class_separation, make_index
@@ -72,14 +73,14 @@ def test_labels_are_mids_names_or_indices(tmp_path: Path, labels: dict, expected
         for kind, value in labels.items()
     }
     write_members(tmp_path / "a.tar", {"a.wav": audio_of(0, "wav")} | members)
-    scanned = scan(tmp_path / "a.tar", CLASSES).sidecar
+    scanned = scan(tmp_path / "a.tar", LabelRules(CLASSES)).sidecar
     assert scanned.rejected == [] and scanned.clips.mids == [expected]
 
 
 def test_an_index_counts_even_if_a_class_is_named_like_it(tmp_path: Path):
     classes = ClassList(("/t/0", "/t/1"), ("1", "0"))
     write_members(tmp_path / "a.tar", {"a.wav": audio_of(0, "wav"), "a.cls": b"1"})
-    assert scan(tmp_path / "a.tar", classes).sidecar.clips.mids == [["/t/1"]]
+    assert scan(tmp_path / "a.tar", LabelRules(classes)).sidecar.clips.mids == [["/t/1"]]
 
 
 def test_names_with_seconds_keep_their_own_labels(tmp_path: Path):
@@ -89,7 +90,7 @@ def test_names_with_seconds_keep_their_own_labels(tmp_path: Path):
         "Y_30.000_40.000.json": b'{"labels": "noise", "id": 12}',
     }
     write_members(tmp_path / "a.tar", members)
-    clips = scan(tmp_path / "a.tar", CLASSES).sidecar.clips
+    clips = scan(tmp_path / "a.tar", LabelRules(CLASSES)).sidecar.clips
     assert (clips.clip_id, clips.mids) == (["12"], [["7"]])
 
 
