@@ -122,7 +122,7 @@ def make_index(
     if is_unpublished:
         _check_refused(shards, max_rejected)
     if not is_build(shards):
-        require_plain(shards, tars_in(shards))
+        require_plain(shards)
     foreign, found = foreign_tars(shards), Found()
     if foreign or (class_labels and tars_in(shards)):
         classes = _class_list(shards, class_labels)

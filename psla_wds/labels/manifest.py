@@ -53,7 +53,9 @@ class Clip:
 class LabelError(ValueError):
     """Labels of a clip that are not in the class list, or that can be read in two ways."""
 
-    def __init__(self, reason: str, what: str, fix: str | Callable[[], str]) -> None:
+    def __init__(
+        self, what: str, *, fix: str | Callable[[], str], reason: str = "bad-label"
+    ) -> None:
         super().__init__(what)
         self.reason = reason
         """One word for counting: `bad-label` or `unknown-label`."""
@@ -87,10 +89,9 @@ def label_positions(value: object, classes: ClassList) -> tuple[int, ...]:
         if isinstance(entry, int) or classes.named(entry) is None:
             if position in indices:
                 raise LabelError(
-                    "bad-label",
                     f"index {position} is there twice in a list of {len(entries)}; a list of 0 and "
                     f"1 has an entry for each of the {len(classes)} classes",
-                    "write each class once",
+                    fix="write each class once",
                 )
             indices.add(position)
         found.add(position)
@@ -125,8 +126,10 @@ def _is_multi_hot(entries: list[Any], classes: ClassList) -> bool:
         if not is_binary:
             raise _no_label(no_indices[0])
         if not fits:
-            what = f"a list of {len(entries)} times 0 or 1 for {len(classes)} classes"
-            raise LabelError("bad-label", what, "write an entry for each class, or names")
+            raise LabelError(
+                f"a list of {len(entries)} times 0 or 1 for {len(classes)} classes",
+                fix="write an entry for each class, or names",
+            )
         return True
     if not fits or (texts and len(classes) <= 2):
         return False
@@ -137,23 +140,24 @@ def _is_multi_hot(entries: list[Any], classes: ClassList) -> bool:
     else:
         return True
     raise LabelError(
-        "bad-label",
         f"{entries!r:.80} can be {other} of classes, or a 0 or 1 for each of {len(classes)}",
-        "write names or mids",
+        fix="write names or mids",
     )
 
 
 def _position(entry: str | int, classes: ClassList) -> int:
     position = classes.find(str(entry))
     if position is None:
-        what = f"label {str(entry)!r:.80} is not in the class list of {len(classes)} classes"
-        raise LabelError("unknown-label", what, lambda: _nearest(str(entry), classes))
+        raise LabelError(
+            f"label {str(entry)!r:.80} is not in the class list of {len(classes)} classes",
+            fix=lambda: _nearest(str(entry), classes),
+            reason="unknown-label",
+        )
     if isinstance(entry, int) and 0 <= entry < len(classes) and entry != position:
         raise LabelError(
-            "bad-label",
             f"{entry} can be the index of {classes.names[entry]!r}, or the name of the class with "
             f"the index {position}",
-            "write names or mids",
+            fix="write names or mids",
         )
     return position
 
@@ -165,7 +169,7 @@ def _nearest(label: str, classes: ClassList) -> str:
 
 def _no_label(item: object) -> LabelError:
     return LabelError(
-        "bad-label", f"a label is neither text nor an index: {item!r:.80}", 'write ["mid", ...]'
+        f"a label is neither text nor an index: {item!r:.80}", fix='write ["mid", ...]'
     )
 
 

@@ -68,34 +68,32 @@ def members_by_key(tar: Path, *, where: Location) -> dict[str, Members]:
     return clips
 
 
-def compressed_tars(folder: Location) -> list[str]:
-    """Names of the compressed tars of a folder whose plain tars are not there."""
+def require_plain(folder: Location) -> None:
+    """Warn of compressed tars in a folder; `ShardError` if there are no others."""
     names = set(at(folder).entries())
-    found = []
-    for name in sorted(names):
-        stem, _, end = name.rpartition(".")
-        is_short = end in ("tgz", "txz", "tbz2")
-        if (is_short or stem.endswith(".tar")) and end in UNPACK:
-            plain = f"{stem}.tar" if is_short else stem
-            found += [name] if plain not in names else []
-    return found
-
-
-def require_plain(folder: Location, tars: list[Location]) -> None:
-    """Report compressed tars in a folder: `ShardError` if there are no others."""
-    found = compressed_tars(folder)
+    plain = {name: _plain_name(name) for name in sorted(names)}
+    found = [name for name, unpacked in plain.items() if unpacked and unpacked not in names]
     if not found:
         return
-    what = f"{len(found):,} tars are compressed, such as {found[0]}"
-    if tars:
-        logger.warning("%s: they are not read; unpack them to use them", what)
+    if any(name.endswith(".tar") for name in names):
+        text = "%s tars are compressed, such as %s: they are not read; unpack them to use them"
+        logger.warning(text, f"{len(found):,}", found[0])
         return
-    program = UNPACK[found[0].rpartition(".")[2]]
+    end = found[0].rpartition(".")[2]
     raise ShardError(
-        f"{what}: clips are read by their place in a plain tar",
+        f"{len(found):,} tars are compressed, such as {found[0]}: clips are read by their place in "
+        "a plain tar",
         where=folder,
-        fix=f"unpack them: {program} {folder}/*.{found[0].rpartition('.')[2]}",
+        fix=f"unpack them: {UNPACK[end]} {folder}/*.{end}",
     )
+
+
+def _plain_name(name: str) -> str | None:
+    """Name of a compressed tar when it is unpacked; None for other files."""
+    stem, _, end = name.rpartition(".")
+    if end in UNPACK and stem.endswith(".tar"):
+        return stem
+    return f"{stem}.tar" if end in ("tgz", "txz", "tbz2") else None
 
 
 def split_name(name: str) -> tuple[str, str]:

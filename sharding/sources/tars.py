@@ -46,7 +46,7 @@ class TarsSource(LabelOptions):
 
     def _clips(self, classes: ClassList) -> Iterator[Clip]:
         tars, rules = tars_in(self.folder), self.rules(classes)
-        require_plain(self.folder, tars)
+        require_plain(self.folder)
         require(bool(tars), "there are no tars here", self.folder, "check the path")
         found = _Found()
         for number, tar in enumerate(tars):

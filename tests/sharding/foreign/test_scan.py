@@ -268,6 +268,15 @@ def test_leftovers_of_macos_are_no_clips(class_labels: Path, tmp_path: Path):
     assert [clip.clip_id for clip in source.read()[1]] == ["d/good"]
 
 
+def test_a_name_with_spaces_is_a_key(class_labels: Path, tmp_path: Path):
+    members = {"a dog 0.flac": audio_of(0, "flac"), "a dog 0.json": b'{"labels": ["low"]}'}
+    folder = write_members(tmp_path / "tars" / "a.tar", members)
+    assert make_index(folder, class_labels)[0].clip_id(0) == "a dog 0"
+    assert check(folder, deep=True) == []
+    source = TarsSource(folder=folder, class_labels=class_labels)
+    assert [clip.clip_id for clip in source.read()[1]] == ["a dog 0"]
+
+
 def test_members_of_a_clip_are_brought_together(class_labels: Path, tmp_path: Path):
     members = {f"{n}.wav": audio_of(n, "wav") for n in range(3)}
     members |= {f"{n}.cls": str(n).encode() for n in (2, 0, 1)}
