@@ -266,8 +266,8 @@ def test_the_keys_of_labels_are_named_where_none_is_found(class_labels: Path, tm
     index, _ = make_index(folder, class_labels, options=LabelOptions(label_key="class"))
     assert index.labels(0).tolist() == [1]
     assert check(folder, deep=True) == [] and make_index(folder)[1].num_scanned == 0
-    _, found = make_index(folder, options=LabelOptions(label_key="other"), max_rejected=1.0)
-    assert found.num_scanned == 1
+    with pytest.raises(ManifestError, match="1 no-label"):
+        make_index(folder, options=LabelOptions(label_key="other"))
 
 
 class Trap:
