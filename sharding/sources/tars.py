@@ -14,6 +14,7 @@ from psla_wds.io.scratch import scratch_database, scratch_errors
 from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list
 from psla_wds.labels.manifest import ByteRange, Clip
+from psla_wds.progress import progress_bar
 from psla_wds.shards.index_files import CLASS_LABELS
 from psla_wds.shards.tar import tars_in
 from sharding.foreign.labels import Description, LabelRules, check_keys, describe
@@ -23,6 +24,10 @@ from sharding.sources.source import require, require_folder
 
 FIRST = ("aif", "aiff", "au", "caf", "flac", "mp3", "oga", "ogg", "opus", "wav")
 """Extensions of audio to take where a clip also has a video, for instance."""
+
+
+Refusal = tuple[str, str]
+"""Reason and detail."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +54,7 @@ class TarsSource(LabelOptions):
         require_plain(self.folder)
         require(bool(tars), "there are no tars here", self.folder, "check the path")
         found = _Found()
-        for number, tar in enumerate(tars):
+        for number, tar in enumerate(progress_bar(tars, desc="reading tars", unit="tar")):
             with at(tar).local_copy() as local, local.open("rb") as file:
                 for key, members in members_by_key(local, where=tar).items():
                     found.add(number, *_found(key, members, file, rules))
@@ -58,9 +63,6 @@ class TarsSource(LabelOptions):
             yield _clip(tars[number], description, part, refusal, rules)
         if isinstance(rules.elsewhere, LabelTable):
             rules.elsewhere.warn_of_unused()
-
-
-Refusal = tuple[str, str]
 
 
 class _Found:

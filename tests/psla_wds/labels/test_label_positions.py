@@ -1,6 +1,8 @@
 """Labels of every form that people write; what can be read in two ways is refused."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from psla_wds.labels.class_list import ClassList
 from psla_wds.labels.manifest import LabelError, label_positions
@@ -127,3 +129,24 @@ def test_the_nearest_name_of_an_unknown_label_is_offered():
     with pytest.raises(LabelError) as caught:
         label_positions("Dogs", FOUR)
     assert caught.value.fix == "did you mean 'dog'?"
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 5)
+    | st.floats()
+    | st.sampled_from("01|2 x")
+    | st.text(),
+    lambda values: st.lists(values, max_size=5) | st.dictionaries(st.text(), values, max_size=2),
+)
+
+
+@given(json_values, st.sampled_from([ONE, TWO, FOUR, NUMBERS, DIGITS]))
+def test_any_value_gives_classes_or_a_label_error(value, classes):
+    try:
+        found = label_positions(value, classes)
+    except LabelError as error:
+        assert error.reason in ("bad-label", "unknown-label") and error.fix and str(error)
+    else:
+        assert list(found) == sorted(set(found)) and set(found) <= set(range(len(classes)))
