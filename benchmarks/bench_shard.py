@@ -25,7 +25,7 @@ from benchmarks import harness
 from benchmarks.harness import RATES, RESULTS, Column
 from benchmarks.plain_packing import PER_SHARD
 from benchmarks.tables import run_benchmark
-from psla_wds.audio.decode import decode_pcm
+from psla_wds.audio.pcm import decode_pcm
 from psla_wds.errors import PslaError
 from psla_wds.shards.tar import key_of
 

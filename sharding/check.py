@@ -10,7 +10,7 @@ that others built are scanned again instead, since webdataset may not read them 
 import json
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from isal.isal_zlib import crc32
 from tyro.conf import Positional
 
 from psla_wds import cli
-from psla_wds.audio.decode import decode_pcm
 from psla_wds.audio.files import reason_of
+from psla_wds.audio.pcm import decode_pcm
 from psla_wds.cli import LocationArg
-from psla_wds.errors import ManifestError, ShardError
+from psla_wds.errors import ClipRefusedError, ManifestError, ShardError
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.locations import Location, is_http
 from psla_wds.io.stores import at
@@ -31,7 +31,13 @@ from psla_wds.progress import progress_bar
 from psla_wds.shards.index import ShardIndex, combined_fingerprint
 from psla_wds.shards.index_files import CLASS_LABELS, read_index
 from psla_wds.shards.tar import Sidecar, key_of, read_sidecar, read_sidecars, tars_in
-from sharding.foreign.scan import is_foreign, scan
+from sharding.foreign.labels import Description, LabelRules
+from sharding.foreign.scan import (
+    has_ids_by_tar,
+    has_labels_elsewhere,
+    is_foreign,
+    scan_copy,
+)
 
 MAX_SHOWN = 20
 MAX_REASON = 200
@@ -257,13 +263,37 @@ def _check_foreign(tar: Path, sidecar: Sidecar, classes: ClassList | None) -> It
                 length = (clips.num_samples[number], sidecar.sample_rate_hz)
                 yield from _check_audio(clip_id, audio, length)
     try:
-        again = scan(tar, classes).sidecar if classes else sidecar
+        again = _scanned(tar, sidecar, classes) if classes else sidecar
     except ShardError as error:
         yield str(error).splitlines()[0]
         return
     for name, column in vars(again.clips).items():
         if column != getattr(clips, name):
             yield f"a new scan and the sidecar differ in {name}"
+
+
+def _scanned(tar: Path, sidecar: Sidecar, classes: ClassList) -> Sidecar:
+    rules = LabelRules(classes, by_tar=has_ids_by_tar(sidecar))
+    if has_labels_elsewhere(sidecar):
+        rules = replace(rules, elsewhere=_KnownLabels(sidecar, classes))
+    return scan_copy(tar, Path(sidecar.shard), rules).sidecar
+
+
+class _KnownLabels:
+    """Labels that a sidecar has from a table, or from a key of the JSON, that is not known here."""
+
+    def __init__(self, sidecar: Sidecar, classes: ClassList) -> None:
+        clips, position = sidecar.clips, {mid: i for i, mid in enumerate(classes.mids)}
+        self._labels = {
+            clip_id: tuple(position[mid] for mid in mids if mid in position)
+            for clip_id, mids in zip(clips.clip_id, clips.mids, strict=True)
+        }
+
+    def find(self, clip: Description, tar: str, *, by_tar: bool) -> tuple[int, ...]:
+        labels = self._labels.get(clip.clip_id(tar, by_tar=by_tar))
+        if labels is None:
+            raise ClipRefusedError("no-label", "the sidecar has none")
+        return labels
 
 
 def main() -> None:

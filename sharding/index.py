@@ -1,17 +1,18 @@
 """Make the index of a folder of shards, or of tars that others built.
 
     python -m sharding.index SHARDS [--class-labels CSV]
+        [--labels TABLE --key COLUMN --label-column COLUMN | --label-key NAME]
 
 sharding.build ends with this step, except for the tasks of an array (--task): when all of them are
 done, this command joins their shards. It also restores a lost index. WebDataset tars from elsewhere
-(KEY.flac, .wav, .ogg, .opus or .aiff, with labels in KEY.json, .cls or .txt) are scanned, and each
-gets a sidecar; the tars do not change.
+(KEY.flac, .wav, .ogg, .opus or .aiff, with labels in KEY.json, .cls or .txt, or in a table beside
+the tars) are scanned, and each gets a sidecar; the tars do not change.
 """
 
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import numpy as np
@@ -31,10 +32,18 @@ from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import CLASS_LABELS, INDEX_FOLDER, META
 from psla_wds.shards.merge import merge_sidecars
 from psla_wds.shards.tar import Sidecar, read_sidecar, read_sidecars, tars_in, write_sidecar
-from sharding.foreign.scan import is_current, is_foreign, scan
-from sharding.foreign.tar_members import REPACK
+from sharding.foreign.labels import LabelRules
+from sharding.foreign.scan import (
+    has_ids_by_tar,
+    has_keys_as_ids,
+    is_current,
+    is_foreign,
+    scan,
+)
+from sharding.foreign.tar_members import REPACK, require_plain
 from sharding.packing.plan import PLAN_FILE, check_complete
 from sharding.packing.reports import REJECTED, check_rejected, write_rejected
+from sharding.sources.label_table import LabelOptions, LabelTable
 
 SORTED_BY_CLASS = 0.2
 """Limit of `class_separation`: as if each tar held five of very many classes."""
@@ -43,7 +52,7 @@ logger = logging.getLogger("sharding.index")
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(LabelOptions):
     shards: Positional[LocationArg]
     """Folder of the shards, or its URL."""
     class_labels: LocationArg | None = None
@@ -53,13 +62,20 @@ class Args:
     """Share of clips that may be unusable before the command fails."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_ranges(self)
+
+
+class KeysRepeatError(Exception):
+    """Keys are unique only within their tar, so ids need the name of the tar."""
 
 
 @dataclass
 class Found:
     """Clips found in the tars of a folder so far."""
 
+    tars_of_keys: set[str] = field(default_factory=set)
+    """Names of the tars with clips whose ids are bare keys."""
     tar_of: dict[str, str] = field(default_factory=dict)
     """Name of the tar for each clip id."""
     rates: Counter[int] = field(default_factory=Counter)
@@ -69,22 +85,34 @@ class Found:
     """Tars without a current sidecar."""
 
     def add(self, sidecar: Sidecar, rates: Counter[int]) -> None:
-        self.rates += rates
-        self.rejected += sidecar.rejected
+        if has_keys_as_ids(sidecar):
+            self.tars_of_keys.add(sidecar.shard)
         for clip_id in sidecar.clips.clip_id:
             if clip_id in self.tar_of:
+                if self.tars_of_keys & {sidecar.shard, self.tar_of[clip_id]}:
+                    raise KeysRepeatError
                 raise ManifestError(
                     f"clip id {clip_id!r} appears twice",
                     where=f"{self.tar_of[clip_id]} and {sidecar.shard}",
                     fix=f"give each clip a clip_id of its own in its .json, or {REPACK}",
                 )
             self.tar_of[clip_id] = sidecar.shard
+        self.rates += rates
+        self.rejected += sidecar.rejected
 
 
 def make_index(
-    shards: Location, class_labels: Location | None = None, *, max_rejected: float = 0.01
+    shards: Location,
+    class_labels: Location | None = None,
+    *,
+    max_rejected: float = 0.01,
+    options: LabelOptions | None = None,
 ) -> tuple[ShardIndex, Found]:
-    """Index of a folder, after scanning each foreign tar without a sidecar, and the findings."""
+    """Index of a folder, after scanning each foreign tar without a sidecar, and the findings.
+
+    Args:
+        options: where the labels of foreign tars are.
+    """
     at(shards).require_writable()
     if not at(shards).is_folder():
         raise ConfigError("there is no such folder", where=shards, fix="check the path")
@@ -93,11 +121,13 @@ def make_index(
     is_unpublished = is_build(shards) and at(shards / INDEX_FOLDER / META).size() is None
     if is_unpublished:
         _check_refused(shards, max_rejected)
+    if not is_build(shards):
+        require_plain(shards)
     foreign, found = foreign_tars(shards), Found()
     if foreign or (class_labels and tars_in(shards)):
         classes = _class_list(shards, class_labels)
         if foreign:
-            _describe(shards, classes, found)
+            found = _describe(shards, (options or LabelOptions()).rules(classes))
             _check(shards, found, max_rejected)
         if CLASS_LABELS not in at(shards).entries():
             with disk_errors(shards / CLASS_LABELS, "write the class list"):
@@ -179,13 +209,27 @@ def _class_list(shards: Location, class_labels: Location | None) -> ClassList:
     return classes
 
 
-def _describe(shards: Location, classes: ClassList, found: Found) -> None:
-    """Ensure that each foreign tar has a sidecar, and collect what the tars hold."""
-    tars = tars_in(shards)
+def _describe(shards: Location, rules: LabelRules) -> Found:
+    """What the tars hold, once each foreign tar has a sidecar."""
+    try:
+        return _look_at_all(shards, rules)
+    except KeysRepeatError:
+        logger.info("keys begin anew in each tar: ids of clips begin with the name of their tar")
+        return _look_at_all(shards, replace(rules, by_tar=True))
+
+
+def _look_at_all(shards: Location, rules: LabelRules) -> Found:
+    tars, found = tars_in(shards), Found()
+    table = rules.elsewhere if isinstance(rules.elsewhere, LabelTable) else None
+    if table:
+        table.forget()
     with progress_bar(desc="scanning") as bar:
         for number, tar in enumerate(tars, 1):
-            _look_at(tar, classes, found, bar.update)
+            _look_at(tar, rules, found, bar.update)
             bar.set_postfix(tars=f"{number}/{len(tars)}", rejected=len(found.rejected))
+    if table:
+        table.warn_of_unused()
+    return found
 
 
 def _check(shards: Location, found: Found, max_rejected: float) -> None:
@@ -203,14 +247,19 @@ def _check(shards: Location, found: Found, max_rejected: float) -> None:
 
 
 def _look_at(
-    tar: Location, classes: ClassList, found: Found, progress: Callable[[], object]
+    tar: Location, rules: LabelRules, found: Found, progress: Callable[[], object]
 ) -> None:
     """Add the clips of a tar, from its sidecar if that is current, else from a scan."""
     sidecar = read_sidecar(tar)
-    if sidecar and (not is_foreign(sidecar) or is_current(sidecar, tar, classes)):
-        found.add(sidecar, Counter({sidecar.sample_rate_hz: len(sidecar.clips.clip_id)}))
-        return
-    scanned = scan(tar, classes, progress)
+    if sidecar and (not is_foreign(sidecar) or is_current(sidecar, tar, rules)):
+        if has_ids_by_tar(sidecar) and not rules.by_tar:
+            raise KeysRepeatError
+        if not (has_keys_as_ids(sidecar) and rules.by_tar):
+            found.add(sidecar, Counter({sidecar.sample_rate_hz: len(sidecar.clips.clip_id)}))
+            if isinstance(rules.elsewhere, LabelTable) and is_foreign(sidecar):
+                rules.elsewhere.recall(sidecar.clips.clip_id, tar.stem)
+            return
+    scanned = scan(tar, rules, progress)
     found.num_scanned += 1
     found.add(scanned.sidecar, scanned.rates)
     if len(scanned.rates) < 2:
@@ -236,7 +285,9 @@ def _warn_if_sorted(index: ShardIndex) -> None:
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m sharding.index")
-    index, found = make_index(args.shards, args.class_labels, max_rejected=args.max_rejected)
+    index, found = make_index(
+        args.shards, args.class_labels, max_rejected=args.max_rejected, options=args
+    )
     scanned = f"; {found.num_scanned:,} scanned, {len(found.rejected):,} clips refused"
     print(
         f"wrote the index of {len(index):,} clips in {len(index.shards):,} shards to "

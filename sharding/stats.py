@@ -21,8 +21,8 @@ from jaxtyping import Float32
 from tyro.conf import Positional
 
 from psla_wds import cli
-from psla_wds.audio.decode import decode_pcm
 from psla_wds.audio.files import reason_of
+from psla_wds.audio.pcm import decode_pcm
 from psla_wds.audio.quality import SILENT_DBFS, Spectrum, is_clipped, level_dbfs
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.features.config import FeatureConfig

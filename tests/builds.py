@@ -8,7 +8,7 @@ import numpy as np
 from conftest import manifest_arguments, run_command
 from data_sets import audio_of, write_class_labels
 
-from psla_wds.audio.decode import decode_pcm
+from psla_wds.audio.pcm import decode_pcm
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.reading.reader import Reader
 from psla_wds.sampling.config import SamplerConfig

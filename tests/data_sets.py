@@ -107,7 +107,13 @@ def write_passt_hdf5(path: Path, rate_hz: int = 32_000) -> Path:
     return path
 
 
-def audio_of(number: int, extension: str, channels: int = 1, rate_hz: int = RATE_HZ) -> bytes:
+def audio_of(
+    number: int,
+    extension: str,
+    channels: int = 1,
+    rate_hz: int = RATE_HZ,
+    subtype: str | None = None,
+) -> bytes:
     """Noise around a tone. With two channels their sum is even, so that their mean is exact."""
     rng = np.random.default_rng(number)
     time_s = np.arange(round(rate_hz * rng.uniform(0.3, 0.6))) / rate_hz
@@ -117,7 +123,7 @@ def audio_of(number: int, extension: str, channels: int = 1, rate_hz: int = RATE
         offset = rng.integers(-500, 500, len(pcm)).astype(np.int16)
         pcm = np.stack([pcm + offset, pcm - offset], axis=1)
     buffer = io.BytesIO()
-    soundfile.write(buffer, pcm, rate_hz, format=extension.upper())
+    soundfile.write(buffer, pcm, rate_hz, subtype, format=extension.upper())
     return buffer.getvalue()
 
 

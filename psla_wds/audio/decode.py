@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import soundfile
 import soxr
-from jaxtyping import Float, Float32, Int16, Shaped
+from jaxtyping import Float, Float32, Shaped
 
 from psla_wds.audio.files import ENDLESS, Audio, Notes, block_samples, opened
 from psla_wds.errors import AudioError, ClipRefusedError
@@ -171,17 +170,6 @@ class _Mix:
         if lost_db > CANCEL_DB:
             flags["channels-cancel"] = f"the mean of the channels is {lost_db:.0f} dB quieter"
         return flags
-
-
-def decode_pcm(encoded: bytes | memoryview) -> tuple[Int16[np.ndarray, " samples"], int]:
-    """Samples (mean of the channels) and sample rate of a clip; `RuntimeError` if damaged."""
-    with soundfile.SoundFile(io.BytesIO(encoded)) as file:
-        if file.frames * file.channels > MAX_CLIP_S * MAX_RATE_HZ:
-            raise RuntimeError(f"its header claims {file.frames:,} samples")
-        pcm, sample_rate_hz = file.read(dtype="int16"), file.samplerate
-    if pcm.ndim == 2:  # shards that others built may hold stereo
-        pcm = np.rint(pcm.mean(axis=1)).astype(np.int16)
-    return pcm, sample_rate_hz
 
 
 @contextmanager

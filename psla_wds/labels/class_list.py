@@ -20,16 +20,17 @@ class ClassList:
     """Machine identifiers, such as /m/09x0r; unique."""
     names: tuple[str, ...]
     """Display names, such as Speech; unique, may contain commas."""
+    _named: dict[str, int] = field(init=False, repr=False, compare=False)
     _position: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not len(set(self.mids)) == len(self.mids) == len(self.names):
             raise ValueError("mids and names are not one to one")
         "".join(self.mids + self.names).encode()  # TypeError or ValueError: they are no text
-        position: dict[str, int] = {str(i): i for i in range(len(self.mids))}
+        named = {key: i for keys in (self.names, self.mids) for i, key in enumerate(keys)}
+        object.__setattr__(self, "_named", named)
         # A name or mid that looks like a number means itself, so these come after the indices.
-        for keys in (self.names, self.mids):
-            position.update({key: i for i, key in enumerate(keys)})
+        position = {str(i): i for i in range(len(self.mids))} | named
         object.__setattr__(self, "_position", position)
 
     def __len__(self) -> int:
@@ -38,6 +39,10 @@ class ClassList:
     def find(self, label: str) -> int | None:
         """Position of the class that `label` (a mid, a display name or an index) means, if any."""
         return self._position.get(label)
+
+    def named(self, label: str) -> int | None:
+        """Position of the class whose mid or display name this is, if any."""
+        return self._named.get(label)
 
     def nearest(self, label: str) -> str | None:
         """The most similar mid or name, to suggest in an error message."""

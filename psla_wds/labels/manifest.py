@@ -1,8 +1,9 @@
 """The manifest: the labelled clips of a data set, before they are packed."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from psla_wds.errors import ManifestError
 from psla_wds.io.locations import Location
@@ -49,24 +50,135 @@ class Clip:
     """Reason and detail, if the source itself shows that the clip cannot be used."""
 
 
-def resolve_labels(labels: Iterable[str], classes: ClassList, where: str) -> tuple[int, ...]:
-    """Classes of these mids, names or indices: sorted, unique; empty texts are ignored.
+class LabelError(ValueError):
+    """Labels of a clip that are not in the class list, or that can be read in two ways."""
 
-    A label given twice counts once: the official code adds it twice when it mixes two clips, and
-    once when it does not.
+    def __init__(
+        self, what: str, *, fix: str | Callable[[], str], reason: str = "bad-label"
+    ) -> None:
+        super().__init__(what)
+        self.reason = reason
+        """One word for counting: `bad-label` or `unknown-label`."""
+        self._fix = fix
+
+    @property
+    def fix(self) -> str:
+        """Advice; made only where it is read, since the nearest of many names takes long."""
+        return self._fix if isinstance(self._fix, str) else self._fix()
+
+
+def label_positions(value: object, classes: ClassList) -> tuple[int, ...]:
+    """Classes that labels of any form mean: sorted, unique positions in the class list.
+
+    A name or mid given twice counts once: the official code adds it twice when it mixes two clips,
+    and once when it does not.
+
+    Args:
+        value: one label (a mid, a name, or an index as a number or text), several in a text with
+            `|` between them or in a list, or a multi-hot list with a 0 or 1 for each class; None
+            or nothing for a clip without labels.
+
+    Raises `LabelError`, also where a value can be read in two ways.
     """
-    found = set()
-    for label in filter(None, (text.strip() for text in labels)):
-        position = classes.find(label)
-        if position is None:
-            nearest = classes.nearest(label)
-            raise ManifestError(
-                f"label {label!r} is not in the class list of {len(classes)} classes",
-                where=where,
-                fix=f"did you mean {nearest!r}?" if nearest else "add it to --class-labels",
-            )
+    entries = _entries(value, classes)
+    if type(value) is not int and _is_multi_hot(entries, classes):
+        return tuple(position for position, entry in enumerate(entries) if float(entry))
+    found, indices = set[int](), set[int]()
+    for entry in entries:
+        position = _position(entry, classes)
+        if isinstance(entry, int) or classes.named(entry) is None:
+            if position in indices:
+                raise LabelError(
+                    f"index {position} is there twice in a list of {len(entries)}; a list of 0 and "
+                    f"1 has an entry for each of the {len(classes)} classes",
+                    fix="write each class once",
+                )
+            indices.add(position)
         found.add(position)
     return tuple(sorted(found))
+
+
+def _entries(value: object, classes: ClassList) -> list[Any]:
+    """Labels one by one: texts that are not empty, and numbers as they are."""
+    entries: list[Any] = []
+    if value is None:
+        return entries
+    for item in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(item, str):
+            is_one = classes.named(item.strip()) is not None  # a name may have a |
+            texts = [item] if is_one else item.split("|")
+            entries += [text.strip() for text in texts if text.strip()]
+        elif isinstance(item, int | float):  # bool too
+            entries.append(item)
+        else:
+            raise _no_label(item)
+    return entries
+
+
+def _is_multi_hot(entries: list[Any], classes: ClassList) -> bool:
+    """Whether labels are a 0 or 1 for each class; `LabelError` if they can be both that and indices
+    or names."""
+    texts = [entry for entry in entries if isinstance(entry, str)]
+    no_indices = [entry for entry in entries if isinstance(entry, bool | float)]
+    is_binary = bool(entries) and all(entry in (0, 1, "0", "1") for entry in entries)
+    fits = is_binary and len(entries) == len(classes)
+    if no_indices:
+        if not is_binary:
+            raise _no_label(no_indices[0])
+        if not fits:
+            raise LabelError(
+                f"a list of {len(entries)} times 0 or 1 for {len(classes)} classes",
+                fix="write an entry for each class, or names",
+            )
+        return True
+    if not fits or (texts and len(classes) <= 2):
+        return False
+    if any(classes.named(text) is not None for text in texts):
+        other = "names"
+    elif len(set(entries)) == len(entries) and max(entries) < len(classes):
+        other = "indices"
+    else:
+        return True
+    raise LabelError(
+        f"{entries!r:.80} can be {other} of classes, or a 0 or 1 for each of {len(classes)}",
+        fix="write names or mids",
+    )
+
+
+def _position(entry: str | int, classes: ClassList) -> int:
+    position = classes.find(str(entry))
+    if position is None:
+        raise LabelError(
+            f"label {str(entry)!r:.80} is not in the class list of {len(classes)} classes",
+            fix=lambda: _nearest(str(entry), classes),
+            reason="unknown-label",
+        )
+    if isinstance(entry, int) and 0 <= entry < len(classes) and entry != position:
+        raise LabelError(
+            f"{entry} can be the index of {classes.names[entry]!r}, or the name of the class with "
+            f"the index {position}",
+            fix="write names or mids",
+        )
+    return position
+
+
+def _nearest(label: str, classes: ClassList) -> str:
+    nearest = classes.nearest(label)
+    return f"did you mean {nearest!r}?" if nearest else "add it to --class-labels"
+
+
+def _no_label(item: object) -> LabelError:
+    return LabelError(
+        f"a label is neither text nor an index: {item!r:.80}", fix='write ["mid", ...]'
+    )
+
+
+def resolve_labels(value: object, classes: ClassList, where: str) -> tuple[int, ...]:
+    """As `label_positions`; errors say where the labels are."""
+    try:
+        return label_positions(value, classes)
+    except LabelError as error:
+        raise ManifestError(str(error), where=where, fix=error.fix) from None
 
 
 def checked(clips: Iterable[Clip]) -> Iterator[Clip]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from psla_wds.audio.decode import decode_pcm
+from psla_wds.audio.pcm import decode_pcm
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.features.encoded_batch import UndecodableBatchError

@@ -2,25 +2,72 @@
 
 import json
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, Protocol, runtime_checkable
 
 from psla_wds.errors import ClipRefusedError
 from psla_wds.labels.class_list import ClassList
-from psla_wds.labels.manifest import resolve_labels
+from psla_wds.labels.manifest import LabelError, label_positions
 from sharding.foreign.tar_members import LABEL_EXTENSIONS, Members, is_text, kind_of
 
-LABEL_KEYS = ("labels", "label", "mids", "tags")
+LABEL_KEYS = ("labels", "label", "mids", "tags", "tag")
 ID_KEYS = ("clip_id", "id")
+MAX_SHOWN = 20
 
 
 @dataclass(frozen=True)
 class Description:
     """Description of a clip without its audio."""
 
-    clip_id: str
+    key: str
+    name: str
+    """Name of the audio member without its suffix: the key, except for names with several dots."""
+    own_id: str
+    """Id that the JSON gives the clip; "" if it gives none."""
     labels: tuple[int, ...]
-    """Classes as positions in the class list."""
+    """Classes as positions in the class list; none if they are not in the tar."""
+    unlabelled: str
+    """Where labels were looked for, if there are none."""
     split: str
+
+    def clip_id(self, tar: str, *, by_tar: bool) -> str:
+        """The id of its own, else the key.
+
+        Args:
+            tar: name of the tar without its suffix.
+            by_tar: whether the key follows that name, since others of the tars have it too.
+        """
+        return self.own_id or (f"{tar}/{self.key}" if by_tar else self.key)
+
+
+@runtime_checkable
+class LabelsElsewhere(Protocol):
+    """Labels that are not in the tars."""
+
+    def find(self, clip: Description, tar: str, *, by_tar: bool) -> tuple[int, ...]:
+        """Classes of a clip; `ClipRefusedError` if they are not known."""
+        ...
+
+
+@dataclass(frozen=True)
+class LabelRules:
+    """Rules by which clips of tars get ids and labels."""
+
+    classes: ClassList
+    key: str = ""
+    """The only key of the JSON to look at for labels. Default: the first of `LABEL_KEYS`."""
+    elsewhere: LabelsElsewhere | None = None
+    fingerprint: str = ""
+    """Hash of `key` and `elsewhere`; "" for neither."""
+    by_tar: bool = False
+    """Whether ids of clips without one of their own begin with the name of the tar."""
+
+    def labels_of(self, clip: Description, tar: str) -> tuple[int, ...]:
+        """Classes of a clip; `ClipRefusedError` if it has none."""
+        if self.elsewhere:
+            return self.elsewhere.find(clip, tar, by_tar=self.by_tar)
+        if not clip.labels:
+            raise ClipRefusedError("no-label", clip.unlabelled)
+        return clip.labels
 
 
 def check_keys(key: str, members: Members) -> None:
@@ -39,10 +86,12 @@ def read_member(members: Members, extension: str, file: IO[bytes]) -> bytes | No
 
 
 def describe(
-    key: str, members: Members, audio_extension: str, file: IO[bytes], classes: ClassList
+    key: str, members: Members, audio_extension: str, file: IO[bytes], rules: LabelRules
 ) -> Description:
-    """Id, labels and split in KEY.json, else labels in KEY.cls, else in KEY.txt."""
-    prefix = audio_extension.removesuffix(kind_of(audio_extension))
+    """Id and split in KEY.json; labels there, else in KEY.cls, else in KEY.txt, unless they are
+    elsewhere."""
+    kind = kind_of(audio_extension)
+    prefix = audio_extension.removesuffix(kind)
 
     def read(kind: str) -> bytes | None:
         return read_member(members, prefix + kind, file) or read_member(members, kind, file)
@@ -50,8 +99,11 @@ def describe(
     files = {kind: read(kind) for kind in LABEL_EXTENSIONS}
     metadata = _metadata(files["json"])
     return Description(
-        clip_id=_text(metadata, ID_KEYS) or key,
-        labels=_positions(_labels(metadata, files, classes), classes, key),
+        key=key,
+        name=f"{key}.{audio_extension}".removesuffix(f".{kind}"),
+        own_id=_text(metadata, ID_KEYS),
+        labels=() if rules.elsewhere else _positions(metadata, files, rules),
+        unlabelled=_where_looked(metadata, files, rules.key),
         split=_text(metadata, ("split",)),
     )
 
@@ -75,37 +127,37 @@ def _text(metadata: dict[str, Any], keys: tuple[str, ...]) -> str:
     return str(value)
 
 
-def _labels(
-    metadata: dict[str, Any], files: dict[str, bytes | None], classes: ClassList
-) -> list[str]:
-    """Labels as written; a number is an index, even if a class has that number as its name."""
-    given = (metadata.get(key) for key in LABEL_KEYS)
-    found: Any = next((value for value in given if value not in (None, "", [])), [])
-    values = found if isinstance(found, list) else [found]
+def _labels(metadata: dict[str, Any], files: dict[str, bytes | None], rules: LabelRules) -> object:
+    """Labels as written; a .cls is an index, even if a class has that number as its name."""
+    given = (metadata.get(key) for key in ([rules.key] if rules.key else LABEL_KEYS))
+    found = next((value for value in given if value not in (None, "", [])), None)
+    if found is not None or rules.key:
+        return found
     try:
-        if not values and files["cls"]:
-            values = [int(files["cls"])]
-        if not values and files["txt"]:
-            values = [files["txt"].decode().replace("\n", "|")]
+        if files["cls"]:
+            index, mids = int(files["cls"]), rules.classes.mids
+            return mids[index] if 0 <= index < len(mids) else index
+        if files["txt"]:
+            return files["txt"].decode().replace("\n", "|")
     except ValueError as error:
         raise ClipRefusedError("bad-label", f"the .cls or .txt cannot be read: {error}") from None
-    labels: list[str] = []
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            raise ClipRefusedError(
-                "bad-label", f"a label is neither text nor an index: {value!r:.80}"
-            )
-        is_index = isinstance(value, int) and 0 <= value < len(classes)
-        labels += [classes.mids[int(value)]] if is_index else str(value).split("|")
-    return [label.strip() for label in labels if label.strip()]
+    return None
 
 
-def _positions(labels: list[str], classes: ClassList, key: str) -> tuple[int, ...]:
-    if not labels:
-        looked = f"the .json has none of {', '.join(LABEL_KEYS)}"
-        raise ClipRefusedError("no-label", f"no .cls, no .txt, and {looked}")
-    for label in labels:
-        if classes.find(label) is None:
-            reason = f"label {label!r:.80} is not in the class list of {len(classes)} classes"
-            raise ClipRefusedError("unknown-label", reason)
-    return resolve_labels(labels, classes, key)
+def _positions(
+    metadata: dict[str, Any], files: dict[str, bytes | None], rules: LabelRules
+) -> tuple[int, ...]:
+    try:
+        return label_positions(_labels(metadata, files, rules), rules.classes)
+    except LabelError as error:
+        raise ClipRefusedError(error.reason, str(error)) from None
+
+
+def _where_looked(metadata: dict[str, Any], files: dict[str, bytes | None], key: str) -> str:
+    """Where labels were looked for, and the keys of the JSON, to find a better one among them."""
+    if files["json"] is None:
+        return "no .json" if key else "no .json, no .cls and no .txt"
+    keys = ", ".join(f"{name:.80}" for name in list(metadata)[:MAX_SHOWN] if is_text(name))
+    none = f"the .json has no label in {key or ', '.join(LABEL_KEYS)}, only {keys or 'no key'}"
+    advice = "--label-key names the key of the labels"
+    return f"{none}: {advice}" if key else f"no .cls, no .txt, and {none}: {advice}"

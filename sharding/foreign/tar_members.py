@@ -3,17 +3,40 @@
 A key is what webdataset makes of a name: the folder, and the file name up to its first dot.
 """
 
+import logging
 import tarfile
 from pathlib import Path
 
 from psla_wds.errors import ShardError
 from psla_wds.io.locations import Location
+from psla_wds.io.stores import at
 
 LABEL_EXTENSIONS = ("json", "cls", "txt")
 PICKLE_EXTENSIONS = ("pkl", "pickle", "pyd", "pth", "pt")
-REPACK = "unpack the tar and repack its clips with python -m sharding.build"
+REPACK = "pack the tars again: python -m sharding.build tars FOLDER"
+UNPACK = {
+    "gz": "gunzip",
+    "tgz": "gunzip",
+    "zst": "unzstd",
+    "xz": "unxz",
+    "txz": "unxz",
+    "bz2": "bunzip2",
+    "tbz2": "bunzip2",
+    "lz4": "unlz4",
+}
+"""Program that decompresses a tar, by the end of its name."""
+MAGIC = {
+    b"\x1f\x8b": "gz",
+    b"\x28\xb5\x2f\xfd": "zst",
+    b"\xfd7zXZ": "xz",
+    b"BZh": "bz2",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+"""Ends of names of compressed files by their first bytes."""
 MAX_PADDING_BYTES = 2**20
 """Bytes read past the end of an archive: more than any usual record size."""
+
+logger = logging.getLogger("sharding.tars")
 
 Members = dict[str, list[tarfile.TarInfo]]
 """Members of one key by extension; a list, because a tar can hold a name twice."""
@@ -25,6 +48,7 @@ def members_by_key(tar: Path, *, where: Location) -> dict[str, Members]:
     Args:
         where: name of the tar for messages; the file that is read may be a copy.
     """
+    _check_compression(tar, where)
     clips: dict[str, Members] = {}
     try:
         with tarfile.open(tar, "r:") as archive:  # not compressed: clips are read by byte range
@@ -36,12 +60,40 @@ def members_by_key(tar: Path, *, where: Location) -> dict[str, Members]:
             _check_end(tar, archive.offset)
     except (tarfile.TarError, ValueError, OverflowError, OSError) as error:
         raise ShardError(
-            f"this is not a whole, uncompressed tar: {error}",
+            f"this is not a whole tar: {error}",
             where=where,
-            fix="copy it again, or decompress it, or move it out of the folder",
+            fix="copy it again, or move it out of the folder",
         ) from None
     _check_pickles(where, clips)
     return clips
+
+
+def require_plain(folder: Location) -> None:
+    """Warn of compressed tars in a folder; `ShardError` if there are no others."""
+    names = set(at(folder).entries())
+    plain = {name: _plain_name(name) for name in sorted(names)}
+    found = [name for name, unpacked in plain.items() if unpacked and unpacked not in names]
+    if not found:
+        return
+    if any(name.endswith(".tar") for name in names):
+        text = "%s tars are compressed, such as %s: they are not read; unpack them to use them"
+        logger.warning(text, f"{len(found):,}", found[0])
+        return
+    end = found[0].rpartition(".")[2]
+    raise ShardError(
+        f"{len(found):,} tars are compressed, such as {found[0]}: clips are read by their place in "
+        "a plain tar",
+        where=folder,
+        fix=f"unpack them: {UNPACK[end]} {folder}/*.{end}",
+    )
+
+
+def _plain_name(name: str) -> str | None:
+    """Name of a compressed tar when it is unpacked; None for other files."""
+    stem, _, end = name.rpartition(".")
+    if end in UNPACK and stem.endswith(".tar"):
+        return stem
+    return f"{stem}.tar" if end in ("tgz", "txz", "tbz2") else None
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -62,6 +114,19 @@ def kind_of(extension: str) -> str:
 
 def is_text(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _check_compression(tar: Path, where: Location) -> None:
+    with tar.open("rb") as file:
+        begin = file.read(8)
+    end = next((end for magic, end in MAGIC.items() if begin.startswith(magic)), "")
+    if end:
+        name = f"{where.name}.{end}"
+        raise ShardError(
+            f"this tar is compressed ({end}): clips are read by their place in a plain tar",
+            where=where,
+            fix=f"unpack it: mv {where.name} {name}; {UNPACK[end]} {name}",
+        )
 
 
 def _check_member(member: tarfile.TarInfo, where: Location) -> None:
@@ -104,5 +169,5 @@ def _check_pickles(where: Location, clips: dict[str, Members]) -> None:
         raise ShardError(
             "the labels can only be in pickles, which are never loaded: they can run any code",
             where=where,
-            fix=f"write them as KEY.{', KEY.'.join(LABEL_EXTENSIONS)}, or {REPACK}",
+            fix=f"write them as KEY.{', KEY.'.join(LABEL_EXTENSIONS)}",
         )

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +173,8 @@ def pack_clip(clip: Clip, mids: tuple[str, ...], encoding: Encoding) -> tuple[Pa
     """Decode, check and encode a clip; returns it with what is odd about its audio, or raises
     `ClipRefusedError`."""
     rate_hz, max_s = encoding.sample_rate_hz, encoding.max_clip_s or math.inf
+    if not mids and encoding.keep_unlabelled and clip.refusal and clip.refusal[0] == "no-label":
+        clip = replace(clip, refusal=None)
     if not mids and not clip.refusal and not encoding.keep_unlabelled:
         raise ClipRefusedError("no-label", "the clip has no label; --keep-unlabelled packs it")
     notes = Notes()

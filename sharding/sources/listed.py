@@ -21,8 +21,8 @@ class ManifestSource:
 
     file: Positional[LocationArg]
     """File with columns or keys path (or URL), labels, and optionally clip_id, start_s, end_s,
-    split. Labels are mids, display names or indices: a list in JSONL, separated by
-    in CSV."""
+    split. Labels are mids, display names or indices: a list (or a 0 or 1 for each class) in JSONL,
+    separated by | in CSV."""
     class_labels: LocationArg
     """CSV of the classes: index,mid,display_name."""
     audio_root: LocationArg | None = None
@@ -46,15 +46,12 @@ def _rows(path: Location) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _clip_of_row(row: dict[str, Any], classes: ClassList, root: Location, where: str) -> Clip:
-    path, labels = str(_given(row, "path", "")), _given(row, "labels", "")
+    path = str(_given(row, "path", ""))
     require(bool(path), "the row has no path", where, "fill in path and labels")
-    require(isinstance(labels, str | list), "labels are not a list", where, 'write ["mid", ...]')
     return Clip(
         clip_id=str(_given(row, "clip_id", path)),
         path=named(root, path),
-        labels=resolve_labels(
-            labels.split("|") if isinstance(labels, str) else map(str, labels), classes, where
-        ),
+        labels=resolve_labels(row.get("labels"), classes, where),
         split=str(_given(row, "split", "")),
         source=where,
         start_s=seconds(_given(row, "start_s", 0), where),

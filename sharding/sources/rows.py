@@ -1,14 +1,16 @@
-"""Rows of text files, each with its file and line for messages."""
+"""Rows of tables, each with its file and line for messages."""
 
 import csv
 import json
 from collections.abc import Iterator
 from typing import Any
 
-from psla_wds.errors import ManifestError
+from psla_wds.errors import ManifestError, optional_package
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
 from sharding.sources.source import require
+
+ROWS_AT_ONCE = 10_000
 
 
 def lines(path: Location) -> Iterator[str]:
@@ -70,6 +72,50 @@ def jsonl_rows(path: Location) -> Iterator[tuple[str, dict[str, Any]]]:
             ) from None
         require(isinstance(row, dict), "the line is not an object", where, "write {...}")
         yield where, row
+
+
+def table_rows(path: Location, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a .csv, .jsonl or .parquet file, each with at least these columns."""
+    if path.suffix == ".csv":
+        yield from csv_rows(path, columns)
+    elif path.suffix == ".parquet":
+        yield from parquet_rows(path, columns)
+    else:
+        is_known = path.suffix == ".jsonl"
+        require(is_known, "the table is not .csv, .jsonl or .parquet", path, "convert it")
+        for where, row in jsonl_rows(path):
+            require(
+                set(columns) <= set(row),
+                f"the row has {', '.join(row)}, and not {' and '.join(columns)}",
+                where,
+                "name other columns, or fill them in",
+            )
+            yield where, row
+
+
+def parquet_rows(path: Location, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows with these columns alone; some at a time are in memory."""
+    users, install = "Parquet files", "'.[parquet]'"
+    parquet = optional_package("pyarrow.parquet", users, where=path, install=install)
+    number = 0
+    try:
+        with at(path).local_copy() as local, parquet.ParquetFile(local) as file:
+            there = file.schema_arrow.names
+            require(
+                set(columns) <= set(there),
+                f"the table has the columns {', '.join(there)}, and not {' and '.join(columns)}",
+                path,
+                "name other columns",
+            )
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(columns)):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", row
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise ManifestError("there is no such file", where=path, fix="check the path") from None
+    except (ValueError, OSError) as error:  # pyarrow's errors are among them
+        what = f"the Parquet file cannot be read: {str(error).splitlines()[0]:.200}"
+        raise ManifestError(what, where=path, fix="copy or write it again") from None
 
 
 def seconds(text: Any, where: str) -> float:

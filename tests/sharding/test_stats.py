@@ -1,5 +1,6 @@
 """What the audit of `sharding.stats` says of the clips in shards."""
 
+import io
 import json
 import os
 import shutil
@@ -14,10 +15,11 @@ from conftest import assert_user_error, run_command
 from data_sets import audio_of, write_class_labels, write_classes, write_members, write_table
 from torchaudio.compliance.kaldi import fbank
 
-from psla_wds.audio.decode import decode_pcm
+from psla_wds.audio.pcm import decode_pcm
 from psla_wds.reading.reader import Reader
 from psla_wds.shards.index_files import read_index
 from sharding.build import build
+from sharding.check import check
 from sharding.index import make_index
 from sharding.packing.config import PackConfig
 from sharding.sources import ManifestSource
@@ -76,6 +78,31 @@ def test_the_audit_names_a_clip_that_cannot_be_decoded(tmp_path: Path):
     make_index(folder, write_class_labels(tmp_path / "classes.csv"))
     done = run_command("sharding.stats", str(folder), check=False)
     assert_user_error(done, "cannot be decoded", "x.tar", "clip b", "sharding.check --deep")
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0])
+@pytest.mark.parametrize(
+    ("container", "subtype"),
+    [("WAV", "FLOAT"), ("WAV", "G721_32"), ("OGG", "VORBIS"), ("OGG", "OPUS")],
+)
+def test_foreign_audio_is_measured_at_its_level(
+    tmp_path: Path, container: str, subtype: str, scale: float
+):
+    noise = np.random.default_rng(0).normal(0, scale, 32_000)
+    buffer = io.BytesIO()
+    limited = noise if subtype == "FLOAT" else np.clip(noise, -1, 1)
+    soundfile.write(buffer, limited, 16_000, format=container, subtype=subtype)
+    members = {f"a.{container.lower()}": buffer.getvalue(), "a.txt": b"low"}
+    folder = write_members(tmp_path / "tars" / "x.tar", members)
+    make_index(folder, write_class_labels(tmp_path / "classes.csv"))
+    assert check(folder, deep=True) == []
+    found = audit(read_index(folder), num_clips=1, seed=0)
+    with soundfile.SoundFile(io.BytesIO(buffer.getvalue())) as file:
+        expected = np.clip(file.read(file.frames), -1, 1)
+    level = 20 * np.log10(expected.std())
+    assert found["level_dbfs"]["median"] == pytest.approx(level, abs=0.01)
+    assert found["silent"] == 0
+    assert subtype == "G721_32" or found["clipped"] == int(scale == 1)
 
 
 def test_statistics_of_log_mel_are_those_of_torchaudio(shards: Path):

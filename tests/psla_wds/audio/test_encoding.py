@@ -7,8 +7,8 @@ import pytest
 import soundfile
 from reference.tones import peak_hz, sine
 
-from psla_wds.audio.decode import decode_pcm
 from psla_wds.audio.encode import EXTENSIONS, encode_clip
+from psla_wds.audio.pcm import decode_pcm
 
 RATE_HZ = 16_000
 

@@ -16,10 +16,13 @@ from data_sets import GOOD, audio_of, write_class_labels, write_members, write_t
 from psla_wds.errors import ConfigError, ManifestError, ShardError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.reading.reader import Reader
+from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import read_index
 from sharding.check import check
 from sharding.index import make_index
 from sharding.packing.reports import REJECTED
+from sharding.sources import TarsSource
+from sharding.sources.label_table import LabelOptions
 
 NUM_CLIPS = 24
 FEATURES = FeatureConfig(num_frames=64)
@@ -178,10 +181,48 @@ def test_another_class_list_is_refused_beside_the_old_one(foreign: Path, tmp_pat
 
 
 def test_one_clip_id_in_two_tars_is_refused_with_both(class_labels: Path, tmp_path: Path):
-    for name in ("one.tar", "two.tar"):
-        folder = write_members(tmp_path / "tars" / name, GOOD)
+    for name in ("one", "two"):
+        members = {f"{name}.wav": GOOD["good.wav"], f"{name}.json": b'{"id": "x", "labels": "low"}'}
+        folder = write_members(tmp_path / "tars" / f"{name}.tar", members)
     done = index_tars(folder, class_labels, check=False)
-    assert_user_error(done, "clip id 'good' appears twice", "one.tar and two.tar")
+    assert_user_error(done, "clip id 'x' appears twice", "one.tar and two.tar")
+
+
+def ids_in(index: ShardIndex) -> list[str]:
+    return [index.clip_id(row) for row in range(len(index))]
+
+
+def restarting(folder: Path, number: int, num_clips: int = 2) -> Path:
+    """A tar whose keys begin at 000, where the first clip has an id of its own."""
+    members = {f"{n:03d}.wav": audio_of(10 * number + n, "wav") for n in range(num_clips)}
+    members |= {f"{n:03d}.txt": b"low" for n in range(1, num_clips)}
+    members["000.json"] = json.dumps({"id": f"own {number}", "label": n_class(number)}).encode()
+    return write_members(folder / f"s-{number}.tar", members)
+
+
+def n_class(number: int) -> str:
+    return TINY_CLASSES[number % len(TINY_CLASSES)]
+
+
+def test_keys_that_begin_anew_get_the_name_of_their_tar(class_labels: Path, tmp_path: Path):
+    folder = restarting(tmp_path / "tars", 0)
+    index, _ = make_index(folder, class_labels)
+    assert ids_in(index) == ["own 0", "001"]
+    restarting(folder, 1)
+    index, found = make_index(folder)
+    expected = ["own 0", "s-0/001", "own 1", "s-1/001"]
+    assert ids_in(index) == expected and found.num_scanned == 2
+    assert check(folder, deep=True) == []
+    source = TarsSource(folder=folder, class_labels=class_labels)
+    assert [clip.clip_id for clip in source.read()[1]] == expected
+
+    before = sidecar_times(folder)
+    index, found = make_index(folder)
+    assert ids_in(index) == expected and found.num_scanned == 0
+    restarting(folder, 2, num_clips=3)
+    index, found = make_index(folder)
+    assert ids_in(index) == [*expected, "own 2", "s-2/001", "s-2/002"] and found.num_scanned == 1
+    assert sidecar_times(folder).items() > before.items()
 
 
 def test_tars_sorted_by_class_get_a_warning(
@@ -220,7 +261,13 @@ def test_the_keys_of_labels_are_named_where_none_is_found(class_labels: Path, tm
     )
     done = index_tars(folder, class_labels, check=False)
     assert_user_error(done, "1 of 1 clips were refused", "rejected.jsonl", "sharding.build")
-    assert "none of labels, label, mids, tags" in (folder / REJECTED).read_text()
+    refusal = json.loads((folder / REJECTED).read_text())["detail"]
+    assert "no label in labels, label, mids, tags, tag, only class: --label-key" in refusal
+    index, _ = make_index(folder, class_labels, options=LabelOptions(label_key="class"))
+    assert index.labels(0).tolist() == [1]
+    assert check(folder, deep=True) == [] and make_index(folder)[1].num_scanned == 0
+    with pytest.raises(ManifestError, match="1 no-label"):
+        make_index(folder, options=LabelOptions(label_key="other"))
 
 
 class Trap:

@@ -1,7 +1,9 @@
 """What a scan of a foreign tar refuses, and how names and classes are understood."""
 
+import bz2
 import gzip
 import json
+import lzma
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +18,17 @@ from webdataset.tariterators import base_plus_ext
 from psla_wds.errors import ManifestError, PslaError, ShardError
 from psla_wds.labels.class_list import ClassList
 from sharding.check import check
+from sharding.foreign.labels import LabelRules
 from sharding.foreign.scan import scan
 from sharding.foreign.tar_members import split_name
 from sharding.index import class_separation, make_index
 from sharding.packing.reports import REJECTED
+from sharding.sources import TarsSource
 
 CLASSES = ClassList(("/t/0", "/t/1", "/t/2", "7"), ("low", "middle, or so", "2", "noise"))
+
+
+FORMS = {"wav": audio_of(0, "wav"), "cls": b"0"}
 
 
 @pytest.fixture
@@ -56,11 +63,15 @@ def test_a_name_that_is_not_part_of_a_clip_has_no_key(name: str):
         ({"json": {"labels": "middle, or so|/t/0|low"}}, ["/t/0", "/t/1"]),
         ({"json": {"label": 2}}, ["/t/2"]),
         ({"json": {"labels": [], "tags": ["noise"]}, "cls": "0"}, ["7"]),
+        ({"json": {"text": ["a dog"], "tag": ["noise", "low"]}}, ["/t/0", "7"]),
         ({"json": {"caption": "?"}, "cls": "0", "txt": "noise"}, ["/t/0"]),
         ({"cls": " 3\n"}, ["7"]),
         ({"txt": "low\r\nmiddle, or so\n\n"}, ["/t/0", "/t/1"]),
         ({"txt": "7"}, ["7"]),
         ({"json": {"labels": "2"}}, ["/t/2"]),
+        ({"json": {"label": [0, 0, 0, 1]}}, ["7"]),
+        ({"json": {"labels": [True, False, True, False]}}, ["/t/0", "/t/2"]),
+        ({"json": {"labels": [0, 1]}}, ["/t/0", "/t/1"]),
     ],
 )
 def test_labels_are_mids_names_or_indices(tmp_path: Path, labels: dict, expected: list[str]):
@@ -69,14 +80,26 @@ def test_labels_are_mids_names_or_indices(tmp_path: Path, labels: dict, expected
         for kind, value in labels.items()
     }
     write_members(tmp_path / "a.tar", {"a.wav": audio_of(0, "wav")} | members)
-    scanned = scan(tmp_path / "a.tar", CLASSES).sidecar
+    scanned = scan(tmp_path / "a.tar", LabelRules(CLASSES)).sidecar
     assert scanned.rejected == [] and scanned.clips.mids == [expected]
 
 
 def test_an_index_counts_even_if_a_class_is_named_like_it(tmp_path: Path):
     classes = ClassList(("/t/0", "/t/1"), ("1", "0"))
     write_members(tmp_path / "a.tar", {"a.wav": audio_of(0, "wav"), "a.cls": b"1"})
-    assert scan(tmp_path / "a.tar", classes).sidecar.clips.mids == [["/t/1"]]
+    assert scan(tmp_path / "a.tar", LabelRules(classes)).sidecar.clips.mids == [["/t/1"]]
+
+
+def test_only_the_named_key_of_the_json_counts(tmp_path: Path):
+    content = {"a": {"labels": ["low"], "coarse": ["noise"]}, "b": {"labels": ["low"]}}
+    members = {f"{key}.json": json.dumps(content[key]).encode() for key in content}
+    members |= {f"{key}.{kind}": data for key in content for kind, data in FORMS.items()}
+    write_members(tmp_path / "a.tar", members)
+    sidecar = scan(tmp_path / "a.tar", LabelRules(CLASSES, key="coarse")).sidecar
+    assert (sidecar.clips.clip_id, sidecar.clips.mids) == (["a"], [["7"]])
+    (rejected,) = sidecar.rejected
+    assert (rejected["clip_id"], rejected["reason"]) == ("b", "no-label")
+    assert "no label in coarse, only labels" in rejected["detail"]
 
 
 def test_names_with_seconds_keep_their_own_labels(tmp_path: Path):
@@ -86,7 +109,7 @@ def test_names_with_seconds_keep_their_own_labels(tmp_path: Path):
         "Y_30.000_40.000.json": b'{"labels": "noise", "id": 12}',
     }
     write_members(tmp_path / "a.tar", members)
-    clips = scan(tmp_path / "a.tar", CLASSES).sidecar.clips
+    clips = scan(tmp_path / "a.tar", LabelRules(CLASSES)).sidecar.clips
     assert (clips.clip_id, clips.mids) == (["12"], [["7"]])
 
 
@@ -108,6 +131,7 @@ def test_a_class_that_every_clip_has_separates_nothing():
 
 
 MP3 = audio_of(1, "mp3")
+GSM = audio_of(1, "wav", subtype="GSM610")
 
 
 @pytest.mark.parametrize(
@@ -120,12 +144,16 @@ MP3 = audio_of(1, "mp3")
         ({"bad.wav": MP3, "bad.cls": b"1"}, "mp3"),
         ({"bad.wav": audio_of(1, "wav"), "bad.flac": b"", "bad.cls": b"1"}, "two-audio"),
         ({"bad.wav": b"no audio", "bad.cls": b"1"}, "unreadable"),
+        ({"bad.wav": GSM, "bad.cls": b"1"}, "gsm"),
+        ({"bad.wav": audio_of(1, "wav")[:5000], "bad.cls": b"1"}, "truncated"),
         ({"bad.wav": audio_of(1, "wav")[:44], "bad.cls": b"1"}, "empty"),
         ({"bad.wav": audio_of(1, "wav"), "bad.txt": b"lwo"}, "unknown-label"),
         ({"bad.wav": audio_of(1, "wav"), "bad.cls": b"4"}, "unknown-label"),
         ({"bad.wav": audio_of(1, "wav"), "bad.cls": b"-1"}, "unknown-label"),
         ({"bad.wav": audio_of(1, "wav"), "bad.cls": b"one"}, "bad-label"),
         ({"bad.wav": audio_of(1, "wav"), "bad.json": b'{"labels": [1.5]}'}, "bad-label"),
+        ({"bad.wav": audio_of(1, "wav"), "bad.json": b'{"labels": [0, 1, 0]}'}, "bad-label"),
+        ({"bad.wav": audio_of(1, "wav"), "bad.json": b'{"labels": [0, 0, 0, 0]}'}, "no-label"),
         ({"bad.wav": audio_of(1, "wav"), "bad.json": b"[" * 100_000}, "bad-json"),
         ({"bad.wav": audio_of(1, "wav"), "bad.json": b"[1]"}, "bad-json"),
         ({"bad.wav": audio_of(1, "wav"), "bad.WAV": audio_of(1, "wav")}, "duplicate-key"),
@@ -170,8 +198,8 @@ def damage_a_header(tar: Path) -> None:
     tar.write_bytes(content)
 
 
-def compress(tar: Path) -> None:
-    tar.write_bytes(gzip.compress(tar.read_bytes()))
+def compressed_by(compress: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    return lambda tar: tar.write_bytes(compress(tar.read_bytes())) and None
 
 
 @pytest.mark.parametrize(
@@ -189,8 +217,11 @@ def compress(tar: Path) -> None:
         (cut_between_members, "cut short at byte"),
         (damage_a_header, "a damaged header at byte"),
         (lambda tar: tar.write_bytes(tar.read_bytes() * 2), "second tar appended"),
-        (lambda tar: tar.write_bytes(b""), "not a whole, uncompressed tar"),
-        (compress, "not a whole, uncompressed tar: invalid header"),
+        (lambda tar: tar.write_bytes(b""), "not a whole tar"),
+        (compressed_by(gzip.compress), r"compressed \(gz\)"),
+        (compressed_by(lzma.compress), r"compressed \(xz\)"),
+        (compressed_by(bz2.compress), r"compressed \(bz2\)"),
+        (compressed_by(lambda content: b"\x28\xb5\x2f\xfd" + content), r"compressed \(zst\)"),
     ],
 )
 def test_a_tar_that_is_unsafe_or_not_whole_is_refused(
@@ -201,6 +232,49 @@ def test_a_tar_that_is_unsafe_or_not_whole_is_refused(
     with pytest.raises(ShardError, match=rf"(?s){message}.*where: [^\n]*bad\.tar.*fix: "):
         make_index(folder, class_labels)
     assert [path.name for path in folder.iterdir()] == ["bad.tar"]
+
+
+@pytest.mark.parametrize("end", ["tar.gz", "tgz", "tar.zst", "tar.xz", "tar.bz2", "tar.lz4"])
+def test_compressed_tars_are_named_by_every_command(class_labels: Path, tmp_path: Path, end: str):
+    folder = write_members(tmp_path / "tars" / f"part-0.{end}", {})
+    message = (
+        rf"(?s)compressed, such as part-0\.{end}.*fix: .*un.* {folder}/\*\.{end.split('.')[-1]}"
+    )
+    with pytest.raises(ShardError, match=message):
+        make_index(folder, class_labels)
+    with pytest.raises(ShardError, match=message):
+        list(TarsSource(folder=folder, class_labels=class_labels).read()[1])
+
+
+def test_a_compressed_tar_beside_others_gets_a_warning(
+    class_labels: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    folder = write_members(tmp_path / "tars" / "a.tar", GOOD)
+    write_members(folder / "a.tar.gz", {})
+    make_index(folder, class_labels)
+    assert "compressed" not in caplog.text
+    write_members(folder / "b.tar.gz", {})
+    assert len(make_index(folder)[0]) == 1
+    assert "1 tars are compressed, such as b.tar.gz" in caplog.text
+
+
+def test_leftovers_of_macos_are_no_clips(class_labels: Path, tmp_path: Path):
+    members = {f"d/{name}": content for name, content in GOOD.items()}
+    junk = {f"d/._{name.partition('/')[2]}": bytes(40) for name in members}
+    folder = write_members(tmp_path / "tars" / "a.tar", junk | members)
+    index, found = make_index(folder, class_labels)
+    assert [index.clip_id(row) for row in range(len(index))] == ["d/good"] and not found.rejected
+    source = TarsSource(folder=folder, class_labels=class_labels)
+    assert [clip.clip_id for clip in source.read()[1]] == ["d/good"]
+
+
+def test_a_name_with_spaces_is_a_key(class_labels: Path, tmp_path: Path):
+    members = {"a dog 0.flac": audio_of(0, "flac"), "a dog 0.json": b'{"labels": ["low"]}'}
+    folder = write_members(tmp_path / "tars" / "a.tar", members)
+    assert make_index(folder, class_labels)[0].clip_id(0) == "a dog 0"
+    assert check(folder, deep=True) == []
+    source = TarsSource(folder=folder, class_labels=class_labels)
+    assert [clip.clip_id for clip in source.read()[1]] == ["a dog 0"]
 
 
 def test_members_of_a_clip_are_brought_together(class_labels: Path, tmp_path: Path):

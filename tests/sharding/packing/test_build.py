@@ -21,7 +21,7 @@ from data_sets import (
     write_psla_json,
 )
 
-from psla_wds.audio.decode import decode_pcm
+from psla_wds.audio.pcm import decode_pcm
 from psla_wds.errors import ConfigError
 from psla_wds.reading.reader import Reader
 from psla_wds.shards.index_files import read_index

@@ -53,10 +53,15 @@ def test_a_zero_is_a_value_and_not_an_absence(folder: Path):
     assert (clip.clip_id, clip.split, clip.path) == ("0", "0", folder / "0")
     with pytest.raises(ManifestError, match=r"from 0.0 s to 0.0 s"):
         clips_of(folder, "m.jsonl", json.dumps(row | {"end_s": 0}))
-    with pytest.raises(ManifestError, match="labels are not a list"):
-        clips_of(folder, "m.jsonl", json.dumps(row | {"labels": 0}))
+    assert clips_of(folder, "m.jsonl", json.dumps(row | {"labels": 0}))[0].labels == (0,)
     nothing = clips_of(folder, "m.jsonl", json.dumps({"path": "1", "clip_id": None, "end_s": None}))
     assert (nothing[0].clip_id, nothing[0].end_s, nothing[0].labels) == ("1", math.inf, ())
+
+
+def test_multi_hot_labels_of_a_manifest_are_classes(folder: Path):
+    rows = [{"path": "1.wav", "labels": labels} for labels in ([0, 0, 1], [True, False, True])]
+    clips = clips_of(folder, "m.jsonl", "\n".join(map(json.dumps, rows)))
+    assert [clip.labels for clip in clips] == [(2,), (0, 2)]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +94,16 @@ def test_rows_of_a_csv_become_clips(folder: Path, rows: str, expected: list):
             "start_s or end_s: .*",
         ),
         ("m.jsonl", "[1]\n", "not an object\n.*line 1"),
-        ("m.jsonl", '{"path": "1.wav", "labels": 3}\n', "labels are not a list\n.*line 1"),
+        (
+            "m.jsonl",
+            '{"path": "1.wav", "labels": {"Dog": 1}}\n',
+            "neither text nor an index.*\n.*line 1",
+        ),
+        (
+            "m.jsonl",
+            '{"path": "1.wav", "labels": [0, 1, 0, 0]}\n',
+            "list of 4; .* 3 classes\n.*line 1",
+        ),
         ("m.jsonl", '{"labels": ["Dog"]}\n', "no path\n.*line 1"),
         ("m.txt", "1.wav\n", "neither .jsonl nor .csv"),
         ("m.csv", f"path,labels\n{'é' * 101},Dog\n", "1 to 200 bytes, this one 202"),

@@ -192,6 +192,29 @@ def test_an_hdf5_file_of_another_make_is_refused_by_name(tmp_path: Path, damage,
         hdf5_clips(tmp_path, path)
 
 
+@pytest.mark.parametrize(
+    ("extensions", "taken"),
+    [
+        (("m4a",), "m4a"),
+        (("webm",), "webm"),
+        (("mp4", "wav"), "wav"),
+        (("m4a", "mp3"), "mp3"),
+        (("wav", "flac"), None),
+        (("mp4", "webm"), None),
+    ],
+)
+def test_tars_hold_audio_of_any_format(tmp_path: Path, extensions: tuple, taken: str | None):
+    members = {f"a.{extension}": extension.encode() for extension in extensions}
+    folder = write_members(tmp_path / "tars" / "x.tar", members | {"a.cls": b"1"})
+    (clip,) = TarsSource(folder=folder, class_labels=write_classes(tmp_path)).read()[1]
+    if taken is None:
+        assert clip.refusal and clip.refusal[0] == "two-audio"
+    else:
+        content = (folder / "x.tar").read_bytes()
+        part = content[clip.part.offset : clip.part.offset + clip.part.size]
+        assert part == taken.encode()
+
+
 def test_tars_are_read_by_byte_range_and_keep_bad_clips(tmp_path: Path):
     members = {
         "a.wav": audio_of(0, "wav"),

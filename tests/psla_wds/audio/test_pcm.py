@@ -1,0 +1,60 @@
+"""Samples of clips: those of 16-bit files exactly, of all others at their level."""
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+
+from psla_wds.audio.pcm import decode_pcm
+
+RATE_HZ = 8_000
+NOISE = np.random.default_rng(0).normal(0, 0.1, (RATE_HZ, 3)).astype(np.float32)
+
+
+def file_of(waveform: np.ndarray, container: str, subtype: str) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform, RATE_HZ, format=container, subtype=subtype)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC", "AIFF"])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_sixteen_bits_are_kept_exactly(container: str, channels: int):
+    written = np.random.default_rng(1).integers(-32768, 32768, (999, channels)).astype(np.int16)
+    pcm, rate_hz = decode_pcm(file_of(written, container, "PCM_16"))
+    assert rate_hz == RATE_HZ
+    assert np.array_equal(pcm, np.rint(written.mean(axis=1)))
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE", "PCM_24", "ULAW"])
+def test_other_wav_keeps_its_level(subtype: str):
+    pcm, _ = decode_pcm(file_of(NOISE[:, :1], "WAV", subtype))
+    assert np.allclose(pcm / 32768, NOISE[:, 0], atol=0.02)
+    assert (pcm / 32768).std() == pytest.approx(NOISE[:, 0].std(), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("WAV", "FLOAT")]
+)
+def test_above_full_scale_is_clipped(container: str, subtype: str):
+    encoded = file_of(np.clip(10 * NOISE[:, 0], -1, 1), container, subtype)
+    if subtype == "FLOAT":
+        encoded = file_of(10 * NOISE[:, 0], container, subtype)
+    expected, _ = soundfile.read(io.BytesIO(encoded))
+    assert np.abs(expected).max() > 1
+    pcm, _ = decode_pcm(encoded)
+    assert np.abs(pcm / 32768 - np.clip(expected, -1, 1)).max() < 1e-4
+
+
+@pytest.mark.parametrize("subtype", ["GSM610", "G721_32"])
+def test_codecs_that_cannot_seek_are_decoded(subtype: str):
+    encoded = file_of(NOISE[:6400, 0], "WAV", subtype)
+    pcm, _ = decode_pcm(encoded)
+    assert len(pcm) == soundfile.info(io.BytesIO(encoded)).frames
+    assert (pcm / 32768).std() == pytest.approx(NOISE[:, 0].std(), rel=0.3)
+
+
+def test_values_that_are_not_finite_are_refused():
+    with pytest.raises(RuntimeError, match="NaN or infinite"):
+        decode_pcm(file_of(np.array([0, np.nan, 0], np.float32), "WAV", "FLOAT"))
