@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 from posixpath import basename, splitext
 
-from psla_wds.audio.decode import AUDIO_SUFFIXES
+from psla_wds.audio.folders import is_audio
 from psla_wds.cli import LocationArg
 from psla_wds.errors import ManifestError
 from psla_wds.io.locations import Location, member
@@ -94,9 +94,8 @@ class _AudioFiles:
 
     def _rows(self) -> Iterator[tuple[bytes, bytes]]:
         for name in files_below(self._folder):
-            stem, suffix = splitext(basename(name))
-            if suffix.lower() in AUDIO_SUFFIXES:
-                yield to_bytes(stem), to_bytes(name)
+            if is_audio(name):
+                yield to_bytes(splitext(basename(name))[0]), to_bytes(name)
 
     def find(self, stems: dict[str, bool]) -> list[tuple[Location, bool]]:
         """Files with one of these names, and whether their name marks them as cut."""
