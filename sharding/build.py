@@ -6,6 +6,7 @@ python -m sharding.build audioset --segments CSV --audio-root DIR --class-labels
 python -m sharding.build fsd50k|esc50 FOLDER --output SHARDS
 python -m sharding.build psla-json JSON --class-labels CSV --output SHARDS
 python -m sharding.build hdf5 FILE ... --class-labels CSV --output SHARDS
+python -m sharding.build parquet FILE|FOLDER ... --output SHARDS
 python -m sharding.build tars FOLDER --class-labels CSV --output SHARDS
 
 Any format that libsndfile reads, or ffmpeg where it is installed, at any rate and number of
@@ -36,6 +37,7 @@ from sharding.sources import (
     Fsd50kSource,
     Hdf5Source,
     ManifestSource,
+    ParquetSource,
     PslaJsonSource,
     Source,
     TarsSource,
@@ -49,6 +51,7 @@ Sources = (
     | Annotated[Esc50Source, subcommand("esc50")]
     | Annotated[PslaJsonSource, subcommand("psla-json")]
     | Annotated[Hdf5Source, subcommand("hdf5")]
+    | Annotated[ParquetSource, subcommand("parquet")]
     | Annotated[TarsSource, subcommand("tars")]
 )
 
@@ -75,6 +78,8 @@ def build(source: Source, config: PackConfig) -> None:
         print(pack_share(clips, classes, config, parse_task(config.task)))
         return
     outcome = (retry_rejected if config.retry_rejected else pack_all)(clips, classes, config)
+    if isinstance(source, ParquetSource):
+        source.clean_up()
     index = outcome.index
     hours = index.num_samples.sum() / index.sample_rate_hz / 3600
     size_gb = sum(index.shard_sizes) / 1e9

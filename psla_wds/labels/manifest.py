@@ -35,6 +35,18 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Cell:
+    """The place of a clip in a Parquet file."""
+
+    group: int
+    """Group of rows."""
+    row: int
+    """Row of the group."""
+    column: int
+    """Column of the audio's bytes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """One labelled audio excerpt, and the file to cut it from."""
 
@@ -50,7 +62,7 @@ class Clip:
     end_s: float = math.inf
     may_be_cut: bool = False
     """The file is either this excerpt or the whole recording; its length shows which."""
-    part: ByteRange | Row | None = None
+    part: ByteRange | Row | Cell | None = None
     """Place of the clip within the file, if the file holds several."""
     refusal: tuple[str, str] | None = None
     """Reason and detail, if the source itself shows that the clip cannot be used."""
