@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,8 @@ def _opened(clip: Clip) -> Iterator[Path | io.BytesIO]:
         return
     try:
         with at(clip.path).local_copy() as path:
+            if not os.path.isfile(path):  # unlike Path.is_file, false for names that are too long
+                raise FileNotFoundError
             yield path
     except FileNotFoundError:
         raise ClipRefusedError("missing", "there is no such file") from None

@@ -41,6 +41,8 @@ class ParquetSource:
     """Column of the audio. Default: the only one that can be."""
     label_column: str | None = None
     """Column of the labels. Default: labels, label, mids, category, ..., if it is the only one."""
+    separator: str = "|"
+    """Separator of labels in a text."""
     id_column: str | None = None
     """Column of the clip ids. Default: the path beside the audio, without suffix; FILE-ROW where
     there is none or another row has it."""
@@ -74,18 +76,18 @@ class ParquetSource:
     def _clips(self, files: list[Location], classes: ClassList) -> Iterator[Clip]:
         ids = _Ids(files)
         for path in files:
+            split = _split_of(path) if self.split is None else self.split
             with open_parquet(path) as file:
                 columns = self._columns(file, path)
-                split = _split_of(path) if self.split is None else self.split
-                for number, cell, row in _rows(file, columns):
+                for number, cell, row in self._rows(file, columns):
                     where = f"{path}, row {number}"
-                    given = row[columns.id] if columns.id else None
+                    given = row[self.id_column] if self.id_column else None
                     audio_path = (row[columns.audio] or {}).get("path") if columns.path else None
                     yield Clip(
                         clip_id=ids.of(path, number, audio_path) if given is None else str(given),
                         path=path,
-                        labels=columns.labels_of(row, classes, where),
-                        split=columns.split_of(row) or split,
+                        labels=self._labels(row[columns.labels], columns, classes, where),
+                        split=self._split(row) or split,
                         source=where,
                         part=cell,
                     )
@@ -98,19 +100,47 @@ class ParquetSource:
         for name in filter(None, (audio, labels, self.id_column, self.split_column)):
             columns = ", ".join(schema.names)
             require(name in schema.names, f"there is no column {name}", path, f"it has {columns}")
-        leaves = [file.schema.column(number).path for number in range(len(file.schema))]
         is_audio = _holds_bytes(schema.field(audio).type)
         require(is_audio, f"column {audio} has no bytes", path, "name another --audio-column")
-        leaf = audio if audio in leaves else f"{audio}.bytes"
+        leaves = [file.schema.column(number).path for number in range(len(file.schema))]
+        parts = [name for name in leaves if f"{name}.".startswith(f"{audio}.")]
+        of_bytes = [name for name in parts if f"{name}.".startswith(f"{audio}.bytes.")]
         return Columns(
             audio=audio,
-            leaf=leaves.index(leaf),
+            leaf=leaves.index((of_bytes or parts)[0]),
             path=f"{audio}.path" if f"{audio}.path" in leaves else None,
             labels=labels,
             class_names=_class_names(features.get(labels)),
-            id=self.id_column,
-            split=self.split_column,
         )
+
+    def _rows(self, file: Any, columns: "Columns") -> Iterator[tuple[int, Cell, dict[str, Any]]]:
+        """Number in the file, place and values of each row, but for the audio, which is not
+        read."""
+        number = 0
+        names = [*filter(None, (columns.labels, columns.path, self.id_column, self.split_column))]
+        for group in range(file.num_row_groups):
+            row_of_group = 0
+            for batch in file.iter_batches(ROWS_AT_ONCE, [group], names, use_threads=False):
+                for row in batch.to_pylist():
+                    yield number, Cell(group, row_of_group, columns.leaf), row
+                    number, row_of_group = number + 1, row_of_group + 1
+
+    def _labels(
+        self, value: Any, columns: "Columns", classes: ClassList, where: str
+    ) -> tuple[int, ...]:
+        if columns.class_names is not None:
+            numbers = value if isinstance(value, list) else [value]
+            known = [number for number in numbers if number not in (None, UNKNOWN)]
+            is_unique = len(set(known)) == len(known)
+            require(is_unique, f"{known} has a class twice", where, "write each class once")
+            value = [_name_of(number, columns.class_names, where) for number in known]
+        elif isinstance(value, str) and self.separator != "|":
+            value = value.split(self.separator)
+        return resolve_labels(value, classes, where)
+
+    def _split(self, row: dict[str, Any]) -> str:
+        value = row[self.split_column] if self.split_column else None
+        return f"{self.split_column}{value}" if isinstance(value, int) else value or ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,22 +155,6 @@ class Columns:
     labels: str
     class_names: tuple[str, ...] | None
     """Names of the numbers in it, where the file has them."""
-    id: str | None
-    split: str | None
-
-    def labels_of(self, row: dict[str, Any], classes: ClassList, where: str) -> tuple[int, ...]:
-        value = row[self.labels]
-        if self.class_names is not None:
-            numbers = value if isinstance(value, list) else [value]
-            known = [number for number in numbers if number not in (None, UNKNOWN)]
-            is_unique = len(set(known)) == len(known)
-            require(is_unique, f"{known} has a class twice", where, "write each class once")
-            value = [_name_of(number, self.class_names, where) for number in known]
-        return resolve_labels(value, classes, where)
-
-    def split_of(self, row: dict[str, Any]) -> str:
-        value = self.split and row[self.split]
-        return f"{self.split}{value}" if isinstance(value, int) else value or ""
 
 
 def parquet_files(locations: Iterable[Location]) -> list[Location]:
@@ -174,18 +188,6 @@ class _Ids:
                 return clip_id
         folder = f"{file.parent.name}/" if self._stems[file.stem] > 1 else ""
         return f"{folder}{file.stem}-{number}"
-
-
-def _rows(file: Any, columns: Columns) -> Iterator[tuple[int, Cell, dict[str, Any]]]:
-    """Number in the file, place and values of each row, but for the audio, which is not read."""
-    number = 0
-    names = [*filter(None, (columns.labels, columns.path, columns.id, columns.split))]
-    for group in range(file.num_row_groups):
-        row_of_group = 0
-        for batch in file.iter_batches(ROWS_AT_ONCE, [group], names, use_threads=False):
-            for row in batch.to_pylist():
-                yield number, Cell(group, row_of_group, columns.leaf), row
-                number, row_of_group = number + 1, row_of_group + 1
 
 
 def _features(schema: Any) -> dict[str, Any]:
@@ -234,11 +236,13 @@ def _only(names: list[str], flag: str, schema: Any, path: Location) -> str:
 
 
 def _holds_bytes(kind: Any) -> bool:
-    """Whether a type is bytes, or a struct with a field of them."""
+    """Whether a type is bytes, a list of them, or a struct with a field of either."""
     from pyarrow import types
 
     if types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
+    if types.is_list(kind) or types.is_large_list(kind):
+        return types.is_uint8(kind.value_type)
     return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
 
 

@@ -53,9 +53,9 @@ def open_parquet(location: Location, **options: Any) -> Iterator[Any]:
         raise ManifestError("there is no such file", where=location, fix="check the path") from None
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ManifestError(
-            f"the Parquet file is damaged: {str(error).splitlines()[0]:.200}",
+            f"the Parquet file cannot be read: {str(error).splitlines()[0]:.200}",
             where=location,
-            fix="copy it again",
+            fix="copy or write it again",
         ) from None
 
 
@@ -173,9 +173,16 @@ def _contents(location: Location, cell: Cell) -> Iterator[bytes | None]:
                 if pyarrow.types.is_struct(values.type):
                     values = pyarrow.compute.struct_field(values, [0])
                 for value in values:
-                    yield value.as_py()
+                    yield _bytes_of(value)
     except ManifestError as error:
         raise ClipRefusedError("unreadable", str(error).splitlines()[0]) from None
+
+
+def _bytes_of(value: Any) -> bytes | None:
+    """Bytes of a scalar, which may be a list of them."""
+    if value.is_valid and hasattr(value, "values"):
+        return value.values.to_numpy(zero_copy_only=False).tobytes()
+    return value.as_py()
 
 
 class _Verbatim:

@@ -177,13 +177,15 @@ def audioset_clips(folder: Path, *file_names: str) -> list[Clip]:
         ("--PJHxphWEs_30.000_40.000.wav", False),
         ("--PJHxphWEs_30000_40000.ogg", False),
         ("--PJHxphWEs_30_40.m4a", False),
+        ("--PJHxphWEs_30.0-40.0.ogg", False),
         ("Y--PJHxphWEs_30.000_40.000.mp3", False),
     ],
 )
 def test_audioset_files_are_found_under_downloaders_names(
     folder: Path, file_name: str, may_be_cut: bool
 ):
-    rest = [f"part1/{name}" for name in ("--PJHxphWEs.info.json", "--PJHxphWEs_50.000.wav")]
+    others = ("--PJHxphWEs.info.json", "--PJHxphWEs_50.000.wav", f"._{file_name}")
+    rest = [f"part1/{name}" for name in others] + [f"__MACOSX/part1/{file_name}"]
     first, second = audioset_clips(folder, f"part1/{file_name}", *rest)
     assert first.path == folder / "audio" / "part1" / file_name
     assert (first.clip_id, first.labels, first.split) == ("--PJHxphWEs", (0, 1), "balanced_train")
@@ -195,6 +197,14 @@ def test_audioset_files_are_found_under_downloaders_names(
 def test_two_files_for_one_id_are_refused_by_name(folder: Path):
     with pytest.raises(ManifestError, match=r"2 files for clip '--PJ.*\n.*a/Y.*wav and .*b/--PJ"):
         audioset_clips(folder, "a/Y--PJHxphWEs.wav", "b/--PJHxphWEs_30.000.flac")
+
+
+def test_copies_in_the_folders_of_classes_are_one_clip(folder: Path):
+    names = [f"{label}/--PJHxphWEs_30.0-40.0.ogg" for label in ("Speech", "Music")]
+    assert audioset_clips(folder, *names)[0].path == folder / "audio" / names[1]
+    (folder / "audio" / names[0]).write_bytes(b"other")
+    with pytest.raises(ManifestError, match="2 files for clip"):
+        audioset_clips(folder)
 
 
 def test_links_are_followed_and_other_files_ignored(folder: Path):

@@ -57,6 +57,7 @@ FORMS = {
     "lists of ClassLabel": (List(ClassLabel(names=NAMES)), [[0], [1], [2], [0], [1], []]),
     "names": (Value("string"), [*NAMES, *NAMES[:2], None]),
     "lists of names": (List(Value("string")), [*([name] for name in [*NAMES, *NAMES[:2]]), None]),
+    "names in a text": (Value("string"), ["Bark", "Rain, heavy", "Meow", "|Bark", "/m/b|/m/b", ""]),
     "lists of mids": (
         List(Value("string")),
         [["/m/a"], ["/m/b"], ["/m/c"], ["/m/a"], ["/m/b"], []],
@@ -168,6 +169,17 @@ def test_columns_that_do_not_fit_are_named(tmp_path: Path, columns, options, mes
         clips_of(tmp_path / "a.parquet", class_labels=write_classes(tmp_path), **options)
 
 
+def test_lists_of_bytes_are_audio_too(tmp_path: Path):
+    audio = [list(content) for content in AUDIO[:2]]
+    columns = {"fname": [7, 8], "mids": ["/m/a,/m/c", "/m/b"], "mp3": pa.array(audio, LISTS)}
+    pq.write_table(pa.table(columns), tmp_path / "eval-00000-of-00001.parquet")
+    options = {"class_labels": write_classes(tmp_path), "id_column": "fname", "separator": ","}
+    clips = clips_of(tmp_path, **options)
+    found = [(clip.clip_id, clip.labels, clip.split) for clip in clips]
+    assert found == [("7", (0, 2), "eval"), ("8", (1,), "eval")]
+    assert [read_cell(clip.path, clip.part) for clip in clips] == AUDIO[:2]
+
+
 def test_human_labels_give_way_to_labels(tmp_path: Path):
     text = List(Value("string"))
     columns = {"labels": [["/m/a"]], "human_labels": [["Bark"]]}
@@ -191,14 +203,23 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(VALUES, min_size=1, max_size=40), OPTIONS, st.booleans(), st.randoms())
-def test_bytes_of_any_row_are_those_that_were_written(values, options, in_struct, random):
+LISTS = pa.list_(pa.uint8())
+KINDS = [pa.binary(), pa.large_binary(), LISTS]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(VALUES, min_size=1, max_size=40), OPTIONS, st.sampled_from(KINDS), st.randoms())
+def test_bytes_of_any_row_are_those_that_were_written(values, options, kind, random):
     with tempfile.TemporaryDirectory() as folder:
-        audio = [{"bytes": v, "path": None} for v in values] if in_struct else values
-        if in_struct and values[0] is None:
-            audio[0] = None
-        kind = pa.struct({"bytes": pa.binary(), "path": pa.string()}) if in_struct else pa.binary()
+        audio = values
+        if kind == LISTS:
+            audio = [None if value is None else list(value) for value in values]
+        if random.random() < 0.5:
+            audio = [{"bytes": value, "path": None} for value in audio]
+            audio = [
+                None if row["bytes"] is None and random.random() < 0.5 else row for row in audio
+            ]
+            kind = pa.struct({"path": pa.string(), "bytes": kind})
         table = pa.table({"audio": pa.array(audio, kind), "label": [0] * len(values)})
         pq.write_table(table, Path(folder, "a.parquet"), **options)
         clips = clips_of(Path(folder, "a.parquet"), class_labels=write_classes(Path(folder)))
@@ -306,10 +327,10 @@ def zero_the_audio(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "Parquet file is damaged"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-9] + b"9" * 9), "is damaged"),
-        (lambda path: path.write_bytes(b""), "Parquet file is damaged"),
-        (lambda path: path.write_text("path,labels\n"), "Parquet file is damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "Parquet file cannot be read"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9] + b"9" * 9), "cannot be read"),
+        (lambda path: path.write_bytes(b""), "Parquet file cannot be read"),
+        (lambda path: path.write_text("path,labels\n"), "Parquet file cannot be read"),
         (lambda path: path.unlink(), "no such file"),
         (zero_the_audio, "6 of 6 clips were refused (100.0%): 6 unreadable"),
     ],
