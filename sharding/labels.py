@@ -15,8 +15,10 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from psla_wds import cli
+from psla_wds.cli import LocationArg
 from psla_wds.errors import ConfigError, ManifestError
 from psla_wds.io.atomic_files import disk_errors
+from psla_wds.io.stores import at
 from psla_wds.labels.class_list import CSV_COLUMNS, ClassList, write_class_list
 from sharding.sources.class_folders import class_folders
 from sharding.sources.rows import table_rows
@@ -24,7 +26,7 @@ from sharding.sources.rows import table_rows
 
 @dataclass(frozen=True)
 class Args:
-    source: Positional[Path]
+    source: Positional[LocationArg]
     """A folder with a subfolder per class, or a table: .csv with a header, .jsonl or .parquet."""
     output: Path
     """Class list to write: index,mid,display_name."""
@@ -36,7 +38,7 @@ class Args:
 
 def class_names(args: Args) -> list[str]:
     """Classes of a folder or table, sorted and unique."""
-    if args.source.is_dir():
+    if not args.source.suffix and at(args.source).is_folder():
         return [folder.name for folder in class_folders(args.source)]
     names = sorted(set(_labels(args)))
     if not names:

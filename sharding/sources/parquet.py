@@ -61,8 +61,12 @@ class ParquetSource:
             with open_parquet(files[0]) as file:
                 columns = self._columns(file, files[0])
             fix = "set --class-labels, or another --label-column"
-            what = f"column {columns.labels} does not name the classes of its numbers or texts"
-            require(columns.class_names is not None, what, files[0], fix)
+            require(
+                columns.class_names is not None,
+                f"column {columns.labels} does not name the classes of its numbers or texts",
+                files[0],
+                fix,
+            )
             names = columns.class_names or ()
             require(len(set(names)) == len(names), "two classes have one name", files[0], fix)
             classes = ClassList(names, names)

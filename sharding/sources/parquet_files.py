@@ -121,7 +121,7 @@ def _folder_of(location: Location, column: int) -> Path:
 
 
 def _scratch() -> Path:
-    return Path(tempfile.gettempdir(), f"psla-wds-{os.getuid()}")
+    return Path(tempfile.gettempdir(), f"psla-wds-parquet-{os.getuid()}")
 
 
 def _name_of(location: Location) -> str:
