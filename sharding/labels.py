@@ -23,6 +23,8 @@ from psla_wds.labels.class_list import CSV_COLUMNS, ClassList, write_class_list
 from sharding.sources.class_folders import class_folders
 from sharding.sources.rows import table_rows
 
+TABLES = (".csv", ".jsonl", ".parquet")
+
 
 @dataclass(frozen=True)
 class Args:
@@ -38,7 +40,7 @@ class Args:
 
 def class_names(args: Args) -> list[str]:
     """Classes of a folder or table, sorted and unique."""
-    if not args.source.suffix and at(args.source).is_folder():
+    if args.source.suffix not in TABLES and at(args.source).is_folder():
         return [folder.name for folder in class_folders(args.source)]
     names = sorted(set(_labels(args)))
     if not names:

@@ -1,18 +1,16 @@
 """Parquet files with the bytes of audio files in a column: one row of them, in any order.
 
 Parquet gives whole groups of rows, of 100 MB and more, and clips are packed in random order. So the
-first clip of a group has the whole group looked through, once for all processes that share the
-temporary folder (TMPDIR): bytes that lie in a local file as they are, as `datasets` 5 writes audio,
+first clip of a group has the whole group looked through, once for all processes that share a
+TMPDIR (else /var/tmp): bytes that lie in a local file as they are, as `datasets` 5 writes audio,
 are later read from there; all others are unpacked into that folder.
 """
 
 import io
 import mmap
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -95,18 +93,31 @@ def read_cell(location: Location, cell: Cell) -> bytes | None:
     damaged."""
     folder = _folder_of(location, cell.column)
     places, audio = folder / f"{cell.group}.npy", folder / f"{cell.group}.audio"
-    if not (places.is_file() and audio.is_file()):
+
+    def content() -> bytes | None:
+        is_copied, offset, size = np.load(places, mmap_mode="r")[cell.row].tolist()
+        if offset == NULL:
+            return None
+        return at(audio if is_copied else location).read_range(offset, size)
+
+    try:
+        return content()
+    except FileNotFoundError:  # the first clip of its group, or another build has cleaned up
         _unpack(location, cell, places, audio)
-    is_copied, offset, size = np.load(places, mmap_mode="r")[cell.row].tolist()
-    if offset == NULL:
-        return None
-    return at(audio if is_copied else location).read_range(offset, size)
+        return content()
 
 
 def remove_unpacked(location: Location) -> None:
-    """Delete what was unpacked of a file in this temporary folder."""
-    for folder in _scratch().glob(f"{_name_of(location)}-*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    """Delete what was unpacked of a file, but not what another build is unpacking now."""
+    scratch = _scratch()
+    for folder in scratch.glob(f"{_name_of(location)}-*"):
+        for pattern in ("*.npy", "*.audio"):
+            for path in folder.glob(pattern):
+                path.unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()
+    with suppress(OSError):
+        scratch.rmdir()
 
 
 def _folder_of(location: Location, column: int) -> Path:
@@ -121,7 +132,7 @@ def _folder_of(location: Location, column: int) -> Path:
 
 
 def _scratch() -> Path:
-    return Path(tempfile.gettempdir(), f"psla-wds-parquet-{os.getuid()}")
+    return Path(os.environ.get("TMPDIR", "/var/tmp"), f"psla-wds-parquet-{os.getuid()}")
 
 
 def _name_of(location: Location) -> str:

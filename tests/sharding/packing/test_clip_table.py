@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from psla_wds.errors import ManifestError, PslaError
 from psla_wds.io.locations import parse_location
 from psla_wds.labels.class_list import ClassList
-from psla_wds.labels.manifest import ByteRange, Clip, Row, checked
+from psla_wds.labels.manifest import ByteRange, Cell, Clip, Row, checked
 from sharding.packing.clip_table import ClipTable
 from sharding.packing.config import PackConfig
 from sharding.packing.plan import in_order, open_output, plan_shards
@@ -40,7 +40,10 @@ FIELDS = st.fixed_dictionaries(
         "start_s": st.floats(allow_nan=False),
         "end_s": st.just(math.inf) | st.floats(0),
         "may_be_cut": st.booleans(),
-        "part": st.none() | st.builds(Row, COUNTS) | st.builds(ByteRange, COUNTS, COUNTS),
+        "part": st.none()
+        | st.builds(Row, COUNTS)
+        | st.builds(ByteRange, COUNTS, COUNTS)
+        | st.builds(Cell, COUNTS, COUNTS, COUNTS),
         "refusal": st.none() | st.tuples(TEXTS, MESSAGES),
     }
 )
