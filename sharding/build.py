@@ -72,14 +72,14 @@ def build(source: Source, config: PackConfig) -> None:
         )
     if config.dry_run:
         print(forecast(clips, classes, config))
+        _clean_up(source)
         print("nothing was written; next: the same command without --dry-run")
         return
     if config.task is not None:
         print(pack_share(clips, classes, config, parse_task(config.task)))
         return
     outcome = (retry_rejected if config.retry_rejected else pack_all)(clips, classes, config)
-    if isinstance(source, ParquetSource):
-        source.clean_up()
+    _clean_up(source)
     index = outcome.index
     hours = index.num_samples.sum() / index.sample_rate_hz / 3600
     size_gb = sum(index.shard_sizes) / 1e9
@@ -88,6 +88,11 @@ def build(source: Source, config: PackConfig) -> None:
         f"{len(index.shards):,} shards ({size_gb:,.2f} GB) to {config.output}; "
         f"{len(outcome.rejected):,} refused; next: python -m sharding.check {config.output}"
     )
+
+
+def _clean_up(source: Source) -> None:
+    if isinstance(source, ParquetSource):
+        source.clean_up()
 
 
 def main() -> None:

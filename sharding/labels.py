@@ -1,4 +1,4 @@
-"""Make a class list from a folder per class, or from a column of a CSV.
+"""Make a class list from a folder per class, or from a column of a table.
 
     python -m sharding.labels FOLDER|TABLE --output CLASSES.csv [--column labels] [--separator "|"]
 

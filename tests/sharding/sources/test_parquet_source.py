@@ -283,7 +283,10 @@ def shard_files(output: Path) -> dict[str, bytes]:
 @pytest.mark.usefixtures("one_process")
 def test_parquet_files_become_shards(tmp_path: Path, temporary_folder: Path):
     output = tmp_path / "shards"
-    build(corpus(tmp_path), output)
+    folder = corpus(tmp_path)
+    assert "clips    24 (train 24)" in build(folder, output, "--dry-run").stdout
+    assert not list(temporary_folder.iterdir())
+    build(folder, output)
     index = read_index(output)
     assert index.classes.names == tuple(NAMES) and index.splits == ("train",)
     assert len(ids(output)) == 21 and "0/11" in ids(output)
