@@ -17,6 +17,7 @@ from data_sets import audio_of, sound, write_classes
 from datasets import Audio, ClassLabel, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from services.store_server import serving
 
 from psla_wds.audio.decode import ClipRefusedError
 from psla_wds.errors import ManifestError
@@ -356,6 +357,10 @@ def test_files_behind_urls_are_read_alike(tmp_path: Path, temporary_folder: Path
     for one, other in zip(local, there, strict=True):
         assert (one.clip_id, one.labels, one.part) == (other.clip_id, other.labels, other.part)
         assert read_cell(one.path, one.part) == read_cell(other.path, other.part)
+    with serving(here / "data") as web:
+        on_the_web = clips_of(parse_location(web.url("data/train-00000-of-00002.parquet")))
+        for one, other in zip(local[:12], on_the_web, strict=True):
+            assert read_cell(one.path, one.part) == read_cell(other.path, other.part)
     with pytest.raises(ClipRefusedError, match="not followed"):
         decode(there[13], sample_rate_hz=16_000)
 
