@@ -102,8 +102,8 @@ class ParquetSource:
         audio = self.audio_column or _audio_column(schema, features, path)
         labels = self.label_column or _label_column(schema, path)
         for name in filter(None, (audio, labels, self.id_column, self.split_column)):
-            columns = ", ".join(schema.names)
-            require(name in schema.names, f"there is no column {name}", path, f"it has {columns}")
+            columns, number = ", ".join(schema.names), schema.names.count(name)
+            require(number == 1, f"{number} columns are named {name}", path, f"it has {columns}")
         is_audio = _holds_bytes(schema.field(audio).type)
         require(is_audio, f"column {audio} has no bytes", path, "name another --audio-column")
         leaves = [file.schema.column(number).path for number in range(len(file.schema))]
@@ -144,7 +144,9 @@ class ParquetSource:
 
     def _split(self, row: dict[str, Any]) -> str:
         value = row[self.split_column] if self.split_column else None
-        return f"{self.split_column}{value}" if isinstance(value, int) else value or ""
+        if isinstance(value, int):
+            return f"{self.split_column}{value}"
+        return "" if value is None else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +187,7 @@ class _Ids:
 
     def of(self, file: Location, number: int, path: str | None) -> str:
         """The path without suffix, or FILE-ROW where there is none or it was there before."""
-        clip_id = splitext(path or "")[0]
+        clip_id = splitext(str(path or ""))[0]
         with scratch_errors():
             insert = "INSERT OR IGNORE INTO ids VALUES (?)"
             if clip_id and self._database.execute(insert, [to_bytes(clip_id)]).rowcount:

@@ -159,7 +159,11 @@ def test_clip_ids_are_unique_and_stable(tmp_path: Path):
         ({"a": "text", "label": 0}, {}, "none of the columns can be meant by --audio-column"),
         ({"a": b"", "labels": [0], "tags": ["x"]}, {}, "--label-column: labels, tags"),
         ({"a": b"", "target": 0}, {}, "none .* --label-column: a, target"),
-        ({"a": b"", "label": 0}, {"id_column": "id"}, "no column id\n.*\n.*it has a, label"),
+        (
+            {"a": b"", "label": 0},
+            {"id_column": "id"},
+            "0 columns are named id\n.*\n.*it has a, label",
+        ),
         ({"a": b"", "b": "x", "label": 0}, {"audio_column": "b"}, "column b has no bytes"),
     ],
 )
