@@ -63,7 +63,10 @@ class Args:
 
 
 def find_recordings(names: tuple[str, ...]) -> list[Recording]:
-    """The recordings that the arguments name: files, and all audio files below folders."""
+    """The recordings that the arguments name: files, and all audio files below folders; a broken
+    link there is one, so that it is reported."""
+    from psla_wds.audio.folders import is_audio
+
     recordings = []
     for name in names:
         path = Path(name)
@@ -72,8 +75,12 @@ def find_recordings(names: tuple[str, ...]) -> list[Recording]:
                 raise ConfigError("stdin is closed", where=STDIN, fix="pipe a recording into it")
             recordings.append(Recording(name, sys.stdin.fileno(), Path("stdin")))
         elif path.is_dir():
-            found = sorted(file for file in path.rglob("*") if _is_audio(file))
-            recordings += [Recording(str(file), file, file.relative_to(path)) for file in found]
+            below = ((file, file.relative_to(path)) for file in sorted(path.rglob("*")))
+            recordings += [
+                Recording(str(file), file, name)
+                for file, name in below
+                if is_audio(name.as_posix()) and not file.is_dir()
+            ]
         else:
             recordings.append(Recording(name, path, Path(path.name)))
     if not recordings:
@@ -83,14 +90,6 @@ def find_recordings(names: tuple[str, ...]) -> list[Recording]:
             fix="name files, or folders of them, or - for stdin",
         )
     return recordings
-
-
-def _is_audio(path: Path) -> bool:
-    """Whether a name in a folder is audio; a broken link is, so that it is reported."""
-    from psla_wds.audio.kinds import AUDIO_SUFFIXES
-
-    hidden = path.name.startswith(".")
-    return not hidden and path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir()
 
 
 def main() -> None:

@@ -45,6 +45,8 @@ def run(main: Callable[[], None]) -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )
+    for library in ("httpx", "httpx2"):  # which log each request that is made for hf://
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         main()
     except PslaError as error:

@@ -6,6 +6,7 @@ python -m sharding.build audioset --segments CSV --audio-root DIR --class-labels
 python -m sharding.build fsd50k|esc50 FOLDER --output SHARDS
 python -m sharding.build psla-json JSON --class-labels CSV --output SHARDS
 python -m sharding.build hdf5 FILE ... --class-labels CSV --output SHARDS
+python -m sharding.build parquet FILE|FOLDER ... --output SHARDS
 python -m sharding.build tars FOLDER --class-labels CSV --output SHARDS
 
 Audio of any usual format (wav, flac, mp3, ogg, m4a, webm, mp4, mov, wma, ...), at any rate and
@@ -37,6 +38,7 @@ from sharding.sources import (
     Fsd50kSource,
     Hdf5Source,
     ManifestSource,
+    ParquetSource,
     PslaJsonSource,
     Source,
     TarsSource,
@@ -50,6 +52,7 @@ Sources = (
     | Annotated[Esc50Source, subcommand("esc50")]
     | Annotated[PslaJsonSource, subcommand("psla-json")]
     | Annotated[Hdf5Source, subcommand("hdf5")]
+    | Annotated[ParquetSource, subcommand("parquet")]
     | Annotated[TarsSource, subcommand("tars")]
 )
 
@@ -70,12 +73,14 @@ def build(source: Source, config: PackConfig) -> None:
         )
     if config.dry_run:
         print(forecast(clips, classes, config))
+        _clean_up(source)
         print("nothing was written; next: the same command without --dry-run")
         return
     if config.task is not None:
         print(pack_share(clips, classes, config, parse_task(config.task)))
         return
     outcome = (retry_rejected if config.retry_rejected else pack_all)(clips, classes, config)
+    _clean_up(source)
     index = outcome.index
     hours = index.num_samples.sum() / index.sample_rate_hz / 3600
     size_gb = sum(index.shard_sizes) / 1e9
@@ -86,6 +91,11 @@ def build(source: Source, config: PackConfig) -> None:
         f"{len(outcome.rejected):,} refused; {flagged}"
         f"next: python -m sharding.check {config.output}"
     )
+
+
+def _clean_up(source: Source) -> None:
+    if isinstance(source, ParquetSource):
+        source.clean_up()
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
-"""Make a class list from a folder per class, or from a column of a CSV.
+"""Make a class list from a folder per class, or from a column of a table.
 
-    python -m sharding.labels FOLDER|CSV --output CLASSES.csv [--column labels] [--separator "|"]
+    python -m sharding.labels FOLDER|TABLE --output CLASSES.csv [--column labels] [--separator "|"]
 
-Classes of a folder are its subfolders; classes of a CSV are the values of a column, split at the
-separator. Both are sorted. Each class is its own mid. The order of the list is that of a model's
-outputs: keep the file with the model.
+Classes of a folder are its subfolders with audio; classes of a table (.csv, .jsonl or .parquet) are
+the values of a column, lists as they are and texts split at the separator. Both are sorted. Each
+class is its own mid. The order of the list is that of a model's outputs: keep the file with the
+model.
 """
 
 from collections.abc import Iterator
@@ -14,28 +15,32 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from psla_wds import cli
+from psla_wds.cli import LocationArg
 from psla_wds.errors import ConfigError, ManifestError
 from psla_wds.io.atomic_files import disk_errors
+from psla_wds.io.stores import at
 from psla_wds.labels.class_list import CSV_COLUMNS, ClassList, write_class_list
 from sharding.sources.class_folders import class_folders
-from sharding.sources.rows import csv_rows
+from sharding.sources.rows import table_rows
+
+TABLES = (".csv", ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)
 class Args:
-    source: Positional[Path]
-    """A folder with a subfolder per class, or a CSV with a header."""
+    source: Positional[LocationArg]
+    """A folder with a subfolder per class, or a table: .csv with a header, .jsonl or .parquet."""
     output: Path
     """Class list to write: index,mid,display_name."""
     column: str = "labels"
-    """Column of the CSV that holds the labels; category for ESC-50."""
+    """Column of the table that holds the labels; category for ESC-50."""
     separator: str = "|"
     """Separator of the labels in a row; "," for FSD50K."""
 
 
 def class_names(args: Args) -> list[str]:
-    """Classes of a folder or CSV, sorted and unique."""
-    if args.source.is_dir():
+    """Classes of a folder or table, sorted and unique."""
+    if args.source.suffix not in TABLES and at(args.source).is_folder():
         return [folder.name for folder in class_folders(args.source)]
     names = sorted(set(_labels(args)))
     if not names:
@@ -46,9 +51,12 @@ def class_names(args: Args) -> list[str]:
 
 
 def _labels(args: Args) -> Iterator[str]:
-    for _, row in csv_rows(args.source, (args.column,)):
-        labels = row[args.column].split(args.separator) if args.separator else [row[args.column]]
-        yield from filter(None, (label.strip() for label in labels))
+    for _, row in table_rows(args.source, (args.column,)):
+        value = row[args.column]
+        if isinstance(value, str) and args.separator:
+            value = value.split(args.separator)
+        labels = value if isinstance(value, list) else [value]
+        yield from filter(None, (str(label).strip() for label in labels if label is not None))
 
 
 def main() -> None:

@@ -17,6 +17,8 @@ _SUFFIXES_OF = {
     "asf": (".asf", ".wma", ".wmv"),
     "aac": (".aac",),
     "amr": (".amr",),
+    "sphere": (".sph",),
+    "voc": (".voc",),
 }
 _KIND_OF = {suffix: kind for kind, suffixes in _SUFFIXES_OF.items() for suffix in suffixes}
 AUDIO_SUFFIXES = frozenset(_KIND_OF)

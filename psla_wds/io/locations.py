@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from psla_wds.errors import ConfigError
 
-EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hf"}
 """Extras of this package with what a scheme of URLs needs."""
 
 

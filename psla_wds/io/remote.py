@@ -212,12 +212,19 @@ class Remote:
         return info["size"]
 
     def _info(self) -> dict[str, Any]:
-        self.url.fs.invalidate_cache(self.url.parent.path)  # others may have written there
+        self._forget(self.url.parent.path)
         return self._call("info", REQUEST_TIMEOUT_S)
 
     def _list(self, method: str, **options: Any) -> Any:
-        self.url.fs.invalidate_cache(self.url.path)
+        self._forget(self.url.path)
         return self._call(method, LISTING_TIMEOUT_S, **options)
+
+    def _forget(self, path: str) -> None:
+        """Let the file system ask again what is there, since others may have written."""
+        try:
+            self.url.fs.invalidate_cache(path)  # Hugging Face's asks at once
+        except Exception as error:
+            raise _explained(error, self.url, REQUEST_TIMEOUT_S, "read") from None
 
     def _if_there(self, request: Callable[[], T], otherwise: T) -> T:
         try:
@@ -328,7 +335,9 @@ class _PartialAnswer:
 
 def _explained(error: Exception, url: Url, timeout_s: float, doing: str) -> Exception:
     """The error to raise for one of a file system: ours, `FileNotFoundError`, or `ReadError`."""
-    status = getattr(error, "status", None)
+    status = getattr(error, "status", None) or getattr(
+        getattr(error, "response", None), "status_code", None
+    )
     if isinstance(error, ShardError):
         return error
     if isinstance(error, FileNotFoundError) or status in (404, 410):

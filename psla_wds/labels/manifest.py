@@ -1,8 +1,10 @@
 """The manifest: the labelled clips of a data set, before they are packed."""
 
+import hashlib
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from psla_wds.errors import ManifestError
@@ -11,6 +13,10 @@ from psla_wds.labels.class_list import ClassList
 
 MAX_CLIP_ID_BYTES = 200
 """A tar header holds names of 100 bytes; longer ones are legal up to a file system's 255."""
+WHOLE_ID = ", clip id "
+"""Words before the whole id of a clip in its `source`, where the id itself is shortened."""
+
+logger = logging.getLogger("manifest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,18 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Cell:
+    """The place of a clip in a Parquet file."""
+
+    group: int
+    """Group of rows."""
+    row: int
+    """Row of the group."""
+    column: int
+    """Column of the audio's bytes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """One labelled audio excerpt, and the file to cut it from."""
 
@@ -44,7 +62,7 @@ class Clip:
     end_s: float = math.inf
     may_be_cut: bool = False
     """The file is either this excerpt or the whole recording; its length shows which."""
-    part: ByteRange | Row | None = None
+    part: ByteRange | Row | Cell | None = None
     """Place of the clip within the file, if the file holds several."""
     refusal: tuple[str, str] | None = None
     """Reason and detail, if the source itself shows that the clip cannot be used."""
@@ -181,9 +199,22 @@ def resolve_labels(value: object, classes: ClassList, where: str) -> tuple[int, 
         raise ManifestError(str(error), where=where, fix=error.fix) from None
 
 
+def shortened(clip: Clip) -> Clip:
+    """The clip, with an id of at most `MAX_CLIP_ID_BYTES`: as much of a longer one as fits before
+    a hash of the whole, which `source` keeps."""
+    encoded = clip.clip_id.encode()
+    if len(encoded) <= MAX_CLIP_ID_BYTES:
+        return clip
+    mark = "~" + hashlib.blake2b(encoded, digest_size=8).hexdigest()
+    begin = encoded[: MAX_CLIP_ID_BYTES - len(mark)].decode(errors="ignore")
+    source = f"{clip.source}{WHOLE_ID}{clip.clip_id}"
+    return replace(clip, clip_id=begin + mark, source=source)
+
+
 def checked(clips: Iterable[Clip]) -> Iterator[Clip]:
-    """Yield the clips whose id is short enough, whose text is UTF-8 and whose times are valid;
-    raise `ManifestError` at the first other clip."""
+    """Yield the clips, long ids shortened; raise `ManifestError` at the first whose id is empty,
+    whose text is not UTF-8 or whose times are not valid."""
+    num_shortened = 0
     for clip in clips:
         try:
             f"{clip.clip_id}{clip.split}{clip.path}".encode()
@@ -193,12 +224,9 @@ def checked(clips: Iterable[Clip]) -> Iterator[Clip]:
                 where=ascii(clip.source),
                 fix="rename it",
             ) from None
-        length = len(clip.clip_id.encode())
-        if not 1 <= length <= MAX_CLIP_ID_BYTES:
+        if not clip.clip_id:
             raise ManifestError(
-                f"a clip id has 1 to {MAX_CLIP_ID_BYTES} bytes, this one {length}",
-                where=clip.source,
-                fix="give the clip a shorter clip_id",
+                "the clip id is empty", where=clip.source, fix="give the clip a clip_id"
             )
         if not 0 <= clip.start_s < clip.end_s:
             raise ManifestError(
@@ -206,4 +234,12 @@ def checked(clips: Iterable[Clip]) -> Iterator[Clip]:
                 where=clip.source,
                 fix="start_s must be at least 0 and less than end_s",
             )
-        yield clip
+        short = shortened(clip)
+        num_shortened += short is not clip
+        yield short
+    if num_shortened:
+        logger.warning(
+            "%d clip ids of more than %d bytes are shortened; the clip's JSON has the whole",
+            num_shortened,
+            MAX_CLIP_ID_BYTES,
+        )

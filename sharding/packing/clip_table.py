@@ -1,12 +1,13 @@
 """Checked clips in their order, on disk: millions of clips without as many Python objects."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple
 from typing import Any, overload
 
 from psla_wds.errors import ManifestError, PslaError
 from psla_wds.io.locations import parse_location
 from psla_wds.io.scratch import scratch_database, scratch_errors, to_bytes, to_text
-from psla_wds.labels.manifest import ByteRange, Clip, Row
+from psla_wds.labels.manifest import ByteRange, Cell, Clip, Row
 
 COLUMNS = "clip_id, path, labels, split, source, start_s, end_s, may_be_cut, part, reason, detail"
 """Without types, so that SQLite keeps floats as they are, -0.0 and infinity too."""
@@ -84,8 +85,6 @@ class ClipTable(Sequence[Clip]):
 
 
 def _columns(clip: Clip) -> tuple[Any, ...]:
-    part = clip.part
-    numbers = (part.offset, part.size) if isinstance(part, ByteRange) else part and (part.number,)
     reason, detail = clip.refusal or (None, "")
     return (
         clip.clip_id,
@@ -96,7 +95,7 @@ def _columns(clip: Clip) -> tuple[Any, ...]:
         clip.start_s,
         clip.end_s,
         clip.may_be_cut,
-        numbers and _joined(numbers),
+        clip.part and _joined(astuple(clip.part)),
         reason,
         to_bytes(detail),
     )
@@ -113,13 +112,14 @@ def _clip(row: tuple[Any, ...]) -> Clip:
         start_s,
         end_s,
         bool(may_be_cut),
-        None if part is None else _part(*_numbers(part)),
+        None if part is None else _part(_numbers(part)),
         None if reason is None else (reason, to_text(detail)),
     )
 
 
-def _part(place: int, size: int | None = None) -> ByteRange | Row:
-    return Row(place) if size is None else ByteRange(place, size)
+def _part(numbers: tuple[int, ...]) -> ByteRange | Row | Cell:
+    kinds: dict[int, Callable[..., ByteRange | Row | Cell]] = {1: Row, 2: ByteRange, 3: Cell}
+    return kinds[len(numbers)](*numbers)
 
 
 def _joined(numbers: Iterable[int]) -> str:

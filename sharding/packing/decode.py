@@ -1,7 +1,8 @@
-"""Waveform of a clip, whether it lies in its own file, a tar or an HDF5 file."""
+"""Waveform of a clip, whether it lies in its own file, a tar, an HDF5 or a Parquet file."""
 
 import io
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,11 @@ from jaxtyping import Float32
 from psla_wds.audio.decode import load_clip, resample
 from psla_wds.audio.files import Notes
 from psla_wds.errors import ClipRefusedError, PslaError
+from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
-from psla_wds.labels.manifest import ByteRange, Clip, Row
+from psla_wds.labels.manifest import ByteRange, Cell, Clip, Row
 from sharding.sources.hdf5_files import read_row
+from sharding.sources.parquet_files import read_cell
 
 
 def decode(
@@ -44,18 +47,29 @@ def decode(
 
 @contextmanager
 def _opened(clip: Clip) -> Iterator[Path | io.BytesIO]:
-    """The clip's file on a disk, or its bytes within a tar."""
-    if isinstance(clip.part, ByteRange):
-        try:
-            yield io.BytesIO(at(clip.path).read_range(clip.part.offset, clip.part.size))
-        except OSError as error:
-            raise ClipRefusedError("unreadable", error.strerror or str(error)) from None
+    """The clip's file on a disk, or its bytes within a tar or a Parquet file."""
+    if isinstance(clip.part, ByteRange | Cell):
+        yield io.BytesIO(_part_of(clip.path, clip.part))
         return
     try:
         with at(clip.path).local_copy() as path:
+            if not os.path.isfile(path):  # unlike Path.is_file, false for names that are too long
+                raise FileNotFoundError
             yield path
     except FileNotFoundError:
         raise ClipRefusedError("missing", "there is no such file") from None
+
+
+def _part_of(path: Location, part: ByteRange | Cell) -> bytes:
+    try:
+        if isinstance(part, ByteRange):
+            return at(path).read_range(part.offset, part.size)
+        content = read_cell(path, part)
+    except OSError as error:
+        raise ClipRefusedError("unreadable", error.strerror or str(error)) from None
+    if content is None:
+        raise ClipRefusedError("missing", "the row has no bytes of audio; paths are not followed")
+    return content
 
 
 def _decode_row(

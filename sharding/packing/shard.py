@@ -19,7 +19,7 @@ from psla_wds.errors import ClipRefusedError
 from psla_wds.io.atomic_files import disk_errors
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
-from psla_wds.labels.manifest import Clip
+from psla_wds.labels.manifest import WHOLE_ID, Clip
 from psla_wds.shards.tar import (
     SHARD_NAME,
     PackedClip,
@@ -195,9 +195,15 @@ def pack_clip(clip: Clip, mids: tuple[str, ...], encoding: Encoding) -> tuple[Pa
         sample_rate_hz=rate_hz,
         mids=mids,
         split=clip.split,
-        source=Path(clip.source).name,
+        source=_source(clip),
     )
     return packed, notes
+
+
+def _source(clip: Clip) -> str:
+    """Where a clip comes from, less folders of this machine, and its whole id if that is long."""
+    place, mark, whole_id = clip.source.partition(WHOLE_ID)
+    return Path(place).name + mark + whole_id
 
 
 def refusal_of(clip: Clip, error: ClipRefusedError) -> dict[str, str]:

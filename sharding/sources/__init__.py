@@ -6,6 +6,7 @@ from sharding.sources.esc50 import Esc50Source
 from sharding.sources.fsd50k import Fsd50kSource
 from sharding.sources.hdf5 import Hdf5Source
 from sharding.sources.listed import ManifestSource
+from sharding.sources.parquet import ParquetSource
 from sharding.sources.psla_json import PslaJsonSource
 from sharding.sources.source import Source
 from sharding.sources.tars import TarsSource
@@ -17,6 +18,7 @@ __all__ = [
     "Fsd50kSource",
     "Hdf5Source",
     "ManifestSource",
+    "ParquetSource",
     "PslaJsonSource",
     "Source",
     "TarsSource",

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from itertools import product
 from posixpath import basename, splitext
 
-from psla_wds.audio.kinds import AUDIO_SUFFIXES
+from psla_wds.audio.folders import is_audio
 from psla_wds.cli import LocationArg
 from psla_wds.errors import ManifestError
 from psla_wds.io.locations import Location, member
 from psla_wds.io.scratch import scratch_database, scratch_errors, to_bytes, to_text
+from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list
 from psla_wds.labels.manifest import Clip, resolve_labels
 from sharding.sources.rows import csv_values, seconds
@@ -33,8 +34,8 @@ class AudioSetSource:
     """Segments CSV, such as balanced_train_segments.csv, which gives split balanced_train."""
     audio_root: LocationArg
     """Folder of the audio, searched with its subfolders. File names are [Y]<id>, [Y]<id>_30.000,
-    [Y]<id>_30.000_40.000 or [Y]<id>_30000_40000, also with whole seconds, and the suffix of any
-    audio format."""
+    [Y]<id>_30.000_40.000, [Y]<id>_30.0-40.0 or [Y]<id>_30000_40000, also with whole seconds, and
+    the suffix of any audio format."""
     class_labels: LocationArg
     """CSV of the classes, class_labels_indices.csv: index,mid,display_name."""
 
@@ -49,7 +50,7 @@ class AudioSetSource:
         split = name.removesuffix("_segments") if name.endswith("_segments") else ""
         for where, (youtube_id, start_s, end_s, mids) in _segments(self.segments):
             found = files.find(dict(file_names(youtube_id, start_s, end_s)))
-            if len(found) > 1:
+            if len(found) > 1 and not _are_copies([path for path, _ in found]):
                 raise _several(youtube_id, [path for path, _ in found])
             path, is_cut = (
                 found[0] if found else (member(self.audio_root, f"{youtube_id}.wav"), False)
@@ -75,6 +76,7 @@ def file_names(youtube_id: str, start_s: float, end_s: float) -> Iterator[tuple[
         f"_{start_s * 1000:.0f}_{end_s * 1000:.0f}",
         f"_{start_s:g}",
         f"_{start_s:g}_{end_s:g}",
+        f"_{start_s}-{end_s}",
     }
     for prefix, suffix in product(("Y", ""), ("", *sorted(times))):
         yield f"{prefix}{youtube_id}{suffix}", bool(suffix)
@@ -94,16 +96,21 @@ class _AudioFiles:
 
     def _rows(self) -> Iterator[tuple[bytes, bytes]]:
         for name in files_below(self._folder):
-            stem, suffix = splitext(basename(name))
-            if suffix.lower() in AUDIO_SUFFIXES:
-                yield to_bytes(stem), to_bytes(name)
+            if is_audio(name):
+                yield to_bytes(splitext(basename(name))[0]), to_bytes(name)
 
     def find(self, stems: dict[str, bool]) -> list[tuple[Location, bool]]:
         """Files with one of these names, and whether their name marks them as cut."""
-        wanted = f"SELECT stem, name FROM files WHERE stem IN ({', '.join('?' * len(stems))})"
+        marks = ", ".join("?" * len(stems))
+        wanted = f"SELECT stem, name FROM files WHERE stem IN ({marks}) ORDER BY name"
         with scratch_errors():
             found = self._database.execute(wanted, [*map(to_bytes, stems)]).fetchall()
         return [(self._folder / to_text(name), stems[to_text(stem)]) for stem, name in found]
+
+
+def _are_copies(paths: list[Location]) -> bool:
+    """Whether files have one name and size; a downloader puts one into each of its classes."""
+    return len({path.name for path in paths}) == len({at(path).size() for path in paths}) == 1
 
 
 def _several(youtube_id: str, paths: list[Location]) -> ManifestError:

@@ -5,9 +5,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from psla_wds.errors import ManifestError, optional_package
+from psla_wds.errors import ManifestError
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
+from sharding.sources.parquet_files import open_parquet
 from sharding.sources.source import require
 
 ROWS_AT_ONCE = 10_000
@@ -95,27 +96,19 @@ def table_rows(path: Location, columns: tuple[str, ...]) -> Iterator[tuple[str, 
 
 def parquet_rows(path: Location, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows with these columns alone; some at a time are in memory."""
-    users, install = "Parquet files", "'.[parquet]'"
-    parquet = optional_package("pyarrow.parquet", users, where=path, install=install)
     number = 0
-    try:
-        with at(path).local_copy() as local, parquet.ParquetFile(local) as file:
-            there = file.schema_arrow.names
-            require(
-                set(columns) <= set(there),
-                f"the table has the columns {', '.join(there)}, and not {' and '.join(columns)}",
-                path,
-                "name other columns",
-            )
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(columns)):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise ManifestError("there is no such file", where=path, fix="check the path") from None
-    except (ValueError, OSError) as error:  # pyarrow's errors are among them
-        what = f"the Parquet file cannot be read: {str(error).splitlines()[0]:.200}"
-        raise ManifestError(what, where=path, fix="copy or write it again") from None
+    with open_parquet(path) as file:
+        there = file.schema_arrow.names
+        require(
+            set(columns) <= set(there),
+            f"the table has the columns {', '.join(there)}, and not {' and '.join(columns)}",
+            path,
+            "name other columns",
+        )
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(columns)):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}, row {number}", row
 
 
 def seconds(text: Any, where: str) -> float:

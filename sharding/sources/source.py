@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from psla_wds.audio.folders import is_leftover
 from psla_wds.errors import ManifestError
 from psla_wds.io.locations import Location, is_url, member, parse_location
 from psla_wds.io.stores import at
@@ -35,8 +36,8 @@ def named(root: Location, name: str) -> Location:
 
 
 def files_below(folder: Location) -> Iterator[str]:
-    """Names, relative to `folder`, of all files that are not hidden, in any order.
+    """Names, relative to `folder`, of all files but leftovers of other tools, in any order.
 
     `ConfigError` if a folder cannot be read.
     """
-    return (name for name in at(folder).names_below() if name.rpartition("/")[2][0] != ".")
+    return (name for name in at(folder).names_below() if not is_leftover(name))

@@ -182,13 +182,15 @@ def message(node: ast.expr) -> str:
 
 
 def test_messages_in_troubleshooting_are_those_of_the_sources():
-    said = [
-        message(node.args[0])
+    calls = [
+        (node.args, ast.unparse(node.func))
         for package in PACKAGES
         for path in (ROOT / package).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Error") and node.args
+        if isinstance(node, ast.Call)
     ]
+    said = [message(args[0]) for args, name in calls if name.endswith("Error") and args]
+    said += [message(args[1]) for args, name in calls if name == "require"]
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
     quotes = re.findall(r"^\*\*(.+)\*\*$", page, re.MULTILINE)
     assert len(quotes) > 30

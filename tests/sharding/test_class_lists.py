@@ -3,6 +3,8 @@
 import csv
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import assert_user_error, run_command
 from data_sets import write_esc50, write_fsd50k, write_table
@@ -12,8 +14,9 @@ from sharding.labels import Args, class_names
 
 
 def test_a_class_list_is_made_from_a_folder_or_a_column(tmp_path: Path):
-    for name in ("music/a", "dog/b", ".git/c"):
-        (tmp_path / "set" / name).mkdir(parents=True)
+    for name in ("music/a.wav", "dog/b.flac", "__MACOSX/dog/._b.flac", "empty/notes.txt"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True)
+        (tmp_path / "set" / name).touch()
     output = tmp_path / "out.csv"
     assert class_names(Args(tmp_path / "set", output)) == ["dog", "music"]
     rows = [["x", "labels"], [1, "b|a"], [2, ""], [3, "Rain, a|b"]]
@@ -21,6 +24,10 @@ def test_a_class_list_is_made_from_a_folder_or_a_column(tmp_path: Path):
     assert class_names(Args(table, output)) == ["Rain, a", "a", "b"]
     esc50 = write_esc50(tmp_path) / "meta" / "esc50.csv"
     assert class_names(Args(esc50, output, column="category")) == ["dog", "rooster"]
+    columns = {"category": ["b", "a", None], "tags": [["x", "y|z"], None, ["w"]]}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    for column, names in {"category": ["a", "b"], "tags": ["w", "x", "y|z"]}.items():
+        assert class_names(Args(tmp_path / "t.parquet", output, column=column)) == names
     with pytest.raises(ManifestError, match="name the columns labels"):
         class_names(Args(esc50, output))
 

@@ -163,6 +163,9 @@ def test_odd_names_in_a_folder_are_read_or_reported(tag: Run, audio: Path, tmp_p
     (tmp_path / "gone.wav").symlink_to("nowhere.wav")
     (tmp_path / '-x, "ä" 音.wav').symlink_to(audio / "more" / "short.wav")
     (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "__MACOSX").mkdir()
+    for name in ("._a.wav", "__MACOSX/a.wav"):
+        (tmp_path / name).write_bytes(b"no audio")
     status, out, err = tag(tmp_path, "--format=csv")
     names = {row["recording"] for row in csv.DictReader(io.StringIO(out))}
     assert status == 2 and names == {str(tmp_path / '-x, "ä" 音.wav')}

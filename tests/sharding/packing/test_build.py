@@ -1,16 +1,18 @@
 """Packing, as a user does it: from files to shards, and what happens to bad input."""
 
+import json
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from builds import build, content, tars_of
+from builds import build, content, ids, tars_of
 from conftest import assert_user_error, manifest_arguments, run_command, write_corpus
 from data_sets import (
     write_classes,
@@ -19,6 +21,7 @@ from data_sets import (
     write_panns_hdf5,
     write_passt_hdf5,
     write_psla_json,
+    write_sound,
 )
 
 from psla_wds.audio.pcm import decode_pcm
@@ -100,6 +103,21 @@ def test_a_folder_per_class_is_split_by_clip_id(tmp_path: Path):
     assert index.classes.names == tuple(f"class {n}" for n in range(4))
     assert index.splits == ("eval", "train")
     assert 4 <= (index.split == 0).sum() <= 20
+
+
+def test_a_shortened_clip_id_is_whole_in_the_json(tmp_path: Path):
+    names = [f"{'雨' * 83}.wav", "b.wav"]
+    for number, name in enumerate(names):
+        write_sound(tmp_path / "set" / "rain" / name, number)
+    output = tmp_path / "shards"
+    done = run_command("sharding.build", "folder", tmp_path / "set", f"--output={output}")
+    assert "1 clip ids" in done.stderr
+    with tarfile.open(output / "shard-000000.tar") as tar:
+        texts = [tar.extractfile(m).read() for m in tar if m.name.endswith(".json")]
+    sources = {row["clip_id"]: row["source"] for row in map(json.loads, texts)}
+    assert sources.pop("rain/b.wav") == "b.wav"
+    ((clip_id, source),) = sources.items()
+    assert source.endswith(f"rain/{names[0]}") and clip_id in ids(output)
 
 
 @pytest.mark.parametrize(

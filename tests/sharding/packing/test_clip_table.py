@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from psla_wds.errors import ManifestError, PslaError
 from psla_wds.io.locations import parse_location
 from psla_wds.labels.class_list import ClassList
-from psla_wds.labels.manifest import ByteRange, Clip, Row, checked
+from psla_wds.labels.manifest import ByteRange, Cell, Clip, Row, checked
 from sharding.packing.clip_table import ClipTable
 from sharding.packing.config import PackConfig
 from sharding.packing.plan import in_order, open_output, plan_shards
@@ -40,7 +40,10 @@ FIELDS = st.fixed_dictionaries(
         "start_s": st.floats(allow_nan=False),
         "end_s": st.just(math.inf) | st.floats(0),
         "may_be_cut": st.booleans(),
-        "part": st.none() | st.builds(Row, COUNTS) | st.builds(ByteRange, COUNTS, COUNTS),
+        "part": st.none()
+        | st.builds(Row, COUNTS)
+        | st.builds(ByteRange, COUNTS, COUNTS)
+        | st.builds(Cell, COUNTS, COUNTS, COUNTS),
         "refusal": st.none() | st.tuples(TEXTS, MESSAGES),
     }
 )
@@ -94,13 +97,13 @@ def test_the_first_clip_id_given_twice_is_named_with_both_lines(
 
 def test_the_first_of_two_mistakes_in_a_list_is_reported():
     def listed(*ids: str) -> Iterator[tuple[int, Clip]]:
-        too_long = (clip_of(line, clip_id) for line, clip_id in enumerate(ids))
-        return ((0, clip) for clip in checked(too_long))
+        some_wrong = (clip_of(line, clip_id) for line, clip_id in enumerate(ids))
+        return ((0, clip) for clip in checked(some_wrong))
 
     with pytest.raises(ManifestError, match="'a' appears twice"):
-        ClipTable(listed("a", "a", 201 * "b"))
-    with pytest.raises(ManifestError, match="1 to 200 bytes, this one 201"):
-        ClipTable(listed("a", 201 * "b", "a"))
+        ClipTable(listed("a", "a", "\ud800"))
+    with pytest.raises(ManifestError, match="UTF-8"):
+        ClipTable(listed("a", "\ud800", "a"))
 
 
 def test_a_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

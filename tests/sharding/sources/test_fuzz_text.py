@@ -10,11 +10,11 @@ from fuzz.mutations import AWKWARD_TEXTS, changed_bytes, changed_json
 from fuzz.properties import accepted, fuzz, tiers
 from hypothesis import strategies as st
 
-from psla_wds.audio.decode import load_clip
 from psla_wds.errors import ClipRefusedError
 from psla_wds.labels.class_list import ClassList, read_class_list
 from psla_wds.labels.manifest import Clip, checked
 from psla_wds.shards.tar import key_of
+from sharding.packing.decode import decode
 from sharding.sources import AudioSetSource, ManifestSource
 
 JSONL = json.dumps(
@@ -43,7 +43,7 @@ def sound(classes: ClassList, clips: Iterable[Clip]) -> int:
         assert key_of(clip.clip_id) and 0 <= clip.start_s < clip.end_s
         assert all(0 <= label < len(classes) for label in clip.labels)  # none: refused when packed
         with pytest.raises(ClipRefusedError):
-            load_clip(clip.path, sample_rate_hz=16_000)
+            decode(clip, sample_rate_hz=16_000)
     return len(found)
 
 

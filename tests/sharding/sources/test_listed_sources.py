@@ -106,12 +106,31 @@ def test_rows_of_a_csv_become_clips(folder: Path, rows: str, expected: list):
         ),
         ("m.jsonl", '{"labels": ["Dog"]}\n', "no path\n.*line 1"),
         ("m.txt", "1.wav\n", "neither .jsonl nor .csv"),
-        ("m.csv", f"path,labels\n{'é' * 101},Dog\n", "1 to 200 bytes, this one 202"),
     ],
 )
 def test_a_wrong_row_is_refused_with_its_line(folder: Path, name: str, content: str, message: str):
     with pytest.raises(ManifestError, match=message):
         clips_of(folder, name, content)
+
+
+def test_long_clip_ids_are_shortened_and_stay_apart(caplog: pytest.LogCaptureFixture):
+    ids = ["a" * 200, "雨" * 67, "雨" * 67 + "a", "雨" * 67 + "b", "c" * 250]
+    found = list(checked(Clip(i, Path("a"), (0,), "", f"/x/{i}.wav") for i in ids))
+    short = [clip.clip_id for clip in found]
+    assert len(set(short)) == 5 and short[0] == ids[0]
+    assert all(len(clip_id.encode()) <= 200 for clip_id in short)
+    assert all(s[:-17] == i[: len(s) - 17] for s, i in zip(short[1:], ids[1:], strict=True))
+    assert [clip.source.endswith(f", clip id {i}") for clip, i in zip(found, ids, strict=True)] == [
+        *(False, True, True, True, True)
+    ]
+    assert "4 clip ids" in caplog.text
+    # Builds that were interrupted go on with the same ids.
+    assert short[1] == "雨" * 61 + "~944cdd8d819ae007"
+
+
+def test_an_empty_clip_id_is_refused():
+    with pytest.raises(ManifestError, match=r"clip id is empty\n.*x"):
+        list(checked([Clip("", Path("a"), (0,), "", "x")]))
 
 
 @pytest.mark.parametrize("name", ["clip_id", "split"])
@@ -158,13 +177,15 @@ def audioset_clips(folder: Path, *file_names: str) -> list[Clip]:
         ("--PJHxphWEs_30.000_40.000.wav", False),
         ("--PJHxphWEs_30000_40000.ogg", False),
         ("--PJHxphWEs_30_40.m4a", False),
+        ("--PJHxphWEs_30.0-40.0.ogg", False),
         ("Y--PJHxphWEs_30.000_40.000.mp3", False),
     ],
 )
 def test_audioset_files_are_found_under_downloaders_names(
     folder: Path, file_name: str, may_be_cut: bool
 ):
-    rest = [f"part1/{name}" for name in ("--PJHxphWEs.info.json", "--PJHxphWEs_50.000.wav")]
+    others = ("--PJHxphWEs.info.json", "--PJHxphWEs_50.000.wav", f"._{file_name}")
+    rest = [f"part1/{name}" for name in others] + [f"__MACOSX/part1/{file_name}"]
     first, second = audioset_clips(folder, f"part1/{file_name}", *rest)
     assert first.path == folder / "audio" / "part1" / file_name
     assert (first.clip_id, first.labels, first.split) == ("--PJHxphWEs", (0, 1), "balanced_train")
@@ -176,6 +197,14 @@ def test_audioset_files_are_found_under_downloaders_names(
 def test_two_files_for_one_id_are_refused_by_name(folder: Path):
     with pytest.raises(ManifestError, match=r"2 files for clip '--PJ.*\n.*a/Y.*wav and .*b/--PJ"):
         audioset_clips(folder, "a/Y--PJHxphWEs.wav", "b/--PJHxphWEs_30.000.flac")
+
+
+def test_copies_in_the_folders_of_classes_are_one_clip(folder: Path):
+    names = [f"{label}/--PJHxphWEs_30.0-40.0.ogg" for label in ("Speech", "Music")]
+    assert audioset_clips(folder, *names)[0].path == folder / "audio" / names[1]
+    (folder / "audio" / names[0]).write_bytes(b"other")
+    with pytest.raises(ManifestError, match="2 files for clip"):
+        audioset_clips(folder)
 
 
 def test_links_are_followed_and_other_files_ignored(folder: Path):
@@ -208,10 +237,24 @@ def test_a_file_in_another_encoding_is_named_with_its_line(folder: Path):
         list(source.read()[1])
 
 
-def test_a_folder_per_class_makes_its_own_class_list(tmp_path: Path):
-    for name in ("dog/1.wav", "dog/2.wav", "cat/sub/1.wav", ".git/x", "cat/.DS_Store", "top.txt"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+LEFTOVERS = (
+    *("__MACOSX/dog/._1.wav", "$RECYCLE.BIN/9.wav", "lost+found/9.wav", "@eaDir/9.wav", ".git/x"),
+    *("cat/.DS_Store", "cat/Thumbs.db", "cat/desktop.ini", "dog/._1.wav", "dog/@eaDir/1.wav/x.wav"),
+    *(".ipynb_checkpoints/9.wav", "dog/.ipynb_checkpoints/1-checkpoint.wav", ".DS_Store"),
+)
+
+
+def test_a_folder_per_class_makes_its_own_class_list(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    touch(tmp_path, "dog/1.wav", "dog/2.wav", "cat/sub/1.wav", *LEFTOVERS)
     classes, clips = FolderSource(folder=tmp_path).read()
     assert classes.names == ("cat", "dog")
     assert sorted((c.clip_id, c.labels) for c in clips) == [
@@ -219,3 +262,21 @@ def test_a_folder_per_class_makes_its_own_class_list(tmp_path: Path):
         ("dog/1.wav", (1,)),
         ("dog/2.wav", (1,)),
     ]
+    assert not caplog.records
+
+
+def test_other_files_of_class_folders_are_counted_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    touch(tmp_path, "dog/1.wav", "dog/sub/notes.txt", "empty/LICENSE", "stray.wav", "README.md")
+    (tmp_path / "bare").mkdir()
+    source = FolderSource(folder=tmp_path)
+    classes, clips = source.read()
+    assert classes.names == ("dog",) and [clip.clip_id for clip in clips] == ["dog/1.wav"]
+    warnings = [record.getMessage() for record in caplog.records]
+    assert [text[:2] for text in warnings] == ["2 ", "1 ", "1 "]
+    for text, name in zip(warnings, ("bare, empty", "stray.wav", "dog/sub/notes.txt"), strict=True):
+        assert text.endswith(name)
+    (tmp_path / "dog" / "1.wav").unlink()
+    with pytest.raises(ManifestError, match="no subfolder has audio"):
+        source.read()

@@ -46,6 +46,20 @@ def test_the_splits_of_fsd50k_need_only_their_own_audio(tmp_path: Path):
         list(source.read()[1])
 
 
+def test_unpacked_archives_are_read_as_they_lie(tmp_path: Path):
+    archive = write_esc50(tmp_path / "ESC-50-master")
+    fsd50k = write_fsd50k(tmp_path / "FSD50K")
+    for name in ("audio/._1-1000-A-0.wav", "meta/esc50-human.xlsx", "esc50.gif", "tests/test_x.py"):
+        (archive / name).parent.mkdir(exist_ok=True)
+        (archive / name).write_bytes(b"")
+    for name in ("FSD50K.doc/README.md", "FSD50K.metadata/dev.json", "__MACOSX/FSD50K.dev_audio/1"):
+        (fsd50k / name).parent.mkdir(parents=True)
+        (fsd50k / name).write_bytes(b"")
+    for source, number in ((Esc50Source(folder=archive), 10), (Fsd50kSource(folder=fsd50k), 6)):
+        clips = list(checked(source.read()[1]))
+        assert len(clips) == number and all(clip.path.is_file() for clip in clips)
+
+
 def test_the_real_list_of_esc50_has_50_classes_and_five_folds(meta: Path, tmp_path: Path):
     (tmp_path / "audio").mkdir()
     (tmp_path / "meta").mkdir()
