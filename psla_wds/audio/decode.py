@@ -9,6 +9,7 @@ import io
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -44,13 +45,23 @@ FIXES = {
 """Fixes by the reason of a refusal, other than for a file that cannot be read."""
 
 
+@dataclass(frozen=True)
+class Excerpt:
+    """The part of a recording to load."""
+
+    start_s: float = 0.0
+    end_s: float = math.inf
+    may_be_cut: bool = False
+    """Whether a file that is at most a second longer than the excerpt is the excerpt itself, to
+    take as a whole; other files must be the recording, and reach to `end_s`."""
+    max_s: float = math.inf
+    """Longest excerpt; the rest of a longer one is left out."""
+
+
 def load_clip(
     source: Path | io.BytesIO,
+    excerpt: Excerpt | None = None,
     *,
-    start_s: float = 0.0,
-    end_s: float = math.inf,
-    may_be_cut: bool = False,
-    max_s: float = math.inf,
     sample_rate_hz: int,
     notes: Notes | None = None,
 ) -> Block:
@@ -58,22 +69,18 @@ def load_clip(
 
     Args:
         source: an audio file, or the bytes of one.
-        may_be_cut: whether a file that is at most a second longer than the excerpt is the excerpt
-            itself, to take as a whole; other files must be the recording, and reach to `end_s`.
-        max_s: longest excerpt; the rest of a longer one is left out.
+        excerpt: default: the whole.
         notes: takes what is odd about the audio.
 
     Raises `ClipRefusedError` if the file is missing, unreadable, truncated, without an audio track,
     empty in this range, too long, has values that are not finite, or has neither the length of the
     excerpt nor that of the recording.
     """
-    notes = notes or Notes()
+    notes, excerpt = notes or Notes(), excerpt or Excerpt()
     if isinstance(source, Path) and not source.is_file():
         raise ClipRefusedError("missing", "there is no such file")
     with opened(source, notes) as audio:
-        if may_be_cut and _is_cut(audio.length_s(), start_s, end_s):
-            start_s, end_s = 0.0, math.inf
-        start, stop = _checked_range(audio, start_s, min(end_s, start_s + max_s))
+        start, stop = _checked_range(audio, excerpt)
         blocks = _pieces_of(_bounded(audio, start, stop), audio.rate_hz)
         return np.concatenate(list(resample(blocks, audio.rate_hz, sample_rate_hz, notes)))
 
@@ -194,8 +201,12 @@ def _is_cut(length_s: float, start_s: float, end_s: float) -> bool:
     )
 
 
-def _checked_range(audio: Audio, start_s: float, end_s: float) -> tuple[int, int]:
+def _checked_range(audio: Audio, excerpt: Excerpt) -> tuple[int, int]:
     """The first sample of the excerpt, and the one after its last."""
+    start_s, end_s = excerpt.start_s, excerpt.end_s
+    if excerpt.may_be_cut and _is_cut(audio.length_s(), start_s, end_s):
+        start_s, end_s = 0.0, math.inf
+    end_s = min(end_s, start_s + excerpt.max_s)
     start = round(start_s * audio.rate_hz)
     stop = audio.num_samples
     if not math.isinf(end_s):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from psla_wds.audio.decode import load_clip, resample
+from psla_wds.audio.decode import Excerpt, load_clip, resample
 from psla_wds.audio.files import Notes
 from psla_wds.errors import ClipRefusedError, PslaError
 from psla_wds.io.locations import Location
@@ -34,15 +34,8 @@ def decode(
         with at(clip.path).local_copy() as path:
             return _decode_row(path, clip.part, max_s, sample_rate_hz, notes)
     with _opened(clip) as source:
-        return load_clip(
-            source,
-            start_s=clip.start_s,
-            end_s=clip.end_s,
-            may_be_cut=clip.may_be_cut,
-            max_s=max_s,
-            sample_rate_hz=sample_rate_hz,
-            notes=notes,
-        )
+        excerpt = Excerpt(clip.start_s, clip.end_s, clip.may_be_cut, max_s)
+        return load_clip(source, excerpt, sample_rate_hz=sample_rate_hz, notes=notes)
 
 
 @contextmanager
@@ -80,7 +73,7 @@ def _decode_row(
     except (PslaError, OSError, ValueError, IndexError) as error:
         raise ClipRefusedError("unreadable", str(error).splitlines()[0]) from None
     if isinstance(audio, io.BytesIO):
-        return load_clip(audio, max_s=max_s, sample_rate_hz=sample_rate_hz, notes=notes)
+        return load_clip(audio, Excerpt(max_s=max_s), sample_rate_hz=sample_rate_hz, notes=notes)
     waveform, source_rate_hz = audio
     num_samples = round(min(max_s * source_rate_hz, len(waveform)))
     blocks = resample([waveform[:num_samples]], source_rate_hz, sample_rate_hz, notes)

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from psla_wds.audio.containers import ogg_streams
-from psla_wds.audio.decode import decode, load_clip
+from psla_wds.audio.decode import Excerpt, decode, load_clip
 from psla_wds.audio.files import Notes, cut_short
 from psla_wds.errors import AudioError, ClipRefusedError
 
@@ -29,7 +29,9 @@ def file_of(format: str, subtype: str | None = None, waveform: np.ndarray = NOIS
 def loaded(content: bytes, **excerpt: float) -> tuple[int, set[str]]:
     """Samples of a clip in memory, and its flags."""
     notes = Notes()
-    waveform = load_clip(io.BytesIO(content), sample_rate_hz=RATE_HZ, notes=notes, **excerpt)
+    waveform = load_clip(
+        io.BytesIO(content), Excerpt(**excerpt), sample_rate_hz=RATE_HZ, notes=notes
+    )
     return len(waveform), set(notes.flags)
 
 
@@ -114,7 +116,7 @@ def test_chained_ogg_is_read_to_its_end(format: str):
     assert loaded(one + other) == (len(NOISE) + 8_000, {"chained"})
     alone = load_clip(io.BytesIO(other), sample_rate_hz=RATE_HZ)
     end_s = len(NOISE) / RATE_HZ
-    both = load_clip(io.BytesIO(one + other), sample_rate_hz=RATE_HZ, start_s=end_s)
+    both = load_clip(io.BytesIO(one + other), Excerpt(start_s=end_s), sample_rate_hz=RATE_HZ)
     np.testing.assert_array_equal(both, alone)
     assert loaded(one + other, start_s=end_s - 0.25, end_s=end_s + 0.25)[0] == RATE_HZ // 2
 
@@ -139,7 +141,7 @@ def test_gsm_has_the_samples_of_its_blocks(num_blocks: int):
 def test_excerpts_of_codecs_that_cannot_seek(subtype: str):
     content = file_of("WAV", subtype)
     whole = load_clip(io.BytesIO(content), sample_rate_hz=RATE_HZ)
-    part = load_clip(io.BytesIO(content), sample_rate_hz=RATE_HZ, start_s=0.5, end_s=1.5)
+    part = load_clip(io.BytesIO(content), Excerpt(0.5, 1.5), sample_rate_hz=RATE_HZ)
     np.testing.assert_array_equal(part, whole[RATE_HZ // 2 : 3 * RATE_HZ // 2])
 
 

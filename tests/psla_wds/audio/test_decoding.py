@@ -16,7 +16,7 @@ from reference.tones import peak_hz, sine
 from tiny_models import sweep
 
 from psla_wds.audio import files
-from psla_wds.audio.decode import decode, load_clip, resample
+from psla_wds.audio.decode import Excerpt, decode, load_clip, resample
 from psla_wds.errors import AudioError, ClipRefusedError
 
 RATE_HZ = 16_000
@@ -31,7 +31,7 @@ FORMATS = [(format, subtype) for format in SUBTYPES for subtype in SUBTYPES[form
 
 
 def load(source: Path | io.BytesIO, **excerpt: Any) -> np.ndarray:
-    return load_clip(source, sample_rate_hz=RATE_HZ, **excerpt)
+    return load_clip(source, Excerpt(**excerpt), sample_rate_hz=RATE_HZ)
 
 
 def whole(blocks: Iterator[np.ndarray]) -> np.ndarray:

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from psla_wds.audio import libav
-from psla_wds.audio.decode import decode, load_clip
+from psla_wds.audio.decode import Excerpt, decode, load_clip
 from psla_wds.audio.files import Notes, opened
 from psla_wds.errors import ClipRefusedError
 
@@ -77,8 +77,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def load(source: Path | io.BytesIO, **excerpt: Any) -> np.ndarray:
-    return load_clip(source, sample_rate_hz=RATE_HZ, **excerpt)
+def load(source: Path | io.BytesIO, notes: Notes | None = None, **excerpt: Any) -> np.ndarray:
+    return load_clip(source, Excerpt(**excerpt), sample_rate_hz=RATE_HZ, notes=notes)
 
 
 @pytest.mark.parametrize("name", CODECS)

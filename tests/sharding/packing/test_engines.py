@@ -1,6 +1,7 @@
 """Whoever makes the shards, and whatever kills them on the way: the same bytes."""
 
 import errno
+import json
 import os
 import random
 import signal
@@ -231,3 +232,34 @@ def test_without_dask_the_command_that_installs_it_is_named(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ConfigError, match=r"pip install 'psla-wds\[cluster\]'"):
         next(dask_engine.run_dask([], "tcp://127.0.0.1:1"))
+
+
+KILLER = """
+import os, signal
+from sharding.packing import shard
+pack_clip = shard.pack_clip
+def fatal(clip, *others):
+    if clip.clip_id == "clip.001.wav":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return pack_clip(clip, *others)
+shard.pack_clip = fatal
+"""
+
+
+def test_a_clip_that_kills_its_process_is_refused(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As a crash of a decoder does; the workers read the file at their start."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import multiprocessing, sys\n"
+        "if '--multiprocessing-fork' in sys.orig_argv:\n"
+        f"    exec({KILLER!r})\n"
+    )
+    paths = [str(tmp_path / "site"), os.environ.get("PYTHONPATH", os.getcwd())]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    process = start(many, tmp_path / "shards", "--max-rejected=0.5")
+    assert process.wait(120) == 0
+    (refused,) = map(json.loads, (tmp_path / "shards" / "rejected.jsonl").read_text().splitlines())
+    assert (refused["clip_id"], refused["reason"]) == ("clip.001.wav", "fatal")
+    assert "twice" in refused["detail"]
