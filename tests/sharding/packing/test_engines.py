@@ -239,7 +239,7 @@ import os, signal
 from sharding.packing import shard
 pack_clip = shard.pack_clip
 def fatal(clip, *others):
-    if clip.clip_id == "clip.001.wav":
+    if clip.clip_id == "clip.001.flac":
         os.kill(os.getpid(), signal.SIGKILL)
     return pack_clip(clip, *others)
 shard.pack_clip = fatal
@@ -261,5 +261,5 @@ def test_a_clip_that_kills_its_process_is_refused(
     process = start(many, tmp_path / "shards", "--max-rejected=0.5")
     assert process.wait(120) == 0
     (refused,) = map(json.loads, (tmp_path / "shards" / "rejected.jsonl").read_text().splitlines())
-    assert (refused["clip_id"], refused["reason"]) == ("clip.001.wav", "fatal")
+    assert (refused["clip_id"], refused["reason"]) == ("clip.001.flac", "fatal")
     assert "twice" in refused["detail"]
