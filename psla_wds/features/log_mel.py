@@ -20,7 +20,8 @@ class LogMel(nn.Module):
     """Waveform in [-1, 1] to log-mel, not normalised, equal to torchaudio's Kaldi fbank.
 
     Pre-emphasis, window and DFT of a frame are linear, so one real matrix computes them all. A
-    waveform shorter than a window is padded with zeros to one frame.
+    waveform shorter than a window is padded to one frame, with zeros after its mean is removed, as
+    the loader does for each clip.
     """
 
     frames_to_spectrum: torch.Tensor
@@ -40,6 +41,8 @@ class LogMel(nn.Module):
         self, waveform: Float32[torch.Tensor, "*batch samples"]
     ) -> Float32[torch.Tensor, "*batch frames mels"]:
         missing = max(0, self.window_samples - waveform.shape[-1])
+        if missing:  # otherwise each frame loses its own mean
+            waveform = waveform - waveform.mean(-1, keepdim=True)
         frames = F.pad(waveform, (0, missing)).unfold(-1, self.window_samples, self.hop_samples)
         # The matrix could remove the mean as well, but in float32 a large offset then costs digits
         # of a quiet signal: an error of 1e-3 in log-mel instead of 4e-5.
@@ -72,10 +75,25 @@ class WindowFeatures(nn.Module):
         """Log-mel of the first `num_samples` (at least 1) of each waveform."""
         config = self.config
         padded = F.pad(waveforms, (0, config.max_clip_samples))[:, : config.max_clip_samples]
+        padded = self._centred_if_short(padded, num_samples)
         frames = (num_samples - config.window_samples) // config.hop_samples + 1
         reached = self.frame_numbers < frames.clamp(min=1)[:, None]
         log_mel = torch.where(reached[:, :, None], self.log_mel(padded), 0.0)
         return normalise(log_mel, config)
+
+    def _centred_if_short(
+        self,
+        padded: Float32[torch.Tensor, "batch samples"],
+        num_samples: Int64[torch.Tensor, " batch_or_1"],
+    ) -> Float32[torch.Tensor, "batch samples"]:
+        """Waveforms that are shorter than a window without their means, as in `LogMel`."""
+        window = self.config.window_samples
+        within = torch.arange(window, device=padded.device) < num_samples[:, None]
+        begin = torch.where(within, padded[:, :window], 0.0)
+        mean = begin.sum(-1, keepdim=True) / num_samples[:, None]
+        is_short = num_samples[:, None] < window
+        begin = torch.where(is_short, torch.where(within, begin - mean, 0.0), padded[:, :window])
+        return torch.cat([begin, padded[:, window:]], dim=1)
 
 
 def fit(

@@ -19,6 +19,8 @@ def kaldi_log_mel(waveform: torch.Tensor, features: FeatureConfig) -> torch.Tens
     shorter than a window.
     """
     missing = max(0, features.window_samples - len(waveform))
+    if missing:
+        waveform = waveform - waveform.mean()
     return kaldi.fbank(
         torch.nn.functional.pad(waveform, (0, missing))[None],
         htk_compat=True,

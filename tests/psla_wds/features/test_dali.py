@@ -33,7 +33,7 @@ from psla_wds.features.dali import (
     mel_pre_weights,
 )
 from psla_wds.features.encoded_batch import EncodedBatch
-from psla_wds.features.log_mel import LogMel, fit, normalise
+from psla_wds.features.log_mel import LogMel, WindowFeatures, fit, normalise
 
 DEFAULT = FeatureConfig()
 FEW_FRAMES = replace(DEFAULT, num_frames=8)  # small outputs, where their size does not matter
@@ -129,13 +129,17 @@ def test_other_settings_equal_the_reference_too(config: FeatureConfig):
 
 def test_clips_of_every_length_work():
     lengths = [*range(1, 1_001, 3), 1_519, 1_520, 1_521, 1_680]  # 1520 samples fill the 8 frames
-    batch = plain_batch([encode(white_noise(n), "WAV") for n in lengths])
+    # The offset shows where a clip ends inside its one window.
+    batch = plain_batch([encode(0.3 + 0.5 * white_noise(n), "WAV") for n in lengths])
     log_mel = LogMel(FEW_FRAMES)  # held against torchaudio in test_log_mel, and faster
+    tagging = WindowFeatures(FEW_FRAMES)
     for audio, output in zip(batch.audio, run_once(batch, FEW_FRAMES), strict=True):
         waveform = decode(audio)
-        waveform = waveform - waveform.mean()  # it shows where a clip ends inside its one window
         expected = normalise(fit(log_mel(waveform), FEW_FRAMES.num_frames), FEW_FRAMES)
         torch.testing.assert_close(output, expected, rtol=0, atol=1e-3)
+        after_end = torch.cat([waveform, torch.ones(50)])
+        (tagged,) = tagging(after_end[None], torch.tensor([len(waveform)]))
+        torch.testing.assert_close(tagged, expected, rtol=0, atol=1e-3)
 
 
 def test_masks_are_zero_before_normalisation():
