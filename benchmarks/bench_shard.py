@@ -3,6 +3,7 @@
 All turn the same 44.1 kHz stereo files into 16 kHz mono FLAC. Plain loop and engine give the same
 samples, which is checked; sox and ffmpeg resample with other filters, which the check allows for.
 The engine also makes index, CRC-32 and SHA-256. Loop and engine are commands, whose start counts.
+Then files of several kinds are decoded one by one, and m4a files are packed.
 
     python -m benchmarks.bench_shard
 """
@@ -21,7 +22,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from benchmarks import harness
+from benchmarks import file_decoders, harness
 from benchmarks.harness import RATES, RESULTS, Column
 from benchmarks.plain_packing import PER_SHARD
 from benchmarks.tables import run_benchmark
@@ -88,10 +89,10 @@ def plain_loop(files: Files) -> int:
     return len(files.paths)
 
 
-def engine(files: Files, workers: int) -> int:
+def engine(files: Files, workers: int, manifest: str = "clips.csv") -> int:
     """The command, from the start of its process to the index."""
     folder, output = files.folder, files.fresh(f"engine{workers}")
-    words = ["manifest", folder / "clips.csv", "--class-labels", folder / "classes.csv"]
+    words = ["manifest", folder / manifest, "--class-labels", folder / "classes.csv"]
     words += ["--output", output, "--workers", workers, "--clips-per-shard", PER_SHARD]
     harness.run_module("sharding.build", *words)
     return len(files.paths)
@@ -143,6 +144,23 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.sqrt(((one - other) ** 2).mean() / (other**2).mean()))
 
 
+def m4a_tables(files: Files, args: Args) -> list[dict[str, Any]]:
+    """Tables of decoding by kind of file, and of packing m4a with one and two workers."""
+    file_decoders.make_kinds(files.folder, files.paths[0])
+    rows = file_decoders.decoding_rows(files.folder, args.repeats)
+    names = [f"a.m4a,0,m4a-{number}\n" for number in range(len(files.paths))]
+    (files.folder / "m4a.csv").write_text("path,labels,clip_id\n" + "".join(names))
+    ways = {
+        f"packing m4a, psla-wds, {workers}": harness.timed(
+            partial(engine, files, number, manifest="m4a.csv")
+        )
+        for number, workers in ((1, "1 worker"), (2, "2 workers"))
+    }
+    packing = harness.compare(ways, warmup=0, repeats=args.repeats)
+    columns = [Column("", "name"), *RATES]
+    return [harness.table(columns, rows), harness.table(columns, packing)]
+
+
 def measure(args: Args) -> dict[str, Any]:
     """Compare the ways of packing; the record for the results folder."""
     programs = [name for name in PROGRAMS if shutil.which(name)]
@@ -158,9 +176,11 @@ def measure(args: Args) -> dict[str, Any]:
         # Without a warm-up round: the files were just written, and it would take minutes.
         rows = harness.compare(ways, warmup=0, repeats=args.repeats)
         check_outputs(files, programs)
+        tables = [harness.table([Column("", "name"), *RATES], rows)]
+        if "ffmpeg" in programs:
+            tables += m4a_tables(files, args)
     title = "Packing of 10 s clips, 44.1 kHz stereo FLAC to 16 kHz mono FLAC, warm page cache"
     notes = [f"Not installed: {', '.join(missing)}."] if missing else []
-    tables = [harness.table([Column("", "name"), *RATES], rows)]
     return harness.record(title, tables, args, notes=notes)
 
 

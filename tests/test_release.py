@@ -105,7 +105,7 @@ def test_the_wheel_holds_the_packages_with_their_data(built: Path):
     data = {name for name in names if not name.endswith(".py") and ".dist-info/" not in name}
     assert {
         "psla_wds/py.typed",
-        "eval/report.html",
+        "eval/pages/report.html",
         "psla_wds/evaluation/mappings/esc50.csv",
     } <= data
     sources = {str(p.relative_to(ROOT)) for name in PACKAGES for p in (ROOT / name).rglob("*.py")}

@@ -219,8 +219,12 @@ def _decoder(file: io.BufferedIOBase, kind: str, claim: Claim, notes: Notes) -> 
         notes.flags["chained"] = "several streams in a row"
         return _OggChain(file)
     file.seek(0)
+    source: io.BufferedIOBase | int = repaired(file, claim)
+    if source is file and isinstance(file, io.BufferedReader):
+        source = file.fileno()  # libsndfile reads it without calls of Python
+        os.lseek(source, 0, os.SEEK_SET)
     try:
-        return _SoundFile(repaired(file, claim))
+        return _SoundFile(source)
     except RuntimeError:
         if kind:
             raise
