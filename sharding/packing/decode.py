@@ -21,7 +21,11 @@ from sharding.sources.parquet_files import read_cell
 
 
 def decode(
-    clip: Clip, notes: Notes, *, sample_rate_hz: int, max_s: float = math.inf
+    clip: Clip,
+    *,
+    sample_rate_hz: int,
+    max_s: float = math.inf,
+    notes: Notes | None = None,
 ) -> Float32[np.ndarray, " samples"]:
     """One channel in [-1, 1], at most `max_s` seconds; `ClipRefusedError` if it cannot be used.
 
@@ -30,6 +34,7 @@ def decode(
     """
     if clip.refusal:
         raise ClipRefusedError(*clip.refusal)
+    notes = notes or Notes()
     if isinstance(clip.part, Row):
         with at(clip.path).local_copy() as path:
             return _decode_row(path, clip.part, max_s, sample_rate_hz, notes)

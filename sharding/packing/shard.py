@@ -178,7 +178,7 @@ def pack_clip(clip: Clip, mids: tuple[str, ...], encoding: Encoding) -> tuple[Pa
     if not mids and not clip.refusal and not encoding.keep_unlabelled:
         raise ClipRefusedError("no-label", "the clip has no label; --keep-unlabelled packs it")
     notes = Notes()
-    waveform = decode(clip, notes, sample_rate_hz=rate_hz, max_s=max_s)
+    waveform = decode(clip, sample_rate_hz=rate_hz, max_s=max_s, notes=notes)
     if len(waveform) < encoding.min_clip_s * rate_hz:
         length = f"{len(waveform) / rate_hz:.3f} s"
         raise ClipRefusedError("too-short", f"{length}, shorter than {encoding.min_clip_s:g} s")

@@ -59,6 +59,7 @@ def as_run(command: Command, checkpoint: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_newcomer_gets_from_files_to_a_report(tmp_path: Path):
     write_clips(tmp_path / "my_clips")
     write_checkpoint(tmp_path / "trained.pt")
