@@ -6,13 +6,11 @@
 # make demo DATA=FOLDER                               the same job on your clips, a folder per class
 # make demo DATA=CLIPS.csv CLASS_LABELS=CLASSES.csv   or listed in a manifest
 # make TARGET PYTHON=python3                          use an environment that is there; install nothing
-# make TARGET CUDA=12                                 for NVIDIA drivers before 580; in .venv-cuda12
+# make TARGET PINS=constraints-oldest.txt             the oldest versions that work; in .venv-oldest
 
 BASE_PYTHON ?= python3
-CUDA ?= 13
-SUFFIX := $(if $(filter 12,$(CUDA)),-cuda12)
-VENV := .venv$(SUFFIX)
-PINS := constraints$(SUFFIX).txt
+PINS ?= constraints.txt
+VENV := .venv$(patsubst constraints%.txt,%,$(PINS))
 ifeq ($(origin PYTHON),command line)
 ENVIRONMENT :=
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
@@ -26,9 +24,9 @@ help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -9
 
 $(VENV)/installed: setup.cfg pyproject.toml $(PINS)
-	$(BASE_PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "psla-wds needs Python 3.11, 3.12 or 3.13: make BASE_PYTHON=python3.12")'
+	$(BASE_PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15) and "psla-wds needs Python 3.11 to 3.14: make BASE_PYTHON=python3.12")'
 	$(BASE_PYTHON) -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet -c $(PINS) -e '.[cuda$(CUDA),dev]'
+	PIP_CONSTRAINT=$(PINS) $(PYTHON) -m pip install --quiet -e '.[cuda13,dev]'
 	touch $@
 
 lint: $(ENVIRONMENT)

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-import torchaudio
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
 from benchmarks.corpus import Corpus
 from benchmarks.harness import Open
+from benchmarks.torchaudio_import import torchaudio
 from psla_wds import Batch, FeatureConfig, LoaderConfig
 from psla_wds.features.log_mel import fit, normalise
 from psla_wds.sampling.plan import clip_weights

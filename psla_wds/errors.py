@@ -42,7 +42,7 @@ def optional_package(name: str, users: str, *, where: object, install: str) -> M
         return import_module(name)
     except ImportError:
         raise ConfigError(
-            f"{users} need the package {name}",
+            f"{users} need the package {name.partition('.')[0]}",
             where=where,
             fix=f"python -m pip install -c constraints.txt {install}",
         ) from None

@@ -4,14 +4,17 @@
 exported models, and the reference of the tests.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import nn
-from torchaudio.compliance.kaldi import get_mel_banks
 
 from psla_wds.features.config import FeatureConfig
 
+MEL = 1127.0
+"""Mel of a frequency: 1127 ln(1 + f / 700 Hz), as in Kaldi."""
 PREEMPHASIS = 0.97  # Kaldi's default
 SMALLEST_ENERGY = torch.finfo(torch.float32).eps  # Kaldi's floor before the logarithm
 
@@ -135,14 +138,15 @@ def mel_matrix(config: FeatureConfig) -> Float32[torch.Tensor, "mels bins"]:
     """Kaldi's triangular filters, linear in mel, not normalised. A narrow filter can be empty: with
     the defaults, filter 3 is, and its feature is always log(eps).
     """
-    filters, _ = get_mel_banks(
-        config.num_mels,
-        config.fft_size,
-        config.sample_rate_hz,
-        config.low_hz,
-        config.high_hz,
-        vtln_low=100.0,  # no effect, since the warp factor is 1
-        vtln_high=-500.0,
-        vtln_warp_factor=1.0,
+    high_hz = config.high_hz if config.high_hz > 0 else config.high_hz + config.sample_rate_hz / 2
+    low, high = (MEL * math.log(1 + hz / 700) for hz in (config.low_hz, high_hz))
+    step, number = (high - low) / (config.num_mels + 1), torch.arange(config.num_mels)[:, None]
+    left, centre, right = (
+        low + number * step,
+        low + (number + 1.0) * step,
+        low + (number + 2.0) * step,
     )
-    return F.pad(filters, (0, 1))  # the bin at half the sample rate feeds no filter
+    bins_hz = config.sample_rate_hz / config.fft_size * torch.arange(config.fft_size / 2)
+    mel = MEL * (1 + bins_hz / 700).log()
+    filters = torch.minimum((mel - left) / (centre - left), (right - mel) / (right - centre))
+    return F.pad(filters.clamp(min=0), (0, 1))  # the bin at half the sample rate feeds no filter

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from psla_wds.errors import ConfigError
-from psla_wds.models.config import EFFICIENTNETS, TIMM, timm
+from psla_wds.models.config import EFFICIENTNETS, TIMM, timm, torchvision_models
 
 PROBED_FRAMES = (256, 512)
 """Lengths of inputs that show a trunk's stride; both are many times the stride."""
@@ -85,14 +85,13 @@ def _efficientnet(name: str, drop_connect_rate: float | None) -> tuple[nn.Module
 def _torchvision(name: str, drop_connect_rate: float | None) -> tuple[nn.Module, int]:
     if drop_connect_rate:
         raise _without_drop_connect(name)
-    from torchvision.models import mobilenet_v2, resnet50  # here, since it takes 1.5 s
-
+    models = torchvision_models()
     # One channel in the stem, with torch's own random weights, as in the official code.
     if name == "mobilenet-v2":
-        features = mobilenet_v2().features
+        features = models.mobilenet_v2().features
         features[0][0] = nn.Conv2d(1, 32, kernel_size=3, stride=2, padding=1, bias=False)
         return nn.Sequential(OrderedDict(features=features)), features[-1].out_channels
-    resnet = resnet50()
+    resnet = models.resnet50()
     resnet.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
     channels = resnet.fc.in_features
     del resnet.avgpool, resnet.fc

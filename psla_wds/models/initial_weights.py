@@ -26,7 +26,7 @@ from psla_wds.models.checkpoint import (
     read_checkpoint,
     tagger_weights,
 )
-from psla_wds.models.config import IMAGENET, RANDOM, TIMM, ModelConfig, timm
+from psla_wds.models.config import IMAGENET, RANDOM, TIMM, ModelConfig, timm, torchvision_models
 from psla_wds.models.heads import count_classes
 from psla_wds.models.model_folder import is_model_folder, read_model, read_model_config
 
@@ -209,11 +209,11 @@ def _published(backbone: str) -> Published:
         return Published(source, _names(weights.first_conv), _names(weights.classifier))
     if backbone in url_map:
         return Published(url_map[backbone], ("_conv_stem",), ("_fc",))
-    from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights
-
+    models = torchvision_models()
     if backbone == "resnet-50":
-        return Published(ResNet50_Weights.IMAGENET1K_V1.url, ("conv1",), ("fc",))
-    return Published(MobileNet_V2_Weights.IMAGENET1K_V1.url, ("features.0.0",), ("classifier",))
+        return Published(models.ResNet50_Weights.IMAGENET1K_V1.url, ("conv1",), ("fc",))
+    weights = models.MobileNet_V2_Weights.IMAGENET1K_V1
+    return Published(weights.url, ("features.0.0",), ("classifier",))
 
 
 def _names(modules: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ import io
 import numpy as np
 import soundfile
 import torch
-from torchaudio.compliance import kaldi
 
+from benchmarks.torchaudio_import import kaldi
 from psla_wds.features.config import FeatureConfig
 from psla_wds.features.encoded_batch import EncodedBatch
 

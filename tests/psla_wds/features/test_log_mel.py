@@ -15,6 +15,7 @@ from reference.front_end import (
 )
 from reference.signals import OTHER_CONFIGS, SIGNALS, real_clips, white_noise
 
+from benchmarks.torchaudio_import import kaldi
 from psla_wds.features.config import FeatureConfig
 from psla_wds.features.log_mel import LogMel, fit, mel_matrix, normalise
 
@@ -35,6 +36,15 @@ def test_log_mel_equals_torchaudios_fbank(kind: str):
 def test_other_settings_equal_torchaudios_fbank_too(config: FeatureConfig):
     waveform = as_float32(white_noise(20_000))
     assert_same_log_mel(LogMel(config)(waveform), kaldi_log_mel(waveform, config))
+
+
+@pytest.mark.parametrize("config", [DEFAULT, *OTHER_CONFIGS.values()], ids=str)
+def test_the_mel_matrix_is_torchaudios(config: FeatureConfig):
+    sizes = (config.num_mels, config.fft_size, config.sample_rate_hz)
+    warp = {"vtln_low": 100.0, "vtln_high": -500.0, "vtln_warp_factor": 1.0}  # none
+    theirs, _ = kaldi.get_mel_banks(*sizes, config.low_hz, config.high_hz, **warp)
+    assert torch.equal(mel_matrix(config)[:, :-1], theirs)
+    assert not mel_matrix(config)[:, -1].any()
 
 
 def test_log_mel_of_real_clips_is_as_exact_as_torchaudios():
