@@ -1,5 +1,6 @@
 """What is released: a wheel that works from any folder, and versions that fit together."""
 
+import configparser
 import os
 import re
 import sys
@@ -8,11 +9,18 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import yaml
 from conftest import run
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+from tiny_models import tiny_checkpoint
 
 import psla_wds
+from psla_wds.models.checkpoint import save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"psla_wds", "sharding", "train", "eval"}
@@ -41,7 +49,10 @@ def test_what_is_pushed_is_tested_on_every_named_python():
     (job,) = workflow["jobs"].values()
     setup = (ROOT / "setup.cfg").read_text()
     named = re.findall(r"Python :: (3\.\d+)", setup)
-    assert job["strategy"]["matrix"]["python"] == named == ["3.11", "3.12", "3.13"]
+    matrix = job["strategy"]["matrix"]
+    assert matrix["pins"] == ["constraints.txt"]
+    assert matrix["include"] == [{"python": "3.11", "pins": "constraints-oldest.txt"}]
+    assert matrix["python"] == named == ["3.11", "3.12", "3.13", "3.14"]
     assert f"python_requires = >={named[0]}\n" in setup
     *_, python, tests = job["steps"]
     assert python["with"]["python-version"] == "${{ matrix.python }}"
@@ -49,17 +60,39 @@ def test_what_is_pushed_is_tested_on_every_named_python():
     assert workflow[True].keys() == {"push", "pull_request"}  # YAML 1.1 takes `on` for true
 
 
-def pins(name: str) -> dict[str, str]:
-    lines = (ROOT / name).read_text().splitlines()
-    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+def pins(name: str) -> dict[str, list[str]]:
+    """Versions by package; several where they depend on Python's."""
+    found: dict[str, list[str]] = {}
+    for line in (ROOT / name).read_text().splitlines():
+        if line and not line.startswith("#"):
+            package, version = line.partition(" ;")[0].split("==")
+            found.setdefault(canonicalize_name(package), []).append(version)
+    return found
 
 
-def test_both_sets_of_versions_differ_in_cuda_alone():
-    ours, older = pins("constraints.txt"), pins("constraints-cuda12.txt")
-    differing = {n for n in ours.keys() | older.keys() if ours.get(n) != older.get(n)}
-    assert all(re.match(r"torch|triton|nvidia-|nvtx|cuda-", name) for name in differing), differing
-    assert not [name for name in older if re.search(r"cu13|cuda13", name)]
-    assert older["nvidia-dali-cuda120"] == ours["nvidia-dali-cuda130"]
+def requirements(*extras: str) -> list[Requirement]:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    lines = setup["options"]["install_requires"].split("\n")
+    for extra in extras:
+        lines += setup["options.extras_require"][extra].split("\n")
+    return [Requirement(line) for line in lines if line]
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-oldest.txt"])
+def test_both_sets_of_versions_are_allowed(name: str):
+    pinned = pins(name)
+    for required in requirements("cuda13", "dev"):
+        versions = pinned[canonicalize_name(required.name)]
+        assert all(required.specifier.contains(version) for version in versions), required
+
+
+def test_the_oldest_set_is_what_the_requirements_begin_with():
+    pinned = pins("constraints-oldest.txt")
+    for required in requirements("cuda13"):
+        (lowest,) = [s.version for s in required.specifier if s.operator == ">="]
+        (version,) = pinned[canonicalize_name(required.name)]
+        assert Version(version).release[: len(Version(lowest).release)] == Version(lowest).release
 
 
 UNREACHABLE = ("Connection", "Temporary failure", "Max retries", "timed out")
@@ -129,7 +162,8 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run([sys.executable, "-m", "venv", str(folder)])
     (wheel,) = built.glob("*.whl")
     python = folder / "bin" / "python"
-    run([str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)])
+    install = ["install", "--quiet", "--no-deps", "--no-index", "--ignore-installed"]
+    run([str(python), "-m", "pip", *install, str(wheel)])
     (site,) = (folder / "lib").glob("python*/site-packages")
     # A line of a .pth file: its own .pth files, such as an editable install's, are not followed.
     (site / "others.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
@@ -164,10 +198,32 @@ def test_commands_of_the_wheel_run_from_any_folder(
         )
 
 
+WITHOUT = """
+import sys
+for name in ("torchaudio", "torchvision", "nvidia"):
+    sys.modules[name] = None
+"""
+
+
 @pytest.mark.slow
-def test_the_versions_for_cuda_12_fit_together(built: Path):
-    (wheel,) = built.glob("*.whl")
-    asked = ["-c", "constraints-cuda12.txt", f"{wheel}[cuda12,dev]"]
-    chosen = pip("install", "--dry-run", "--ignore-installed", *asked).splitlines()[-1]
-    assert "nvidia-dali-cuda120-" in chosen and "-cu12-" in chosen
-    assert "cuda130" not in chosen and "-cu13-" not in chosen
+def test_the_wheel_tags_without_dali_torchaudio_and_torchvision(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT)
+    save_checkpoint(tiny_checkpoint(), tmp_path / "model.pt")
+    time_s = np.arange(16_000) / 16_000
+    soundfile.write(tmp_path / "a.wav", 0.3 * np.sin(2000 * time_s), 16_000)
+    done = run([str(installed), "-m", "eval.tag", "model.pt", "a.wav"], cwd=tmp_path)
+    assert "a.wav" in done.stdout
+    used = run([str(installed), "-c", "import nvidia"], cwd=tmp_path, check=False)
+    assert used.returncode  # as on a machine without it
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_all_pins_have_wheels_for_python_3_14(tmp_path: Path):
+    """All but efficientnet_pytorch, which has an archive of pure Python alone."""
+    asked = [str(r) for r in requirements("cuda13", "dev") if r.name != "efficientnet_pytorch"]
+    target = ["--ignore-installed", "--target", str(tmp_path), "--python-version", "3.14"]
+    pip("install", "--dry-run", "--only-binary=:all:", "-c", "constraints.txt", *target, *asked)
