@@ -158,9 +158,15 @@ class LibavAudio:
         import av
 
         self._file.seek(0)
-        options = {"format_whitelist": DEMUXERS, "codec_whitelist": DECODERS}
+        options = {
+            "format_whitelist": DEMUXERS,
+            "codec_whitelist": DECODERS,
+            "protocol_whitelist": "none",  # for what a file could name
+        }
+        # Titles may be in any encoding; from PyAV 19 on they are no error.
+        odd_text = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
         with _errors():
-            container = av.open(self._file, options=options, metadata_errors="ignore")
+            container = av.open(self._file, options=options, **odd_text)
         if not container.streams.audio:
             raise ClipRefusedError("no-audio-track", "the file has pictures but not sound")
         stream = container.streams.audio[0]
