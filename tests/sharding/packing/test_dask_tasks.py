@@ -40,7 +40,7 @@ class Cluster:
 
     def _done(self, task: ShardTask) -> ShardResult:
         self._num_running -= 1
-        return ShardResult(task.number, 1, [], 0)
+        return ShardResult(task.number, 1, [])
 
 
 class InTurn:
@@ -76,7 +76,7 @@ def test_all_tasks_are_done_when_a_cluster_shrinks(monkeypatch: pytest.MonkeyPat
 def test_a_worker_needs_the_folder_only_for_relative_paths(
     monkeypatch: pytest.MonkeyPatch, folder: str, audio: str, shares: bool
 ):
-    packed = ShardResult(0, 1, [], 0)
+    packed = ShardResult(0, 1, [])
     monkeypatch.setattr(dask_engine, "pack_shard", lambda task: packed)
     monkeypatch.chdir(os.getcwd())
     pytest.importorskip("s3fs", reason="the extra s3 is not installed")
