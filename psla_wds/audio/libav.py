@@ -164,7 +164,8 @@ class LibavAudio:
             "protocol_whitelist": "none",  # for what a file could name
         }
         # Titles may be in any encoding; from PyAV 19 on they are no error.
-        odd_text = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+        is_before_19 = int(av.__version__.split(".")[0]) < 19
+        odd_text: dict[str, Any] = {"metadata_errors": "ignore"} if is_before_19 else {}
         with _errors():
             container = av.open(self._file, options=options, **odd_text)
         if not container.streams.audio:
