@@ -1,5 +1,6 @@
 """Results of recordings, one by one while the recordings are read."""
 
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -97,10 +98,10 @@ def results_of(
 
 
 def _total_s(recordings: list[Recording]) -> int | None:
-    """Length of all recordings in seconds; None if that of one is not known."""
+    """Length of all recordings in whole seconds, rounded up; None if that of one is not known."""
     files = [r.source for r in recordings if isinstance(r.source, Path) and r.source.is_file()]
     try:
         lengths_s = [soundfile.info(str(file)).duration for file in files]
     except (RuntimeError, OSError):  # FFmpeg's libraries read it, or nothing does
         return None
-    return round(sum(lengths_s)) if len(files) == len(recordings) else None
+    return math.ceil(sum(lengths_s)) if len(files) == len(recordings) else None

@@ -61,6 +61,8 @@ _STARTS = (
     (b"\x1a\x45\xdf\xa3", "matroska"),
     (_ASF, "asf"),
     (b"#!AMR", "amr"),
+    (b"NIST_1A", "sphere"),
+    (b"Creative Voice File\x1a", "voc"),
 )
 
 
