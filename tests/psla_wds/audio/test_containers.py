@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from psla_wds.audio.containers import W64_DATA, ogg_streams
+from psla_wds.audio.containers import W64_DATA, claim_of, ogg_streams
 from psla_wds.audio.decode import Excerpt, decode, load_clip
 from psla_wds.audio.files import Notes, cut_short
 from psla_wds.errors import AudioError, ClipRefusedError
@@ -65,6 +65,7 @@ def test_ogg_cut_between_pages_is_refused(format: str, tmp_path: Path):
         unknown = unknown.replace(name, b"x" * len(name))
     # The checksum of the page with the encoder's name no longer fits: only the claim is read.
     assert cut_short(io.BytesIO(unknown)) == ""
+    assert list(claim_of(io.BytesIO(unknown), "ogg").flags) == ["no-end-mark"]
 
 
 def patched(content: bytes, name: bytes, value: bytes, skip: int = 0) -> bytes:
