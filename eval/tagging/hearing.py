@@ -27,9 +27,9 @@ class Heard:
     """What showed about recordings while they were read, by number."""
 
     failures: dict[int, AudioError] = field(default_factory=dict)
-    """Errors of those that could not be read to their end."""
+    """Errors of recordings that could not be read to their end."""
     flagged: set[int] = field(default_factory=set)
-    """Those that were read, though something about their audio is odd."""
+    """Recordings that were read, though something about their audio is odd."""
 
 
 def tag_recordings(
