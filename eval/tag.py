@@ -6,7 +6,8 @@
 
 Each recording is cut into overlapping windows; events are found in the scores of frames. A long
 recording takes no more memory than a short one, and results appear while it is read. If a recording
-cannot be read, that is reported, the others are tagged, and the exit status is 2.
+cannot be read, that is reported, the others are tagged, and the exit status is 2. Warnings name
+recordings that are read but odd, such as channels that cancel each other.
 """
 
 import sys
@@ -108,10 +109,12 @@ def main() -> None:
             device=args.device,
             precision=args.precision,
         )
-        failures = tag_recordings(tagger, recordings, write, top_k=args.top_k, events=args.events)
+        heard = tag_recordings(tagger, recordings, write, top_k=args.top_k, events=args.events)
+    failures = heard.failures
     if args.output:
         num_tagged = len(recordings) - len(failures)
-        print(f"wrote the tags of {num_tagged:,} recordings to {args.output}")
+        flagged = f"; {len(heard.flagged):,} flagged, see above" if heard.flagged else ""
+        print(f"wrote the tags of {num_tagged:,} recordings to {args.output}{flagged}")
     if failures:
         raise AudioError(
             f"{len(failures):,} of {len(recordings):,} recordings could not be read to their end",

@@ -42,7 +42,13 @@ from sharding.foreign.scan import (
 )
 from sharding.foreign.tar_members import REPACK, require_plain
 from sharding.packing.plan import PLAN_FILE, check_complete
-from sharding.packing.reports import REJECTED, check_rejected, write_rejected
+from sharding.packing.reports import (
+    FLAGGED,
+    REJECTED,
+    check_rejected,
+    list_flagged,
+    write_rejected,
+)
 from sharding.sources.label_table import LabelOptions, LabelTable
 
 SORTED_BY_CLASS = 0.2
@@ -83,6 +89,8 @@ class Found:
     rejected: list[dict[str, str]] = field(default_factory=list)
     num_scanned: int = 0
     """Tars without a current sidecar."""
+    flagged: str = ""
+    """Numbers of clips that array tasks packed and that are odd, for people."""
 
     def add(self, sidecar: Sidecar, rates: Counter[int]) -> None:
         if has_keys_as_ids(sidecar):
@@ -137,6 +145,7 @@ def make_index(
     if foreign:
         _warn_if_sorted(index)
     if is_unpublished:
+        found.flagged = list_flagged(shards)
         at(shards).sweep()
     return index, found
 
@@ -289,9 +298,10 @@ def main() -> None:
         args.shards, args.class_labels, max_rejected=args.max_rejected, options=args
     )
     scanned = f"; {found.num_scanned:,} scanned, {len(found.rejected):,} clips refused"
+    flagged = f"; flagged: {found.flagged} ({FLAGGED})" if found.flagged else ""
     print(
         f"wrote the index of {len(index):,} clips in {len(index.shards):,} shards to "
-        f"{args.shards}{scanned if found.tar_of else ''}; "
+        f"{args.shards}{scanned if found.tar_of else ''}{flagged}; "
         f"next: python -m sharding.check {args.shards}"
     )
 

@@ -1,7 +1,9 @@
 """Results of recordings, one by one while the recordings are read."""
 
+import math
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import groupby, takewhile
 from pathlib import Path
 
@@ -12,11 +14,22 @@ from tqdm import tqdm
 
 from eval.tagging.formats import Recording, Result, Tag, Writer
 from psla_wds.audio.decode import Block, decode
+from psla_wds.audio.files import Notes
 from psla_wds.errors import AudioError
 from psla_wds.progress import AUDIO_S, progress_bar
 from psla_wds.tagging.config import EventConfig
 from psla_wds.tagging.events import EventFinder, in_order
 from psla_wds.tagging.tagger import Tagger, WindowTags
+
+
+@dataclass
+class Heard:
+    """What showed about recordings while they were read, by number."""
+
+    failures: dict[int, AudioError] = field(default_factory=dict)
+    """Errors of recordings that could not be read to their end."""
+    flagged: set[int] = field(default_factory=set)
+    """Recordings that were read, though something about their audio is odd."""
 
 
 def tag_recordings(
@@ -26,32 +39,33 @@ def tag_recordings(
     *,
     top_k: int,
     events: EventConfig,
-) -> dict[int, AudioError]:
-    """Tag recordings in order, and write each result as soon as it is known.
-
-    Returns the errors of the recordings that could not be read to their end, by number.
-    """
-    failures: dict[int, AudioError] = {}
-    rate_hz = tagger.features.sample_rate_hz
+) -> Heard:
+    """Tag recordings in order, and write each result as soon as it is known."""
+    heard, rate_hz = Heard(), tagger.features.sample_rate_hz
 
     def blocks(number: int, bar: tqdm) -> Iterator[Block]:
         """A recording as far as it can be read."""
+        notes, name = Notes(), recordings[number].name
         try:
-            for block in decode(recordings[number].source, rate_hz):
+            for block in decode(recordings[number].source, rate_hz, notes):
                 yield block
                 bar.update(len(block) / rate_hz)
         except AudioError as error:
-            failures[number] = error
+            heard.failures[number] = error
             tqdm.write(f"error: {error}", file=sys.stderr)
+            return
+        for detail in notes.flags.values():
+            heard.flagged.add(number)
+            tqdm.write(f"warning: {name}: {detail}", file=sys.stderr)
 
     with progress_bar(desc="tagging", total=_total_s(recordings), unit=AUDIO_S) as bar:
         windows = tagger.stream(blocks(number, bar) for number in range(len(recordings)))
         for number, found in groupby(windows, key=lambda window: window.recording):
             # Where reading failed, the end of the last window is not known.
-            whole = takewhile(lambda w: not (w.is_last and w.recording in failures), found)
+            whole = takewhile(lambda w: not (w.is_last and w.recording in heard.failures), found)
             name = recordings[number].name
             write(recordings[number], results_of(name, whole, tagger, top_k=top_k, events=events))
-    return failures
+    return heard
 
 
 def results_of(
@@ -84,10 +98,10 @@ def results_of(
 
 
 def _total_s(recordings: list[Recording]) -> int | None:
-    """Length of all recordings in seconds; None if that of one is not known."""
+    """Length of all recordings in whole seconds, rounded up; None if that of one is not known."""
     files = [r.source for r in recordings if isinstance(r.source, Path) and r.source.is_file()]
     try:
         lengths_s = [soundfile.info(str(file)).duration for file in files]
-    except (RuntimeError, OSError):  # ffmpeg reads it, or nothing does
+    except (RuntimeError, OSError):  # FFmpeg's libraries read it, or nothing does
         return None
-    return round(sum(lengths_s)) if len(files) == len(recordings) else None
+    return math.ceil(sum(lengths_s)) if len(files) == len(recordings) else None

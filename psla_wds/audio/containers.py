@@ -4,14 +4,18 @@ libsndfile reads a file that is cut short, or whose header was never completed, 
 """
 
 import io
+import math
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 UNKNOWN_BYTES = 2**31 - 2**16
 """Sizes in WAV headers from here on mean that the size is not known, as in a pipe."""
 MP3_TAG, GSM_TAG, GSM_BLOCK_BYTES, GSM_BLOCK_SAMPLES = 0x55, 0x31, 65, 320
-W64_DATA = b"data" + bytes.fromhex("f3acd3118cd100c04f8edb8a")
+W64_DATA, W64_MOST = b"data" + bytes.fromhex("f3acd3118cd100c04f8edb8a"), 2**62
+"""Name of the chunk with the sound, and the size from which on it is not known."""
+SPHERE_SIZES = re.compile(rb"^(sample_count|channel_count|sample_n_bytes) -i (\d{1,12})$", re.M)
 ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 MARKS_END = (b"libVorbis", b"libopus", b"Lavf", b"Lavc")
 """Names that encoders and muxers leave which always mark the last page of an Ogg stream."""
@@ -55,6 +59,8 @@ def claim_of(file: io.BufferedIOBase, kind: str) -> Claim:
         "matroska": _matroska,
         "asf": _asf,
         "mp3": _mp3,
+        "sphere": _sphere,
+        "voc": _voc,
     }.get(kind, lambda file, size: Claim())(file, size)
     file.seek(0)
     return claim
@@ -191,10 +197,14 @@ def _chunked(file: io.BufferedIOBase, file_size: int, order: str, start: int, na
         if chunk.name != name:
             continue
         there = file_size - chunk.start
-        if layout == "caf" and chunk.size == 2**64 - 1:
-            return Claim()
+        if layout == "caf" and chunk.size == 2**64 - 1:  # which libsndfile refuses
+            return Claim(repair={chunk.start - 8: there.to_bytes(8, "big")})
+        said = f"the header says 0 bytes, {there:,} follow"
+        if layout == "w64" and (chunk.size <= 0 < there or chunk.size > W64_MOST):
+            patch = {chunk.start - 8: (there + 24).to_bytes(8, "little")}
+            return Claim(repair=patch, flags={"header-repaired": said} if chunk.size <= 0 else {})
         if not chunk.size and there:
-            return Claim(problem=f"the header says 0 bytes, {there:,} follow")
+            return Claim(problem=said)
         return Claim(chunk.start + chunk.size)
     return Claim()
 
@@ -208,6 +218,28 @@ def _au(file: io.BufferedIOBase, file_size: int) -> Claim:
         said = f"the header says 0 bytes, {file_size - start:,} follow"
         return Claim(repair={8: unknown}, flags={"header-repaired": said})
     return Claim() if size == 2**32 - 1 else Claim(start + size)
+
+
+def _sphere(file: io.BufferedIOBase, file_size: int) -> Claim:
+    file.seek(0)
+    head = file.read(SEARCHED_BYTES)
+    start, sizes = head[8:16].strip(), dict(SPHERE_SIZES.findall(head))
+    if not start.isdigit() or len(sizes) < 3 or b"shorten" in head:
+        return Claim()
+    return Claim(int(start) + math.prod(map(int, sizes.values())))
+
+
+def _voc(file: io.BufferedIOBase, file_size: int) -> Claim:
+    """Blocks: a byte for the type, three for the size, content; after them a byte of 0."""
+    file.seek(20)
+    start = int.from_bytes(file.read(2), "little")
+    while start < file_size:
+        file.seek(start)
+        header = file.read(4)
+        if not header[0]:
+            return Claim(start + 1)
+        start += 4 + int.from_bytes(header[1:], "little")
+    return Claim(start + 1)
 
 
 def _mp4(file: io.BufferedIOBase, file_size: int) -> Claim:

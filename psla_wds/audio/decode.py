@@ -38,6 +38,7 @@ MAX_CHANNELS = 1024
 FIXES = {
     "not-finite": "repair it where it was made, or leave it out",
     "empty": "give a longer recording",
+    "truncated": "copy or download it again",
     "no-audio-track": "leave it out",
     "bad-rate": "give samples per second",
     "bad-shape": "give (samples,), or (samples, channels) as soundfile.read does; transpose what "

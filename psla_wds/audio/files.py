@@ -53,6 +53,13 @@ def cut_short(file: io.BufferedIOBase) -> str:
     return lacks(file, claim_of(file, kind_of(file)))
 
 
+def needs_repair(file: io.BufferedIOBase) -> str:
+    """Why other readers would take a whole file for another length; "" if they do not."""
+    claim = claim_of(file, kind_of(file))
+    said = next(iter(claim.flags.values()), "the header does not say how long it is")
+    return said if claim.repair else ""
+
+
 class _Unseekable(soundfile.SoundFile):
     """A file without seeking: soundfile seeks after each read where it can, which leaves a gap in
     MP3."""

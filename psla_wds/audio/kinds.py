@@ -44,7 +44,8 @@ def kind_of(file: BufferedIOBase) -> str:
     for start, kind in _STARTS:
         if head.startswith(start):
             return kind
-    if head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xE0 == 0xE0:  # MPEG's mark of a frame
+    is_frame = head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xE0 == 0xE0  # of MPEG
+    if is_frame and head[1] != 0xFE:  # with which text in UTF-16 begins
         return "mp3" if head[1] & 0x06 else "aac"
     return ""
 
@@ -60,6 +61,8 @@ _STARTS = (
     (b"\x1a\x45\xdf\xa3", "matroska"),
     (_ASF, "asf"),
     (b"#!AMR", "amr"),
+    (b"NIST_1A", "sphere"),
+    (b"Creative Voice File\x1a", "voc"),
 )
 
 

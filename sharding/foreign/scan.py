@@ -17,7 +17,7 @@ import soundfile
 
 from psla_wds.audio.containers import ogg_streams
 from psla_wds.audio.decode import MAX_CLIP_S
-from psla_wds.audio.files import cut_short, reason_of
+from psla_wds.audio.files import cut_short, needs_repair, reason_of
 from psla_wds.errors import ClipRefusedError
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.locations import Location
@@ -176,11 +176,13 @@ def _audio_header(audio: bytes) -> tuple[int, int]:
         header = soundfile.info(io.BytesIO(audio))
     except RuntimeError as error:
         raise ClipRefusedError("unreadable", reason_of(error)) from None
-    if header.format == "MP3":  # whatever its name says
+    if "MPEG" in header.subtype:  # whatever its name says
         raise ClipRefusedError("mp3", f"DALI does not decode mp3: {REPACK}")
     if header.subtype == "GSM610":
         noise = "DALI adds noise to GSM 6.10 of an odd number of blocks"
         raise ClipRefusedError("gsm", f"{noise}: {REPACK}")
+    if problem := needs_repair(io.BytesIO(audio)):
+        raise ClipRefusedError("bad-header", f"{problem}: {REPACK}")
     if not header.frames:
         raise ClipRefusedError("empty", "the audio has no samples")
     if problem := cut_short(io.BytesIO(audio)):

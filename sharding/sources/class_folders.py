@@ -3,10 +3,13 @@
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from posixpath import splitext
 
 from tyro.conf import Positional
 
 from psla_wds.audio.folders import is_audio, is_leftover
+from psla_wds.audio.kinds import kind_of
 from psla_wds.cli import LocationArg
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
@@ -44,7 +47,7 @@ class FolderSource:
         for folder in folders:
             labels = resolve_labels([folder.name], classes, str(folder))
             for name in files_below(folder):
-                if not is_audio(name):
+                if not _is_recording(folder, name):
                     num_others, other = num_others + 1, f"{folder.name}/{name}"
                     continue
                 path = folder / name
@@ -65,7 +68,7 @@ def class_folders(folder: Location) -> list[Location]:
     found = {name: size for name, size in at(folder).entries().items() if not is_leftover(name)}
     names = sorted(name for name, size in found.items() if size is None)
     require(bool(names), "the folder has no subfolders", folder, "make one for each class")
-    with_audio = [name for name in names if any(map(is_audio, files_below(folder / name)))]
+    with_audio = [name for name in names if _has_audio(folder / name)]
     kinds = "wav, flac, mp3 or another audio suffix"
     require(bool(with_audio), "no subfolder has audio", folder, f"name files with {kinds}")
     empty = sorted(set(names).difference(with_audio))
@@ -73,6 +76,21 @@ def class_folders(folder: Location) -> list[Location]:
     stray = sorted(name for name, size in found.items() if size is not None and is_audio(name))
     _warn("%d recordings lie beside the class folders and are not packed: %s", stray)
     return [folder / name for name in with_audio]
+
+
+def _has_audio(folder: Location) -> bool:
+    return any(_is_recording(folder, name) for name in files_below(folder))
+
+
+def _is_recording(folder: Location, name: str) -> bool:
+    """Whether a file is audio by its suffix or, on a disk and without one, by its content."""
+    if is_audio(name) or splitext(name)[1] or not isinstance(folder, Path):
+        return is_audio(name)
+    try:
+        with (folder / name).open("rb") as file:
+            return kind_of(file) != ""
+    except OSError:
+        return False
 
 
 def _warn(message: str, names: list[str]) -> None:

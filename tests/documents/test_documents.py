@@ -172,6 +172,20 @@ def test_our_flags_in_the_table_parse(row: list[str]):
     assert row[1] == "" or given or "python -m" in row[1]
 
 
+def test_kinds_of_audio_files_name_their_tests():
+    text = (ROOT / "docs" / "data_sets.md").read_text().partition("## Kinds of audio files")[2]
+    text = text.partition("## Flags")[0]
+    tests = re.findall(r"^(\d+)\. `(.+)::(\w+)`$", text, re.MULTILINE)
+    sources = {file: (ROOT / "tests" / file).read_text() for _, file, _ in tests}
+    lacking = [test for _, file, test in tests if f"\ndef {test}(" not in sources[file]]
+    assert len(tests) > 20 and not lacking
+    rows = [line.strip("| ").split("|")[1:] for line in text.splitlines() if line[:2] == "| "]
+    says = [cell for row in rows[1:] for cell in row if cell.strip()]
+    assert not [cell for cell in says if not re.search(r"\(\d+(, \d+)*\)\s*$", cell)]
+    used = {number for group in re.findall(r"\(([\d, ]+)\)", text) for number in group.split(", ")}
+    assert used == {number for number, _, _ in tests}
+
+
 def message(node: ast.expr) -> str:
     """Text of an error, with a NUL for what it fills in."""
     if isinstance(node, ast.Constant):
@@ -182,14 +196,18 @@ def message(node: ast.expr) -> str:
 
 
 def test_messages_in_troubleshooting_are_those_of_the_sources():
-    calls = [
-        (node.args, ast.unparse(node.func))
+    nodes = [
+        node
         for package in PACKAGES
         for path in (ROOT / package).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call)
     ]
+    calls = [(node.args, ast.unparse(node.func)) for node in nodes if isinstance(node, ast.Call)]
     said = [message(args[0]) for args, name in calls if name.endswith("Error") and args]
+    said += [message(args[1]) for args, name in calls if name == "ClipRefusedError" and args[1:]]
+    warnings = [args[0] for args, name in calls if name in ("logger.warning", "_warn")]
+    said += [re.sub("%[a-z]", "\0", message(node)) for node in warnings]
+    said += [message(node) for node in nodes if isinstance(node, ast.JoinedStr)]  # flags
     said += [message(args[1]) for args, name in calls if name == "require"]
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
     quotes = re.findall(r"^\*\*(.+)\*\*$", page, re.MULTILINE)

@@ -101,6 +101,22 @@ def test_a_folder_is_tagged_except_what_cannot_be_read(tag: Run, audio: Path, tm
     assert {row["name"] for row in rows if row["kind"] == "recording"} == set(CLASSES.names)
 
 
+def test_what_is_odd_about_a_recording_is_a_warning(tag: Run, audio: Path, tmp_path: Path):
+    left = sweep(0.5)
+    for name, gain in {"a.wav": -1.0, "b.wav": 20.0}.items():
+        stereo = np.stack([left * abs(gain), left * gain], axis=1)
+        soundfile.write(tmp_path / name, stereo, RATE_HZ, subtype="FLOAT")
+    (tmp_path / "c.wav").write_bytes((audio / "long.flac").read_bytes())
+    (tmp_path / "d.wav").write_bytes((audio / "more" / "short.wav").read_bytes())
+    output = tmp_path / "tags.txt"
+    status, out, err = tag(tmp_path, f"--output={output}")
+    warnings = [line.partition(": ")[2] for line in err.splitlines() if "warning: " in line]
+    assert status == 0 and len(warnings) == 3
+    for name, detail in {"a": "channels", "b": "peak is", "c": "named .wav, is flac"}.items():
+        assert any(w.startswith(f"{tmp_path}/{name}.wav: ") and detail in w for w in warnings)
+    assert out == f"wrote the tags of 4 recordings to {output}; 3 flagged, see above\n"
+
+
 def test_text_has_a_heading_for_each_recording(tag: Run, audio: Path):
     short = audio / "more" / "short.wav"
     status, out, _ = tag(short, short, audio / "long.flac", EAGER)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from psla_wds.audio.containers import ogg_streams
+from psla_wds.audio.containers import W64_DATA, claim_of, ogg_streams
 from psla_wds.audio.decode import Excerpt, decode, load_clip
 from psla_wds.audio.files import Notes, cut_short
 from psla_wds.errors import AudioError, ClipRefusedError
 
 RATE_HZ = 16_000
-FORMATS = ("WAV", "RF64", "W64", "AIFF", "AU", "CAF", "OGG", "OPUS")
+FORMATS = ("WAV", "RF64", "W64", "AIFF", "AU", "CAF", "OGG", "OPUS", "NIST", "VOC")
 NOISE = 0.1 * np.random.default_rng(0).standard_normal(2 * RATE_HZ)
 
 
@@ -65,6 +65,7 @@ def test_ogg_cut_between_pages_is_refused(format: str, tmp_path: Path):
         unknown = unknown.replace(name, b"x" * len(name))
     # The checksum of the page with the encoder's name no longer fits: only the claim is read.
     assert cut_short(io.BytesIO(unknown)) == ""
+    assert list(claim_of(io.BytesIO(unknown), "ogg").flags) == ["no-end-mark"]
 
 
 def patched(content: bytes, name: bytes, value: bytes, skip: int = 0) -> bytes:
@@ -81,6 +82,8 @@ REPAIRED = {
         file_of("WAV"), b"data", struct.pack("<I", len(file_of("WAV")) - 8)
     ),
     "rf64 of size 0": patched(file_of("RF64"), b"ds64", bytes(16), skip=4),
+    "w64 of size 0": patched(file_of("W64"), W64_DATA, struct.pack("<q", 24)),
+    "w64 whose size is empty": patched(file_of("W64"), W64_DATA, bytes(8)),
     "au of size 0": patched(file_of("AU"), b".snd", ZERO, skip=4),
 }
 
@@ -92,6 +95,19 @@ def test_a_header_that_was_not_completed_is_repaired(name: str, tmp_path: Path):
     notes = Notes()
     assert sum(map(len, decode(tmp_path / "a.wav", RATE_HZ, notes))) == len(NOISE)
     assert "header-repaired" in notes.flags
+
+
+UNKNOWN = {
+    "au": patched(file_of("AU"), b".snd", b"\xff" * 4, skip=4),
+    "caf": patched(file_of("CAF"), b"data", b"\xff" * 8),
+    "w64": patched(file_of("W64"), W64_DATA, struct.pack("<q", 2**63 - 1)),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_stream_of_unknown_size_is_whole(name: str):
+    """As programs write it that cannot go back to the header."""
+    assert loaded(UNKNOWN[name]) == (len(NOISE), set())
 
 
 @pytest.mark.parametrize("after", [b"", b"LIST" + struct.pack("<I", 4) + b"INFO"])

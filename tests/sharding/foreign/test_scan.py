@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import struct
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +133,12 @@ def test_a_class_that_every_clip_has_separates_nothing():
 
 MP3 = audio_of(1, "mp3")
 GSM = audio_of(1, "wav", subtype="GSM610")
+WAV = audio_of(1, "wav")
+SIZE_AT = WAV.index(b"data") + 4
+UNFINISHED = WAV[:SIZE_AT] + struct.pack("<I", 1000) + WAV[SIZE_AT + 4 :]
+MP3_FORM = struct.pack("<HHIIHHHHIHHH", 0x55, 1, RATE_HZ, 8000, 1, 0, 12, 1, 0, 1, 1, 0)
+MP3_IN_WAV = b"RIFF\xff\xff\xff\xffWAVEfmt " + struct.pack("<I", len(MP3_FORM)) + MP3_FORM
+MP3_IN_WAV += b"data" + struct.pack("<I", len(MP3)) + MP3
 
 
 @pytest.mark.parametrize(
@@ -144,7 +151,9 @@ GSM = audio_of(1, "wav", subtype="GSM610")
         ({"bad.wav": MP3, "bad.cls": b"1"}, "mp3"),
         ({"bad.wav": audio_of(1, "wav"), "bad.flac": b"", "bad.cls": b"1"}, "two-audio"),
         ({"bad.wav": b"no audio", "bad.cls": b"1"}, "unreadable"),
+        ({"bad.wav": MP3_IN_WAV, "bad.cls": b"1"}, "mp3"),
         ({"bad.wav": GSM, "bad.cls": b"1"}, "gsm"),
+        ({"bad.wav": UNFINISHED, "bad.cls": b"1"}, "bad-header"),
         ({"bad.wav": audio_of(1, "wav")[:5000], "bad.cls": b"1"}, "truncated"),
         ({"bad.wav": audio_of(1, "wav")[:44], "bad.cls": b"1"}, "empty"),
         ({"bad.wav": audio_of(1, "wav"), "bad.txt": b"lwo"}, "unknown-label"),

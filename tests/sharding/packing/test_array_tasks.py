@@ -1,9 +1,11 @@
 """Tasks of an array, each of which makes its share of the shards without a coordinator."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from builds import build, content, ids, reasons
 from conftest import assert_user_error, run_command, write_corpus
 
@@ -58,6 +60,19 @@ def test_refusals_of_tasks_count_when_they_are_joined(tmp_path: Path):
     build(corpus, output, "--task=0/1")
     make_index(output)
     assert reasons(output) == {} and len(ids(output)) == 24
+
+
+def test_flagged_clips_of_tasks_are_listed_when_joined(tmp_path: Path):
+    corpus, output = write_corpus(tmp_path / "corpus", num_clips=24), tmp_path / "shards"
+    soundfile.write(corpus / "clip.003.wav", np.zeros(8_000), 16_000)
+    for number in range(2):
+        build(corpus, output, f"--task={number}/2")
+    done = run_command("sharding.index", str(output))
+    assert "flagged: 1 nearly silent (flagged.jsonl)" in done.stdout
+    at_once = build(corpus, tmp_path / "at once")
+    assert "flagged: 1 nearly silent (flagged.jsonl)" in at_once.stdout
+    (flagged,) = {(f / "flagged.jsonl").read_text() for f in (output, tmp_path / "at once")}
+    assert json.loads(flagged)["clip_id"] == "clip.003.wav"
 
 
 @pytest.mark.parametrize("flag", ["refuse_duplicates", "retry_rejected"])

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from data_sets import write_sound
 
 from psla_wds.errors import ConfigError, ManifestError
 from psla_wds.labels.manifest import Clip, checked
@@ -263,6 +264,21 @@ def test_a_folder_per_class_makes_its_own_class_list(
         ("dog/2.wav", (1,)),
     ]
     assert not caplog.records
+
+
+def test_files_without_a_suffix_are_audio_by_their_content(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    touch(tmp_path, "cat/LICENSE", "dog/Makefile", "dog/bare.tmp")
+    for name in ("cat/a", "dog/sub/b"):
+        write_sound(tmp_path / f"{name}.wav", 0)
+        (tmp_path / f"{name}.wav").rename(tmp_path / name)
+    (tmp_path / "dog" / "bare.tmp").write_bytes((tmp_path / "cat" / "a").read_bytes())
+    (tmp_path / "dog" / "note").write_text("\ufefftext", "utf-16-le")
+    classes, clips = FolderSource(folder=tmp_path).read()
+    assert classes.names == ("cat", "dog")
+    assert sorted(clip.clip_id for clip in clips) == ["cat/a", "dog/sub/b"]
+    assert [record.getMessage()[:2] for record in caplog.records] == ["4 "]
 
 
 def test_other_files_of_class_folders_are_counted_and_named(
