@@ -238,7 +238,9 @@ def _usable(
 ) -> list[Clip]:
     """Refused clips that can be used now; `refused` keeps the others with their new reason."""
     known = KnownAudio(config.output) if config.refuse_duplicates else None
-    waiting = [clip for clip in clips if clip.clip_id in refused]
+    # Fatal clips would end this process as well.
+    tried = {name for name, clip in refused.items() if clip.get("reason") != "fatal"}
+    waiting = [clip for clip in clips if clip.clip_id in tried]
     usable = []
     for clip in progress_bar(waiting, desc="trying refused clips"):
         mids = tuple(classes.mids[label] for label in clip.labels)

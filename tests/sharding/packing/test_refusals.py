@@ -77,6 +77,18 @@ def test_refused_clips_are_tried_again_into_new_shards(damaged: Path, tmp_path: 
         assert len(set(ids(output))) == 19 and set(MENDED) < set(ids(output))
 
 
+def test_a_clip_that_killed_its_process_is_not_tried_again(damaged: Path, tmp_path: Path):
+    output = tmp_path / "shards"
+    build(damaged, output, "--max-rejected=0.4")
+    listed = output / "rejected.jsonl"
+    rows = [json.loads(line) for line in listed.read_text().splitlines()]
+    rows = [row | ({"reason": "fatal"} if row["clip_id"] == MENDED[0] else {}) for row in rows]
+    listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mend(damaged)
+    build(damaged, output, "--max-rejected=0.4", "--retry-rejected")
+    assert reasons(output) == {MENDED[0]: "fatal", LOST: "unreadable"}
+
+
 def test_an_interrupted_retry_packs_no_clip_twice(damaged: Path, tmp_path: Path):
     output, accept = tmp_path / "shards", "--max-rejected=0.2"
     build(damaged, output, SMALL, accept)
