@@ -201,7 +201,9 @@ def opened(source: Path | io.BufferedIOBase | int, notes: Notes) -> Iterator[Aud
                 notes.flags["misnamed"] = said
             notes.flags |= claim.flags
             with _cut_explains(raw, claim):
-                yield Audio(_decoder(raw, kind, claim, notes), claim, raw)
+                decoder = _decoder(raw, kind, claim, notes)
+                yield Audio(decoder, claim, raw)
+                _keep(raw, decoder)
     except (RuntimeError, OSError) as error:
         raise ClipRefusedError("unreadable", reason_of(error)) from None
 
@@ -221,7 +223,7 @@ def _cut_explains(file: io.BufferedIOBase, claim: Claim) -> Iterator[None]:
 def _decoder(file: io.BufferedIOBase, kind: str, claim: Claim, notes: Notes) -> _Decoder:
     notes.by_libav = kind in LIBAV_KINDS or claim.is_estimate
     if notes.by_libav:
-        return LibavAudio(file)
+        return _libav(file)
     if kind == "ogg" and len(ogg_streams(file)) > 1:
         notes.flags["chained"] = "several streams in a row"
         return _OggChain(file)
@@ -240,6 +242,31 @@ def _decoder(file: io.BufferedIOBase, kind: str, claim: Claim, notes: Notes) -> 
             notes.by_libav = True
             return decoder
         raise
+
+
+_kept: dict[tuple[object, ...], LibavAudio] = {}
+"""The file that FFmpeg's libraries read last, still open: what follows may be its next excerpt, and
+many formats can only be decoded from the begin."""
+
+
+def _libav(file: io.BufferedIOBase) -> LibavAudio:
+    if not isinstance(file, io.BufferedReader):
+        return LibavAudio(file)
+    decoder = _kept.pop(_identity(file), None)
+    if decoder is not None:
+        decoder.start_clock()
+    _kept.clear()
+    return decoder or LibavAudio(Path(file.name).open("rb"))
+
+
+def _keep(file: io.BufferedIOBase, decoder: _Decoder) -> None:
+    if isinstance(file, io.BufferedReader) and isinstance(decoder, LibavAudio):
+        _kept[_identity(file)] = decoder
+
+
+def _identity(file: io.BufferedReader) -> tuple[object, ...]:
+    status = os.fstat(file.fileno())
+    return file.name, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def block_samples(rate_hz: int | float, num_channels: int) -> int:

@@ -51,7 +51,8 @@ class LibavAudio:
     """The first audio track of an open file; raises `ClipRefusedError`."""
 
     def __init__(self, file: BufferedIOBase) -> None:
-        self._file, self._end_s = file, time.process_time() + MAX_CPU_S
+        self._file = file
+        self.start_clock()
         self._frames = self._from_begin()
         """Frames that were not read yet, each with the position of its first sample."""
         first, second = next(self._frames, None), next(self._frames, None)
@@ -63,6 +64,10 @@ class LibavAudio:
         self._frames = chain([second] if second else [], self._frames)
         self.rate_hz: int = first[1].sample_rate
         self.num_channels: int = first[1].layout.nb_channels
+
+    def start_clock(self) -> None:
+        """Begin to count the time that decoding may take."""
+        self._end_s = time.process_time() + MAX_CPU_S
 
     @property
     def num_samples(self) -> int | None:

@@ -15,7 +15,7 @@ from encoded_files import LENGTH_S, RATE_HZ, encode, waveform
 
 from psla_wds.audio import libav
 from psla_wds.audio.decode import Excerpt, decode, load_clip
-from psla_wds.audio.files import Notes, opened
+from psla_wds.audio.files import Notes
 from psla_wds.errors import ClipRefusedError
 
 CODECS = {
@@ -92,18 +92,27 @@ def test_excerpts_are_parts_of_the_whole(files: Path, name: str, start_s: float)
 
 @pytest.mark.parametrize("name", ["a.m4a", "a.webm", "vorbis.webm", "a.wma"])
 def test_excerpts_that_follow_one_another_go_on(
-    files: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    files: Path, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
+    whole, path = load(files / name), tmp_path / name
+    path.write_bytes((files / name).read_bytes())
     times = [(0.0, 0.5), (0.5, 1.0), (1.2, 1.3), (1.3, 1.9)]
-    with (files / name).open("rb") as file, opened(io.BytesIO(file.read()), Notes()) as audio:
-        decoder = audio._decoder
-        assert isinstance(decoder, libav.LibavAudio)
-        monkeypatch.setattr(decoder, "_open", None)  # neither opened again nor sought in
-        for start_s, end_s in times:
-            start, stop = round(start_s * RATE_HZ), round(end_s * RATE_HZ)
-            mono = np.concatenate([b.mean(axis=1) for b in audio.blocks(start, stop)])
-            whole = load(files / name)[start:stop]
-            np.testing.assert_allclose(mono, whole, atol=1e-6)
+    opened: list[libav.LibavAudio] = []
+    open_file = libav.LibavAudio._open
+
+    def counted(decoder: libav.LibavAudio) -> Any:
+        opened.append(decoder)
+        return open_file(decoder)
+
+    monkeypatch.setattr(libav.LibavAudio, "_open", counted)
+    for start_s, end_s in times:
+        part = load(path, start_s=start_s, end_s=end_s)
+        expected = whole[round(start_s * RATE_HZ) : round(end_s * RATE_HZ)]
+        np.testing.assert_allclose(part, expected, atol=1e-6)
+    assert len(opened) == 1
+    load(path, start_s=0.1, end_s=0.2)
+    path.write_bytes((files / "a.mka").read_bytes())  # another file of that name
+    np.testing.assert_array_equal(load(path), load(files / "a.mka"))
 
 
 @pytest.mark.parametrize("name", [name for name in CODECS if name != "a.aac"])
