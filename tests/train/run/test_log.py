@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
+from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
 from train.recipes import DEMO
 from train.run.log import RunLog
@@ -61,7 +63,9 @@ def test_bad_steps_done_again_are_not_listed_twice(
     assert [json.loads(line)["step"] for line in bad.read_text().splitlines()] == kept
 
 
-def test_tensorboard_shows_each_step_once(tmp_path: Path):
+def test_tensorboard_shows_each_step_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # Its reader orders the files of one process by name, where a tenth comes before a ninth.
+    monkeypatch.setattr(event_file_writer, "_global_uid", AtomicCounter(10))
     config = replace(DEMO, run_dir=tmp_path)
     for state, steps, loss in ((None, (1, 2, 3), 1.0), (state_of(1, 0, []), (2, 3, 4), 2.0)):
         with RunLog(config, state, enabled=True) as log:
