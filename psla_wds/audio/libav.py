@@ -176,7 +176,7 @@ class LibavAudio:
         if not container.streams.audio:
             raise ClipRefusedError("no-audio-track", "the file has pictures but not sound")
         stream = container.streams.audio[0]
-        name = stream.codec_context.name
+        name = stream.codec_context.name if stream.codec_context else "unknown"
         if name not in DECODERS.split(","):
             raise ClipRefusedError("unreadable", f"audio of the codec {name} is not decoded")
         stream.codec_context.thread_count = 1
