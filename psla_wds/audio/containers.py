@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 UNKNOWN_BYTES = 2**31 - 2**16
 """Sizes in WAV headers from here on mean that the size is not known, as in a pipe."""
@@ -21,6 +21,16 @@ MARKS_END = (b"libVorbis", b"libopus", b"Lavf", b"Lavc")
 """Names that encoders and muxers leave which always mark the last page of an Ogg stream."""
 OGG_HEADER_BYTES = 27
 SEARCHED_BYTES = 2**16
+
+
+@dataclass
+class OggStream:
+    """A stream of an Ogg file in which several follow one another."""
+
+    start: int
+    end: int
+    has_end: bool
+    """Whether its last page is marked as such."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,8 @@ class Claim:
     """What is odd, though all is there: a word for counting, and the detail."""
     is_estimate: bool = False
     """Whether libsndfile estimates the length from the bit rate, and stops there."""
+    streams: tuple[OggStream, ...] = ()
+    """Streams of an Ogg file, of which libsndfile reads the first."""
 
 
 def claim_of(file: io.BufferedIOBase, kind: str) -> Claim:
@@ -310,16 +322,6 @@ def _mp3(file: io.BufferedIOBase, file_size: int) -> Claim:
 # Ogg: RFC 3533, section 6.
 
 
-@dataclass
-class OggStream:
-    """A stream of an Ogg file in which several follow one another."""
-
-    start: int
-    end: int
-    has_end: bool
-    """Whether its last page is marked as such."""
-
-
 def ogg_streams(file: io.BufferedIOBase) -> list[OggStream]:
     """The streams of a file, one after another; one if several are interleaved, as in videos.
 
@@ -356,7 +358,10 @@ def _ogg(file: io.BufferedIOBase, size: int) -> Claim:
     streams = ogg_streams(file)
     if not streams:
         return Claim()
-    last = streams[-1]
+    return replace(_end_of_ogg(file, streams[-1]), streams=tuple(streams))
+
+
+def _end_of_ogg(file: io.BufferedIOBase, last: OggStream) -> Claim:
     file.seek(last.end)
     if file.read(4) == b"OggS":
         return Claim(problem="the last page is cut")

@@ -4,7 +4,7 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Float32
 
-from psla_wds.audio.containers import UNKNOWN_BYTES, Claim, claim_of, lacks, ogg_streams, repaired
+from psla_wds.audio.containers import UNKNOWN_BYTES, Claim, OggStream, claim_of, lacks, repaired
 from psla_wds.audio.kinds import kind_of, misnamed
 from psla_wds.audio.libav import LibavAudio
 from psla_wds.errors import ClipRefusedError
@@ -45,19 +45,6 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, soundfile.LibsndfileError):
         return error.error_string
     return getattr(error, "strerror", None) or str(error)
-
-
-def cut_short(file: io.BufferedIOBase) -> str:
-    """How a file is shorter than its header says, for all containers that state their length; ""
-    if it is not, or does not know."""
-    return lacks(file, claim_of(file, kind_of(file)))
-
-
-def needs_repair(file: io.BufferedIOBase) -> str:
-    """Why other readers would take a whole file for another length; "" if they do not."""
-    claim = claim_of(file, kind_of(file))
-    said = next(iter(claim.flags.values()), "the header does not say how long it is")
-    return said if claim.repair else ""
 
 
 class _Unseekable(soundfile.SoundFile):
@@ -107,8 +94,8 @@ class _SoundFile:
 class _OggChain:
     """Streams of an Ogg file that follow one another, of which libsndfile reads the first."""
 
-    def __init__(self, file: io.BufferedIOBase) -> None:
-        self._file, self._streams = file, ogg_streams(file)
+    def __init__(self, file: io.BufferedIOBase, streams: Sequence[OggStream]) -> None:
+        self._file, self._streams = file, streams
         first = self._opened(0)
         self.rate_hz, self.num_channels, self.num_samples = first.rate_hz, first.num_channels, None
 
@@ -224,9 +211,9 @@ def _decoder(file: io.BufferedIOBase, kind: str, claim: Claim, notes: Notes) -> 
     notes.by_libav = kind in LIBAV_KINDS or claim.is_estimate
     if notes.by_libav:
         return _libav(file)
-    if kind == "ogg" and len(ogg_streams(file)) > 1:
+    if len(claim.streams) > 1:
         notes.flags["chained"] = "several streams in a row"
-        return _OggChain(file)
+        return _OggChain(file, claim.streams)
     file.seek(0)
     source: io.BufferedIOBase | int = repaired(file, claim)
     if source is file and isinstance(file, io.BufferedReader):
@@ -238,7 +225,7 @@ def _decoder(file: io.BufferedIOBase, kind: str, claim: Claim, notes: Notes) -> 
         if kind:
             raise
         with suppress(ClipRefusedError):
-            decoder = LibavAudio(file)
+            decoder = _libav(file)
             notes.by_libav = True
             return decoder
         raise

@@ -15,9 +15,10 @@ from typing import IO
 
 import soundfile
 
-from psla_wds.audio.containers import ogg_streams
+from psla_wds.audio.containers import claim_of, lacks
 from psla_wds.audio.decode import MAX_CLIP_S
-from psla_wds.audio.files import cut_short, needs_repair, reason_of
+from psla_wds.audio.files import reason_of
+from psla_wds.audio.kinds import kind_of as kind_of_content
 from psla_wds.errors import ClipRefusedError
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.locations import Location
@@ -172,8 +173,10 @@ def _audio_extension(members: Members) -> str:
 
 def _audio_header(audio: bytes) -> tuple[int, int]:
     """Samples of a channel, and sample rate."""
+    file = io.BytesIO(audio)
+    claim = claim_of(file, kind_of_content(file))
     try:
-        header = soundfile.info(io.BytesIO(audio))
+        header = soundfile.info(file)
     except RuntimeError as error:
         raise ClipRefusedError("unreadable", reason_of(error)) from None
     if "MPEG" in header.subtype:  # whatever its name says
@@ -181,13 +184,14 @@ def _audio_header(audio: bytes) -> tuple[int, int]:
     if header.subtype == "GSM610":
         noise = "DALI adds noise to GSM 6.10 of an odd number of blocks"
         raise ClipRefusedError("gsm", f"{noise}: {REPACK}")
-    if problem := needs_repair(io.BytesIO(audio)):
+    if claim.repair:
+        problem = next(iter(claim.flags.values()), "the header does not say how long it is")
         raise ClipRefusedError("bad-header", f"{problem}: {REPACK}")
     if not header.frames:
         raise ClipRefusedError("empty", "the audio has no samples")
-    if problem := cut_short(io.BytesIO(audio)):
+    if problem := lacks(file, claim):
         raise ClipRefusedError("truncated", problem)
-    if header.format == "OGG" and len(ogg_streams(io.BytesIO(audio))) > 1:
+    if len(claim.streams) > 1:
         raise ClipRefusedError("chained", f"DALI decodes the first of several streams: {REPACK}")
     if header.frames > MAX_CLIP_S * header.samplerate:
         raise ClipRefusedError("too-long", f"longer than {MAX_CLIP_S:g} s by its header")

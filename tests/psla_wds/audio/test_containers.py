@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from psla_wds.audio.containers import W64_DATA, claim_of, ogg_streams
+from psla_wds.audio.containers import W64_DATA, claim_of, lacks, ogg_streams
 from psla_wds.audio.decode import Excerpt, decode, load_clip
-from psla_wds.audio.files import Notes, cut_short
+from psla_wds.audio.files import Notes
+from psla_wds.audio.kinds import kind_of
 from psla_wds.errors import AudioError, ClipRefusedError
 
 RATE_HZ = 16_000
@@ -33,6 +34,10 @@ def loaded(content: bytes, **excerpt: float) -> tuple[int, set[str]]:
         io.BytesIO(content), Excerpt(**excerpt), sample_rate_hz=RATE_HZ, notes=notes
     )
     return len(waveform), set(notes.flags)
+
+
+def cut_short(file: io.BytesIO) -> str:
+    return lacks(file, claim_of(file, kind_of(file)))
 
 
 def assert_truncated(content: bytes, path: Path) -> None:
