@@ -62,7 +62,8 @@ class Args:
 
 def _prepare(args: Args) -> tuple[Any, Origin, ShardIndex]:
     """The checkpoint, its origin, and the clips to score."""
-    from psla_wds.models.checkpoint import check_classes, find_checkpoint, load_checkpoint
+    from psla_wds.models.checkpoint import check_classes, load_checkpoint
+    from psla_wds.models.epochs import find_checkpoint
 
     index = open_indexes(args.index)
     if not len(index):
