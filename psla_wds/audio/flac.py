@@ -7,6 +7,8 @@ from jaxtyping import Float32
 MOST_VALUES = 2**24
 """Samples of all channels that are decoded at once (64 MiB); larger files are read in blocks."""
 MOST_BYTES = 4 * MOST_VALUES
+BITS = (8, 16, 24)
+"""Bits of a sample that libsndfile reads."""
 HEADER_BYTES = 26
 """First bytes, up to the rate, the channels and the length."""
 
@@ -24,8 +26,8 @@ def decode_flac(
         return None
     numbers = int.from_bytes(header[18:26], "big")  # 20, 3, 5 and 36 bits
     rate_hz, num_channels = numbers >> 44, (numbers >> 41 & 0b111) + 1
-    num_values = (numbers & 2**36 - 1) * num_channels
-    if not 0 < num_values <= MOST_VALUES:
+    num_bits, num_values = (numbers >> 36 & 0b11111) + 1, (numbers & 2**36 - 1) * num_channels
+    if not (rate_hz and num_bits in BITS and 0 < num_values <= MOST_VALUES):
         return None
     try:
         decoded = miniaudio.flac_read_f32(bytes(encoded))

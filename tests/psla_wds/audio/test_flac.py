@@ -75,11 +75,25 @@ def test_damage_has_the_outcome_that_libsndfile_gives():
     assert sum(outcomes) > 20
 
 
+def claiming(encoded: bytes, bits: int) -> bytes:
+    """With bits of the header set: rate (20), channels - 1 (3), bits - 1 (5), samples (36)."""
+    return encoded[:18] + bits.to_bytes(8, "big") + encoded[26:]
+
+
 def test_a_header_takes_no_memory_that_it_claims():
-    encoded = bytearray(flac(1_000))
-    encoded[18:26] = (int.from_bytes(encoded[18:26], "big") | 2**36 - 1).to_bytes(8, "big")
-    assert decode_flac(bytes(encoded)) is None
+    encoded = flac(1_000)
+    numbers = int.from_bytes(encoded[18:26], "big")
+    assert decode_flac(claiming(encoded, numbers | 2**36 - 1)) is None
     assert MOST_VALUES * 4 <= 2**26
+
+
+def test_a_header_that_makes_no_sense_is_left_to_libsndfile():
+    encoded = flac(1_000)
+    numbers = int.from_bytes(encoded[18:26], "big")
+    without_rate = claiming(encoded, numbers & 2**44 - 1)
+    of_20_bits = claiming(encoded, numbers & ~(0b11111 << 36) | 19 << 36)
+    assert decode_flac(without_rate) is decode_flac(of_20_bits) is None
+    assert decode_flac(claiming(encoded, numbers)) is not None
 
 
 @pytest.mark.parametrize("start_s, end_s", [(0.0, 2.0), (0.1, 1.9), (1.0, 1.2)])
