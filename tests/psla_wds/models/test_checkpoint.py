@@ -13,12 +13,11 @@ from psla_wds.labels.class_list import ClassList
 from psla_wds.models.checkpoint import (
     Checkpoint,
     check_classes,
-    epoch_path,
-    find_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
 from psla_wds.models.config import ModelConfig
+from psla_wds.models.epochs import epoch_path, find_checkpoint
 from psla_wds.models.initial_weights import build_model
 
 CONFIG = ModelConfig(
