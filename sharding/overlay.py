@@ -128,7 +128,7 @@ def relabelled(
         used = last[last >= 0]
         rows = np.flatnonzero(last >= 0)
     starts, values = gather_ragged(new.starts, new.values, used)
-    keys = np.unique(_keys(rows, starts, values, index))
+    keys = _unique(_keys(rows, starts, values, index))
     if args.repeated == "error":
         num_labels = np.bincount(keys // len(index.classes), minlength=len(index))
         _check_same(rows[np.diff(starts) < num_labels[rows]], index, args)
@@ -138,7 +138,7 @@ def relabelled(
         _check_missing(np.flatnonzero(~in_table), index, args)
     keeps = np.where(in_table, args.add, args.missing == "keep")
     kept = np.repeat(keeps, np.diff(index.label_starts))
-    keys = np.unique(np.concatenate([_own_keys(index)[kept], keys]))
+    keys = _unique(np.concatenate([_own_keys(index)[kept], keys]))
     lengths = np.bincount(keys // len(index.classes), minlength=len(index))
     starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     return index.with_labels(starts, (keys % len(index.classes)).astype(np.uint16))
@@ -152,6 +152,12 @@ def _keys(
 ) -> Int64[np.ndarray, " labels"]:
     """One number for each clip and class: row times the number of classes, plus the class."""
     return np.repeat(rows, np.diff(starts)) * len(index.classes) + values
+
+
+def _unique(numbers: Int64[np.ndarray, " some"]) -> Int64[np.ndarray, " different"]:
+    """As `np.unique`, which hashes from NumPy 2.3 on: 50 times slower for 4M different numbers."""
+    ascending = np.sort(numbers)
+    return ascending[np.diff(ascending, prepend=-1) > 0]
 
 
 def _own_keys(index: ShardIndex) -> Int64[np.ndarray, " labels"]:
@@ -202,7 +208,7 @@ def _check_ids(
 
 
 def _check_same(differing: np.ndarray, index: ShardIndex, args: Args) -> None:
-    clips = np.unique(differing)
+    clips = _unique(differing)
     if len(clips):
         raise LabelError(
             f"rows give {len(clips):,} clips different labels: {_some(index.clip_ids, clips)}",
@@ -246,11 +252,11 @@ def _report(
     added = np.setdiff1d(new_keys, keys, assume_unique=True)
     removed = np.setdiff1d(keys, new_keys, assume_unique=True)
     num_classes, unknown = len(before.classes), np.flatnonzero(rows == NOT_THERE)
-    in_table = np.unique(rows[rows != NOT_THERE])
+    in_table = _unique(rows[rows != NOT_THERE])
     by_class = [np.bincount(some % num_classes, minlength=num_classes) for some in (added, removed)]
     counts = zip(before.class_counts(), *by_class, after.class_counts(), strict=True)
     names = ("before", "added", "removed", "after")
-    changed = np.unique(np.concatenate([added, removed]) // num_classes)
+    changed = _unique(np.concatenate([added, removed]) // num_classes)
     settings = ("id_column", "label_column", "confidence_column", "threshold")
     choices = ("missing", "add", "repeated", "unknown_labels", "unknown_ids")
     return {
