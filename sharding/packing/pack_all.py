@@ -77,7 +77,7 @@ def pack_all(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> O
         planned = replace(tasks, duplicates=duplicates)
         results = _run(planned, config)
         rejected = [clip for clip in _refused(results) if clip["clip_id"] not in recovered]
-        index = _publish(planned, rejected, classes, config)
+        index = _publish(clips, rejected, classes, config, planned)
         found = find_duplicates(index)
         to_refuse = dict(found) if config.refuse_duplicates else {}
         if not to_refuse:
@@ -176,19 +176,18 @@ def _finished(tasks: ShardTasks, config: PackConfig) -> Iterator[ShardResult]:
 
 
 def _publish(
-    made: ShardTasks | Sequence[Clip],
+    clips: Sequence[Clip],
     rejected: list[dict[str, str]],
     classes: ClassList,
     config: PackConfig,
+    tasks: ShardTasks | None = None,
 ) -> ShardIndex:
     """List the refused and missing clips and, unless they are too many, write the index.
 
     Args:
-        made: all tasks of the build, or its clips where only some were made.
+        tasks: all tasks of the build, to name a shard that is not as planned.
     """
     folder = config.output
-    tasks = made if isinstance(made, ShardTasks) else None
-    clips = tasks.clips if tasks else made
     covered = coverage(clips, rejected, classes)
     write_rejected(folder / REJECTED, rejected)
     write_coverage(folder / COVERAGE, covered)
