@@ -111,6 +111,25 @@ def test_a_shard_beyond_the_plan_has_only_clips_it_refused(copy: Path, other: Pa
     assert_user_error(done, "a clip that this build never refused", tar.name)
 
 
+@pytest.mark.parametrize("source", ["folder", "tars"])
+def test_shards_are_not_written_into_their_source(
+    tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Also by another way to the folder; one beside it, with a longer name, is no part of it."""
+    folder = tmp_path / "clips"
+    (folder / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("something is read"))
+    for output in (folder / "shards", tmp_path / "link" / "a" / "shards", folder):
+        done = run_command("sharding.build", source, folder, f"--output={output}", check=False)
+        assert_user_error(done, "the output is in the folder of the source", str(output))
+    assert [path.name for path in folder.rglob("*")] == ["a"]
+    monkeypatch.undo()
+    beside = f"--output={tmp_path / 'clips-shards'}"
+    done = run_command("sharding.build", source, folder, beside, check=False)
+    assert "in the folder of the source" not in done.stderr
+
+
 def rename_a_class(folder: Path) -> None:
     path = folder / "class_labels_indices.csv"
     path.write_text(path.read_text().replace("noise", "hiss"))
