@@ -10,10 +10,10 @@ OVERLAY, for --labels of train/main.py, eval.predict and eval.score.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from psla_wds import cli
 from psla_wds.errors import ConfigError, LabelError
@@ -36,7 +36,7 @@ from psla_wds.shards.overlay import apply_overlay, next_step, publish_overlay, r
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    scores: Positional[Path | None] = None
+    scores: Annotated[Positional[Path | None], arg(metavar="SCORES")] = None
     """Teacher scores: a file or folder from eval.predict."""
     hierarchy: bool = False
     """Add all classes above those of a clip, without a teacher."""

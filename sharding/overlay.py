@@ -10,11 +10,11 @@ eval.score. --export writes labels as a table, to correct them by hand.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Int64
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from psla_wds import cli
 from psla_wds.errors import ConfigError, LabelError
@@ -36,7 +36,7 @@ FEW = 5
 
 @dataclass(frozen=True)
 class Args(TableOptions):
-    shards: Positional[tuple[str, ...]]
+    shards: Annotated[Positional[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...] ...")]
     """Folders of shards, or their URLs; SHARDS:train,eval takes only these splits."""
     output: Path | None = None
     """Folder for the overlay; it must not exist."""
@@ -58,6 +58,8 @@ class Args(TableOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.shards:
+            raise ConfigError("no shards are named", where="SHARDS", fix="name one or more folders")
         if (self.labels is None) != (self.output is None) or not (self.labels or self.export):
             raise ConfigError(
                 "an overlay needs a table of labels and an output",

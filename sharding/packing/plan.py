@@ -22,6 +22,10 @@ PLAN_FILE = "build.json"
 TAR_NAME = re.compile(r"shard-(\d{6,})\.tar")
 MAX_SHARDS = 10_000_000
 MAX_SHOWN = 20
+MAKE_AGAIN = (
+    "delete tars that were copied here, and run the same sharding.build again: it makes what is "
+    "missing or of another build"
+)
 
 
 class NotPlannedError(ShardError):
@@ -213,7 +217,9 @@ def compared(
     for sidecar in sidecars:
         name = TAR_NAME.fullmatch(sidecar.shard)
         if name is None:
-            raise _not_planned(folder / sidecar.shard, "the tar is not one of this build")
+            raise NotPlannedError(
+                "the tar is not one of this build", where=folder / sidecar.shard, fix=MAKE_AGAIN
+            )
         if int(name[1]) < plan["num_shards"]:
             made[int(name[1])] = sidecar.task
             num_clips += len(sidecar.clips.clip_id) + len(sidecar.rejected)
@@ -224,30 +230,26 @@ def compared(
     strangers = sorted(more.keys() - refused)
     if strangers:
         what = f"the shard has a clip that this build never refused, {strangers[0]!r}"
-        raise _not_planned(folder / more[strangers[0]], what)
+        raise NotPlannedError(what, where=folder / more[strangers[0]], fix=MAKE_AGAIN)
     classes, by_number = read_class_list(folder / CLASS_LABELS), sorted(made.items())
     found = _fingerprint_of([task for _, task in by_number], classes, refuse_duplicates=False)
     if found != plan["fingerprint"] and tasks is not None:
         _check_tasks(made, tasks)
     is_same = found == plan["fingerprint"] or plan["layout"]["refuse_duplicates"]
     if not is_same or num_clips != plan["num_clips"] or len(made) != plan["num_shards"]:
-        what = f"the shards or {CLASS_LABELS} are not those that {PLAN_FILE} was made for"
-        raise _not_planned(folder, what)
+        raise NotPlannedError(
+            f"the shards or their class list are not those that {PLAN_FILE} was made for",
+            where=folder,
+            fix=f"{MAKE_AGAIN}; put back the {CLASS_LABELS} of the build",
+        )
 
 
 def _check_tasks(made: dict[int, str], tasks: ShardTasks) -> None:
     for task in tasks:
         if made.get(task.number) != task.fingerprint():
-            raise _not_planned(task.tar, "this is not the shard that the build made")
-
-
-def _not_planned(where: Location, what: str) -> NotPlannedError:
-    return NotPlannedError(
-        what,
-        where=where,
-        fix="delete tars that were copied here, and run the same sharding.build again: it makes "
-        "what is missing or of another build",
-    )
+            raise NotPlannedError(
+                "this is not the shard that the build made", where=task.tar, fix=MAKE_AGAIN
+            )
 
 
 def check_complete(folder: Location) -> None:

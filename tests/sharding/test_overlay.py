@@ -316,6 +316,7 @@ def test_settings_that_contradict_are_refused(tmp_path: Path):
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=f"where: {where}"):
             Args(("s",), **options)
+    assert_user_error(run_command("sharding.overlay", check=False), "no shards are named", "SHARDS")
 
 
 def by_definition(own: list, rows: list, repeated: str, missing: str, add: bool) -> list | None:
