@@ -1,5 +1,6 @@
 """Names of the checkpoints of a run. Without torch, so that a page of scores is made at once."""
 
+import re
 from pathlib import Path
 
 from psla_wds.errors import CheckpointError
@@ -20,9 +21,13 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def epoch_checkpoints(run_dir: Path) -> dict[int, Path]:
-    """The checkpoints of a run, by epoch."""
-    files = (run_dir / CHECKPOINTS).glob("epoch-*.pt")
-    return {int(file.stem.removeprefix("epoch-")): file for file in sorted(files)}
+    """The checkpoints of a run, by epoch; other files, such as copies of them, do not count."""
+    files = sorted((run_dir / CHECKPOINTS).glob("epoch-*.pt"))
+    return {int(file.stem.removeprefix("epoch-")): file for file in files if _is_epoch(file)}
+
+
+def _is_epoch(file: Path) -> bool:
+    return re.fullmatch(r"epoch-([0-9]{3}|[1-9][0-9]{3,})\.pt", file.name) is not None
 
 
 def epoch_path(run_dir: Path, epoch: int) -> Path:
