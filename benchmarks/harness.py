@@ -20,7 +20,7 @@ from tqdm import tqdm
 from psla_wds.runtime.environment import environment, version
 
 RESULTS = Path(__file__).parent / "results"
-PEERS = ("webdataset", "mosaicml-streaming", "litdata")
+PEERS = ("webdataset", "mosaicml-streaming", "litdata", "spdl")
 PACKAGES = ("torch", "torchaudio", "nvidia-dali-cuda130", "numpy", "soundfile", "psla-wds", *PEERS)
 WARMUP_BATCHES = 12
 """Batches before the clock starts: more than any loader here reads ahead."""

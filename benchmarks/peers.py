@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from nvidia.dali.types import DALIDataType
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from benchmarks.corpus import Corpus
-from benchmarks.papers_way import balanced_sampler, use_one_thread
+from benchmarks.papers_way import NEVER_ENDS, balanced_sampler, use_one_thread
+from psla_wds.sampling.plan import clip_weights
 from sharding.packing.engines import num_cores
 
 logger = logging.getLogger("peers")
@@ -43,6 +45,7 @@ DALI_SETTINGS: tuple[Setting, ...] = tuple(
 WEIGHTED = "exact weighted, with replacement"
 SHUFFLE_BUFFER, DALI_BUFFER = 1000, 500
 CHUNK_BYTES = 64 * 2**20
+SPDL_FORMAT = "aformat=sample_fmts=fltp:channel_layouts=mono"
 
 Sample = tuple[str, Any, np.ndarray]
 """Clip id, encoded bytes, positions of its classes."""
@@ -243,6 +246,47 @@ def litdata_way(work: Work) -> Way:
     return Way("LitData StreamingDataset", "shuffled chunks", opened, WORKERS)
 
 
+def spdl_way(work: Work) -> Way:
+    """Threads of SPDL over the same index: its weighted sampler, a pread for each clip, and its
+    decoder, which is FFmpeg's."""
+    import spdl.io
+    from spdl.pipeline import PipelineBuilder
+    from spdl.source import DistributedRandomSampler
+
+    index = work.corpus.index
+    weights = clip_weights(index).tolist()
+
+    def clip(encoded: np.ndarray) -> np.ndarray:
+        if not work.decode:
+            return encoded
+        return spdl.io.to_numpy(spdl.io.load_audio(encoded.tobytes(), filter_desc=SPDL_FORMAT))[0]
+
+    @contextmanager
+    def opened(threads: int, depth: int) -> Iterator[Iterator[Clips]]:
+        files = [os.open(str(path), os.O_RDONLY) for path in index.shards]
+
+        def batch(rows: list[int]) -> Clips:
+            clips = [np.empty(index.size[row], np.uint8) for row in rows]
+            for row, encoded in zip(rows, clips, strict=True):
+                os.preadv(files[index.shard[row]], [encoded.data], int(index.offset[row]))
+            return Clips(rows, list(map(clip, clips)), index.targets(np.array(rows)))
+
+        draws = DistributedRandomSampler(
+            len(index), rank=0, world_size=1, num_draws=NEVER_ENDS, weights=weights
+        )
+        builder = PipelineBuilder().add_source(draws).aggregate(work.batch_size)
+        builder = builder.pipe(batch, concurrency=threads, output_order="input").add_sink(depth)
+        pipeline = builder.build(num_threads=threads)
+        try:
+            with pipeline.auto_stop():
+                yield iter(pipeline)
+        finally:
+            for file in files:
+                os.close(file)
+
+    return Way("SPDL, pread in threads", WEIGHTED, opened, DALI_SETTINGS)
+
+
 def _records(corpus: Corpus) -> Iterator[dict[str, Any]]:
     """The clips to pack; positions of classes as bytes, the fastest form to read."""
     files = LooseFiles(corpus)
@@ -327,7 +371,11 @@ def _dali_batches(pipeline: Pipeline, labels: Callable[..., tuple[Any, Any]]) ->
         yield Clips(keys, [np.asarray(clips[i]) for i in range(len(clips))], targets)
 
 
-NEEDS: dict[str, Callable[[Work], Way]] = {"streaming": mosaicml_way, "litdata": litdata_way}
+NEEDS: dict[str, Callable[[Work], Way]] = {
+    "streaming": mosaicml_way,
+    "litdata": litdata_way,
+    "spdl": spdl_way,
+}
 """Peers that are not installed with the project, by the module they need."""
 
 
