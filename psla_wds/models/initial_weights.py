@@ -26,7 +26,15 @@ from psla_wds.models.checkpoint import (
     read_checkpoint,
     tagger_weights,
 )
-from psla_wds.models.config import IMAGENET, LITE0, RANDOM, TIMM, ModelConfig, timm, torchvision_models
+from psla_wds.models.config import (
+    IMAGENET,
+    LITE0,
+    RANDOM,
+    TIMM,
+    ModelConfig,
+    timm,
+    torchvision_models,
+)
 from psla_wds.models.efficientnet_names import to_timm_names
 from psla_wds.models.heads import count_classes
 from psla_wds.models.model_folder import is_model_folder, read_model, read_model_config
