@@ -138,6 +138,8 @@ class Steps:
 
     def all_epochs(self, model: Model, seed: int) -> Step:
         """Mean scores of all epochs."""
+        if model.epochs == 1:
+            return self.last(model, seed)
         figures = self.figures(model, seed)
         names = [f"epoch-{epoch:03d}.npz" for epoch in range(1, model.epochs + 1)]
         files = [str(figures.output.with_name(name)) for name in names]
