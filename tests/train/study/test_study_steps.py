@@ -38,6 +38,7 @@ def steps(base=BALANCED, **options: object) -> Steps:
         (BALANCED, {}, 41),
         (FULL, {"set": "full"}, 16),
         (FSD50K, {"name": "fsd50k"}, 21),
+        (ESC50, {"set": "esc50"}, 11),
         (DEMO, {}, 5),  # after the second decay
         (replace(DEMO, epochs=3), {}, 2),  # there is no second decay
         (DEMO, {"average_from": 3}, 3),
