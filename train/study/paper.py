@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-DataSet = Literal["balanced", "full", "fsd50k"]
+DataSet = Literal["balanced", "full", "fsd50k", "esc50"]
 Source = Literal["log", "average", "epochs", "committee", "elsewhere", "labels", "class gain"]
 """What a number is read from: the training log, the averaged weights, the mean scores of all epochs
 or of several models, the last epoch on other clips or labels, the report of an enhancement, or the

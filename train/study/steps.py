@@ -136,6 +136,16 @@ class Steps:
         words = [str(train.folder), *_indexes(self.test_index), "--no-plans"]
         return self._made("eval.figures", words, train.folder / "figures/averaging.json", train)
 
+    def all_epochs(self, model: Model, seed: int) -> Step:
+        """Mean scores of all epochs."""
+        if model.epochs == 1:
+            return self.last(model, seed)
+        figures = self.figures(model, seed)
+        names = [f"epoch-{epoch:03d}.npz" for epoch in range(1, model.epochs + 1)]
+        files = [str(figures.output.with_name(name)) for name in names]
+        output = figures.output.parents[1] / "epochs.npz"
+        return self._made("eval.ensemble", files, output, figures)
+
     def scored(self, predicted: Step, *words: str, name: str | None = None) -> Step:
         """Metrics of a score file, in a folder of its name."""
         output = predicted.output.with_name(name or predicted.output.stem) / "metrics.json"

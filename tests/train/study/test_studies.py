@@ -112,7 +112,7 @@ def test_a_study_that_was_stopped_goes_on(shards: Path, tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("data_set", ["balanced", "full", "fsd50k"])
+@pytest.mark.parametrize("data_set", ["balanced", "full", "fsd50k", "esc50"])
 def test_every_study_comes_to_its_table(study, data_set: str, shards: Path, tmp_path: Path):
     ontology = write_ontology(tmp_path / "ontology.json", TREE, set())
     words = options(shards, tmp_path / "work", data_set, f"--ontology={ontology}")

@@ -16,7 +16,7 @@ from train.study.settings import StudyArgs
 from train.study.steps import Model, Steps
 
 BASES = {name: RECIPES[paper["recipe"]][1] for name, paper in SETS.items()}
-STUDY = {"balanced": "ablation", "full": "ablation", "fsd50k": "fsd50k"}
+STUDY = {"balanced": "ablation", "full": "ablation", "fsd50k": "fsd50k", "esc50": "ablation"}
 STEPS = {
     name: Steps(StudyArgs(name=STUDY[name], set=name, ontology=Path("o.json")), base, 2_000_000)
     for name, base in BASES.items()

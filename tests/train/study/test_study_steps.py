@@ -17,8 +17,8 @@ from train.study.settings import StudyArgs, begin, check_begun
 from train.study.steps import Lacking, Steps
 from train.study.tables import Numbers, find_numbers, gather, to_text
 
-BALANCED, FULL, FSD50K, DEMO = (
-    RECIPES[name][1] for name in ("audioset-balanced", "audioset-full", "fsd50k", "demo")
+BALANCED, FULL, FSD50K, ESC50, DEMO = (
+    RECIPES[name][1] for name in ("audioset-balanced", "audioset-full", "fsd50k", "esc50", "demo")
 )
 BASE = replace(DEMO, index=("train",), eval_index=("eval",))
 COPY = """import pathlib, shutil, sys
@@ -38,6 +38,7 @@ def steps(base=BALANCED, **options: object) -> Steps:
         (BALANCED, {}, 41),
         (FULL, {"set": "full"}, 16),
         (FSD50K, {"name": "fsd50k"}, 21),
+        (ESC50, {"set": "esc50"}, 11),
         (DEMO, {}, 5),  # after the second decay
         (replace(DEMO, epochs=3), {}, 2),  # there is no second decay
         (DEMO, {"average_from": 3}, 3),
@@ -63,6 +64,19 @@ def test_a_row_that_changes_nothing_here_is_a_gap():
     found = find_numbers(table("ablation", "balanced"), Numbers(steps(base), seeds=1))
     gaps = [cell.row for (cell, _), number in found.items() if isinstance(number, Lacking)]
     assert gaps == ["- pretraining", "- masking", "- label enhancement"]
+
+
+def test_accuracy_is_that_of_scores_and_no_paper_has_it():
+    cells = table("ablation", "esc50")
+    numbers = Numbers(steps(ESC50, set="esc50"), seeds=1)
+    found = find_numbers(cells, numbers)
+    scored = {c.row: n.steps[0].name for (c, _), n in found.items() if c.column == "accuracy"}
+    run = "runs/recipe/seed-0"
+    assert scored["PSLA"] == f"{run}/epochs"
+    assert scored["- ensemble"] == f"{run}/last"
+    assert scored["- ensemble, + weight averaging"] == f"{run}/average"
+    (shown,) = gather(cells, numbers, found, lambda step: False)["tables"]
+    assert [column["name"] for column in shown["columns"]] == ["", "mAP, ours", "accuracy, ours"]
 
 
 def test_a_folder_keeps_to_the_settings_it_began_with(tmp_path: Path):
