@@ -123,8 +123,8 @@ def _open_parquet(path: Path, size: int) -> Iterator[Put]:
     with atomic_open(path) as file, parquet.ParquetWriter(file, schema) as writer:
 
         def put(table: Table) -> None:
-            numbers = np.ravel(table.pop("embedding"))
-            vectors = pyarrow.FixedSizeListArray.from_arrays(numbers.astype(np.float32), size)
+            numbers = np.asarray(table.pop("embedding"), np.float32).ravel()
+            vectors = pyarrow.FixedSizeListArray.from_arrays(numbers, size)
             writer.write_table(pyarrow.table({**table, "embedding": vectors}, schema))
 
         yield put

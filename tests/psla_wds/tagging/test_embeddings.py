@@ -151,5 +151,5 @@ def test_the_probe_of_the_page_beats_chance(real_clips: Path, tmp_path: Path, mo
     namespace: dict[str, object] = {}
     exec(compile(probe, PAGE.name, "exec"), namespace)
     assert len(namespace["labels"]) == len(CLASSES) * CLIPS_PER_CLASS
-    # Chance is 17%: of 48 clips, 17 or more are right once in a thousand times.
+    # Chance is 17%: by chance, more than 17 of 48 clips are right once in 2,000 times.
     assert namespace["accuracy"] > 17 / 48
