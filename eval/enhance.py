@@ -1,43 +1,49 @@
 """Add labels that annotators missed, where a teacher's scores and an ontology agree (PSLA III-D).
 
     python -m eval.enhance P.npz --index SHARDS --ontology ontology.json --output OVERLAY
+    python -m eval.enhance --hierarchy --index SHARDS --ontology ontology.json --output OVERLAY
 
-P.npz holds the teacher's scores for the clips of --index, from eval.predict. The shards do not
-change: the labels go to OVERLAY, for --labels of train/main.py and eval.predict.
+P.npz holds the teacher's scores for the clips of --index, from eval.predict. --hierarchy needs no
+teacher: each clip gets all classes above its own. The shards do not change: the labels go to
+OVERLAY, for --labels of train/main.py, eval.predict and eval.score.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from psla_wds import cli
 from psla_wds.errors import ConfigError, LabelError
 from psla_wds.evaluation.enhancement import (
+    Enhancement,
     Teacher,
     Threshold,
     against_truth,
     enhance,
     enhancement_report,
+    propagate,
     to_text,
 )
 from psla_wds.evaluation.scores import Scores
-from psla_wds.io.atomic_files import atomic_folder, disk_errors
-from psla_wds.labels.ontology import Pairs, read_ontology
+from psla_wds.labels.ontology import Ontology, Pairs, read_ontology
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
-from psla_wds.shards.overlay import read_label_rows, write_label_rows, write_overlay
+from psla_wds.shards.overlay import apply_overlay, next_step, publish_overlay, read_label_rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    scores: Positional[Path]
+    scores: Annotated[Positional[Path | None], arg(metavar="SCORES")] = None
     """Teacher scores: a file or folder from eval.predict."""
+    hierarchy: bool = False
+    """Add all classes above those of a clip, without a teacher."""
     index: cli.Shards
     """Shards whose labels are enhanced, the same as for eval.predict."""
+    labels: Path | None = None
+    """Label overlay to start from, in place of the labels in the shards."""
     ontology: Path
     """AudioSet's ontology.json, or another list of nodes with id, child_ids and restrictions."""
     output: Path
@@ -49,6 +55,9 @@ class Args:
     percentile, such as 25."""
     through_abstract: bool = False
     """Go through abstract nodes such as Music genre, where the official code stops."""
+    single_parent: bool = False
+    """With --hierarchy: stop at nodes with several parents, such as Growling (Dog, Cat, ...), of
+    which a clip may have only one."""
     allow_empty_classes: bool = False
     """Accept classes without clips. They have no threshold, so they are never added."""
     truth: Path | None = None
@@ -57,6 +66,7 @@ class Args:
     """JSON lines file for the enhanced labels, in addition to the overlay."""
 
     def __post_init__(self) -> None:
+        self._check_way()
         if isinstance(self.threshold, float) and not 0 <= self.threshold <= 100:
             raise ConfigError(
                 f"{self.threshold:g} is not a percentile",
@@ -68,46 +78,74 @@ class Args:
                 "the output exists already", where=self.output, fix="choose another --output"
             )
 
+    def _check_way(self) -> None:
+        """Raise `ConfigError` unless there is a teacher or --hierarchy, with its own settings."""
+        if self.hierarchy == (self.scores is not None):
+            raise ConfigError(
+                "labels are added by a teacher's scores or by --hierarchy",
+                where="SCORES and --hierarchy",
+                fix="give one of them: scores from eval.predict, or --hierarchy",
+            )
+        unused = {
+            "--single-parent": self.single_parent and not self.hierarchy,
+            "--type I": self.hierarchy and self.type == "I",
+            "--threshold": self.hierarchy and self.threshold != "mean",
+            "--allow-empty-classes": self.hierarchy and self.allow_empty_classes,
+        }
+        if any(unused.values()):
+            raise ConfigError(
+                f"this setting has no meaning {'with' if self.hierarchy else 'without'} "
+                "--hierarchy",
+                where=", ".join(name for name, is_unused in unused.items() if is_unused),
+                fix="leave it out",
+            )
+
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m eval.enhance")
     report = run(args)
     print(to_text(report))
-    labels = " ".join(f"--index {spec}" for spec in args.index)
-    print(
-        f"wrote {args.output} (report.json, report.txt); next: "
-        f"torchrun train/main.py RECIPE {labels} --labels {args.output}"
-    )
+    print(next_step(args.output, args.index))
 
 
 def run(args: Args) -> dict[str, Any]:
     """Write the overlay, whole or not at all, and return its report."""
-    index = open_indexes(args.index)
-    pairs = _pairs(args, index)
+    shards = open_indexes(args.index)
+    index = apply_overlay(shards, args.labels) if args.labels else shards
+    if not len(index.label_values):
+        raise LabelError("no clip has labels", where=" ".join(args.index), fix="check --index")
     truth = read_label_rows(args.truth, index) if args.truth else None
+    done, origins = _enhanced(args, index)
+    report = _settings(args) | enhancement_report(done) | {"origins": origins}
+    if truth:
+        report["truth"] = against_truth(done, truth)
+    labelled = (shards, done.after)
+    publish_overlay(args.output, labelled, report, to_text(report), export=args.export)
+    return report
+
+
+def _enhanced(args: Args, index: ShardIndex) -> tuple[Enhancement, list[str]]:
+    """The enhancement, and which weights its scores are from."""
+    ontology = read_ontology(args.ontology)
+    ontology.check_classes(index.classes, where=args.ontology)
+    if args.scores is None:
+        above = ontology.ancestor_pairs(
+            index.classes,
+            through_abstract=args.through_abstract,
+            single_parent=args.single_parent,
+        )
+        return propagate(index, {"II": above}), []
+    pairs = _pairs(args, index, ontology)
     scores = Scores.load(args.scores)
     scores.check_classes(index.classes.mids, where=args.scores)
     clip_ids = [index.clip_id(row) for row in range(len(index))]
     teacher = Teacher(scores.scores, scores.rows_of(clip_ids, where=args.scores))
     done = enhance(index, teacher, pairs, args.threshold)
-    report = _settings(args) | enhancement_report(done)
-    report["origins"] = [str(origin) for origin in scores.origins]
-    if truth:
-        report["truth"] = against_truth(done, truth)
-    errors = disk_errors(args.output, "write the labels", then="run the command again")
-    with errors, atomic_folder(args.output) as folder:
-        write_overlay(folder, index, done.after)
-        (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-        (folder / "report.txt").write_text(to_text(report))
-        if args.export:
-            write_label_rows(done.after, args.export)
-    return report
+    return done, [str(origin) for origin in scores.origins]
 
 
-def _pairs(args: Args, index: ShardIndex) -> dict[str, Pairs]:
+def _pairs(args: Args, index: ShardIndex, ontology: Ontology) -> dict[str, Pairs]:
     """Pairs of a class and a class that it may add, by type; an added class needs a threshold."""
-    ontology = read_ontology(args.ontology)
-    ontology.check_classes(index.classes, where=args.ontology)
     ways = {"I": ontology.child_pairs, "II": ontology.ancestor_pairs}
     pairs = {
         kind: way(index.classes, through_abstract=args.through_abstract)
@@ -115,8 +153,6 @@ def _pairs(args: Args, index: ShardIndex) -> dict[str, Pairs]:
         if args.type in (kind, "both")
     }
     counts = index.class_counts()
-    if not counts.any():
-        raise LabelError("no clip has labels", where=args.index, fix="check --index")
     wanted = np.any([matrix[counts > 0].any(axis=0) for matrix in pairs.values()], axis=0)
     empty = [index.classes.names[k] for k in np.flatnonzero(wanted & (counts == 0))]
     if empty and not args.allow_empty_classes:
@@ -131,12 +167,15 @@ def _pairs(args: Args, index: ShardIndex) -> dict[str, Pairs]:
 
 def _settings(args: Args) -> dict[str, Any]:
     return {
-        "scores": str(args.scores),
+        "scores": str(args.scores) if args.scores else None,
         "index": list(args.index),
+        "labels": str(args.labels) if args.labels else None,
         "ontology": str(args.ontology),
-        "type": args.type,
-        "threshold": args.threshold,
+        "hierarchy": args.hierarchy,
+        "type": "II" if args.hierarchy else args.type,
+        "threshold": None if args.hierarchy else args.threshold,
         "through_abstract": args.through_abstract,
+        "single_parent": args.single_parent,
     }
 
 

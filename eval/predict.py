@@ -39,7 +39,7 @@ class Args:
     score, without targets, for train/main.py --distill. 20 of AudioSet's 527 classes are enough
     (Dinkel et al. 2023)."""
     labels: Path | None = None
-    """Label overlay from eval.enhance, with the labels to write as targets."""
+    """Label overlay of eval.enhance or sharding.overlay: its labels are written as targets."""
     other_classes: bool = False
     """Accept shards with other classes than the model's. Targets are those of the common classes;
     python -m eval.score --mapping scores the others."""
@@ -62,7 +62,8 @@ class Args:
 
 def _prepare(args: Args) -> tuple[Any, Origin, ShardIndex]:
     """The checkpoint, its origin, and the clips to score."""
-    from psla_wds.models.checkpoint import check_classes, find_checkpoint, load_checkpoint
+    from psla_wds.models.checkpoint import check_classes, load_checkpoint
+    from psla_wds.models.epochs import find_checkpoint
 
     index = open_indexes(args.index)
     if not len(index):

@@ -31,7 +31,7 @@ class Args:
     index: cli.Shards = ()
     """Shards of the scored clips; their labels replace the targets in the score file."""
     labels: Path | None = None
-    """Label overlay for --index, from eval.enhance (PSLA table IX)."""
+    """Label overlay for --index, of eval.enhance or sharding.overlay (PSLA table IX)."""
     mapping: str | None = None
     """Mapping from the model's classes to those of --index: esc50, fsd50k, or a CSV file."""
     several: Literal["first", "max"] = "first"

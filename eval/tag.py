@@ -52,8 +52,8 @@ class Args:
     class_labels: Path | None = None
     """Class list (index,mid,display_name), for a checkpoint of the paper's authors."""
     batch_size: Annotated[int | None, Within(1)] = None
-    """Windows of a forward pass. Default: 8 on a GPU, 1 on a CPU, where that is faster. Always 1
-    for stdin, so that no window waits for others."""
+    """Windows of a forward pass. Default: 8 on a GPU, one for each core on a CPU. Always 1 for
+    stdin, so that no window waits for others."""
     device: str | None = None
     """cpu or cuda. Default: a GPU if there is one."""
     precision: Precision = "float32"

@@ -53,7 +53,7 @@ class ManifestError(PslaError):
 
 
 class LabelError(PslaError):
-    """An ontology or a label overlay is malformed, or does not fit the shards."""
+    """An ontology, an overlay or a table of labels is malformed, or does not fit the shards."""
 
 
 class ShardError(PslaError):

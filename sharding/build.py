@@ -22,7 +22,9 @@ from typing import Annotated
 from tyro.conf import arg, subcommand
 
 from psla_wds import cli
-from psla_wds.errors import ManifestError
+from psla_wds.errors import ConfigError, ManifestError
+from psla_wds.io.locations import Location
+from psla_wds.io.stores import at
 from psla_wds.labels.manifest import checked
 from psla_wds.progress import progress_bar
 from psla_wds.runtime.array_tasks import parse_task
@@ -65,6 +67,7 @@ class Args:
 
 def build(source: Source, config: PackConfig) -> None:
     """Read the source, make the shards that are missing, and publish them by their index."""
+    _check_output(source, config.output)
     classes, found = source.read()
     clips = in_order(checked(iter(progress_bar(found, desc="reading the source"))), config.layout)
     if not clips:
@@ -91,6 +94,18 @@ def build(source: Source, config: PackConfig) -> None:
         f"{len(outcome.rejected):,} refused; {flagged}"
         f"next: python -m sharding.check {config.output}"
     )
+
+
+def _check_output(source: Source, output: Location) -> None:
+    """`ConfigError` if the shards would lie in a folder in which the source looks for clips."""
+    if isinstance(source, FolderSource | TarsSource):
+        folder = at(source.folder).address().rstrip("/")
+        if f"{at(output).address()}/".startswith(f"{folder}/"):
+            raise ConfigError(
+                "the output is in the folder of the source, where it would be taken for content",
+                where=output,
+                fix=f"choose an --output outside of {source.folder}",
+            )
 
 
 def _clean_up(source: Source) -> None:

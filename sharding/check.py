@@ -38,6 +38,7 @@ from sharding.foreign.scan import (
     is_foreign,
     scan_copy,
 )
+from sharding.packing.plan import NotPlannedError, compared
 
 MAX_SHOWN = 20
 MAX_REASON = 200
@@ -77,8 +78,9 @@ def _check_meta(shards: Location, index: ShardIndex) -> Iterator[str]:
     try:
         if read_class_list(shards / CLASS_LABELS) != index.classes:
             yield f"the index and {CLASS_LABELS} differ in classes"
-        sidecars = [(s.sha256, set(s.clips.split)) for s in read_sidecars(index.shards) if s]
-    except ManifestError as error:
+        found = filter(None, read_sidecars(index.shards))
+        sidecars = [(s.sha256, set(s.clips.split)) for s in compared(shards, found)]
+    except (ManifestError, NotPlannedError) as error:
         yield str(error).splitlines()[0]
         return
     except ShardError:
@@ -87,6 +89,9 @@ def _check_meta(shards: Location, index: ShardIndex) -> Iterator[str]:
         yield "the index and the sidecars differ in the shards' fingerprint"
     if sorted(index.splits) != sorted(set[str]().union(*(splits for _, splits in sidecars))):
         yield "the index and the sidecars differ in the names of splits"
+    repeated = index.clip_ids.repeated()
+    if len(repeated):
+        yield f"{len(repeated):,} clips are there twice, such as {index.clip_id(repeated[0])!r}"
 
 
 def _check_shard(index: ShardIndex, number: int, deep: bool) -> Iterator[str]:

@@ -41,7 +41,7 @@ from sharding.foreign.scan import (
     scan,
 )
 from sharding.foreign.tar_members import REPACK, require_plain
-from sharding.packing.plan import PLAN_FILE, check_complete
+from sharding.packing.plan import PLAN_FILE, check_complete, compared
 from sharding.packing.reports import (
     FLAGGED,
     REJECTED,
@@ -141,7 +141,7 @@ def make_index(
             with disk_errors(shards / CLASS_LABELS, "write the class list"):
                 write_class_list(classes, shards / CLASS_LABELS)
     with disk_errors(shards / INDEX_FOLDER, "write the index"):
-        index = merge_sidecars(shards)
+        index = merge_sidecars(shards, lambda sidecars: compared(shards, sidecars))
     if foreign:
         _warn_if_sorted(index)
     if is_unpublished:

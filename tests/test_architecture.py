@@ -51,6 +51,7 @@ WITHOUT_TORCH = [
     "psla_wds.loading.epochs",
     "psla_wds.loading.waveforms",
     "psla_wds.evaluation.scores",
+    "eval.pages.report",
     *(f"eval.{path.stem}" for path in sorted((ROOT / "eval").glob("[a-z]*.py"))),
     *(f"sharding.{path.stem}" for path in sorted((ROOT / "sharding").glob("[a-z]*.py"))),
     "train.main",

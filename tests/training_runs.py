@@ -13,7 +13,8 @@ import torch
 from conftest import run
 
 from psla_wds.features.config import FeatureConfig
-from psla_wds.models.checkpoint import epoch_checkpoints, load_checkpoint
+from psla_wds.models.checkpoint import load_checkpoint
+from psla_wds.models.epochs import epoch_checkpoints
 from psla_wds.reading.config import ReaderConfig
 from train.config import TrainConfig
 from train.recipes import DEMO

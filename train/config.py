@@ -91,7 +91,8 @@ class TrainConfig:
     dry_run: Annotated[bool, Kind.START] = False
     """Check everything, read one batch, report what the run would do, and write nothing."""
     labels: Annotated[Path | None, Kind.DATA] = None
-    """Label overlay (from eval.enhance): train on its labels and balance the draws by them."""
+    """Label overlay (of eval.enhance or sharding.overlay): train on its labels and balance the
+    draws by them."""
     distill: Annotated[Path | None, Kind.DATA] = None
     """Teacher's scores of these clips, from eval.predict --top-k or eval.ensemble --top-k, to learn
     beside the labels (knowledge distillation; Schmid et al. 2023, arXiv 2211.04772)."""

@@ -14,7 +14,8 @@ from psla_wds.evaluation.metrics import evaluate
 from psla_wds.evaluation.predict import Predictor, gather_scores
 from psla_wds.loading.batches import TrainingData
 from psla_wds.models.audio_tagger import loss
-from psla_wds.models.checkpoint import Checkpoint, epoch_path, save_checkpoint
+from psla_wds.models.checkpoint import Checkpoint, save_checkpoint
+from psla_wds.models.epochs import epoch_path
 from psla_wds.progress import DataTimer, Interval, progress_bar
 from psla_wds.runtime.distributed import World
 from psla_wds.shards.index import ShardIndex

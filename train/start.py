@@ -13,8 +13,8 @@ from psla_wds.errors import ConfigError
 from psla_wds.evaluation.teacher import apply_teacher
 from psla_wds.loading.loader import check_dali
 from psla_wds.models.batch_norm import check_batch_norm
-from psla_wds.models.checkpoint import epoch_path
 from psla_wds.models.config import RANDOM
+from psla_wds.models.epochs import epoch_path
 from psla_wds.models.initial_weights import Start, build_model, first_tagger
 from psla_wds.runtime.distributed import World, join_world
 from psla_wds.runtime.environment import environment, sources_digest
@@ -24,9 +24,10 @@ from train.config import KINDS, TrainConfig
 from train.dry_run import try_out
 from train.learner import Learner
 from train.loop import Trainer
+from train.run.clips import open_training_index
 from train.run.folder import RunDir
 from train.run.log import RunLog
-from train.training_data import layout_of, open_training_index
+from train.training_data import layout_of
 
 
 def train(config: TrainConfig) -> None:

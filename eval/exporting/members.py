@@ -5,8 +5,9 @@ from pathlib import Path
 
 from psla_wds.config import Kind, to_json
 from psla_wds.labels.class_list import ClassList
-from psla_wds.models.checkpoint import CHECKPOINTS, Checkpoint
+from psla_wds.models.checkpoint import Checkpoint
 from psla_wds.models.config import IMAGENET, RANDOM
+from psla_wds.models.epochs import CHECKPOINTS
 from psla_wds.models.model_folder import (
     Provenance,
     check_members,

@@ -14,7 +14,8 @@ from psla_wds.evaluation.predict import Predictor, gather_scores
 from psla_wds.evaluation.scores import Origin, Scores
 from psla_wds.evaluation.weight_average import RunningAverage, find_epochs
 from psla_wds.io.atomic_files import sha256_of
-from psla_wds.models.checkpoint import Checkpoint, check_classes, epoch_checkpoints, load_checkpoint
+from psla_wds.models.checkpoint import Checkpoint, check_classes, load_checkpoint
+from psla_wds.models.epochs import epoch_checkpoints
 from psla_wds.progress import progress_bar
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.runtime.distributed import join_world

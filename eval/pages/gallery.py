@@ -19,8 +19,8 @@ from psla_wds.sampling.augment import NO_PARTNER, Draws, plain_draws
 from psla_wds.sampling.schedule import NONE_DAMAGED, BatchLayout, TrainingSchedule
 from psla_wds.shards.index import ShardIndex
 from train.config import TrainConfig
+from train.run.clips import open_training_index
 from train.run.log import Run
-from train.training_data import open_training_index
 
 STAGES = ("waveform", "log-mel", "masked", "mixed", "masked and mixed: as trained")
 PANEL_WIDTH, PANEL_HEIGHT = 210, 110

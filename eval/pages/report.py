@@ -19,7 +19,7 @@ from psla_wds.evaluation.bootstrap import Intervals, bootstrap
 from psla_wds.evaluation.metrics import Metrics, accuracy, evaluate
 from psla_wds.evaluation.scores import Origin, Scores
 from psla_wds.io.atomic_files import sha256_of
-from psla_wds.models.checkpoint import find_checkpoint
+from psla_wds.models.epochs import find_checkpoint
 from psla_wds.shards.clip_ids import NOT_THERE, ClipIds
 from psla_wds.text_table import decimal, text_table
 from train.run.log import LOG, Run

@@ -15,14 +15,14 @@ from psla_wds.errors import ConfigError, PslaError, ScoreError
 from psla_wds.evaluation.scores import Origin
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.locations import is_url
-from psla_wds.models.checkpoint import epoch_checkpoints, epoch_path
+from psla_wds.models.epochs import epoch_checkpoints, epoch_path
 from psla_wds.progress import progress_bar
 from psla_wds.sampling.augment import NO_PARTNER, drawn_partners
 from psla_wds.sampling.plan import plan_epoch
 from psla_wds.shards.index import ShardIndex
 from train.config import CONFIG, MADE_WITH, TrainConfig, is_method
+from train.run.clips import open_training_index
 from train.run.log import Run
-from train.training_data import open_training_index
 
 SCORES_OF_A_RUN = "scores.npz"
 

@@ -15,6 +15,7 @@ import soundfile
 from jaxtyping import Float32
 
 from psla_wds.audio.containers import UNKNOWN_BYTES, Claim, OggStream, claim_of, lacks, repaired
+from psla_wds.audio.flac import MOST_BYTES, MOST_VALUES, decode_flac
 from psla_wds.audio.kinds import kind_of, misnamed
 from psla_wds.audio.libav import LibavAudio
 from psla_wds.errors import ClipRefusedError
@@ -89,6 +90,39 @@ class _SoundFile:
             return self._file.seek(start) if start else 0
         except soundfile.LibsndfileError:  # GSM 6.10, G.721
             return 0
+
+
+class _Flac(_SoundFile):
+    """A FLAC file, decoded as a whole where most of it is wanted, which is faster."""
+
+    def __init__(self, source: io.BufferedIOBase | int) -> None:
+        super().__init__(source)
+        self._source = source
+
+    def blocks(
+        self, start: int, stop: int, size: int
+    ) -> Iterator[Float32[np.ndarray, "samples channels"]]:
+        length = self.num_samples or 0
+        stop = min(stop, length)
+        decoded = None
+        if 2 * (stop - start) >= length and length * self.num_channels <= MOST_VALUES:
+            decoded = decode_flac(_content_of(self._source))
+        if decoded is None:
+            yield from super().blocks(start, stop, size)
+        else:
+            for begin in range(start, stop, size):
+                yield decoded[0][begin : min(begin + size, stop)]
+
+
+def _content_of(source: io.BufferedIOBase | int) -> bytes:
+    """The bytes of a file, up to a limit; the place where libsndfile reads on stays."""
+    if isinstance(source, int):
+        return os.pread(source, MOST_BYTES, 0)
+    place = source.seek(0, os.SEEK_CUR)
+    source.seek(0)
+    content = source.read(MOST_BYTES)
+    source.seek(place)
+    return content
 
 
 class _OggChain:
@@ -220,7 +254,7 @@ def _decoder(file: io.BufferedIOBase, kind: str, claim: Claim, notes: Notes) -> 
         source = file.fileno()  # libsndfile reads it without calls of Python
         os.lseek(source, 0, os.SEEK_SET)
     try:
-        return _SoundFile(source)
+        return _Flac(source) if kind == "flac" else _SoundFile(source)
     except RuntimeError:
         if kind:
             raise

@@ -1,8 +1,9 @@
-"""Label enhancement (PSLA III-D): labels that annotators missed, found by a teacher's scores.
+"""Label enhancement: labels that annotators missed, found by an ontology and a teacher's scores.
 
-A clip gets class c if it has a class that implies c may be missing (a parent: type I; a descendant:
-type II) and its score for c exceeds c's threshold, a statistic of the scores of clips labelled c.
-Only original labels count: an added label does not lead to further ones.
+With a teacher (PSLA III-D), a clip gets class c if it has a class that implies c may be missing (a
+parent: type I; a descendant: type II) and its score for c exceeds c's threshold, a statistic of the
+scores of clips labelled c. Only original labels count: an added label does not lead to further
+ones. Without a teacher, a clip gets every class that its classes imply.
 """
 
 import math
@@ -31,8 +32,8 @@ class Enhancement:
 
     before: ShardIndex
     after: ShardIndex
-    thresholds: Float64[np.ndarray, " classes"]
-    """NaN for a class without clips, which is never added."""
+    thresholds: Float64[np.ndarray, " classes"] | None
+    """NaN for a class without clips, which is never added. None without a teacher."""
     pairs: dict[str, Int64[np.ndarray, "classes classes"]]
     """By type: [k, c] counts the clips of class k that got c because of it."""
     added: dict[str, Int64[np.ndarray, " classes"]]
@@ -53,12 +54,27 @@ def enhance(
 ) -> Enhancement:
     """Add the labels that `pairs` (by type) allow and the teacher's scores support."""
     thresholds = class_thresholds(index, teacher, threshold)
+    return _with_added(index, _labelled_blocks(index, teacher), pairs, thresholds)
+
+
+def propagate(index: ShardIndex, pairs: dict[str, Pairs]) -> Enhancement:
+    """Add all labels that `pairs` (by type) allow."""
+    blocks = ((_labels(index, rows), None) for rows, _ in row_blocks(index.label_starts[:-1]))
+    return _with_added(index, blocks, pairs, None)
+
+
+def _with_added(
+    index: ShardIndex,
+    blocks: Iterator[tuple[csr_array, np.ndarray | None]],
+    pairs: dict[str, Pairs],
+    thresholds: Float64[np.ndarray, " classes"] | None,
+) -> Enhancement:
     num_classes = len(index.classes)
     allowed = {kind: csr_array(matrix.astype(np.int32)) for kind, matrix in pairs.items()}
     pair_counts = {kind: np.zeros((num_classes, num_classes), np.int64) for kind in pairs}
     counts = {kind: np.zeros(num_classes, np.int64) for kind in pairs}
     parts = []
-    for labels, block in _labelled_blocks(index, teacher):
+    for labels, block in blocks:
         enhanced = labels
         for kind, matrix in allowed.items():
             added = _added(labels, matrix, block, thresholds)
@@ -95,22 +111,28 @@ def _statistic(values: Float64[np.ndarray, " labels"], threshold: Threshold) -> 
 def _labelled_blocks(index: ShardIndex, teacher: Teacher) -> Iterator[tuple[csr_array, np.ndarray]]:
     """Labels of some clips as a sparse matrix, and their scores."""
     for rows, block in row_blocks(teacher.scores, teacher.rows):
-        starts = index.label_starts[rows.start : rows.stop + 1]
-        values = index.label_values[starts[0] : starts[-1]]
-        columns = (np.ones(len(values), np.int32), values.astype(np.int32), starts - starts[0])
-        yield csr_array(columns, shape=block.shape), block
+        yield _labels(index, rows), block
+
+
+def _labels(index: ShardIndex, rows: slice) -> csr_array:
+    """Labels of some clips: 1 where a clip has a class."""
+    starts = index.label_starts[rows.start : rows.stop + 1]
+    values = index.label_values[starts[0] : starts[-1]]
+    columns = (np.ones(len(values), np.int32), values.astype(np.int32), starts - starts[0])
+    return csr_array(columns, shape=(len(starts) - 1, len(index.classes)))
 
 
 def _added(
     labels: csr_array,
     allowed: csr_array,
-    scores: Float[np.ndarray, "clips classes"],
-    thresholds: Float64[np.ndarray, " classes"],
+    scores: Float[np.ndarray, "clips classes"] | None,
+    thresholds: Float64[np.ndarray, " classes"] | None,
 ) -> csr_array:
     """1 where a clip gets a class, by one type."""
     clips, classes = (labels @ allowed).nonzero()
-    wanted = scores[clips, classes] > thresholds[classes]
-    wanted &= labels.toarray()[clips, classes] == 0
+    wanted = labels.toarray()[clips, classes] == 0
+    if scores is not None and thresholds is not None:
+        wanted &= scores[clips, classes] > thresholds[classes]
     places = (clips[wanted], classes[wanted])
     return csr_array((np.ones(wanted.sum(), np.int32), places), shape=labels.shape)
 
@@ -120,10 +142,11 @@ def enhancement_report(done: Enhancement) -> dict[str, Any]:
     values."""
     classes = done.before.classes
     before, after = done.before.class_counts(), done.after.class_counts()
-    rows = zip(classes.mids, classes.names, done.thresholds.tolist(), strict=True)
     num_before, num_added = int(before.sum()), int(after.sum() - before.sum())
+    more = np.diff(done.after.label_starts) > np.diff(done.before.label_starts)
     return {
         "clips": len(done.before),
+        "impacted_clips": int(np.count_nonzero(more)),
         "labels_before": num_before,
         "labels_added": num_added,
         "labels_added_share": num_added / num_before,
@@ -139,15 +162,21 @@ def enhancement_report(done: Enhancement) -> dict[str, Any]:
             {
                 "mid": mid,
                 "name": name,
-                "threshold": None if math.isnan(threshold) else threshold,
                 "before": int(before[k]),
                 "after": int(after[k]),
                 "added": int(after[k] - before[k]),
             }
-            for k, (mid, name, threshold) in enumerate(rows)
+            | _threshold(done, k)
+            for k, (mid, name) in enumerate(zip(classes.mids, classes.names, strict=True))
         ],
         "pairs": [pair for kind in done.pairs for pair in _pairs(done, kind)],
     }
+
+
+def _threshold(done: Enhancement, k: int) -> dict[str, float | None]:
+    if done.thresholds is None:
+        return {}
+    return {"threshold": None if math.isnan(done.thresholds[k]) else float(done.thresholds[k])}
 
 
 def _pairs(done: Enhancement, kind: str) -> list[dict[str, Any]]:
@@ -191,9 +220,7 @@ def against_truth(done: Enhancement, truth: ShardIndex) -> dict[str, Any]:
 
 
 def _matrix(index: ShardIndex) -> csr_array:
-    values = index.label_values.astype(np.int32)
-    columns = (np.ones(len(values), np.int32), values, index.label_starts)
-    return csr_array(columns, shape=(len(index), len(index.classes)))
+    return _labels(index, slice(0, len(index)))
 
 
 def _share(part: int | np.integer, whole: int | np.integer) -> float | None:
@@ -202,10 +229,13 @@ def _share(part: int | np.integer, whole: int | np.integer) -> float | None:
 
 def to_text(report: dict[str, Any]) -> str:
     """Text report: totals, then the classes and pairs with the most added labels."""
+    before, clips = report["labels_before"], report["clips"]
+    after = before + report["labels_added"]
     lines = [
-        f"{report['labels_added']:,} labels added to {report['labels_before']:,} "
+        f"{report['labels_added']:,} labels added to {before:,} "
         f"({report['labels_added_share']:.1%}), in {report['impacted_classes']:,} of "
-        f"{len(report['per_class']):,} classes"
+        f"{len(report['per_class']):,} classes and {report['impacted_clips']:,} of {clips:,} "
+        f"clips: {before / clips:.2f} to {after / clips:.2f} labels a clip"
     ]
     lines += [
         f"  type {kind:<3}{part['labels_added']:>12,} in {part['impacted_classes']:,} classes"
@@ -213,13 +243,14 @@ def to_text(report: dict[str, Any]) -> str:
     ]
     if "truth" in report:
         lines.append(_truth_line(report["truth"]))
-    empty = [row["name"] for row in report["per_class"] if row["threshold"] is None]
+    empty = [r["name"] for r in report["per_class"] if r.get("threshold", 0) is None]
     if empty:
         lines.append(f"  {len(empty)} classes have no clip, so none was added: {', '.join(empty)}")
-    rows = [["class", "before", "added", "after", "threshold"]]
+    rows = [["class", "before", "added", "after"]]
+    rows[0] += ["threshold"] if "threshold" in report["per_class"][0] else []
     rows += [
         [row["name"], *(f"{row[n]:,}" for n in ("before", "added", "after")),
-         f"{row['threshold']:.4f}"]
+         *([f"{row['threshold']:.4f}"] if "threshold" in row else [])]
         for row in sorted(report["per_class"], key=lambda row: -row["added"])[:NUM_SHOWN]
         if row["added"]
     ]  # fmt: skip

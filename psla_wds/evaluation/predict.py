@@ -1,6 +1,7 @@
 """Scores of a model for every clip of an index, on one process or several."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from psla_wds.models.audio_tagger import AudioTagger, autocast, check_precision
 from psla_wds.models.config import Precision
 from psla_wds.progress import progress_bar
 from psla_wds.reading.config import ReaderConfig
+from psla_wds.runtime.cores import OnCores
 from psla_wds.runtime.distributed import World
 from psla_wds.shards.index import ShardIndex
 
@@ -47,13 +49,15 @@ class Predictor:
             share=Share(rank=world.rank, world_size=world.size),
         )
         bar = progress_bar(desc="scoring", total=len(index), disable=not world.is_main)
-        with loader as batches, bar:
+        with loader as batches, bar, closing(OnCores(self._forward, world.device)) as forward:
             for batch in batches:
-                # Not as a decorator: around a generator it would lose the mode between batches.
-                with torch.inference_mode(), autocast(self.precision, world.device):
-                    scores = self.model(batch.log_mel).cpu().numpy()
-                yield batch.rows, scores
+                (scores,) = forward(batch.log_mel)
+                yield batch.rows, scores.cpu().numpy()
                 bar.update(min(len(batch.rows) * world.size, len(index) - bar.n))
+
+    def _forward(self, log_mel: torch.Tensor) -> tuple[torch.Tensor]:
+        with autocast(self.precision, log_mel.device):
+            return (self.model(log_mel),)
 
     def to_folder(
         self,

@@ -8,7 +8,8 @@ from torch.optim.swa_utils import update_bn
 
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.loading.batches import LoaderConfig, evaluation_batches
-from psla_wds.models.checkpoint import Checkpoint, epoch_checkpoints, load_checkpoint
+from psla_wds.models.checkpoint import Checkpoint, load_checkpoint
+from psla_wds.models.epochs import epoch_checkpoints
 from psla_wds.progress import progress_bar
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.shards.index import ShardIndex

@@ -1,10 +1,11 @@
-"""The definition of the log-mel front end in torch: Kaldi's fbank as one matrix product.
+"""The definition of the log-mel front end in torch: Kaldi's fbank, in few passes over the samples.
 
 `psla_wds.features.dali` computes the same in DALI for training. This one is for tagging, for
 exported models, and the reference of the tests.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -16,43 +17,82 @@ from psla_wds.features.config import FeatureConfig
 MEL = 1127.0
 """Mel of a frequency: 1127 ln(1 + f / 700 Hz), as in Kaldi."""
 PREEMPHASIS = 0.97  # Kaldi's default
+MELS_AT_ONCE = 32
+"""Filters of one matrix product: only bins that feed one of them take part."""
+FRAMES_AT_ONCE = 512
+"""Frames that pass through all steps together: arrays of 2 MiB and more cost as much to allocate as
+to compute."""
 SMALLEST_ENERGY = torch.finfo(torch.float32).eps  # Kaldi's floor before the logarithm
 
 
 class LogMel(nn.Module):
     """Waveform in [-1, 1] to log-mel, not normalised, equal to torchaudio's Kaldi fbank.
 
-    Pre-emphasis, window and DFT of a frame are linear, so one real matrix computes them all. A
-    waveform shorter than a window is padded to one frame, with zeros after its mean is removed, as
-    the loader does for each clip.
+    A waveform shorter than a window is padded to one frame, with zeros after its mean is removed,
+    as the loader does for each clip.
     """
 
+    window: torch.Tensor
     frames_to_spectrum: torch.Tensor
     bins_to_mels: torch.Tensor
 
     def __init__(self, config: FeatureConfig) -> None:
         super().__init__()
-        self.window_samples = config.window_samples
-        self.hop_samples = config.hop_samples
-        # Both follow from the configuration: they move with the module but are not saved.
-        self.register_buffer(
-            "frames_to_spectrum", spectrum_matrix(config).float(), persistent=False
-        )
-        self.register_buffer("bins_to_mels", mel_matrix(config).T.contiguous(), persistent=False)
+        self.config = config
+        # All follow from the configuration: they move with the module but are not saved.
+        # The window is zero at the first sample of a frame, which is left out.
+        window = F.pad(hann_window(config)[1:], (0, config.fft_size - config.window_samples + 1))
+        for name, values in {
+            "window": window.float(),
+            "frames_to_spectrum": spectrum_matrix(config).float(),
+            "bins_to_mels": mel_matrix(config).T.contiguous(),
+        }.items():
+            self.register_buffer(name, values, persistent=False)
+        self._bands = list(_bands(self.bins_to_mels))
 
     def forward(
         self, waveform: Float32[torch.Tensor, "*batch samples"]
     ) -> Float32[torch.Tensor, "*batch frames mels"]:
-        missing = max(0, self.window_samples - waveform.shape[-1])
+        config = self.config
+        missing = max(0, config.window_samples - waveform.shape[-1])
         if missing:  # otherwise each frame loses its own mean
-            waveform = waveform - waveform.mean(-1, keepdim=True)
-        frames = F.pad(waveform, (0, missing)).unfold(-1, self.window_samples, self.hop_samples)
-        # The matrix could remove the mean as well, but in float32 a large offset then costs digits
-        # of a quiet signal: an error of 1e-3 in log-mel instead of 4e-5.
-        frames = frames - frames.mean(-1, keepdim=True)
+            waveform = F.pad(waveform - waveform.mean(-1, keepdim=True), (0, missing))
+        frames = waveform.unfold(-1, config.window_samples, config.hop_samples)
+        # Means go before anything else, since a large offset costs digits of a quiet signal.
+        means = frames.mean(-1, keepdim=True)
+        if torch.compiler.is_exporting():
+            return self._by_matrix(frames - means)
+        longer = F.pad(waveform, (0, config.fft_size + 1 - config.window_samples))
+        frames = longer.unfold(-1, config.fft_size + 1, config.hop_samples)
+        at_once = max(1, FRAMES_AT_ONCE // math.prod(frames.shape[:-2]))
+        parts = zip(frames.split(at_once, -2), means.split(at_once, -2), strict=True)
+        return torch.cat([self._by_transform(*part) for part in parts], dim=-2)
+
+    def _by_transform(
+        self,
+        frames: Float32[torch.Tensor, "*batch frames samples"],
+        means: Float32[torch.Tensor, "*batch frames 1"],
+    ) -> Float32[torch.Tensor, "*batch frames mels"]:
+        """Log-mel of frames as long as the transform and one sample more, of which the window takes
+        those that count."""
+        centred = frames - means
+        emphasised = torch.sub(centred[..., 1:], centred[..., :-1], alpha=PREEMPHASIS)
+        spectrum = torch.fft.rfft(emphasised.mul_(self.window))
+        return self._log_mel(spectrum.real.square() + spectrum.imag.square())
+
+    def _by_matrix(
+        self, frames: Float32[torch.Tensor, "*batch frames window"]
+    ) -> Float32[torch.Tensor, "*batch frames mels"]:
+        """Log-mel of centred frames. Pre-emphasis, window and DFT are linear, so one real matrix
+        computes them all: other runtimes multiply faster than they transform."""
         real, imaginary = (frames @ self.frames_to_spectrum).chunk(2, dim=-1)
-        mel = (real.square() + imaginary.square()) @ self.bins_to_mels
-        return mel.clamp(min=SMALLEST_ENERGY).log()
+        return self._log_mel(real.square() + imaginary.square())
+
+    def _log_mel(
+        self, power: Float32[torch.Tensor, "*batch frames bins"]
+    ) -> Float32[torch.Tensor, "*batch frames mels"]:
+        mels = [power[..., bins] @ self.bins_to_mels[bins, some] for bins, some in self._bands]
+        return torch.cat(mels, dim=-1).clamp(min=SMALLEST_ENERGY).log()
 
 
 class WindowFeatures(nn.Module):
@@ -132,6 +172,14 @@ def spectrum_matrix(config: FeatureConfig) -> Float64[torch.Tensor, "window twic
     windowed = (impulses - PREEMPHASIS * previous) * hann_window(config)
     spectrum = torch.fft.rfft(windowed, config.fft_size)
     return torch.cat([spectrum.real, spectrum.imag], dim=1)
+
+
+def _bands(bins_to_mels: Float32[torch.Tensor, "bins mels"]) -> Iterator[tuple[slice, slice]]:
+    """Groups of neighbouring filters: the bins that feed any of them, and the filters."""
+    for start in range(0, bins_to_mels.shape[1], MELS_AT_ONCE):
+        some = slice(start, start + MELS_AT_ONCE)
+        bins = bins_to_mels[:, some].any(dim=1).nonzero().flatten().tolist() or [0]
+        yield slice(bins[0], bins[-1] + 1), some
 
 
 def mel_matrix(config: FeatureConfig) -> Float32[torch.Tensor, "mels bins"]:

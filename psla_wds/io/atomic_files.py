@@ -29,13 +29,16 @@ def disk_errors(where: object, what: str, *, then: str = GO_ON) -> Iterator[None
 
 
 @contextmanager
-def atomic_open(path: Path, mode: str = "wb", *, shared: bool = False) -> Iterator[IO]:
+def atomic_open(
+    path: Path, mode: str = "wb", *, shared: bool = False, first: bool = False
+) -> Iterator[IO]:
     """Open a file for writing; it appears, complete and on disk, when the block ends well. The
     folders that it lies in are made.
 
     Args:
         shared: other processes may write the same file meanwhile, each under a name of its own;
             `Disk.sweep` deletes what a killed one leaves.
+        first: the first of several writers wins; the file of the others is not kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     mark = f".{secrets.token_hex(4)}" if shared else ""
@@ -45,11 +48,24 @@ def atomic_open(path: Path, mode: str = "wb", *, shared: bool = False) -> Iterat
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if not (first and _linked(temporary, path)):
+            temporary.rename(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    temporary.rename(path)
     sync_folder(path.parent)
+
+
+def _linked(temporary: Path, path: Path) -> bool:
+    """Give a file its name unless there is one of this name; False where disks have no links."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        pass
+    except OSError:
+        return False
+    temporary.unlink()
+    return True
 
 
 @contextmanager

@@ -158,7 +158,7 @@ class Remote:
         """Nothing: whether a store can be written to shows when it is."""
 
     @contextmanager
-    def write(self, mode: str = "wb", *, shared: bool = False) -> Iterator[IO]:
+    def write(self, mode: str = "wb", *, shared: bool = False, first: bool = False) -> Iterator[IO]:
         with tempfile.TemporaryDirectory(prefix="psla-wds-") as folder:
             path = Path(folder, "file" + self.url.suffix)
             with path.open(mode, encoding=None if "b" in mode else "utf-8") as file:

@@ -146,9 +146,11 @@ class Disk:
                 fix="give write access, or link the files (ln -s) into a folder that has it",
             ) from None
 
-    def write(self, mode: str = "wb", *, shared: bool = False) -> AbstractContextManager[IO]:
-        """A file open for writing, as `atomic_open` has it."""
-        return atomic_open(self.path, mode, shared=shared)
+    def write(
+        self, mode: str = "wb", *, shared: bool = False, first: bool = False
+    ) -> AbstractContextManager[IO]:
+        """A file open for writing, as `atomic_open` has it; in stores, the last writer wins."""
+        return atomic_open(self.path, mode, shared=shared, first=first)
 
     @contextmanager
     def write_folder(self, *, last: str) -> Iterator[Path]:

@@ -98,12 +98,36 @@ def label_positions(value: object, classes: ClassList) -> tuple[int, ...]:
 
     Raises `LabelError`, also where a value can be read in two ways.
     """
+    return positions_of(label_entries(value, classes), classes)
+
+
+def label_entries(value: object, classes: ClassList) -> list[Any]:
+    """Labels of any form one by one, texts and indices as they are, multi-hot ones as mids."""
     entries = _entries(value, classes)
     if type(value) is not int and _is_multi_hot(entries, classes):
-        return tuple(position for position, entry in enumerate(entries) if float(entry))
-    found, indices = set[int](), set[int]()
+        return [mid for mid, entry in zip(classes.mids, entries, strict=True) if float(entry)]
+    return entries
+
+
+def positions_of(
+    entries: Iterable[str | int],
+    classes: ClassList,
+    unknown: Callable[[str], None] | None = None,
+) -> tuple[int, ...]:
+    """Classes of labels from `label_entries`.
+
+    Args:
+        unknown: called with each label that is not in the class list, in place of an error.
+    """
+    entries, found, indices = list(entries), set[int](), set[int]()
     for entry in entries:
-        position = _position(entry, classes)
+        try:
+            position = _position(entry, classes)
+        except LabelError as error:
+            if unknown is None or error.reason != "unknown-label":
+                raise
+            unknown(str(entry))
+            continue
         if isinstance(entry, int) or classes.named(entry) is None:
             if position in indices:
                 raise LabelError(
@@ -202,13 +226,19 @@ def resolve_labels(value: object, classes: ClassList, where: str) -> tuple[int, 
 def shortened(clip: Clip) -> Clip:
     """The clip, with an id of at most `MAX_CLIP_ID_BYTES`: as much of a longer one as fits before
     a hash of the whole, which `source` keeps."""
-    encoded = clip.clip_id.encode()
-    if len(encoded) <= MAX_CLIP_ID_BYTES:
+    short = short_id(clip.clip_id)
+    if short == clip.clip_id:
         return clip
+    return replace(clip, clip_id=short, source=f"{clip.source}{WHOLE_ID}{clip.clip_id}")
+
+
+def short_id(clip_id: str) -> str:
+    """The id under which a clip is packed."""
+    encoded = clip_id.encode()
+    if len(encoded) <= MAX_CLIP_ID_BYTES:
+        return clip_id
     mark = "~" + hashlib.blake2b(encoded, digest_size=8).hexdigest()
-    begin = encoded[: MAX_CLIP_ID_BYTES - len(mark)].decode(errors="ignore")
-    source = f"{clip.source}{WHOLE_ID}{clip.clip_id}"
-    return replace(clip, clip_id=begin + mark, source=source)
+    return encoded[: MAX_CLIP_ID_BYTES - len(mark)].decode(errors="ignore") + mark
 
 
 def checked(clips: Iterable[Clip]) -> Iterator[Clip]:

@@ -6,6 +6,7 @@ off everything above it; `through_abstract` includes it.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -42,14 +43,21 @@ class Ontology:
                 pairs[row, position[child]] = True
         return pairs
 
-    def ancestor_pairs(self, classes: ClassList, *, through_abstract: bool) -> Pairs:
-        """From each class to all classes above it (PSLA algorithm 2, type II)."""
+    def ancestor_pairs(
+        self, classes: ClassList, *, through_abstract: bool, single_parent: bool = False
+    ) -> Pairs:
+        """From each class to all classes above it (PSLA algorithm 2, type II).
+
+        With `single_parent`, nothing above a node with several parents follows from it.
+        """
         pairs = np.zeros((len(classes), len(classes)), bool)
         position = _position(classes)
+        num_parents = Counter(child for below in self.children.values() for child in set(below))
         below: dict[str, set[str]] = {}
         for node, children in self.children.items():
             followed = through_abstract or node not in self.abstract
-            below[node] = set(children).union(*(below[c] for c in children)) if followed else set()
+            own = {c for c in children if followed and (not single_parent or num_parents[c] == 1)}
+            below[node] = own.union(*(below[c] for c in own))
         for ancestor, column in position.items():
             pairs[[position[mid] for mid in below[ancestor] & position.keys()], column] = True
         return pairs

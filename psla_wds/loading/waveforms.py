@@ -4,16 +4,15 @@ Neither torch nor DALI is imported. Draws, their order, partners, mixing weights
 those of `psla_wds.loading.batches` for the same seed.
 """
 
-import io
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
-import soundfile
 from jaxtyping import Float32, UInt8
 
+from psla_wds.audio.pcm import decode_float
 from psla_wds.loading.epochs import BatchSource, Epochs, Share, current_share
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.reading.reader import CLIPS_PER_TASK, DamagedClipError
@@ -149,13 +148,11 @@ class WaveformLoader(BatchSource[WaveformBatch]):
         waveforms = []
         for row, encoded in clips:
             try:
-                samples, _ = soundfile.read(
-                    io.BytesIO(encoded.data), dtype="float32", always_2d=True
-                )
+                waveform, _ = decode_float(encoded.data)
             except RuntimeError as reason:
                 problem = f"cannot be decoded: {reason}"
                 raise DamagedClipError(problem, self._index, row) from None
-            waveforms.append(samples.mean(axis=1))
+            waveforms.append(waveform)
         return waveforms
 
     def _batch(self, draws: Draws, waveforms: list[Waveform]) -> WaveformBatch:

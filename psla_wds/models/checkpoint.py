@@ -28,7 +28,6 @@ from psla_wds.models.heads import count_classes
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-CHECKPOINTS = "checkpoints"
 FIX = "copy it again, or use another checkpoint"
 
 # Official prefix, ours. The published EfficientNets still have their unused ImageNet classifier.
@@ -204,28 +203,6 @@ def _official_head(weights: dict[str, Tensor]) -> tuple[Head, int]:
     classifier = weights.get("head.classifier.weight")
     is_linear = classifier is not None and classifier.ndim == 2
     return "linear" if is_linear else "mean-pooling", NUM_HEADS
-
-
-def find_checkpoint(path: Path) -> Path:
-    """A checkpoint file: the path itself, or the last epoch's if it is a run's folder."""
-    if path.is_file():
-        return path
-    found = epoch_checkpoints(path)
-    if not found:
-        raise CheckpointError(
-            "there is no checkpoint here", where=path, fix="give a run's folder, or a .pt file"
-        )
-    return found[max(found)]
-
-
-def epoch_checkpoints(run_dir: Path) -> dict[int, Path]:
-    """The checkpoints of a run, by epoch."""
-    files = (run_dir / CHECKPOINTS).glob("epoch-*.pt")
-    return {int(file.stem.removeprefix("epoch-")): file for file in sorted(files)}
-
-
-def epoch_path(run_dir: Path, epoch: int) -> Path:
-    return run_dir / CHECKPOINTS / f"epoch-{epoch:03d}.pt"
 
 
 def check_classes(found: ClassList, expected: ClassList, *, where: object) -> None:

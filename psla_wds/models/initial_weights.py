@@ -21,12 +21,12 @@ from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.checkpoint import (
     FIX,
     Checkpoint,
-    find_checkpoint,
     is_official,
     read_checkpoint,
     tagger_weights,
 )
 from psla_wds.models.config import IMAGENET, RANDOM, TIMM, ModelConfig, timm, torchvision_models
+from psla_wds.models.epochs import find_checkpoint
 from psla_wds.models.heads import count_classes
 from psla_wds.models.model_folder import is_model_folder, read_model, read_model_config
 

@@ -18,8 +18,9 @@ from psla_wds.features.config import FeatureConfig
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.tensor_files import check_tensors, load_tensors, safetensors
 from psla_wds.labels.class_list import ClassList
-from psla_wds.models.checkpoint import CHECKPOINTS, Checkpoint, find_checkpoint, load_checkpoint
+from psla_wds.models.checkpoint import Checkpoint, load_checkpoint
 from psla_wds.models.config import RANDOM, ModelConfig
+from psla_wds.models.epochs import CHECKPOINTS, find_checkpoint
 
 FORMAT_VERSION = 1
 LIBRARY = "psla-wds"

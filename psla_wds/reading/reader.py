@@ -24,6 +24,7 @@ from psla_wds.io.stores import Store, at
 from psla_wds.reading.config import TIMEOUT_S
 from psla_wds.reading.read_pool import ReadPool
 from psla_wds.reading.staging import Staging
+from psla_wds.runtime.memory import keep_freed_memory
 from psla_wds.shards.index import ShardIndex
 
 logger = logging.getLogger("reader")
@@ -59,6 +60,7 @@ class Reader:
         timeout_s: float = TIMEOUT_S,
         stage: Path | None = None,
     ) -> None:
+        keep_freed_memory()
         self._index, self._timeout_s = index, timeout_s
         # All tries of a read, and the pauses between them, fit into its time.
         request_timeout_s = min(REQUEST_TIMEOUT_S, timeout_s / 10)

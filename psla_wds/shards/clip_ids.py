@@ -1,6 +1,7 @@
 """Clip ids as two columns: millions of them without as many Python objects."""
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,9 +24,11 @@ class ClipIds:
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "ClipIds":
-        encoded = [text.encode() for text in texts]
-        starts = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-        return cls(starts, np.frombuffer(b"".join(encoded), np.uint8))
+        values, ends = bytearray(), array("q", [0])
+        for text in texts:
+            values += text.encode()
+            ends.append(len(values))
+        return cls(np.array(ends, np.int64), np.frombuffer(values, np.uint8))
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -64,6 +67,14 @@ class ClipIds:
         found = np.flatnonzero(~missing)
         missing[found] = ~self._same_ids(rows[found], wanted, found)  # one hash of two ids
         return np.where(missing, NOT_THERE, rows)
+
+    def repeated(self) -> Int64[np.ndarray, " repeated"]:
+        """Rows whose id an earlier row has."""
+        hashes = self.hashes("")
+        order = np.argsort(hashes, kind="stable")
+        alike = np.flatnonzero(np.diff(hashes[order]) == 0)
+        firsts, others = order[alike], order[alike + 1]
+        return np.sort(others[self._same_ids(firsts, self, others)])
 
     def _equals(self, other: "ClipIds") -> bool:
         return np.array_equal(self.starts, other.starts) and np.array_equal(

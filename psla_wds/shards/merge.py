@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list
 from psla_wds.progress import progress_bar
+from psla_wds.shards.clip_ids import ClipIds
 from psla_wds.shards.index import ShardIndex, check_number_of_splits, combined_fingerprint
 from psla_wds.shards.index_files import (
     CLASS_LABELS,
@@ -24,17 +25,23 @@ from psla_wds.shards.index_files import (
 from psla_wds.shards.tar import FORMAT_VERSION, Sidecar, read_sidecars, tars_in
 
 
-def merge_sidecars(shards: Location) -> ShardIndex:
+def merge_sidecars(
+    shards: Location, compared: Callable[[Iterator[Sidecar]], Iterator[Sidecar]] = iter
+) -> ShardIndex:
     """Make `SHARDS/index` from the sidecars of all tars in the folder, and return it.
 
     Sidecars are in memory one at a time, those behind a URL some at a time.
+
+    Args:
+        compared: hands the sidecars on, and raises unless they are those that were planned.
     """
     tars = tars_in(shards)
     if not tars:
         raise ShardError(
             "there are no shards here", where=shards, fix="run python -m sharding.build"
         )
-    write_index(shards, _finished_sidecars(shards, tars), read_class_list(shards / CLASS_LABELS))
+    sidecars = compared(_finished_sidecars(shards, tars))
+    write_index(shards, sidecars, read_class_list(shards / CLASS_LABELS))
     return read_index(shards)
 
 
@@ -46,6 +53,12 @@ def _finished_sidecars(shards: Location, tars: list[Location]) -> Iterator[Sidec
                 "the shard is not finished: it has no sidecar, or another size",
                 where=tar,
                 fix="run the same sharding.build command again: it makes what is missing",
+            )
+        if sidecar.shard != tar.name:
+            raise ShardError(
+                f"the sidecar is that of another shard, {sidecar.shard!r:.80}",
+                where=tar,
+                fix="delete the sidecar, and run the command that made it again",
             )
         yield sidecar
 
@@ -112,6 +125,19 @@ class _Table:
                 column = np.concatenate([[0], np.cumsum(column)])
             yield name, (ranks[column] if name == "split" else column).astype(dtype, copy=False)
 
+    def check_ids(self, shards: Location) -> None:
+        """`ShardError` if two clips have one id."""
+        columns = {n: c for n, c in self.columns() if n in ("id_starts", "id_bytes", "shard")}
+        ids = ClipIds(columns["id_starts"], columns["id_bytes"])
+        repeated = ids.repeated()
+        if len(repeated):
+            row = repeated[0]
+            raise ShardError(
+                f"{len(repeated):,} clips are in the shards twice, such as {ids[row]!r}",
+                where=shards / self.shards[columns["shard"][row]]["name"],
+                fix="delete the tars that are not of this build, and run sharding.build again",
+            )
+
     def splits(self, shards: Location) -> list[str]:
         check_number_of_splits(len(self._splits), where=shards)
         return sorted(self._splits)
@@ -135,6 +161,7 @@ def write_index(shards: Location, sidecars: Iterable[Sidecar], classes: ClassLis
         for sidecar in sidecars:
             table.add(sidecar)
             bar.update(len(sidecar.clips.clip_id))
+    table.check_ids(shards)
     meta = {
         "format_version": FORMAT_VERSION,
         "fingerprint": combined_fingerprint(table.sha256),

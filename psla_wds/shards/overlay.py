@@ -4,13 +4,14 @@ The same as JSON lines, {"clip_id": ..., "labels": [mids]}, for people and other
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from psla_wds.errors import DAMAGE, LabelError
-from psla_wds.io.atomic_files import atomic_open
+from psla_wds.io.atomic_files import atomic_folder, atomic_open, disk_errors
 from psla_wds.io.columns import check_ragged, map_column
 from psla_wds.shards.index import ShardIndex
 
@@ -23,9 +24,41 @@ COLUMN_DTYPES: dict[str, type[np.generic]] = {
 }
 
 
-def write_overlay(folder: Path, index: ShardIndex, labelled: ShardIndex) -> None:
-    """Write the labels of `labelled`, an index of the same clips as `index`, into an empty
-    folder."""
+def publish_overlay(
+    output: Path,
+    labelled: tuple[ShardIndex, ShardIndex],
+    report: dict[str, Any],
+    text: str,
+    *,
+    export: Path | None,
+) -> None:
+    """Write a new overlay with its report, whole or not at all.
+
+    Args:
+        labelled: an index as its shards have it, and with the labels of the overlay.
+        text: the report for people.
+        export: file for the labels as JSON lines.
+    """
+    errors = disk_errors(output, "write the labels", then="run the command again")
+    with errors, atomic_folder(output) as folder:
+        _write_columns(folder, *labelled)
+        as_json = json.dumps(report, indent=1, ensure_ascii=False)
+        (folder / "report.json").write_text(as_json + "\n")
+        (folder / "report.txt").write_text(text)
+        if export:
+            write_label_rows(labelled[1], export)
+
+
+def next_step(output: Path, specs: Iterable[str]) -> str:
+    """The line that ends a command which wrote an overlay for these shards."""
+    shards = " ".join(f"--index {spec}" for spec in specs)
+    return (
+        f"wrote {output} (report.json, report.txt); next: "
+        f"torchrun train/main.py RECIPE {shards} --labels {output}"
+    )
+
+
+def _write_columns(folder: Path, index: ShardIndex, labelled: ShardIndex) -> None:
     meta = {
         "format_version": OVERLAY_VERSION,
         "index_fingerprint": index.fingerprint,
@@ -47,7 +80,7 @@ def apply_overlay(index: ShardIndex, folder: Path) -> ShardIndex:
         raise LabelError(
             "there is no label overlay here",
             where=folder,
-            fix="--labels names the --output of python -m eval.enhance",
+            fix="--labels names the --output of eval.enhance or sharding.overlay",
         )
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
@@ -62,14 +95,14 @@ def apply_overlay(index: ShardIndex, folder: Path) -> ShardIndex:
         raise LabelError(
             f"the label overlay is damaged: {error}",
             where=folder,
-            fix="make it again: python -m eval.enhance",
+            fix="make it again: python -m eval.enhance or sharding.overlay",
         ) from None
     if found != (index.fingerprint, len(index), index.classes.mids):
         raise LabelError(
             f"this label overlay belongs to another index: it has {found[1]:,} clips and "
             f"{len(found[2])} classes, this index {len(index):,} and {len(index.classes)}",
             where=folder,
-            fix="give the --index options of eval.enhance, in the same order",
+            fix="give the shards and splits that the overlay was made for, in the same order",
         )
     return index.with_labels(starts, values)
 

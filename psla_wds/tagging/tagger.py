@@ -26,13 +26,15 @@ from psla_wds.models.audio_tagger import check_precision
 from psla_wds.models.checkpoint import Checkpoint
 from psla_wds.models.config import Pooling, Precision
 from psla_wds.models.model_folder import check_members, load_members
+from psla_wds.runtime.cores import OnCores
+from psla_wds.runtime.memory import keep_freed_memory
 from psla_wds.tagging.config import EventConfig, WindowConfig
 from psla_wds.tagging.events import Event, EventFinder, in_order
 from psla_wds.tagging.waveform_model import WaveformModel
 from psla_wds.tagging.windows import CellMerger, EmbeddingMean, Window, cut, window_layout
 
-BATCH_SIZES = {"cuda": 8}
-"""Windows of a forward pass; 1 elsewhere: on two CPU cores, 4 are half as fast (bench_tag)."""
+GPU_BATCH_SIZE, MOST_WINDOWS = 8, 16
+"""Windows of a forward pass on a GPU, and at most on a CPU, where each core takes one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +119,12 @@ class Tagger:
         self.features = members[0].features
         model = WaveformModel(members, precision)
         self.layout = window_layout(windows or WindowConfig(), model)
-        self._model = model.to(self.device)
-        self._batch_size = batch_size or BATCH_SIZES.get(self.device.type, 1)
+        self.embedding_size = model.embedding_size
+        """Numbers of an embedding: the features of the trunk, in an ensemble those of all."""
+        self._forward = OnCores(model.to(self.device), self.device)
+        on_cpu = min(self._forward.threads, MOST_WINDOWS)
+        self._batch_size = batch_size or (on_cpu if self.device.type == "cpu" else GPU_BATCH_SIZE)
+        keep_freed_memory()
 
     @classmethod
     def load(
@@ -138,7 +144,7 @@ class Tagger:
             classes: class list for a checkpoint of the authors, which does not name its classes
                 (`psla_wds.labels.class_list.read_class_list`).
             windows: length and overlap of the windows; default `WindowConfig()`.
-            batch_size: windows of a forward pass; default 8 on a GPU, 1 on a CPU.
+            batch_size: windows of a forward pass; default 8 on a GPU, one for each core on a CPU.
             device: device of the model; default the GPU if there is one.
             precision: precision of the trunk; features and head are float32.
 
@@ -172,11 +178,6 @@ class Tagger:
                 classes (equally, if it has no attention); `mean` weighs them equally.
         """
         return next(self.many([waveform], sample_rate_hz, pooling))
-
-    @property
-    def embedding_size(self) -> int:
-        """Numbers of an embedding: the features of the trunk, in an ensemble those of all."""
-        return self._model.embedding_size
 
     def many(
         self,
@@ -225,7 +226,7 @@ class Tagger:
             for window in cut(blocks, self.layout, number)
         )
         while batch := list(islice(windows, self._batch_size)):
-            results = zip(batch, *self._forward(batch, pooling), strict=True)
+            results = zip(batch, *self._results(batch, pooling), strict=True)
             for window, scores, frame_scores, *embeddings in results:
                 cells = frame_scores[: self.layout.cells_of(len(window.samples))]
                 yield WindowTags(
@@ -238,17 +239,16 @@ class Tagger:
                     embedding=embeddings[0] if pooling else None,
                 )
 
-    @torch.inference_mode()
-    def _forward(self, batch: list[Window], pooling: Pooling | None) -> list[np.ndarray]:
+    def _results(self, batch: list[Window], pooling: Pooling | None) -> list[np.ndarray]:
         """Scores, frame scores, and with `pooling` embeddings of each window."""
         lengths = [len(window.samples) for window in batch]
         waveforms = np.zeros((len(batch), max(lengths)), np.float32)
         for row, window in zip(waveforms, batch, strict=True):
             row[: len(window.samples)] = window.samples
-        results = self._model(
+        results = self._forward(
             torch.from_numpy(waveforms).to(self.device),
             torch.tensor(lengths, device=self.device),
-            pooling,
+            pooling=pooling,
         )
         if not results[0].isfinite().all():
             raise CheckpointError(

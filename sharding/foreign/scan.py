@@ -72,7 +72,7 @@ def is_current(sidecar: Sidecar, tar: Location, rules: LabelRules) -> bool:
     same = f"{prefix}:{fingerprint}" == _base_task(rules)
     if rules.fingerprint and f"{LABELS}{rules.fingerprint}" not in words:
         same = False
-    if not same or at(tar).size() != sidecar.size_bytes:
+    if not same or sidecar.shard != tar.name or at(tar).size() != sidecar.size_bytes:
         return False
     return at(tar).modified_s() <= at(sidecar_path(tar)).modified_s()
 

@@ -113,7 +113,7 @@ def kind_of(extension: str) -> str:
 
 
 def is_text(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _check_compression(tar: Path, where: Location) -> None:

@@ -1,7 +1,6 @@
 """A whole build: all shards, or only those of clips refused before; then the index."""
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -10,12 +9,12 @@ from psla_wds.errors import ClipRefusedError, ConfigError
 from psla_wds.io.atomic_files import disk_errors
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
-from psla_wds.labels.class_list import ClassList, read_class_list
+from psla_wds.labels.class_list import ClassList
 from psla_wds.labels.manifest import Clip
 from psla_wds.progress import progress_bar
 from psla_wds.runtime.array_tasks import ArrayTask
 from psla_wds.shards.index import ShardIndex
-from psla_wds.shards.index_files import CLASS_LABELS, INDEX_FOLDER, META
+from psla_wds.shards.index_files import INDEX_FOLDER, META
 from psla_wds.shards.merge import merge_sidecars
 from psla_wds.shards.tar import read_sidecars, sidecar_path, tars_in
 from sharding.packing.config import PackConfig
@@ -29,7 +28,10 @@ from sharding.packing.duplicates import (
 from sharding.packing.engines import run_local
 from sharding.packing.forecast import settled_layout
 from sharding.packing.plan import (
+    TAR_NAME,
     ShardTasks,
+    check_class_list,
+    compared,
     missing_shards,
     open_output,
     plan_shards,
@@ -48,8 +50,6 @@ from sharding.packing.reports import (
     write_rejected,
 )
 from sharding.packing.shard import ShardResult, pack_clip, refusal_of
-
-TAR_NAME = re.compile(r"shard-(\d{6,})\.tar")
 
 logger = logging.getLogger("sharding.build")
 
@@ -74,9 +74,10 @@ def pack_all(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> O
     recovered = _packed_since(config.output, len(tasks))
     duplicates = read_duplicates(config.output) if config.refuse_duplicates else {}
     while True:
-        results = _run(replace(tasks, duplicates=duplicates), config)
+        planned = replace(tasks, duplicates=duplicates)
+        results = _run(planned, config)
         rejected = [clip for clip in _refused(results) if clip["clip_id"] not in recovered]
-        index = _publish(clips, rejected, classes, config)
+        index = _publish(clips, rejected, classes, config, planned)
         found = find_duplicates(index)
         to_refuse = dict(found) if config.refuse_duplicates else {}
         if not to_refuse:
@@ -175,9 +176,17 @@ def _finished(tasks: ShardTasks, config: PackConfig) -> Iterator[ShardResult]:
 
 
 def _publish(
-    clips: Sequence[Clip], rejected: list[dict[str, str]], classes: ClassList, config: PackConfig
+    clips: Sequence[Clip],
+    rejected: list[dict[str, str]],
+    classes: ClassList,
+    config: PackConfig,
+    tasks: ShardTasks | None = None,
 ) -> ShardIndex:
-    """List the refused and missing clips and, unless they are too many, write the index."""
+    """List the refused and missing clips and, unless they are too many, write the index.
+
+    Args:
+        tasks: all tasks of the build, to name a shard that is not as planned.
+    """
     folder = config.output
     covered = coverage(clips, rejected, classes)
     write_rejected(folder / REJECTED, rejected)
@@ -191,7 +200,7 @@ def _publish(
         fix="repair the files and add --retry-rejected",
     )
     with disk_errors(folder / INDEX_FOLDER, "write the index"):
-        index = merge_sidecars(folder)
+        index = merge_sidecars(folder, lambda sidecars: compared(folder, sidecars, tasks))
     at(folder).sweep()
     return index
 
@@ -221,12 +230,7 @@ def _finished_plan(folder: Location, classes: ClassList, config: PackConfig) -> 
         wanted["clips_per_shard"] = plan["layout"]["clips_per_shard"]
     settings = {"layout": wanted, "encoding": asdict(config.encoding)}
     require_same(plan, settings, ("layout", "encoding"), folder)
-    if read_class_list(folder / CLASS_LABELS) != classes:
-        raise ConfigError(
-            "the shards were packed with another class list",
-            where=folder / CLASS_LABELS,
-            fix="use that list, or choose another --output",
-        )
+    check_class_list(folder, classes)
     return plan
 
 

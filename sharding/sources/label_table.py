@@ -129,8 +129,8 @@ class LabelTable:
         return tuple(map(int, labels.split()))
 
     def _rows_of(self, clip: Description, tar: str, by_tar: bool) -> list[tuple[Any, ...]]:
-        exact = [_without_suffix(clip.own_id), f"{tar}/{clip.name}", f"{tar}/{clip.key}"]
-        names = [] if by_tar else [_without_suffix(clip.name), _without_suffix(clip.key)]
+        exact = [without_suffix(clip.own_id), f"{tar}/{clip.name}", f"{tar}/{clip.key}"]
+        names = [] if by_tar else [without_suffix(clip.name), without_suffix(clip.key)]
         for name in filter(None, exact + names):
             rows = self._rows("name", name)
             if rows:
@@ -180,7 +180,7 @@ def _rows(
 ) -> Iterator[tuple[str, str, str, str, str]]:
     """Name, its last part, reason of a refusal, labels or the details of the refusal, place."""
     for where, row in table_rows(path, (key, label_column)):
-        name = "" if row[key] is None else _without_suffix(str(row[key]).strip())
+        name = "" if row[key] is None else without_suffix(str(row[key]).strip())
         require(bool(name), f"the row has no {key}", where, "fill it in, or leave the row out")
         require(is_text(name), f"the {key} is not text that UTF-8 can hold", where, "rename it")
         try:
@@ -190,7 +190,7 @@ def _rows(
         yield name, name.rpartition("/")[2], reason, labels, where
 
 
-def _without_suffix(name: str) -> str:
+def without_suffix(name: str) -> str:
     """A name without the suffix of an audio file."""
     stem, dot, suffix = name.removeprefix("./").rpartition(".")
     return stem if stem and dot + suffix.lower() in AUDIO_SUFFIXES else name.removeprefix("./")

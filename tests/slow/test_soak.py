@@ -16,7 +16,8 @@ import pytest
 import torch
 from services.store_server import Fault, serving
 
-from psla_wds.models.checkpoint import epoch_checkpoints, load_checkpoint
+from psla_wds.models.checkpoint import load_checkpoint
+from psla_wds.models.epochs import epoch_checkpoints
 from psla_wds.shards.index_files import open_indexes
 from train.run.log import read_run
 

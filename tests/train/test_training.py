@@ -29,7 +29,7 @@ from psla_wds.errors import ConfigError, PslaError, StaleIndexError
 from psla_wds.evaluation.metrics import evaluate
 from psla_wds.evaluation.scores import Scores
 from psla_wds.features.config import FeatureConfig
-from psla_wds.models.checkpoint import epoch_checkpoints
+from psla_wds.models.epochs import epoch_checkpoints
 from psla_wds.models.initial_weights import build_model
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.sampling.config import SamplerConfig

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class RunDir:
         if begun and config.resume:
             self._check_same_run(config)
             return self.states.load()
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        if self.folder.exists() and (not self.folder.is_dir() or any(self._content())):
             advice = "add --resume to continue it, or " if begun else ""
             raise ConfigError(
                 "the run folder is not empty",
@@ -62,6 +63,10 @@ class RunDir:
                 fix=f"{advice}choose another --run-dir",
             )
         return None
+
+    def _content(self) -> Iterator[Path]:
+        """Files, but that of a run which was killed while it wrote its configuration."""
+        return (path for path in self.folder.iterdir() if path.name != f"{CONFIG}.tmp")
 
     def check_room(self, num_bytes: int) -> None:
         """Raise `PslaError` unless the folder can be written and has that many bytes free."""

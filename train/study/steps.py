@@ -108,7 +108,7 @@ class Steps:
 
     def train(self, model: Model, seed: int) -> Step:
         """A run, which continues one that was stopped."""
-        from psla_wds.models.checkpoint import epoch_path  # here: it imports torch
+        from psla_wds.models.epochs import epoch_path  # here: it imports torch
 
         folder = self._args.work / "runs" / model.name / f"seed-{seed}"
         words = [str(self._args.work / BASE), *model.flags, f"--run-dir={folder}"]

@@ -12,7 +12,8 @@ from tiny_models import tiny_checkpoint
 
 from eval.export import Args, export, main, push
 from psla_wds.errors import CheckpointError, ConfigError, PslaError, ScoreError
-from psla_wds.models.checkpoint import epoch_path, save_checkpoint
+from psla_wds.models.checkpoint import save_checkpoint
+from psla_wds.models.epochs import epoch_path
 from psla_wds.models.model_folder import Provenance, read_model_config
 from psla_wds.tagging.tagger import Tagger
 

@@ -17,7 +17,7 @@ from eval.score import Args, score
 from psla_wds.errors import ScoreError
 from psla_wds.evaluation.scores import Origin, Scores
 from psla_wds.io.atomic_files import sha256_of
-from psla_wds.models.checkpoint import epoch_path
+from psla_wds.models.epochs import epoch_path
 from train.run.log import read_run
 
 CLASSES = ("/m/0", "/m/1")

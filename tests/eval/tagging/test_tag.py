@@ -18,7 +18,8 @@ from tiny_models import CLASSES, RATE_HZ, sweep, tiny_checkpoint
 from eval.tag import main
 from eval.tagging.formats import RENDER, Result, Tag
 from psla_wds import cli
-from psla_wds.models.checkpoint import epoch_path, save_checkpoint
+from psla_wds.models.checkpoint import save_checkpoint
+from psla_wds.models.epochs import epoch_path
 from psla_wds.tagging.tagger import Tagger
 
 ROOT = Path(__file__).resolve().parents[3]

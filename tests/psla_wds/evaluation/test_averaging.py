@@ -17,7 +17,8 @@ from psla_wds.evaluation.scores import Origin, Scores
 from psla_wds.evaluation.weight_average import average_weights, with_estimated_statistics
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.loading.batches import LoaderConfig, evaluation_batches
-from psla_wds.models.checkpoint import epoch_checkpoints, load_checkpoint
+from psla_wds.models.checkpoint import load_checkpoint
+from psla_wds.models.epochs import epoch_checkpoints
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.shards.index_files import open_indexes
 from train.recipes import DEMO

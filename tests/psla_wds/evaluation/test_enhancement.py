@@ -15,6 +15,7 @@ from psla_wds.evaluation.enhancement import (
     against_truth,
     enhance,
     enhancement_report,
+    propagate,
     to_text,
 )
 from psla_wds.labels.ontology import read_ontology
@@ -127,16 +128,43 @@ def test_blocks_and_any_order_follow_the_definition(seed, threshold):
     assert list(labels_of(done.after).values()) == expected
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_without_a_teacher_all_that_follows_is_added(seed):
+    rng = np.random.default_rng(seed)
+    num_clips, num_classes = int(rng.integers(1, 40)), int(rng.integers(2, 9))
+    labels = [np.flatnonzero(row).tolist() for row in rng.random((num_clips, num_classes)) < 0.3]
+    above = np.triu(rng.random((num_classes, num_classes)) < 0.5, 1)
+    mids = tuple(f"m{k}" for k in range(num_classes))
+    index = named_index({f"{i}": own for i, own in enumerate([[0], *labels])}, mids)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(score_folder, "ROWS_AT_ONCE", 7)
+        done = propagate(index, {"II": above})
+    expected = [sorted({*own, *np.flatnonzero(above[own].any(axis=0))}) for own in ([0], *labels)]
+    assert list(labels_of(done.after).values()) == expected
+    report = enhancement_report(done)
+    added = [c for own, all_ in zip([[0], *labels], expected, strict=True)
+             for c in set(all_) - set(own)]  # fmt: skip
+    assert [row["added"] for row in report["per_class"]] == np.bincount(
+        np.array(added, int), minlength=num_classes
+    ).tolist()
+    assert report["types"]["II"]["labels_added"] == report["labels_added"] == len(added)
+    assert "threshold" not in to_text(report)
+
+
 def test_the_report_counts_classes_pairs_and_types(done: Enhancement):
     report = enhancement_report(done)
     assert (report["labels_before"], report["labels_added"]) == (7, 3)
-    assert report["impacted_classes"] == 3
+    assert (report["impacted_classes"], report["impacted_clips"]) == (3, 3)
     assert report["types"]["I"] == {"labels_added": 2, "impacted_classes": 2}
     assert [row["added"] for row in report["per_class"]] == [1, 1, 0, 1]
     assert [(p["carried"], p["added"], p["labels"]) for p in report["pairs"]] == [
         ("animal", "dog", 1), ("animal", "cat", 1), ("bark", "animal", 1),
     ]  # fmt: skip
-    assert "3 labels added to 7 (42.9%), in 3 of 4 classes" in to_text(report)
+    assert (
+        "3 labels added to 7 (42.9%), in 3 of 4 classes and 3 of 5 clips: 1.40 to 2.00"
+        in to_text(report)
+    )
 
 
 def test_added_labels_are_compared_with_the_truth(done: Enhancement):

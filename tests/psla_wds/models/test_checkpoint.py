@@ -13,12 +13,11 @@ from psla_wds.labels.class_list import ClassList
 from psla_wds.models.checkpoint import (
     Checkpoint,
     check_classes,
-    epoch_path,
-    find_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
 from psla_wds.models.config import ModelConfig
+from psla_wds.models.epochs import epoch_checkpoints, epoch_path, find_checkpoint
 from psla_wds.models.initial_weights import build_model
 
 CONFIG = ModelConfig(
@@ -121,4 +120,20 @@ def test_epochs_that_are_not_there_are_named(run: Path, first: int, last: int, e
 def test_the_checkpoint_of_a_run_is_the_last_one(run: Path, tmp_path: Path):
     assert find_checkpoint(run) == epoch_path(run, 10)
     with pytest.raises(CheckpointError, match="no checkpoint here"):
+        find_checkpoint(tmp_path)
+
+
+def test_only_checkpoints_of_epochs_count_as_such(tmp_path: Path):
+    for epoch in (2, 10, 1000):
+        epoch_path(tmp_path, epoch).parent.mkdir(exist_ok=True)
+        epoch_path(tmp_path, epoch).touch()
+    strange = ("epoch-002 (copy).pt", "epoch-best.pt", "epoch-1e3.pt", "epoch-0002.pt",
+               "epoch-9.pt", "epoch-\N{ARABIC-INDIC DIGIT ONE}23.pt", "epoch-.pt")  # fmt: skip
+    for name in strange:
+        (tmp_path / "checkpoints" / name).touch()
+    assert list(epoch_checkpoints(tmp_path)) == [2, 10, 1000]
+    assert find_checkpoint(tmp_path) == epoch_path(tmp_path, 1000)
+    for epoch in (2, 10, 1000):
+        epoch_path(tmp_path, epoch).unlink()
+    with pytest.raises(CheckpointError, match="there is no checkpoint here"):
         find_checkpoint(tmp_path)

@@ -26,3 +26,9 @@ def test_two_ids_of_one_hash_are_not_taken_for_one_another(monkeypatch: pytest.M
     monkeypatch.setattr(ClipIds, "hashes", lambda self, _: np.zeros(len(self), np.uint64))
     have, wanted = ClipIds.of(["ab", "cd"]), ClipIds.of(["cd", "ab", "abc", "ax", ""])
     assert have.rows_of(wanted).tolist() == [NOT_THERE, 0, NOT_THERE, NOT_THERE, NOT_THERE]
+
+
+@given(st.lists(st.text(max_size=1), max_size=12))
+def test_repeats_are_those_of_a_list(texts: list[str]):
+    expected = [row for row, text in enumerate(texts) if text in texts[:row]]
+    assert ClipIds.of(texts).repeated().tolist() == expected

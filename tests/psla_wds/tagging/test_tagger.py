@@ -16,7 +16,8 @@ from psla_wds.audio.decode import resample
 from psla_wds.errors import AudioError, CheckpointError, ConfigError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.features.log_mel import LogMel, fit, normalise
-from psla_wds.models.checkpoint import Checkpoint, epoch_path, save_checkpoint
+from psla_wds.models.checkpoint import Checkpoint, save_checkpoint
+from psla_wds.models.epochs import epoch_path
 from psla_wds.tagging.config import WindowConfig
 from psla_wds.tagging.tagger import Tagger
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from psla_wds.models.checkpoint import epoch_checkpoints, load_checkpoint
+from psla_wds.models.checkpoint import load_checkpoint
+from psla_wds.models.epochs import epoch_checkpoints
 from train.run.log import read_run
 
 MAIN = Path(__file__).parents[3] / "train" / "main.py"

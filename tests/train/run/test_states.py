@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from psla_wds.errors import CheckpointError, ConfigError
+from psla_wds.errors import CheckpointError, ConfigError, PslaError
 from train.recipes import DEMO
 from train.run.folder import RunDir
 from train.run.state import TYPES, StateFiles, StateWriter
@@ -92,3 +92,33 @@ def test_a_run_changes_its_length_if_its_rates_stay(
         else:
             with pytest.raises(ConfigError, match="epochs was 6, now 7"):
                 RunDir(run.run_dir).find_state(longer)
+
+
+def test_a_run_killed_while_it_made_its_folder_begins_anew(tmp_path: Path):
+    """As SIGKILL leaves it between writing the configuration and giving it its name."""
+    run = replace(DEMO, run_dir=tmp_path / "run")
+    run.run_dir.mkdir()
+    (run.run_dir / "config.json.tmp").write_text('{"index": [')
+    for config in (run, replace(run, resume=True)):
+        assert RunDir(run.run_dir).find_state(config) is None
+    with RunDir(run.run_dir) as folder:
+        folder.begin(run, {})
+    assert [path.name for path in run.run_dir.iterdir()] == ["config.json"]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.tmp").touch()
+    with pytest.raises(ConfigError, match="the run folder is not empty"):
+        RunDir(other).find_state(replace(run, run_dir=other, resume=True))
+
+
+def test_a_rename_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    run = replace(DEMO, run_dir=tmp_path / "run")
+    with monkeypatch.context() as patch, RunDir(run.run_dir) as folder:
+        patch.setattr(Path, "rename", fail)
+        with pytest.raises(PslaError, match="cannot write the run folder: Input/output error"):
+            folder.begin(run, {})
+    assert not list(run.run_dir.iterdir())
+    assert RunDir(run.run_dir).find_state(replace(run, resume=True)) is None
