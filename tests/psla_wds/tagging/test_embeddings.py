@@ -12,7 +12,8 @@ from tiny_models import FEATURES, RATE_HZ, sweep, tiny_checkpoint
 
 from psla_wds.features.log_mel import LogMel, fit, normalise
 from psla_wds.models.audio_tagger import AudioTagger
-from psla_wds.models.checkpoint import Checkpoint, epoch_path, save_checkpoint
+from psla_wds.models.checkpoint import Checkpoint, save_checkpoint
+from psla_wds.models.epochs import epoch_path
 from psla_wds.tagging.tagger import Tagger
 from psla_wds.tagging.windows import EmbeddingMean
 
