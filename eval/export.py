@@ -20,6 +20,7 @@ from psla_wds import cli
 from psla_wds.errors import ConfigError, PslaError, ScoreError
 from psla_wds.io.atomic_files import atomic_folder, disk_errors
 from psla_wds.labels.class_list import read_class_list
+from psla_wds.models.config import Pooling
 
 CARD = "README.md"
 HEADLINES = (
@@ -56,6 +57,8 @@ class Args:
     """Title of the card. Default: the value of --push, or the folder's name."""
     onnx: bool = False
     """Also write model.onnx: waveform in, scores out."""
+    onnx_embeddings: Pooling | None = None
+    """Give model.onnx a third output: embeddings, pooled by the head's attention or by the mean."""
     push: str | None = None
     """Repository of the Hugging Face Hub, OWNER/NAME, to upload the folder to with the account of
     `hf auth login`. It is created if it does not exist."""
@@ -68,6 +71,12 @@ class Args:
                 "scores need the name of the clips that they were computed on",
                 where="--metrics, --evaluated-on",
                 fix="give both, or neither",
+            )
+        if self.onnx_embeddings and not self.onnx:
+            raise ConfigError(
+                "embeddings are an output of model.onnx, which is not written",
+                where="--onnx-embeddings",
+                fix="add --onnx",
             )
         if self.private and self.push is None:
             raise ConfigError(
@@ -110,7 +119,7 @@ def export(args: Args) -> list[str]:
         if args.onnx:
             from eval.exporting.portable import write_onnx  # torch's exporter takes a second
 
-            write_onnx(model, config.classes, folder / "model.onnx")
+            write_onnx(model, config.classes, folder / "model.onnx", args.onnx_embeddings)
         settings = CardSettings(
             title=args.title or args.push or args.output.resolve().name,
             repository=args.push,
@@ -118,6 +127,7 @@ def export(args: Args) -> list[str]:
             evaluated_on=args.evaluated_on,
             frame_s=model.frame_s,
             onnx=args.onnx,
+            onnx_embedding_size=model.embedding_size if args.onnx_embeddings else None,
         )
         (folder / CARD).write_text(card_text(config, settings), encoding="utf-8")
     return sorted(path.name for path in args.output.iterdir())

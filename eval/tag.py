@@ -11,6 +11,7 @@ recordings that are read but odd, such as channels that cancel each other.
 """
 
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -22,10 +23,11 @@ from psla_wds import cli
 from psla_wds.config import Within, check_ranges
 from psla_wds.errors import AudioError, ConfigError
 from psla_wds.labels.class_list import read_class_list
-from psla_wds.models.config import Precision
+from psla_wds.models.config import Pooling, Precision
 from psla_wds.tagging.config import EventConfig, WindowConfig
 
 STDIN = "-"
+EMBEDDING_SUFFIXES = (".npz", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ class Args:
     """text for people, json (an object a line), csv (a row a tag) or audacity (label tracks)."""
     output: Path | None = None
     """File to write (default: stdout); for audacity, a folder with a file for each recording."""
+    embeddings: Path | None = None
+    """File for an embedding of each window and each recording, .npz or .parquet: the features
+    that the head sees, as one float32 vector. No second forward pass is needed."""
+    pooling: Pooling = "attention"
+    """Weights of the frames in an embedding: those of the head's attention, or the same for all
+    (mean; also for a head without attention)."""
     top_k: Annotated[int, Within(1)] = 5
     """Number of classes in the result of a window or a recording: those with the highest scores."""
     class_labels: Path | None = None
@@ -60,6 +68,12 @@ class Args:
                 "stdin cannot be tagged together with files",
                 where=STDIN,
                 fix="give files, or - alone",
+            )
+        if self.embeddings and self.embeddings.suffix not in EMBEDDING_SUFFIXES:
+            raise ConfigError(
+                f"embeddings cannot be written as {self.embeddings.suffix or 'a bare name'}",
+                where=f"--embeddings {self.embeddings}",
+                fix=f"give a name that ends with {' or '.join(EMBEDDING_SUFFIXES)}",
             )
 
 
@@ -97,10 +111,12 @@ def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m eval.tag")
     recordings = find_recordings(args.recordings)
     # Here, since torch takes seconds to import, which --help does not need.
+    from eval.tagging.embeddings import open_embeddings
     from eval.tagging.hearing import tag_recordings
     from psla_wds.tagging.tagger import Tagger
 
-    with open_writer(args.format, args.output, recordings) as write:
+    with ExitStack() as files:
+        write = files.enter_context(open_writer(args.format, args.output, recordings))
         tagger = Tagger.load(
             args.model,
             classes=read_class_list(args.class_labels) if args.class_labels else None,
@@ -109,12 +125,30 @@ def main() -> None:
             device=args.device,
             precision=args.precision,
         )
-        heard = tag_recordings(tagger, recordings, write, top_k=args.top_k, events=args.events)
+        embeddings = None
+        if args.embeddings:
+            opened = open_embeddings(args.embeddings, tagger.embedding_size, args.pooling)
+            embeddings = files.enter_context(opened)
+        heard = tag_recordings(
+            tagger,
+            recordings,
+            write,
+            top_k=args.top_k,
+            events=args.events,
+            embeddings=embeddings,
+        )
     failures = heard.failures
     if args.output:
         num_tagged = len(recordings) - len(failures)
         flagged = f"; {len(heard.flagged):,} flagged, see above" if heard.flagged else ""
         print(f"wrote the tags of {num_tagged:,} recordings to {args.output}{flagged}")
+    if embeddings:
+        print(
+            f"wrote embeddings of {tagger.embedding_size:,} numbers for "
+            f"{embeddings.num_recordings:,} recordings and {embeddings.num_windows:,} windows "
+            f"to {args.embeddings}",
+            file=sys.stdout if args.output else sys.stderr,
+        )
     if failures:
         raise AudioError(
             f"{len(failures):,} of {len(recordings):,} recordings could not be read to their end",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from psla_wds.errors import PslaError
     from psla_wds.features.config import FeatureConfig
     from psla_wds.loading.batches import LoaderConfig, evaluation_batches, training_batches
+    from psla_wds.loading.draw_sampler import DrawSampler
     from psla_wds.loading.epochs import Epochs, Share
     from psla_wds.loading.loader import Batch, Loader
     from psla_wds.loading.waveforms import (
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AugmentConfig",
     "Batch",
+    "DrawSampler",
     "Draws",
     "Epochs",
     "Event",
@@ -63,6 +65,7 @@ _NAMES = {
     "errors": ("PslaError",),
     "features.config": ("FeatureConfig",),
     "loading.batches": ("LoaderConfig", "evaluation_batches", "training_batches"),
+    "loading.draw_sampler": ("DrawSampler",),
     "loading.epochs": ("Epochs", "Share"),
     "loading.loader": ("Batch", "Loader"),
     "loading.waveforms": (

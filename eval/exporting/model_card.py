@@ -32,6 +32,8 @@ class CardSettings:
     """Seconds from one frame score to the next."""
     onnx: bool
     """Whether the folder has model.onnx."""
+    onnx_embedding_size: int | None
+    """Numbers of an embedding of model.onnx; None if it gives none."""
 
 
 def huggingface_hub() -> ModuleType:

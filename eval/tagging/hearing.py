@@ -12,6 +12,7 @@ import soundfile
 from jaxtyping import Float32
 from tqdm import tqdm
 
+from eval.tagging.embeddings import EmbeddingFile
 from eval.tagging.formats import Recording, Result, Tag, Writer
 from psla_wds.audio.decode import Block, decode
 from psla_wds.audio.files import Notes
@@ -39,6 +40,7 @@ def tag_recordings(
     *,
     top_k: int,
     events: EventConfig,
+    embeddings: EmbeddingFile | None = None,
 ) -> Heard:
     """Tag recordings in order, and write each result as soon as it is known."""
     heard, rate_hz = Heard(), tagger.features.sample_rate_hz
@@ -59,12 +61,15 @@ def tag_recordings(
             tqdm.write(f"warning: {name}: {detail}", file=sys.stderr)
 
     with progress_bar(desc="tagging", total=_total_s(recordings), unit=AUDIO_S) as bar:
-        windows = tagger.stream(blocks(number, bar) for number in range(len(recordings)))
+        numbers = range(len(recordings))
+        pooling = embeddings.pooling if embeddings else None
+        windows = tagger.stream((blocks(number, bar) for number in numbers), pooling)
         for number, found in groupby(windows, key=lambda window: window.recording):
             # Where reading failed, the end of the last window is not known.
             whole = takewhile(lambda w: not (w.is_last and w.recording in heard.failures), found)
             name = recordings[number].name
-            write(recordings[number], results_of(name, whole, tagger, top_k=top_k, events=events))
+            stored = embeddings.follow(name, whole) if embeddings else whole
+            write(recordings[number], results_of(name, stored, tagger, top_k=top_k, events=events))
     return heard
 
 

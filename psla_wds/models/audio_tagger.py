@@ -26,12 +26,14 @@ class AudioTagger(nn.Module):
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
-        self.trunk, channels = build_trunk(
+        self.trunk, self.num_features = build_trunk(
             config.backbone,
             drop_connect_rate=config.drop_connect_rate,
             batch_norm_momentum=config.batch_norm_momentum,
         )
-        self.head = build_head(config.head, channels, num_classes, num_heads=config.num_heads)
+        self.head = build_head(
+            config.head, self.num_features, num_classes, num_heads=config.num_heads
+        )
         self.precision: Precision = "float32"
 
     def forward(
@@ -43,15 +45,14 @@ class AudioTagger(nn.Module):
         with torch.autocast(log_mel.device.type, enabled=False):
             return self.head(_without_mels(features))
 
-    def score_frames(
+    def map_columns(
         self, log_mel: Float[Tensor, "batch frames mels"]
-    ) -> tuple[Float32[Tensor, "batch classes"], Float32[Tensor, "batch classes columns"]]:
-        """The scores, and the scores of each column of the trunk's map: a frame that is longer by
-        the trunk's stride. The trunk computes in `self.precision`."""
+    ) -> Float32[Tensor, "batch channels 1 columns"]:
+        """The trunk's map, averaged over mels, for the methods of `head`: a column is a frame that
+        is longer by the trunk's stride. The trunk computes in `self.precision`."""
         with autocast(self.precision, log_mel.device):
             features = self.trunk(self._image(log_mel))
-        features = _without_mels(features)
-        return self.head(features), self.head.score_frames(features)
+        return _without_mels(features)
 
     def _image(
         self, log_mel: Float[Tensor, "batch frames mels"]

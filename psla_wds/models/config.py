@@ -20,6 +20,8 @@ NUM_HEADS = 4
 Head = Literal["multi-head-attention", "single-head-attention", "mean-pooling", "linear"]
 BatchNormOver = Literal["rank", "groups", "batch"]
 Precision = Literal["float32", "bfloat16", "float16"]
+Pooling = Literal["attention", "mean"]
+"""Weights of the frames in an embedding: those of the head's attention, or equal ones."""
 
 
 @dataclass(frozen=True, kw_only=True)

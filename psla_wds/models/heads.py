@@ -1,13 +1,14 @@
 """Heads: from the features of frames to one score for each class.
 
 A head takes features averaged over frequency, with any number of frames. It also scores each frame
-by itself (`score_frames`), which shows when a sound is present.
+by itself (`score_frames`), which shows when a sound is present, and weighs the frames for an
+embedding (`weigh_frames`).
 """
 
 from typing import TypeAlias, cast
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 from torch import Tensor, nn
 
 from psla_wds.models.config import Head
@@ -18,9 +19,23 @@ SMALLEST_SCORE = 1e-7
 Features: TypeAlias = Float32[Tensor, "batch channels 1 frames"]
 ClipScores: TypeAlias = Float32[Tensor, "batch classes"]
 FrameScores: TypeAlias = Float32[Tensor, "batch classes frames"]
+Reached: TypeAlias = Bool[Tensor, "batch_or_1 frames"]
+"""True for frames that begin within the recording."""
+FrameWeights: TypeAlias = Float32[Tensor, "batch frames"]
 
 
-class FrameClassifier(nn.Module):
+class PoolingHead(nn.Module):
+    """Base of all heads."""
+
+    def weigh_frames(self, features: Features, reached: Reached) -> FrameWeights:
+        """Weights of the frames in an embedding: they sum to 1, and are 0 where not reached.
+
+        They are equal here; heads with attention override it.
+        """
+        return mean_weights(features, reached)
+
+
+class FrameClassifier(PoolingHead):
     """Base of the heads whose clip score is a mean of frame scores."""
 
     classifier: nn.Conv2d
@@ -43,13 +58,22 @@ class AttentionHead(FrameClassifier):
         self.classifier = nn.Conv2d(channels, num_classes, kernel_size=1)
 
     def forward(self, features: Features) -> ClipScores:
-        attention = torch.sigmoid(self.attention(features))
-        attention = attention.clamp(SMALLEST_SCORE, 1 - SMALLEST_SCORE)
+        attention = self._attention(features)
         attention = attention / attention.sum(dim=3, keepdim=True)
         return (attention * torch.sigmoid(self.classifier(features))).sum(dim=(2, 3))
 
+    def weigh_frames(self, features: Features, reached: Reached) -> FrameWeights:
+        """The attention of each class, normalised over the frames that are reached; its mean over
+        all classes."""
+        attention = self._attention(features).squeeze(2) * reached[:, None]
+        return (attention / attention.sum(dim=2, keepdim=True)).mean(dim=1)
 
-class MultiHeadAttention(nn.Module):
+    def _attention(self, features: Features) -> Float32[Tensor, "batch classes 1 frames"]:
+        attention = torch.sigmoid(self.attention(features))
+        return attention.clamp(SMALLEST_SCORE, 1 - SMALLEST_SCORE)
+
+
+class MultiHeadAttention(PoolingHead):
     """The sum of several attention heads, with learned weights that need not sum to 1."""
 
     def __init__(self, channels: int, num_classes: int, num_heads: int) -> None:
@@ -63,9 +87,16 @@ class MultiHeadAttention(nn.Module):
 
     def score_frames(self, features: Features) -> FrameScores:
         """The frame scores of the heads, summed with the heads' weights."""
-        heads = cast(list[AttentionHead], list(self.heads))
-        scores = torch.stack([head.score_frames(features) for head in heads], dim=-1)
+        scores = torch.stack([head.score_frames(features) for head in self._heads()], dim=-1)
         return (scores * self.head_weights).sum(dim=-1)
+
+    def weigh_frames(self, features: Features, reached: Reached) -> FrameWeights:
+        """The mean of the heads' weights of frames."""
+        weights = [head.weigh_frames(features, reached) for head in self._heads()]
+        return torch.stack(weights).mean(dim=0)
+
+    def _heads(self) -> list[AttentionHead]:
+        return cast(list[AttentionHead], list(self.heads))
 
 
 class MeanPooling(FrameClassifier):
@@ -79,7 +110,7 @@ class MeanPooling(FrameClassifier):
         return torch.sigmoid(self.classifier(features)).mean(dim=(2, 3))
 
 
-class LinearHead(nn.Module):
+class LinearHead(PoolingHead):
     """A clip's score is the score of its frames' mean features."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
@@ -92,6 +123,11 @@ class LinearHead(nn.Module):
     def score_frames(self, features: Features) -> FrameScores:
         """The score that a clip would have if all its frames were like this one."""
         return torch.sigmoid(self.classifier(features.squeeze(2).mT)).mT
+
+
+def mean_weights(features: Features, reached: Reached) -> FrameWeights:
+    """Equal weights of all frames that are reached."""
+    return (reached / reached.sum(dim=1, keepdim=True)).expand(len(features), -1)
 
 
 AnyHead: TypeAlias = AttentionHead | MultiHeadAttention | MeanPooling | LinearHead

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,12 +28,13 @@ class OnCores:
             self.threads, "forward", initializer=torch.set_num_threads, initargs=(1,)
         )
 
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        rows = len(inputs[0])
+    def __call__(self, *inputs: Tensor, **settings: object) -> tuple[Tensor, ...]:
+        """The outputs for a batch; `settings` go to `forward` as they are."""
+        rows, compute = len(inputs[0]), partial(self._part, **settings)
         if self.threads == 1 or rows == 1:
-            return self._part(*inputs)
+            return compute(*inputs)
         size = min(-(-rows // self.threads), LARGEST_PART)
-        parts = self._pool.map(self._part, *(tensor.split(size) for tensor in inputs))
+        parts = self._pool.map(compute, *(tensor.split(size) for tensor in inputs))
         return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
 
     def close(self) -> None:
@@ -40,7 +42,7 @@ class OnCores:
         self._pool.shutdown()
         torch.set_num_threads(torch.get_num_threads())  # MKL's number is that of the process
 
-    def _part(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def _part(self, *inputs: Tensor, **settings: object) -> tuple[Tensor, ...]:
         # Here, since the mode belongs to a thread.
         with torch.inference_mode():
-            return self._forward(*inputs)
+            return self._forward(*inputs, **settings)

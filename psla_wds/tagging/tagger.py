@@ -24,14 +24,14 @@ from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.labels.class_list import ClassList
 from psla_wds.models.audio_tagger import check_precision
 from psla_wds.models.checkpoint import Checkpoint
-from psla_wds.models.config import Precision
+from psla_wds.models.config import Pooling, Precision
 from psla_wds.models.model_folder import check_members, load_members
 from psla_wds.runtime.cores import OnCores
 from psla_wds.runtime.memory import keep_freed_memory
 from psla_wds.tagging.config import EventConfig, WindowConfig
 from psla_wds.tagging.events import Event, EventFinder, in_order
 from psla_wds.tagging.waveform_model import WaveformModel
-from psla_wds.tagging.windows import CellMerger, Window, cut, window_layout
+from psla_wds.tagging.windows import CellMerger, EmbeddingMean, Window, cut, window_layout
 
 GPU_BATCH_SIZE, MOST_WINDOWS = 8, 16
 """Windows of a forward pass on a GPU, and at most on a CPU, where each core takes one."""
@@ -52,6 +52,12 @@ class WindowTags:
     """Frame scores that became final with this window; they follow those of the window before."""
     is_last: bool
     """Whether the recording ends here."""
+    embedding: Float32[np.ndarray, " size"] | None = None
+    """Features of the window, pooled over its frames; None if they were not asked for."""
+
+    @property
+    def length_s(self) -> float:
+        return self.end_s - self.start_s
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +74,9 @@ class Tags:
     """Length of a frame in seconds; frame i begins at i times that."""
     frame_scores: Float32[np.ndarray, "frames classes"]
     """Score of each frame by itself, near [0, 1]; their mean where windows overlap."""
+    embedding: Float32[np.ndarray, " size"] | None = None
+    """Mean of the windows' embeddings, weighted by their lengths; None if not asked for."""
+    window_embeddings: Float32[np.ndarray, "windows size"] | None = None
 
     @property
     def duration_s(self) -> float:
@@ -110,6 +119,8 @@ class Tagger:
         self.features = members[0].features
         model = WaveformModel(members, precision)
         self.layout = window_layout(windows or WindowConfig(), model)
+        self.embedding_size = model.embedding_size
+        """Numbers of an embedding: the features of the trunk, in an ensemble those of all."""
         self._forward = OnCores(model.to(self.device), self.device)
         on_cpu = min(self._forward.threads, MOST_WINDOWS)
         self._batch_size = batch_size or (on_cpu if self.device.type == "cpu" else GPU_BATCH_SIZE)
@@ -156,12 +167,33 @@ class Tagger:
         """
         return next(self.many([waveform], sample_rate_hz))
 
-    def many(self, waveforms: Iterable[Any], sample_rate_hz: int | float) -> Iterator[Tags]:
-        """Scores of several recordings, in their order; their windows share batches."""
+    def embed(
+        self, waveform: Any, sample_rate_hz: int | float, pooling: Pooling = "attention"
+    ) -> Tags:
+        """The same scores, with `embedding` and `window_embeddings`: the features that the head
+        sees, pooled over the frames, as float32 vectors of `embedding_size` numbers.
+
+        Args:
+            pooling: `attention` weighs frames as the head does, on average over its heads and
+                classes (equally, if it has no attention); `mean` weighs them equally.
+        """
+        return next(self.many([waveform], sample_rate_hz, pooling))
+
+    def many(
+        self,
+        waveforms: Iterable[Any],
+        sample_rate_hz: int | float,
+        pooling: Pooling | None = None,
+    ) -> Iterator[Tags]:
+        """Scores of several recordings, in their order; their windows share batches.
+
+        Args:
+            pooling: pooling of embeddings, as for `embed`; default: there are none.
+        """
         rate_hz = self.features.sample_rate_hz
         recordings = (decode_array(_as_array(w), sample_rate_hz, to_hz=rate_hz) for w in waveforms)
         windows: list[WindowTags] = []
-        for window in self.stream(recordings):
+        for window in self.stream(recordings, pooling):
             windows.append(window)
             if window.is_last:
                 window_scores = np.stack([w.scores for w in windows])
@@ -173,15 +205,19 @@ class Tagger:
                     window_scores=window_scores,
                     frame_s=self.layout.cell_s,
                     frame_scores=np.concatenate([w.frame_scores for w in windows]),
+                    **(_embeddings_of(windows) if pooling else {}),
                 )
                 windows = []
 
-    def stream(self, recordings: Iterable[Iterable[Block]]) -> Iterator[WindowTags]:
+    def stream(
+        self, recordings: Iterable[Iterable[Block]], pooling: Pooling | None = None
+    ) -> Iterator[WindowTags]:
         """Windows of recordings as they come, in memory that does not grow with their lengths.
 
         Args:
             recordings: the blocks of each recording, such as `psla_wds.audio.decode.decode` gives:
                 one channel at the model's sample rate. No sample means one sample of silence.
+            pooling: pooling of embeddings, as for `embed`; default: there are none.
         """
         merger, rate_hz = CellMerger(self.layout, len(self.classes)), self.features.sample_rate_hz
         windows = (
@@ -190,7 +226,8 @@ class Tagger:
             for window in cut(blocks, self.layout, number)
         )
         while batch := list(islice(windows, self._batch_size)):
-            for window, scores, frame_scores in zip(batch, *self._scores(batch), strict=True):
+            results = zip(batch, *self._results(batch, pooling), strict=True)
+            for window, scores, frame_scores, *embeddings in results:
                 cells = frame_scores[: self.layout.cells_of(len(window.samples))]
                 yield WindowTags(
                     recording=window.recording,
@@ -199,25 +236,37 @@ class Tagger:
                     scores=scores,
                     frame_scores=merger.add(cells, is_last=window.is_last),
                     is_last=window.is_last,
+                    embedding=embeddings[0] if pooling else None,
                 )
 
-    def _scores(
-        self, batch: list[Window]
-    ) -> tuple[Float32[np.ndarray, "batch classes"], Float32[np.ndarray, "batch columns classes"]]:
+    def _results(self, batch: list[Window], pooling: Pooling | None) -> list[np.ndarray]:
+        """Scores, frame scores, and with `pooling` embeddings of each window."""
         lengths = [len(window.samples) for window in batch]
         waveforms = np.zeros((len(batch), max(lengths)), np.float32)
         for row, window in zip(waveforms, batch, strict=True):
             row[: len(window.samples)] = window.samples
-        scores, frame_scores = self._forward(
-            torch.from_numpy(waveforms).to(self.device), torch.tensor(lengths, device=self.device)
+        results = self._forward(
+            torch.from_numpy(waveforms).to(self.device),
+            torch.tensor(lengths, device=self.device),
+            pooling=pooling,
         )
-        if not scores.isfinite().all():
+        if not results[0].isfinite().all():
             raise CheckpointError(
                 "some scores of the model are not finite",
                 where=f"{self.features.num_frames} frames at {self.features.sample_rate_hz} Hz",
                 fix="use a checkpoint of an earlier epoch",
             )
-        return scores.cpu().numpy(), frame_scores.cpu().numpy()
+        return [result.cpu().numpy() for result in results]
+
+
+def _embeddings_of(windows: list[WindowTags]) -> dict[str, Float32[np.ndarray, "..."]]:
+    """Embeddings of a recording and of its windows, as fields of `Tags`."""
+    mean, embeddings = EmbeddingMean(), []
+    for window in windows:
+        assert window.embedding is not None
+        embeddings.append(window.embedding)
+        mean.add(window.embedding, window.length_s)
+    return {"embedding": mean.value(), "window_embeddings": np.stack(embeddings)}
 
 
 def _as_array(waveform: Any) -> np.ndarray:

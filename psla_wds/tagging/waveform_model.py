@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor, nn
 
 from psla_wds.errors import CheckpointError
@@ -13,7 +13,8 @@ from psla_wds.features.log_mel import WindowFeatures
 from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.backbones import PROBED_FRAMES
 from psla_wds.models.checkpoint import Checkpoint
-from psla_wds.models.config import Precision
+from psla_wds.models.config import Pooling, Precision
+from psla_wds.models.heads import mean_weights
 
 MOST_NUMBERS = 2**24
 """Limit for a matrix of the front end and for the features of a window (64 MiB), since a file can
@@ -22,6 +23,8 @@ claim any size."""
 
 class WaveformModel(nn.Module):
     """One tagger, or several whose scores are averaged, with the front end that they share."""
+
+    column_numbers: Tensor
 
     def __init__(self, members: Sequence[Checkpoint], precision: Precision = "float32") -> None:
         super().__init__()
@@ -41,6 +44,10 @@ class WaveformModel(nn.Module):
         (self.stride_frames,) = strides
         """Log-mel frames for each column of the trunk's map, and so for each frame score."""
         self.num_columns = min(columns for _, _, columns in maps)
+        columns = torch.arange(self.num_columns)
+        self.register_buffer("column_numbers", columns, persistent=False)
+        self.embedding_size = sum(tagger.num_features for tagger in self._taggers())
+        """Numbers of an embedding: the features of the trunk, in an ensemble those of all."""
         for tagger in self._taggers():
             tagger.precision = precision
         self.eval()
@@ -49,20 +56,38 @@ class WaveformModel(nn.Module):
         self,
         waveforms: Float32[Tensor, "batch samples"],
         num_samples: Int64[Tensor, " batch_or_1"] | None = None,
-    ) -> tuple[Float32[Tensor, "batch classes"], Float32[Tensor, "batch columns classes"]]:
-        """Scores and frame scores of the first `num_samples` of each waveform (default: all).
+        pooling: Pooling | None = None,
+    ) -> tuple[Float32[Tensor, "batch _"] | Float32[Tensor, "batch columns classes"], ...]:
+        """Scores (batch, classes) and frame scores (batch, columns, classes) of the first
+        `num_samples` of each waveform (default: all), and with `pooling` their embeddings (batch,
+        `embedding_size`): the members' side by side, since each has features of its own.
 
         A waveform is cut or padded to the length that the model takes. Frame i begins at i times
-        `stride_frames` hops; scores of frames that begin after the last sample are undefined.
+        `stride_frames` hops; scores of frames that begin after the last sample are undefined, and
+        these frames have no part in embeddings.
         """
         if num_samples is None:
             num_samples = torch.full((1,), waveforms.shape[1], device=waveforms.device)
         log_mel = self.front_end(waveforms, num_samples)
-        scores, frame_scores = zip(
-            *(member.score_frames(log_mel) for member in self._taggers()), strict=True
-        )
-        columns = [of_member[..., : self.num_columns] for of_member in frame_scores]
-        return torch.stack(scores).mean(0), torch.stack(columns).mean(0).mT
+        scores, frame_scores, embeddings = [], [], []
+        for tagger in self._taggers():
+            features = tagger.map_columns(log_mel)
+            scores.append(tagger.head(features))
+            frame_scores.append(tagger.head.score_frames(features)[..., : self.num_columns])
+            if pooling:
+                columns = features[..., : self.num_columns]
+                weigh = mean_weights if pooling == "mean" else tagger.head.weigh_frames
+                weights = weigh(columns, self._reached(num_samples))
+                embeddings.append((columns.squeeze(2) * weights[:, None]).sum(dim=2))
+        results = torch.stack(scores).mean(0), torch.stack(frame_scores).mean(0).mT
+        return (*results, torch.cat(embeddings, dim=1)) if pooling else results
+
+    def _reached(
+        self, num_samples: Int64[Tensor, " batch_or_1"]
+    ) -> Bool[Tensor, "batch_or_1 columns"]:
+        """True for columns that begin before the end of a waveform, and for the first."""
+        starts = self.column_numbers * (self.stride_frames * self.features.hop_samples)
+        return starts < num_samples.clamp(min=1)[:, None]
 
     @property
     def frame_s(self) -> float:
@@ -79,7 +104,7 @@ def _map_columns(member: Checkpoint, num_frames: Sequence[int]) -> list[int]:
     with torch.device("meta"), torch.inference_mode():
         tagger = AudioTagger(member.model, len(member.classes)).eval()
         inputs = (torch.zeros(1, frames, member.features.num_mels) for frames in num_frames)
-        return [tagger.score_frames(log_mel)[1].shape[-1] for log_mel in inputs]
+        return [tagger.map_columns(log_mel).shape[-1] for log_mel in inputs]
 
 
 def _check_sizes(features: FeatureConfig) -> None:

@@ -1,12 +1,12 @@
-"""Windows that a recording of any length is cut into for a model, and the grid of cells that its
-frame scores are merged on; a cell is as long as the trunk's stride.
+"""Windows that a recording of any length is cut into for a model, the grid of cells that its frame
+scores are merged on (a cell is as long as the trunk's stride), and the mean of its embeddings.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from psla_wds.audio.decode import Block
 from psla_wds.errors import ConfigError
@@ -115,3 +115,22 @@ class CellMerger:
             held[: len(held) - settled] = held[settled:]
             held[len(held) - settled :] = 0
         return merged
+
+
+class EmbeddingMean:
+    """The embedding of one recording: the mean of its windows', weighted by their lengths, so that
+    a short last window counts for little. What two windows cover counts twice."""
+
+    def __init__(self) -> None:
+        self._sum: Float64[np.ndarray, " size"] | float = 0.0
+        self._length_s = 0.0
+
+    def add(self, embedding: Float32[np.ndarray, " size"], length_s: float) -> None:
+        """Add a window; a recording without a sample has one, of no length."""
+        weight = length_s or 1.0
+        self._sum = self._sum + weight * embedding.astype(np.float64)
+        self._length_s += weight
+
+    def value(self) -> Float32[np.ndarray, " size"]:
+        """The mean of the windows so far."""
+        return np.asarray(self._sum / self._length_s, np.float32)

@@ -137,7 +137,7 @@ def test_other_metrics_are_refused(run_folder: Path, content: str, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "settings",
-    [{"evaluated_on": "x"}, {"private": True}]
+    [{"evaluated_on": "x"}, {"private": True}, {"onnx_embeddings": "mean"}]
     + [{"push": name} for name in ("name", "a/b/c", "owner/na me", "/name", "owner/")],
     ids=str,
 )

@@ -33,17 +33,20 @@ def exported(members: list[Checkpoint], tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("portable")
     for number, member in enumerate(members):
         save_checkpoint(member, folder / f"{number}.pt")
-    export(Args(models=(folder / "0.pt", folder / "1.pt"), output=folder / "model", onnx=True))
+    models = (folder / "0.pt", folder / "1.pt")
+    output = folder / "model"
+    export(Args(models=models, output=output, onnx=True, onnx_embeddings="attention"))
     return folder / "model"
 
 
-def test_onnx_runtime_gives_the_scores_of_the_model(exported: Path, members):
+def test_onnx_runtime_gives_the_outputs_of_the_model(exported: Path, members):
     session = onnxruntime.InferenceSession(exported / "model.onnx")
     model = WaveformModel(members)
     for batch, length in ((1, 1), (1, 399), (2, 16_000), (5, 20_720), (1, 50_000)):
         waveforms = np.stack([sweep(4.0, seed=seed)[:length] for seed in range(batch)])
         with torch.no_grad():
-            expected = model(torch.from_numpy(waveforms))
+            expected = model(torch.from_numpy(waveforms), pooling="attention")
+        assert expected[2].shape == (batch, 2560)
         for found, wanted in zip(session.run(None, {"waveform": waveforms}), expected, strict=True):
             np.testing.assert_allclose(found, wanted.numpy(), atol=TOLERANCE, rtol=0)
 
@@ -56,7 +59,9 @@ def test_onnx_is_one_valid_file_that_names_its_classes(exported: Path):
     assert json.loads(metadata["mids"]) == list(CLASSES.mids)
     assert (metadata["sample_rate_hz"], metadata["frame_s"]) == ("16000", "0.32")
     assert {path.name for path in exported.glob("*.onnx*")} == {"model.onnx"}
-    assert "onnxruntime.InferenceSession" in (exported / "README.md").read_text()
+    assert metadata["pooling"] == "attention"
+    card = (exported / "README.md").read_text()
+    assert "scores, frame_scores, embeddings = session.run(" in card and "(batch, 2560)" in card
     assert len(Tagger.load(exported, device="cpu")(sweep(0.5), RATE_HZ).scores) == 3
 
 
@@ -71,6 +76,8 @@ def test_onnx_is_one_valid_file_that_names_its_classes(exported: Path):
 def test_other_networks_export(backbone: str, head: str, tmp_path: Path):
     model = WaveformModel([tiny_checkpoint(backbone=backbone, head=head)])
     write_onnx(model, CLASSES, tmp_path / "model.onnx")  # it compares the scores
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert [output.name for output in session.get_outputs()] == ["scores", "frame_scores"]
 
 
 def test_file_with_other_scores_is_refused(exported: Path, members):
@@ -78,6 +85,8 @@ def test_file_with_other_scores_is_refused(exported: Path, members):
     check_scores(WaveformModel(members), onnxruntime.InferenceSession(path), path)
     with pytest.raises(CheckpointError, match=r"model\.onnx differ by"):
         check_scores(WaveformModel(members[:1]), onnxruntime.InferenceSession(path), path)
+    with pytest.raises(CheckpointError, match=r"embeddings of model\.onnx differ by"):
+        check_scores(WaveformModel(members), onnxruntime.InferenceSession(path), path, "mean")
 
 
 def test_real_clips_score_as_with_the_tagger(real_clips: Path, members, tmp_path: Path):

@@ -196,7 +196,7 @@ def test_the_code_in_the_documents_runs(tmp_path: Path, monkeypatch, capsys):
     for run in ("full", "balanced"):
         save_checkpoint(tiny_checkpoint(), epoch_path(Path("runs", run), 2))
     pages = (ROOT / "docs" / "use_the_model.md", ROOT / "README.md")
-    (page,), (_, readme) = (
+    (page, _), (_, readme) = (  # the second block of the page is test_embeddings.py's
         re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
         for path in pages
     )

@@ -18,8 +18,10 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def sums(rows: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return rows.sum(1) * lengths, rows[:, :1].clone()
+def sums(
+    rows: torch.Tensor, lengths: torch.Tensor, factor: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return rows.sum(1) * lengths * factor, rows[:, :1].clone()
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -27,8 +29,10 @@ def sums(rows: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch
 def test_the_parts_are_those_of_the_batch(size: int):
     rows, lengths = torch.arange(4.0 * size).reshape(size, 4), torch.arange(size)
     forward = OnCores(sums, CPU)
-    for found, expected in zip(forward(rows, lengths), sums(rows, lengths), strict=True):
-        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    for settings in ({}, {"factor": 3}):
+        computed, whole = forward(rows, lengths, **settings), sums(rows, lengths, **settings)
+        for found, expected in zip(computed, whole, strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
     forward.close()
 
 
