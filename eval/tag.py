@@ -7,7 +7,7 @@
 Each recording is cut into overlapping windows; events are found in the scores of frames. A long
 recording takes no more memory than a short one, and results appear while it is read. If a recording
 cannot be read, that is reported, the others are tagged, and the exit status is 2. Warnings name
-recordings that are read but odd, such as channels that cancel each other.
+recordings that are read but odd, such as silent ones, or channels that cancel each other.
 """
 
 import sys
@@ -43,6 +43,9 @@ class Args:
     """Number of classes in the result of a window or a recording: those with the highest scores."""
     class_labels: Path | None = None
     """Class list (index,mid,display_name), for a checkpoint of the paper's authors."""
+    thresholds: Path | None = None
+    """Thresholds per class, by eval.thresholds: results mark the classes at or above theirs, and
+    list them beyond --top-k. Default: those of a folder by eval.export, if it has any."""
     batch_size: Annotated[int | None, Within(1)] = None
     """Windows of a forward pass. Default: 8 on a GPU, 1 on a CPU, where that is faster. Always 1
     for stdin, so that no window waits for others."""
@@ -98,6 +101,7 @@ def main() -> None:
     recordings = find_recordings(args.recordings)
     # Here, since torch takes seconds to import, which --help does not need.
     from eval.tagging.hearing import tag_recordings
+    from psla_wds.evaluation.thresholds import read_thresholds
     from psla_wds.tagging.tagger import Tagger
 
     with open_writer(args.format, args.output, recordings) as write:
@@ -109,12 +113,18 @@ def main() -> None:
             device=args.device,
             precision=args.precision,
         )
+        if args.thresholds:
+            thresholds = read_thresholds(args.thresholds)
+            tagger.thresholds = thresholds.of(tagger.classes.mids, where=args.thresholds)
         heard = tag_recordings(tagger, recordings, write, top_k=args.top_k, events=args.events)
     failures = heard.failures
+    counts = (f"{count:,} {flag}" for flag, count in sorted(heard.flagged.items()))
+    flagged = f"; flagged: {', '.join(counts)}" if heard.flagged else ""
     if args.output:
         num_tagged = len(recordings) - len(failures)
-        flagged = f"; {len(heard.flagged):,} flagged, see above" if heard.flagged else ""
         print(f"wrote the tags of {num_tagged:,} recordings to {args.output}{flagged}")
+    elif flagged:
+        print(flagged.removeprefix("; "), file=sys.stderr)
     if failures:
         raise AudioError(
             f"{len(failures):,} of {len(recordings):,} recordings could not be read to their end",
