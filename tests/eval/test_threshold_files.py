@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,16 +57,16 @@ def folder_of(scores: Scores, path: Path) -> Path:
     return path
 
 
-def test_the_file_has_thresholds_and_what_they_give(fit: Run, tmp_path: Path):
+def test_the_file_has_thresholds_and_what_they_give(fit: Run, tmp_path: Path, caplog):
     scores, others = model(1), model(2)
     paths, output = saved(tmp_path, scores, others), tmp_path / "T.json"
     words = ("--min-positives=17", f"--validate={paths[1]}", "--bootstrap=50")
-    status, out, err = fit(paths[0], f"--output={output}", *words)
+    status, out, _ = fit(paths[0], f"--output={output}", *words)
     record = json.loads(output.read_text())
     read = read_thresholds(output)
     found = decide(scores.scores, scores.targets, read.values)
     assert status == 0 and read.mids == scores.mids and record["clips"] == 60
-    assert "60 of the clips to validate on are those of the fit" in err
+    assert "60 of the clips to validate on are those of the fit" in caplog.text
     rows = record["per_class"]
     positives = evaluate(scores.scores, scores.targets).num_positives.tolist()
     few = [row["name"] for row in rows if row["pooled"]]
@@ -89,7 +90,7 @@ def test_the_file_has_thresholds_and_what_they_give(fit: Run, tmp_path: Path):
 
 def test_a_precision_that_is_nowhere_means_never(fit: Run, tmp_path: Path):
     scores = model(1)
-    scores.scores[:, 2] = -scores.targets[:, 2]  # every positive scores below all negatives
+    scores.scores[:, 2] = 1 - scores.targets[:, 2]  # every positive scores below all negatives
     (path,), output = saved(tmp_path, scores), tmp_path / "T.json"
     status, out, _ = fit(path, f"--output={output}", "--min-positives=1", "--precision=0.9")
     rows = json.loads(output.read_text())["per_class"]
@@ -114,10 +115,7 @@ def test_mistakes_of_a_fit_have_three_lines(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there").touch()
     (path,) = saved(tmp_path, model(1))
-    other = model(1)
-    Scores(
-        other.clip_ids, other.scores[:, :2], other.targets[:, :2], ("/a", "/b"), ("a", "b")
-    ).save(tmp_path / "other.npz")
+    replace(model(1), mids=("/m/0", "/m/1", "/m/2", "/m/9")).save(tmp_path / "other.npz")
     status, _, err = fit(path, *words, *([] if "--output" in words[0] else ["--output=T.json"]))
     error = err[err.index("error: ") :].splitlines()
     assert status == 2 and said in error[0] and not (tmp_path / "T.json").exists()
