@@ -122,7 +122,7 @@ def odd_recordings(folder: Path) -> dict[str, list[str]]:
     """Recordings that cannot be tagged well, or can, and the flags of each."""
     sound = sweep(1.0)
     written = {
-        "clipped": (np.clip(9 * sound, -1, 1), ["clipped"]),
+        "clipped": (np.clip(9 * sweep(3.0), -1, 1), ["clipped"]),  # several windows
         "fine": (sound, []),
         "nothing": (0 * sound, ["digital-silence"]),
         "opposite": (np.stack([sound, -sound], axis=1), ["channels-cancel"]),
