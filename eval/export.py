@@ -50,6 +50,9 @@ class Args:
     """metrics.json that eval.score wrote for this model, to show its scores in the card."""
     evaluated_on: str | None = None
     """Name of the clips that --metrics was computed on, such as 'AudioSet evaluation set'."""
+    thresholds: Path | None = None
+    """Thresholds per class, by eval.thresholds on scores of this model. Default: those of an
+    exported MODEL, if it is the only one."""
     license: str | None = None
     """License of the weights, by its name on the Hub, such as apache-2.0, cc-by-4.0 or other.
     Default: the card states none."""
@@ -97,12 +100,17 @@ def export(args: Args) -> list[str]:
     # Here, since torch takes seconds to import, which --help does not need.
     from eval.exporting.members import read_members
     from eval.exporting.model_card import CardSettings, card_text
-    from psla_wds.models.model_folder import write_model
+    from psla_wds.evaluation.thresholds import read_thresholds
+    from psla_wds.models.model_folder import thresholds_of, write_model
     from psla_wds.tagging.waveform_model import WaveformModel
 
     classes = read_class_list(args.class_labels) if args.class_labels else None
     members, provenances = read_members(args.models, classes=classes)
     metrics = read_headlines(args.metrics) if args.metrics else None
+    thresholds = thresholds_of(args.models[0]) if len(args.models) == 1 else None
+    if args.thresholds:
+        read = read_thresholds(args.thresholds)
+        thresholds = read.of(members[0].classes.mids, where=args.thresholds)
     if args.output.exists():
         raise ConfigError(
             "there is something here already",
@@ -114,7 +122,7 @@ def export(args: Args) -> list[str]:
         disk_errors(args.output, "write the model", then=again),
         atomic_folder(args.output) as folder,
     ):
-        config = write_model(folder, members, provenances, metrics=metrics)
+        config = write_model(folder, members, provenances, metrics=metrics, thresholds=thresholds)
         model = WaveformModel(members)
         if args.onnx:
             from eval.exporting.portable import write_onnx  # torch's exporter takes a second

@@ -39,6 +39,8 @@ class Args:
     highest."""
     bootstrap: Annotated[int | None, Within(20)] = None
     """Resamples of the clips for 95 % intervals, such as 1000. Default: no intervals."""
+    thresholds: Path | None = None
+    """Thresholds per class, by eval.thresholds on other clips: precision, recall and F1 at them."""
     train_index: cli.Shards = ()
     """Training shards of --run, if they are no longer where the run had them."""
 
@@ -61,9 +63,10 @@ def score(args: Args, words: Sequence[str] = ()) -> None:
     """Write and print the report; `words` are the command line's, which the page repeats."""
     # Imported here, since they take seconds.
     from eval.pages.page import write_texts
-    from eval.pages.report import make_report, render, to_json, to_text
+    from eval.pages.report import make_report, render, to_json, to_text, with_thresholds
     from psla_wds.evaluation.mapping import map_scores, read_mapping, with_targets
     from psla_wds.evaluation.scores import Scores
+    from psla_wds.evaluation.thresholds import read_thresholds
     from psla_wds.shards.index_files import open_indexes
     from psla_wds.shards.overlay import apply_overlay
     from train.run.log import read_run
@@ -86,6 +89,9 @@ def score(args: Args, words: Sequence[str] = ()) -> None:
         resamples=args.bootstrap,
         left_out=mapping.left_out if mapping else (),
     )
+    if args.thresholds:
+        thresholds = read_thresholds(args.thresholds).of(scores.mids, where=args.thresholds)
+        report = with_thresholds(report, scores, thresholds)
     page, metrics = args.output / "report.html", args.output / "metrics.json"
     write_texts({metrics: to_json(report), page: render(report, words)}, "results")
     print(to_text(report))

@@ -7,10 +7,11 @@
 Each recording is cut into overlapping windows; events are found in the scores of frames. A long
 recording takes no more memory than a short one, and results appear while it is read. If a recording
 cannot be read, that is reported, the others are tagged, and the exit status is 2. Warnings name
-recordings that are read but odd, such as channels that cancel each other.
+recordings that are read but odd, such as silent ones, or channels that cancel each other.
 """
 
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,9 @@ class Args:
     """Number of classes in the result of a window or a recording: those with the highest scores."""
     class_labels: Path | None = None
     """Class list (index,mid,display_name), for a checkpoint of the paper's authors."""
+    thresholds: Path | None = None
+    """Thresholds per class, by eval.thresholds: results mark the classes at or above theirs, and
+    list them beyond --top-k. Default: those of a folder by eval.export, if it has any."""
     batch_size: Annotated[int | None, Within(1)] = None
     """Windows of a forward pass. Default: 8 on a GPU, one for each core on a CPU. Always 1 for
     stdin, so that no window waits for others."""
@@ -113,6 +117,7 @@ def main() -> None:
     # Here, since torch takes seconds to import, which --help does not need.
     from eval.tagging.embeddings import open_embeddings
     from eval.tagging.hearing import tag_recordings
+    from psla_wds.evaluation.thresholds import read_thresholds
     from psla_wds.tagging.tagger import Tagger
 
     with ExitStack() as files:
@@ -125,6 +130,9 @@ def main() -> None:
             device=args.device,
             precision=args.precision,
         )
+        if args.thresholds:
+            thresholds = read_thresholds(args.thresholds)
+            tagger.thresholds = thresholds.of(tagger.classes.mids, where=args.thresholds)
         embeddings = None
         if args.embeddings:
             opened = open_embeddings(args.embeddings, tagger.embedding_size, args.pooling)
@@ -137,24 +145,27 @@ def main() -> None:
             events=args.events,
             embeddings=embeddings,
         )
-    failures = heard.failures
-    if args.output:
-        num_tagged = len(recordings) - len(failures)
-        flagged = f"; {len(heard.flagged):,} flagged, see above" if heard.flagged else ""
-        print(f"wrote the tags of {num_tagged:,} recordings to {args.output}{flagged}")
-    if embeddings:
-        print(
-            f"wrote embeddings of {tagger.embedding_size:,} numbers for "
-            f"{embeddings.num_recordings:,} recordings and {embeddings.num_windows:,} windows "
-            f"to {args.embeddings}",
-            file=sys.stdout if args.output else sys.stderr,
-        )
-    if failures:
+    report(args, len(recordings) - len(heard.failures), heard.flagged, embeddings)
+    if heard.failures:
         raise AudioError(
-            f"{len(failures):,} of {len(recordings):,} recordings could not be read to their end",
-            where=f"first {recordings[min(failures)].name}",
+            f"{len(heard.failures):,} of {len(recordings):,} recordings could not be read to their "
+            "end",
+            where=f"first {recordings[min(heard.failures)].name}",
             fix="see the messages above; the others are tagged",
         )
+
+
+def report(args: Args, num_tagged: int, flagged: Mapping[str, int], embeddings: object) -> None:
+    """Print what was written and flagged: to stderr where stdout has the results."""
+    said = [f"wrote the tags of {num_tagged:,} recordings to {args.output}"] if args.output else []
+    if flagged:
+        counts = (f"{count:,} {flag}" for flag, count in sorted(flagged.items()))
+        said.append(f"flagged: {', '.join(counts)}")
+    lines = ["; ".join(said)] if said else []
+    if embeddings:
+        lines.append(f"wrote {embeddings} to {args.embeddings}")
+    for line in lines:
+        print(line, file=sys.stdout if args.output else sys.stderr)
 
 
 if __name__ == "__main__":

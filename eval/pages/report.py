@@ -4,11 +4,12 @@ import logging
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 
 from eval.pages.charts import Figure
 from eval.pages.figures import class_ap_figure, plan_figures, positives_figure, training_figures
@@ -18,6 +19,7 @@ from psla_wds.errors import ScoreError
 from psla_wds.evaluation.bootstrap import Intervals, bootstrap
 from psla_wds.evaluation.metrics import Metrics, accuracy, evaluate
 from psla_wds.evaluation.scores import Origin, Scores
+from psla_wds.evaluation.thresholds import Decisions, decide
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.models.epochs import find_checkpoint
 from psla_wds.shards.clip_ids import NOT_THERE, ClipIds
@@ -42,6 +44,11 @@ class ClassResult:
     AP_low: float = math.nan
     """Ends of its 95 % interval."""
     AP_high: float = math.nan
+    threshold: float = math.nan
+    """Score from which the class is present, and what it gives."""
+    precision: float = math.nan
+    recall: float = math.nan
+    F1: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,8 @@ class Report:
     """The run's weights that gave the scores."""
     plan_figures: tuple[Figure, ...] = ()
     """Draws of the run, where its training clips were found."""
+    decisions: Decisions | None = None
+    """Clips at or over thresholds; None without thresholds."""
     trained_on: int = 0
     """Number of scored clips that the run was trained on: usually a mistake."""
 
@@ -120,6 +129,20 @@ def _class_results(
     return tuple(ClassResult(*row) for row in rows)
 
 
+def with_thresholds(
+    report: Report, scores: Scores, thresholds: Float32[np.ndarray, " classes"]
+) -> Report:
+    """The report with precision, recall and F1 at thresholds."""
+    found = decide(scores.scores, scores.targets, thresholds)
+    columns = (thresholds, found.precision, found.recall, found.f1)
+    rows = zip(report.classes, *(column.tolist() for column in columns), strict=True)
+    classes = tuple(
+        replace(c, threshold=threshold, precision=precision, recall=recall, F1=f1)
+        for c, threshold, precision, recall, f1 in rows
+    )
+    return replace(report, classes=classes, decisions=found)
+
+
 def _about(run: Run, scores: Scores, path: Path, train_index: Sequence[str]) -> dict[str, Any]:
     """The fields of a report that say something about the run."""
     if run.cut:
@@ -145,7 +168,7 @@ def best_and_worst(classes: Sequence[ClassResult], limit: int) -> dict[str, list
 
 def to_json(report: Report) -> str:
     """Content of metrics.json: null for an undefined value; what was not asked for is left out."""
-    metrics, intervals = report.metrics, report.intervals
+    metrics, intervals, found = report.metrics, report.intervals, report.decisions
     record: dict[str, Any] = {name: getattr(metrics, name) for name in MEANS} | {
         "mean_prevalence": metrics.mean_prevalence,
         "clips": metrics.num_clips,
@@ -156,10 +179,12 @@ def to_json(report: Report) -> str:
         "origins": [str(origin) for origin in report.origins],
         "classes_left_out": report.left_out,
         "intervals_95": intervals and {name: getattr(intervals, name) for name in MEANS},
+        "at_thresholds": found and {"micro": found.micro, "macro": found.macro},
     }
     record |= {name: value for name, value in optional.items() if value}
     record |= {"accuracy": report.accuracy} if report.accuracy is not None else {}
     without = set() if intervals else {"AP_low", "AP_high"}
+    without |= set() if found else {"threshold", "precision", "recall", "F1"}
     rows = [{k: v for k, v in vars(c).items() if k not in without} for c in report.classes]
     return json_text(record | {"per_class": rows})
 
@@ -175,6 +200,10 @@ def to_text(report: Report) -> str:
         rows.append(["accuracy", decimal(report.accuracy, 4)])
     rows.append(["clips", f"{metrics.num_clips:,}"])
     rows.append(["classes", f"{metrics.num_classes_scored:,}"])
+    if report.decisions:
+        for name in ("micro", "macro"):
+            quality = getattr(report.decisions, name)
+            rows.append([f"F1 at thresholds, {name}", decimal(quality.f1, 4)])
     lines = [text_table(rows, "<><")]
     if report.without_positives:
         lines.append(f"classes left out, without a positive: {len(report.without_positives):,}")
@@ -208,6 +237,8 @@ def render(report: Report, words: Sequence[str]) -> str:
             for title, found in extremes.items()
         },
         ranked=sorted(report.classes, key=lambda c: 1.0 if math.isnan(c.AP) else -c.AP),
+        by_f1=sorted(report.classes, key=lambda c: 1.0 if math.isnan(c.F1) else -c.F1),
+        infinity=math.inf,
         settings=settings_of(run) if run else {},
         commands=[*_commands_before(report), f"python -m eval.score {shlex.join(words)}"],
     )

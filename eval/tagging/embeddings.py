@@ -31,10 +31,16 @@ Put: TypeAlias = Callable[[Table], None]
 class EmbeddingFile:
     """Takes the embeddings of recordings, window by window."""
 
-    def __init__(self, put: Put, pooling: Pooling) -> None:
-        self._put, self._rows = put, _no_rows()
+    def __init__(self, put: Put, pooling: Pooling, size: int) -> None:
+        self._put, self._rows, self._size = put, _no_rows(), size
         self.pooling: Pooling = pooling
         self.num_windows = self.num_recordings = 0
+
+    def __str__(self) -> str:
+        return (
+            f"embeddings of {self._size:,} numbers for {self.num_recordings:,} recordings and "
+            f"{self.num_windows:,} windows"
+        )
 
     def follow(self, name: str, windows: Iterable[WindowTags]) -> Iterator[WindowTags]:
         """The same windows of a recording; their embeddings are stored as they pass."""
@@ -71,7 +77,7 @@ def open_embeddings(path: Path, size: int, pooling: Pooling) -> Iterator[Embeddi
     opened = _open_parquet if path.suffix == ".parquet" else _open_npz
     try:
         with opened(path, size) as put:
-            file = EmbeddingFile(put, pooling)
+            file = EmbeddingFile(put, pooling, size)
             yield file
             file.flush()
     except BrokenPipeError:  # of stdout

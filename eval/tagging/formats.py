@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from tqdm import tqdm
 
@@ -19,7 +19,8 @@ from psla_wds.io.atomic_files import atomic_open
 
 Format = Literal["text", "json", "csv", "audacity"]
 
-CSV_HEADER = ("kind", "recording", "start_s", "end_s", "mid", "name", "score")
+CSV_HEADER = ("kind", "recording", "start_s", "end_s", "mid", "name", "score", "present", "flags")
+PRESENT = {None: "", False: "0", True: "1"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Tag:
     mid: str
     name: str
     score: float
+    present: bool | None = None
+    """Whether its score is at least its threshold; None for a model without thresholds, and for
+    events."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Result:
     end_s: float
     tags: tuple[Tag, ...]
     """Highest scores of the window or the recording; for an event, its class alone."""
+    flags: tuple[str, ...] | None = None
+    """What is odd about the recording; None for its windows and events."""
 
 
 Writer: TypeAlias = Callable[[Recording, Iterable[Result]], None]
@@ -128,27 +134,40 @@ def _check_tracks(output: Path | None, recordings: list[Recording]) -> None:
 
 
 def _as_text(result: Result) -> str:
-    tags = "  ".join(f"{tag.name} {tag.score:.3f}" for tag in result.tags)
-    return f"  {result.kind:<10}{result.start_s:>10.2f}{result.end_s:>10.2f} s  {tags}\n"
+    tags = "  ".join(f"{t.name} {t.score:.3f}{'*' if t.present else ''}" for t in result.tags)
+    flags = f"  [{', '.join(result.flags)}]" if result.flags else ""
+    return f"  {result.kind:<10}{result.start_s:>10.2f}{result.end_s:>10.2f} s  {tags}{flags}\n"
 
 
 def _as_json(result: Result) -> str:
-    return json.dumps(asdict(result), ensure_ascii=False, allow_nan=False) + "\n"
+    def known(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in pairs if value is not None}
+
+    content = asdict(result, dict_factory=known)
+    return json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _as_csv(result: Result) -> str:
     stretch = (result.kind, result.recording, f"{result.start_s:.3f}", f"{result.end_s:.3f}")
-    rows = ((*stretch, tag.mid, tag.name, f"{tag.score:.6f}") for tag in result.tags)
+    flags = "|".join(result.flags or ())
+    rows = (
+        (*stretch, tag.mid, tag.name, f"{tag.score:.6f}", PRESENT[tag.present], flags)
+        for tag in result.tags
+    )
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue()
 
 
 def _as_labels(result: Result) -> str:
-    """A line of Audacity's label tracks: start, end, text, between tabs."""
-    if result.kind != "event":
+    """A line of Audacity's label tracks: start, end, text, between tabs; one for an event, and one
+    for the flags of a recording that has any."""
+    if result.kind == "event":
+        name = " ".join(result.tags[0].name.split())
+    elif result.flags:
+        name = f"[{', '.join(result.flags)}]"
+    else:
         return ""
-    name = " ".join(result.tags[0].name.split())
     return f"{result.start_s:.6f}\t{result.end_s:.6f}\t{name}\n"
 
 

@@ -2,8 +2,9 @@
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby, takewhile
 from pathlib import Path
 
@@ -29,8 +30,8 @@ class Heard:
 
     failures: dict[int, AudioError] = field(default_factory=dict)
     """Errors of recordings that could not be read to their end."""
-    flagged: set[int] = field(default_factory=set)
-    """Recordings that were read, though something about their audio is odd."""
+    flagged: Counter[str] = field(default_factory=Counter)
+    """Number of recordings with each flag: read, though something about their audio is odd."""
 
 
 def tag_recordings(
@@ -44,20 +45,23 @@ def tag_recordings(
 ) -> Heard:
     """Tag recordings in order, and write each result as soon as it is known."""
     heard, rate_hz = Heard(), tagger.features.sample_rate_hz
+    noted: list[Notes] = []
 
     def blocks(number: int, bar: tqdm) -> Iterator[Block]:
         """A recording as far as it can be read."""
-        notes, name = Notes(), recordings[number].name
+        name = recordings[number].name
+        noted.append(notes := Notes())
+        decoded = decode(recordings[number].source, rate_hz, notes)
         try:
-            for block in decode(recordings[number].source, rate_hz, notes):
+            for block in tagger.layout.noting_length(decoded, notes):
                 yield block
                 bar.update(len(block) / rate_hz)
         except AudioError as error:
             heard.failures[number] = error
             tqdm.write(f"error: {error}", file=sys.stderr)
             return
+        heard.flagged.update(notes.flags.keys())
         for detail in notes.flags.values():
-            heard.flagged.add(number)
             tqdm.write(f"warning: {name}: {detail}", file=sys.stderr)
 
     with progress_bar(desc="tagging", total=_total_s(recordings), unit=AUDIO_S) as bar:
@@ -69,7 +73,8 @@ def tag_recordings(
             whole = takewhile(lambda w: not (w.is_last and w.recording in heard.failures), found)
             name = recordings[number].name
             stored = embeddings.follow(name, whole) if embeddings else whole
-            write(recordings[number], results_of(name, stored, tagger, top_k=top_k, events=events))
+            results = results_of(name, stored, tagger, top_k=top_k, events=events)
+            write(recordings[number], (_with_flags(result, noted[number]) for result in results))
     return heard
 
 
@@ -78,15 +83,19 @@ def results_of(
 ) -> Iterator[Result]:
     """Results of one recording: for each window its tags, then the events that ended by then, and
     last the tags of the whole recording. A recording of a single window has no window results."""
-    finder = EventFinder(events, tagger.layout.cell_s)
+    finder = EventFinder(events, tagger.layout.cell_s, tagger.thresholds)
     highest = np.full(len(tagger.classes), -np.inf, np.float32)
 
-    def tag(label: int, score: float) -> Tag:
-        return Tag(tagger.classes.mids[label], tagger.classes.names[label], score)
+    def tag(label: int, score: float, present: bool | None = None) -> Tag:
+        return Tag(tagger.classes.mids[label], tagger.classes.names[label], score, present)
 
     def top(scores: Float32[np.ndarray, " classes"]) -> tuple[Tag, ...]:
-        best = np.argsort(-scores, kind="stable")[:top_k]
-        return tuple(map(tag, best.tolist(), scores[best].tolist()))
+        best = np.argsort(-scores, kind="stable")
+        if tagger.thresholds is None:
+            return tuple(map(tag, best[:top_k].tolist(), scores[best[:top_k]].tolist()))
+        present = scores >= tagger.thresholds
+        best = best[present[best] | (np.arange(len(best)) < top_k)]
+        return tuple(map(tag, best.tolist(), scores[best].tolist(), present[best].tolist()))
 
     for window in windows:
         highest = np.maximum(highest, window.scores)
@@ -100,6 +109,11 @@ def results_of(
             yield Result("event", name, event.start_s, event.end_s, tags)
         if window.is_last:
             yield Result("recording", name, 0.0, window.end_s, top(highest))
+
+
+def _with_flags(result: Result, notes: Notes) -> Result:
+    """The result of a recording with what was odd about it, known when it has been read."""
+    return replace(result, flags=tuple(notes.flags)) if result.kind == "recording" else result
 
 
 def _total_s(recordings: list[Recording]) -> int | None:

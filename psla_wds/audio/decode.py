@@ -18,6 +18,7 @@ import soxr
 from jaxtyping import Float, Float32, Shaped
 
 from psla_wds.audio.files import ENDLESS, Audio, Notes, block_samples, opened
+from psla_wds.audio.quality import Levels
 from psla_wds.errors import AudioError, ClipRefusedError
 
 Block: TypeAlias = Float32[np.ndarray, " samples"]
@@ -101,17 +102,22 @@ def decode(source: Path | int, sample_rate_hz: int, notes: Notes | None = None) 
     notes = notes or Notes()
     where = source if isinstance(source, Path) else "stdin"
     with _audio_errors(where), opened(source, notes) as audio:
-        yield from resample(audio.blocks(), audio.rate_hz, sample_rate_hz, notes)
+        yield from _watched(audio.blocks(), audio.rate_hz, sample_rate_hz, notes)
 
 
 def decode_array(
-    waveform: Shaped[np.ndarray, "*shape"], sample_rate_hz: int | float, *, to_hz: int
+    waveform: Shaped[np.ndarray, "*shape"],
+    sample_rate_hz: int | float,
+    *,
+    to_hz: int,
+    notes: Notes | None = None,
 ) -> Iterator[Block]:
     """A waveform in memory at another rate, in the same blocks as a file of it.
 
     Args:
         waveform: (samples,) or (samples, channels): floats in [-1, 1], or signed integers at full
             scale.
+        notes: takes what is odd about the audio, as for a file.
 
     Raises `AudioError` if it is empty, has another shape or type, or values that are not finite;
     or if `sample_rate_hz` is not positive.
@@ -123,7 +129,24 @@ def decode_array(
             raise ClipRefusedError("bad-shape", f"shape {waveform.shape} is not a waveform's")
         blocks = [waveform[:, None] if waveform.ndim == 1 else waveform]
         pieces = _pieces_of(blocks, sample_rate_hz)
-        yield from resample(map(_as_float, pieces), sample_rate_hz, to_hz)
+        yield from _watched(map(_as_float, pieces), sample_rate_hz, to_hz, notes or Notes())
+
+
+def _watched(
+    blocks: Iterable[Float32[np.ndarray, "samples channels"]],
+    source_rate_hz: int | float,
+    sample_rate_hz: int,
+    notes: Notes,
+) -> Iterator[Block]:
+    """`resample`, with notes of silence and clipping too."""
+    levels = Levels()
+    watched = map(levels.source, blocks)
+    for block in resample(watched, source_rate_hz, sample_rate_hz, notes):
+        levels.heard(block)
+        yield block
+    cancel = notes.flags.keys() & {"channels-cancel"}  # which says why the mean is silent
+    silent = {"digital-silence", "silent"} if cancel else set()
+    notes.flags |= {flag: said for flag, said in levels.flags().items() if flag not in silent}
 
 
 def resample(

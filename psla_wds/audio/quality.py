@@ -31,6 +31,51 @@ def is_clipped(waveform: Float32[np.ndarray, " samples"]) -> bool:
     return bool((np.convolve(at_limit, np.ones(CLIPPED_RUN, np.int8)) >= CLIPPED_RUN).any())
 
 
+class Levels:
+    """Silence and clipping of a recording that comes block by block; sizes of blocks do not change
+    the flags."""
+
+    def __init__(self) -> None:
+        self._tail: Float32[np.ndarray, "samples channels"] | None = None
+        self._clipped, self._peak = False, 0.0
+        self._count, self._sum, self._energy = 0, 0.0, 0.0
+
+    def source(
+        self, block: Float32[np.ndarray, "samples channels"]
+    ) -> Float32[np.ndarray, "samples channels"]:
+        """Take note of a block as it was recorded, and return it."""
+        before = block[:0] if self._tail is None else self._tail
+        if len(block) and not self._clipped:
+            # A sample above full scale was not clipped there: only floats hold one.
+            self._clipped = max(block.max(), -block.min()) >= FULL_SCALE and any(
+                is_clipped(np.where(np.abs(channel) > 1, 0, channel))
+                for channel in np.concatenate([before, block]).T
+            )
+        self._tail = np.concatenate([before, block[1 - CLIPPED_RUN :]])[1 - CLIPPED_RUN :]
+        return block
+
+    def heard(self, block: Float32[np.ndarray, " samples"]) -> None:
+        """Take note of a block as a model hears it."""
+        samples = block.astype(np.float64)
+        self._peak = max(self._peak, float(np.abs(samples).max(initial=0)))
+        self._count += len(samples)
+        self._sum += float(samples.sum())
+        self._energy += float(samples @ samples)
+
+    def flags(self) -> dict[str, str]:
+        """Flags, and their details."""
+        flags = {}
+        variance = self._energy / self._count - (self._sum / self._count) ** 2
+        level = 10 * math.log10(max(variance, 1e-18))
+        if self._peak == 0:
+            flags["digital-silence"] = "all its samples are 0"
+        elif level < SILENT_DBFS:
+            flags["silent"] = f"{level:.0f} dBFS, below {SILENT_DBFS:g}"
+        if self._clipped:
+            flags["clipped"] = f"{CLIPPED_RUN} or more samples in a row are at full scale"
+        return flags
+
+
 @dataclass(frozen=True)
 class Spectrum:
     """The mean power of a waveform at each frequency."""

@@ -6,11 +6,15 @@ whose scores are averaged.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
 
 from psla_wds.config import read_json, to_json
 from psla_wds.errors import CheckpointError, ConfigError
@@ -66,6 +70,8 @@ class FolderConfig:
     names: tuple[str, ...]
     metrics: dict[str, Any] | None
     """Scores over all classes, by eval.score."""
+    thresholds: tuple[float | None, ...] | None = None
+    """Score from which each class is present, by eval.thresholds; null: it never is."""
 
     @property
     def classes(self) -> ClassList:
@@ -82,6 +88,15 @@ def load_members(path: Path, *, classes: ClassList | None = None) -> tuple[Check
     if is_model_folder(path):
         return read_model(path)
     return (load_checkpoint(find_checkpoint(path), classes=classes),)
+
+
+def thresholds_of(path: Path) -> Float32[np.ndarray, " classes"] | None:
+    """The thresholds of an exported model, infinite for a class that is never present; None if it
+    has none, or if the model is not an exported one."""
+    thresholds = read_model_config(path).thresholds if is_model_folder(path) else None
+    if thresholds is None:
+        return None
+    return np.array([math.inf if t is None else t for t in thresholds], np.float32)
 
 
 def check_members(members: Sequence[Checkpoint], *, where: object) -> None:
@@ -104,8 +119,14 @@ def write_model(
     provenances: Sequence[Provenance],
     *,
     metrics: dict[str, Any] | None,
+    thresholds: Float32[np.ndarray, " classes"] | None = None,
 ) -> FolderConfig:
-    """Write weights and config.json into an existing folder; members must fit together."""
+    """Write weights and config.json into an existing folder; members must fit together.
+
+    Args:
+        metrics: scores over all classes, by eval.score.
+        thresholds: score from which each class is present; infinite: it never is.
+    """
     many = len(members) > 1
     names = [f"member-{n}" if many else "model" for n in range(1, len(members) + 1)]
     config = FolderConfig(
@@ -120,7 +141,13 @@ def write_model(
         names=members[0].classes.names,
         metrics=metrics,
     )
-    text = json.dumps(to_json(config), indent=1, ensure_ascii=False, allow_nan=False)
+    if thresholds is not None:
+        finite = tuple(None if math.isinf(t) else t for t in thresholds.tolist())
+        config = replace(config, thresholds=finite)
+    values = to_json(config)
+    if thresholds is None:
+        del values["thresholds"]  # so that versions that do not know it read the folder
+    text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     return config
 
@@ -158,6 +185,11 @@ def _faults(config: FolderConfig) -> Iterator[str]:
         yield f"{len(config.members)} members"
     if not len(config.classes):  # raises ValueError if they are not a list of classes
         yield "no classes"
+    if config.thresholds is not None:
+        if len(config.thresholds) != len(config.classes):
+            yield f"{len(config.thresholds)} thresholds for {len(config.classes)} classes"
+        if not all(t is None or math.isfinite(t) for t in config.thresholds):
+            yield "thresholds are not finite numbers"
     yield from (f"file {m.file!r}" for m in config.members if not re.fullmatch(FILE_NAME, m.file))
 
 

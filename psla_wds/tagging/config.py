@@ -3,8 +3,14 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
+from jaxtyping import Float32
+
 from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
+
+DEFAULT_THRESHOLD = 0.5
+"""Frame score of events, for a model without thresholds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +31,9 @@ class WindowConfig:
 class EventConfig:
     """Thresholds on frame scores, and lengths, that define an event."""
 
-    threshold: Annotated[float, Within(0, without=(0,))] = 0.5
-    """Frame score that an event reaches in at least one frame."""
+    threshold: Annotated[float | None, Within(0, without=(0,))] = None
+    """Frame score that an event reaches in at least one frame. Default: the thresholds per class
+    of the model, or 0.5 if it has none."""
     low_threshold: Annotated[float | None, Within(0, without=(0,))] = None
     """Frame score that an event has in all its frames. Default: half of the threshold."""
     min_event_s: Annotated[float, Within(0)] = 0.0
@@ -36,14 +43,26 @@ class EventConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "events")
-        if self.low > self.threshold:
+        high = DEFAULT_THRESHOLD if self.threshold is None else self.threshold
+        if self.low_threshold is not None and self.low_threshold > high:
             raise ConfigError(
-                f"low_threshold={self.low:g} is above threshold={self.threshold:g}",
+                f"low_threshold={self.low_threshold:g} is above threshold={high:g}",
                 where="events",
                 fix="set --events.threshold 0.5 and --events.low-threshold 0.25",
             )
 
-    @property
-    def low(self) -> float:
-        """The low threshold."""
-        return self.threshold / 2 if self.low_threshold is None else self.low_threshold
+    def limits(
+        self, thresholds: Float32[np.ndarray, " classes"] | None
+    ) -> tuple[Float32[np.ndarray, " classes_or_1"], Float32[np.ndarray, " classes_or_1"]]:
+        """Low and high threshold of each class, or one of each for all of them.
+
+        Args:
+            thresholds: those of the model, which hold unless `threshold` is set.
+        """
+        # In float32, as scores are: 0.7 in float32 is less than 0.7.
+        given = thresholds if self.threshold is None else None
+        high = np.array([self.threshold or DEFAULT_THRESHOLD], np.float32)
+        high = high if given is None else given
+        if self.low_threshold is None:
+            return high / 2, high
+        return np.minimum(high, np.float32(self.low_threshold)), high

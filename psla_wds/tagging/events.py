@@ -42,9 +42,17 @@ class EventFinder:
     one. Then gaps are closed, and then short events left out. Any pieces give the same events.
     """
 
-    def __init__(self, config: EventConfig, frame_s: float) -> None:
-        # Thresholds in float32, as scores are: 0.7 in float32 is less than 0.7.
-        self._low, self._high = float(np.float32(config.low)), float(np.float32(config.threshold))
+    def __init__(
+        self,
+        config: EventConfig,
+        frame_s: float,
+        thresholds: Float32[np.ndarray, " classes"] | None = None,
+    ) -> None:
+        """Args:
+        frame_s: seconds of a frame.
+        thresholds: high threshold of each class, which holds unless `config.threshold` is set.
+        """
+        self._low, self._high = config.limits(thresholds)
         self._min_event_s, self._frame_s = config.min_event_s, frame_s
         self._max_gap = int(config.max_gap_s / frame_s + 1e-6)
         self._num_frames = 0
@@ -85,7 +93,7 @@ class EventFinder:
     def _close(self, label: int) -> None:
         """End a run, and join it to the event before it if that is still in `_found`."""
         run = self._open.pop(label)
-        if run.score >= self._high:
+        if run.score >= self._high[label if len(self._high) > 1 else 0]:
             before = self._found.get(label, run)
             self._found[label] = _Run(before.start, run.end, max(before.score, run.score))
 

@@ -10,22 +10,23 @@ It needs torch but not DALI, and runs wherever torch does; see docs/use_the_mode
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Int64
 
 from psla_wds.audio.decode import Block, decode_array
+from psla_wds.audio.files import Notes
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.labels.class_list import ClassList
 from psla_wds.models.audio_tagger import check_precision
 from psla_wds.models.checkpoint import Checkpoint
 from psla_wds.models.config import Pooling, Precision
-from psla_wds.models.model_folder import check_members, load_members
+from psla_wds.models.model_folder import check_members, load_members, thresholds_of
 from psla_wds.runtime.cores import OnCores
 from psla_wds.runtime.memory import keep_freed_memory
 from psla_wds.tagging.config import EventConfig, WindowConfig
@@ -77,6 +78,10 @@ class Tags:
     embedding: Float32[np.ndarray, " size"] | None = None
     """Mean of the windows' embeddings, weighted by their lengths; None if not asked for."""
     window_embeddings: Float32[np.ndarray, "windows size"] | None = None
+    thresholds: Float32[np.ndarray, " classes"] | None = None
+    """Score from which each class is present; None if the model has no thresholds."""
+    flags: dict[str, str] = field(default_factory=dict)
+    """What is odd about the audio: flag, one word, and detail."""
 
     @property
     def duration_s(self) -> float:
@@ -84,12 +89,27 @@ class Tags:
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """Names and scores of the classes that score highest."""
-        best = np.argsort(-self.scores, kind="stable")[:count]
-        return [(self.classes.names[label], float(self.scores[label])) for label in best]
+        return self._named(np.argsort(-self.scores, kind="stable")[:count])
+
+    def present(self) -> list[tuple[str, float]]:
+        """Names and scores of the classes whose score is at least their threshold, the highest
+        score first; `ConfigError` if the model has no thresholds."""
+        if self.thresholds is None:
+            raise ConfigError(
+                "the model has no thresholds",
+                where="tags.present()",
+                fix="fit them: python -m eval.thresholds SCORES.npz --output T.json, then python "
+                "-m eval.export MODEL --thresholds T.json; or set tagger.thresholds",
+            )
+        order = np.argsort(-self.scores, kind="stable")
+        return self._named(order[(self.scores >= self.thresholds)[order]])
+
+    def _named(self, labels: Int64[np.ndarray, " labels"]) -> list[tuple[str, float]]:
+        return [(self.classes.names[label], float(self.scores[label])) for label in labels]
 
     def events(self, config: EventConfig | None = None) -> list[Event]:
         """Events by start; `event.label` is a position in `classes`."""
-        finder = EventFinder(config or EventConfig(), self.frame_s)
+        finder = EventFinder(config or EventConfig(), self.frame_s, self.thresholds)
         return in_order(finder.add(self.frame_scores) + finder.finish(self.duration_s))
 
 
@@ -104,8 +124,13 @@ class Tagger:
         batch_size: int | None = None,
         device: str | torch.device | None = None,
         precision: Precision = "float32",
+        thresholds: Float32[np.ndarray, " classes"] | None = None,
     ) -> None:
-        """`Tagger.load` describes the arguments; `members` must share classes and features."""
+        """`Tagger.load` describes the arguments; `members` must share classes and features.
+
+        Args:
+            thresholds: score from which each class is present.
+        """
         check_members(members, where="members")
         if batch_size is not None and batch_size < 1:
             raise ConfigError(
@@ -117,6 +142,8 @@ class Tagger:
         check_precision(precision, self.device)
         self.classes = members[0].classes
         self.features = members[0].features
+        self.thresholds = thresholds
+        """Score from which each class is present; None: not known. It can be set."""
         model = WaveformModel(members, precision)
         self.layout = window_layout(windows or WindowConfig(), model)
         self.embedding_size = model.embedding_size
@@ -152,7 +179,12 @@ class Tagger:
         """
         members = load_members(Path(path), classes=classes)
         return cls(
-            members, windows=windows, batch_size=batch_size, device=device, precision=precision
+            members,
+            windows=windows,
+            batch_size=batch_size,
+            device=device,
+            precision=precision,
+            thresholds=thresholds_of(Path(path)),
         )
 
     def __call__(self, waveform: Any, sample_rate_hz: int | float) -> Tags:
@@ -190,10 +222,16 @@ class Tagger:
         Args:
             pooling: pooling of embeddings, as for `embed`; default: there are none.
         """
-        rate_hz = self.features.sample_rate_hz
-        recordings = (decode_array(_as_array(w), sample_rate_hz, to_hz=rate_hz) for w in waveforms)
+        noted: list[Notes] = []
+
+        def blocks(waveform: Any) -> Iterator[Block]:
+            noted.append(notes := Notes())
+            to_hz = self.features.sample_rate_hz
+            decoded = decode_array(_as_array(waveform), sample_rate_hz, to_hz=to_hz, notes=notes)
+            return self.layout.noting_length(decoded, notes)
+
         windows: list[WindowTags] = []
-        for window in self.stream(recordings, pooling):
+        for window in self.stream(map(blocks, waveforms), pooling):
             windows.append(window)
             if window.is_last:
                 window_scores = np.stack([w.scores for w in windows])
@@ -206,6 +244,8 @@ class Tagger:
                     frame_s=self.layout.cell_s,
                     frame_scores=np.concatenate([w.frame_scores for w in windows]),
                     **(_embeddings_of(windows) if pooling else {}),
+                    thresholds=self.thresholds,
+                    flags=noted[window.recording].flags,
                 )
                 windows = []
 

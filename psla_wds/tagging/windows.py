@@ -9,9 +9,14 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from psla_wds.audio.decode import Block
+from psla_wds.audio.files import Notes
 from psla_wds.errors import ConfigError
 from psla_wds.tagging.config import WindowConfig
 from psla_wds.tagging.waveform_model import WaveformModel
+
+SHORT = 0.1
+"""Share of a window below which a recording is short: nine tenths of what the model hears are
+padding."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,18 @@ class WindowLayout:
     def cells_of(self, num_samples: int) -> int:
         """Number of cells that the first samples of a window reach; at least one."""
         return min(max(1, -(-num_samples // self.cell_samples)), self.window_cells)
+
+    def noting_length(self, blocks: Iterable[Block], notes: Notes) -> Iterator[Block]:
+        """The blocks of a recording; notes take whether it is much shorter than a window."""
+        num_samples = 0
+        for block in blocks:
+            num_samples += len(block)
+            yield block
+        if num_samples < SHORT * self.window_samples:
+            length_s, window_s = (
+                samples / self.sample_rate_hz for samples in (num_samples, self.window_samples)
+            )
+            notes.flags["short"] = f"{length_s:.2f} s, where a window has {window_s:.2f} s"
 
 
 @dataclass(frozen=True, eq=False)

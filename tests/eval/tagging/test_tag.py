@@ -115,7 +115,84 @@ def test_what_is_odd_about_a_recording_is_a_warning(tag: Run, audio: Path, tmp_p
     assert status == 0 and len(warnings) == 3
     for name, detail in {"a": "channels", "b": "peak is", "c": "named .wav, is flac"}.items():
         assert any(w.startswith(f"{tmp_path}/{name}.wav: ") and detail in w for w in warnings)
-    assert out == f"wrote the tags of 4 recordings to {output}; 3 flagged, see above\n"
+    counts = "flagged: 1 channels-cancel, 1 misnamed, 1 over-full-scale"
+    assert out == f"wrote the tags of 4 recordings to {output}; {counts}\n"
+
+
+def odd_recordings(folder: Path) -> dict[str, list[str]]:
+    """Recordings that cannot be tagged well, or can, and the flags of each."""
+    sound = sweep(1.0)
+    written = {
+        "clipped": (np.clip(9 * sweep(3.0), -1, 1), ["clipped"]),  # several windows
+        "fine": (sound, []),
+        "nothing": (0 * sound, ["digital-silence"]),
+        "opposite": (np.stack([sound, -sound], axis=1), ["channels-cancel"]),
+        "quiet": (2e-4 * sound, ["silent"]),
+        "short": (sound[:1000], ["short"]),
+        "short and quiet": (2e-4 * sound[:1000], ["silent", "short"]),
+    }
+    for name, (waveform, _) in written.items():
+        soundfile.write(folder / f"{name}.wav", waveform, RATE_HZ, subtype="PCM_24")
+    return {f"{name}.wav": flags for name, (_, flags) in written.items()}
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_flags_are_in_every_format(tag: Run, tmp_path: Path, batch_size: int):
+    flags = odd_recordings(tmp_path)
+    words = (*(tmp_path / name for name in flags), f"--batch-size={batch_size}", "--top-k=1")
+    status, out, err = tag(*words, "--format=json")
+    results = [r for r in map(json.loads, out.splitlines()) if r["kind"] == "recording"]
+    assert status == 0 and {Path(r["recording"]).name: r["flags"] for r in results} == flags
+    last = "flagged: 1 channels-cancel, 1 clipped, 1 digital-silence, 2 short, 2 silent"
+    assert err.splitlines()[-1] == last and err.count("warning: ") == 7
+    rows = list(csv.DictReader(io.StringIO(tag(*words, "--format=csv")[1])))
+    written = {Path(r["recording"]).name: r["flags"] for r in rows if r["kind"] == "recording"}
+    assert written == {name: "|".join(found) for name, found in flags.items()}
+    assert not [r for r in rows if r["kind"] != "recording" and r["flags"]]
+    lines = [line for line in tag(*words)[1].splitlines() if line.startswith("  recording")]
+    shown = [found[1].split(", ") if (found := re.search(r"\[(.*)\]$", s)) else [] for s in lines]
+    assert shown == list(flags.values())
+    status, out, _ = tag(*words, "--format=audacity", f"--output={tmp_path}/tracks")
+    assert out == f"wrote the tags of 7 recordings to {tmp_path}/tracks; {last}\n"
+    for name, found in flags.items():
+        lines = (tmp_path / "tracks" / f"{name}.txt").read_text().splitlines()
+        said = [line.split("\t") for line in lines if line.endswith("]")]
+        assert [text for _, _, text in said] == ([f"[{', '.join(found)}]"] if found else [])
+        assert {start for start, _, _ in said} <= {"0.000000"}
+
+
+def test_thresholds_mark_classes_and_bound_events(
+    tag: Run, model: Path, audio: Path, tmp_path: Path
+):
+    long = audio / "long.flac"
+    waveform, rate_hz = soundfile.read(long, dtype="float32")
+    scores = Tagger.load(model, device="cpu")(waveform, rate_hz).scores
+    limits = [float(scores[0]), None, float(np.nextafter(scores[2], np.float32(1)))]
+    rows = [{"mid": m, "threshold": t} for m, t in zip(CLASSES.mids, limits, strict=True)]
+    path = tmp_path / "T.json"
+    path.write_text(json.dumps({"per_class": rows[::-1]}))
+    _, out, _ = tag(long, "--format=json", "--top-k=3", f"--thresholds={path}")
+    results = list(map(json.loads, out.splitlines()))
+    marks = {t["mid"]: t["present"] for t in results[-1]["tags"]}
+    assert marks == dict(zip(CLASSES.mids, (True, False, False), strict=True))
+    low = [row | {"threshold": row["threshold"] and 1e-6} for row in rows]
+    path.write_text(json.dumps({"per_class": low}))
+    _, out, _ = tag(long, "--format=json", f"--thresholds={path}")
+    events = [r for r in map(json.loads, out.splitlines()) if r["kind"] == "event"]
+    assert [(e["tags"][0]["mid"], e["end_s"]) for e in events] == [("/t/0", 3.0), ("/t/2", 3.0)]
+    _, out, _ = tag(long, "--format=json", f"--thresholds={path}", EAGER)  # for all of them
+    assert "/t/1" in {r["tags"][0]["mid"] for r in map(json.loads, out.splitlines())}
+    rows[int(scores.argmin())]["threshold"] = 1e-6  # present, though it scores lowest
+    path.write_text(json.dumps({"per_class": rows}))
+    _, out, _ = tag(long, "--top-k=1", f"--thresholds={path}")
+    lowest = CLASSES.names[int(scores.argmin())]
+    assert f"{lowest} {scores.min():.3f}*" in out.splitlines()[-1]
+    _, out, _ = tag(long, "--top-k=1", "--format=csv", f"--thresholds={path}")
+    last = [r for r in csv.DictReader(io.StringIO(out)) if r["kind"] == "recording"]
+    assert {r["name"]: r["present"] for r in last}[lowest] == "1"
+    path.write_text(json.dumps({"per_class": rows[:2]}))
+    status, out, err = tag(long, f"--thresholds={path}")
+    assert status == 2 and out == "" and "the thresholds are for other classes (2 where 3" in err
 
 
 def test_text_has_a_heading_for_each_recording(tag: Run, audio: Path):

@@ -6,7 +6,7 @@ import soxr
 from reference.tones import sine
 
 from psla_wds.audio.encode import to_pcm
-from psla_wds.audio.quality import Spectrum, is_clipped, level_dbfs
+from psla_wds.audio.quality import Levels, Spectrum, is_clipped, level_dbfs
 
 RATE_HZ = 16_000
 
@@ -63,3 +63,27 @@ def test_level_is_the_sounds_and_not_an_offsets():
     quiet = sine(RATE_HZ, 100.0).astype(np.float32)
     assert level_dbfs(quiet + 0.3) == pytest.approx(-9.03, abs=0.01)
     assert level_dbfs(np.full(100, 0.5, np.float32)) < -100
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+@pytest.mark.parametrize(
+    ("samples", "flags"),
+    [
+        ([0.5, 1, 1, 1, 0.5], {"clipped"}),
+        ([0.5, -1, -1, -1, 0.5], {"clipped"}),
+        ([1, 1, 0.5, 1, 1], set()),
+        ([0.5, 1.2, 1.2, 1.2, 0.5], set()),  # floats: above full scale, and not clipped
+        ([0.9, 1, 1, 1.1, 0.5], set()),
+        ([0, 0, 0, 0, 0], {"digital-silence"}),
+        ([0, 1e-4, 0, -1e-4, 0], {"silent"}),
+        ([0.5, 0.5, 0.5, 0.5, 0.5], {"silent"}),
+        ([0, 1e-2, 0, -1e-2, 0], set()),
+    ],
+)
+def test_blocks_of_any_size_have_one_verdict(samples: list[float], flags: set[str], size: int):
+    levels = Levels()
+    stereo = np.array([np.full(5, 0.1), samples], np.float32).T  # clipped in one channel
+    for start in range(0, 5, size):
+        assert levels.source(stereo[start : start + size]) is not None
+        levels.heard(stereo[start : start + size, 1])
+    assert levels.flags().keys() == flags

@@ -99,3 +99,19 @@ def by_definition(text: str, max_gap: int, min_frames: int) -> list[tuple[float,
 def test_pieces_change_nothing(text: str, max_gap: int, min_frames: int, pieces: int):
     found = find(text, pieces=pieces, max_gap_s=float(max_gap), min_event_s=float(min_frames))
     assert [(e.start_s, e.end_s) for e in found] == by_definition(text, max_gap, min_frames)
+
+
+def test_classes_have_thresholds_of_their_own():
+    scores = np.array([[0.6, 0.3, 0.9], [0.2, 0.2, 0.9], [0.6, 0.1, 0.9]], np.float32)
+    own = np.array([0.7, 0.3, np.inf], np.float32)
+
+    def labels(config: EventConfig, thresholds: np.ndarray | None) -> list[tuple[int, float]]:
+        finder = EventFinder(config, 1.0, thresholds)
+        found = in_order(finder.add(scores) + finder.finish(3.0))
+        return [(event.label, event.end_s) for event in found]
+
+    assert labels(EventConfig(), own) == [(1, 2.0)]  # the low threshold is half of its own
+    assert labels(EventConfig(low_threshold=0.25), own) == [(1, 1.0)]
+    assert labels(EventConfig(low_threshold=0.4), own) == [(1, 1.0)]  # at most the high one
+    of_all = [(0, 1.0), (2, 3.0), (0, 3.0)]
+    assert labels(EventConfig(), None) == of_all == labels(EventConfig(threshold=0.5), own)

@@ -145,6 +145,25 @@ def test_what_cannot_be_heard_is_one_error(tagger: Tagger, waveform, rate_hz, me
         tagger(waveform, rate_hz)
 
 
+def test_what_is_odd_about_a_waveform_is_flagged(tagger: Tagger):
+    sound = sweep(1.0)
+    stereo = np.stack([sound, -sound], axis=1)
+    waveforms = [sound, np.clip(9 * sound, -1, 1), 0 * sound, sound[:800], stereo, 1e-4 * sound]
+    expected = [[], ["clipped"], ["digital-silence"], ["short"], ["channels-cancel"], ["silent"]]
+    assert [list(tags.flags) for tags in tagger.many(waveforms, RATE_HZ)] == expected
+
+
+def test_present_classes_reach_their_thresholds(tagger: Tagger):
+    tags = tagger(sweep(0.5), RATE_HZ)
+    with pytest.raises(ConfigError, match=r"no thresholds\n.*present.*\n.*eval.thresholds"):
+        tags.present()
+    above = np.nextafter(tags.scores, np.float32(2))
+    for reached in ([True] * 3, [False] * 3, [True, False, True], [False, True, False]):
+        known = replace(tags, thresholds=np.where(reached, tags.scores, above))
+        expected = [row for row in tags.top(3) if reached[CLASSES.names.index(row[0])]]
+        assert known.present() == expected
+
+
 # Models.
 
 
