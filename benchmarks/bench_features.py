@@ -9,11 +9,13 @@ that ends with it and the one that ends before it. With a GPU, both GPU and CPU 
 
 import io
 import itertools
+import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +32,22 @@ from benchmarks.tables import run_benchmark
 from psla_wds import FeatureConfig
 from psla_wds.features.dali import PREFETCH_BATCHES, Feed, FrontEnd, graph_stages
 from psla_wds.features.encoded_batch import EncodedBatch
-from psla_wds.features.log_mel import LogMel, fit, normalise
+from psla_wds.features.log_mel import (
+    SMALLEST_ENERGY,
+    LogMel,
+    fit,
+    mel_matrix,
+    normalise,
+    spectrum_matrix,
+)
 from psla_wds.sampling.augment import plain_draws
 from sharding.packing.engines import num_cores
 
+logger = logging.getLogger("features")
+
 FEATURES = FeatureConfig()
 CPU = torch.device("cpu")
-COMPARED_BATCHES = 4
+COMPARED_BATCHES, ROUND_CLIPS = 4, 100
 LOUD_ENOUGH = (-13.0 - FEATURES.mean) / FEATURES.std
 """Log-mel below this is dominated by rounding near the floor of -15.9, in every implementation."""
 LARGEST_DIFFERENCE = 5e-3
@@ -82,10 +93,49 @@ def measure(args: Args) -> dict[str, Any]:
         ways[name] = partial(torch_way, clips, device, decodes=False)
     torch.set_num_threads(1)  # for torchaudio, as in a DataLoader worker
     whole = compare_opened(ways, args)
+    log_mel = harness.compare(log_mel_ways(decoded(clips[0])[0]), repeats=args.repeats)
     torch.set_num_threads(num_cores())
     stages = [row for device in devices for row in stage_rows(clips, device, args)]
-    tables = [table([Column("", "name"), *RATES], whole), table(STAGE_COLUMNS, stages)]
+    tables = [
+        table([Column("", "name"), *RATES], whole),
+        table(STAGE_COLUMNS, stages),
+        table([Column("log-mel of a waveform in memory, 1 thread", "name"), *RATES], log_mel),
+    ]
     return record("Decode and log-mel features of 10 s FLAC clips, warm page cache", tables, args)
+
+
+def log_mel_ways(waveform: torch.Tensor) -> dict[str, harness.Rate]:
+    """Log-mel of one clip on the CPU. asrfront's is a front end in C that many speech models share:
+    as many mels, but without Kaldi's steps, so its features are others."""
+    transform, matrix = LogMel(FEATURES), spectrum_matrix(FEATURES).float()
+    mels = mel_matrix(FEATURES).T.contiguous()
+
+    def by_matrix(waveform: torch.Tensor) -> torch.Tensor:
+        frames = waveform.unfold(-1, FEATURES.window_samples, FEATURES.hop_samples)
+        spectrum = (frames - frames.mean(-1, keepdim=True)) @ matrix
+        real, imaginary = spectrum.chunk(2, dim=-1)
+        return ((real.square() + imaginary.square()) @ mels).clamp(min=SMALLEST_ENERGY).log()
+
+    ways: dict[str, Callable[[torch.Tensor], Any]] = {
+        "one matrix product, as in exported models": by_matrix,
+        "torchaudio": partial(torchaudio_log_mel, features=FEATURES),
+        "psla-wds": transform,
+    }
+    if find_spec("asrfront"):
+        from asrfront import whisper
+
+        settings = {"n_mels": FEATURES.num_mels, "pad_or_trim": False}
+        ways["asrfront, C"] = lambda waveform: whisper.log_mel(waveform.numpy(), **settings)
+    else:
+        logger.warning("left out, not installed: asrfront; pip install -e '.[bench]' adds it")
+
+    def repeated(way: Callable[[torch.Tensor], Any]) -> int:
+        with torch.inference_mode():
+            for _ in range(ROUND_CLIPS):
+                way(waveform)
+        return ROUND_CLIPS
+
+    return {name: harness.timed(partial(repeated, way)) for name, way in ways.items()}
 
 
 def compare_opened(ways: dict[str, Open], args: Args) -> list[Row]:
@@ -119,7 +169,7 @@ def torchaudio_way(paths: list[Path], batch_size: int) -> Iterator[Iterator[torc
 def torch_way(
     clips: Batches, device: torch.device, *, decodes: bool = True
 ) -> Iterator[Iterator[torch.Tensor]]:
-    """Clips decoded by libsndfile in one thread, then two matrix products on the device.
+    """Clips decoded by libsndfile in one thread, then log-mel on the device.
 
     Args:
         decodes: False for waveforms that lie on the device already.

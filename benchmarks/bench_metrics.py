@@ -1,11 +1,14 @@
 """Time AP and AUC of every class at the size of AudioSet's evaluation set.
 
-The other way is a loop over scikit-learn's functions, which ours must equal to 1e-12.
+The other way is a loop over scikit-learn's functions, which ours must equal to 1e-12. Then the
+command eval.score, with its page, on the same scores, from the start of its process.
 
     python -m benchmarks.bench_metrics
 """
 
+import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,11 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from benchmarks.harness import RATES, RESULTS, Column, compare, record, table, timed
+from benchmarks.harness import RATES, RESULTS, Column, compare, record, run_module, table, timed
 from benchmarks.tables import run_benchmark
 from psla_wds.errors import PslaError
 from psla_wds.evaluation.metrics import evaluate
+from psla_wds.evaluation.scores import Scores as ScoreFile
 
 TOLERANCE = 1e-12
 Scores = Float32[np.ndarray, "clips classes"]
@@ -46,9 +50,34 @@ def measure(args: Args) -> dict[str, Any]:
         for name, way in ways.items()
     }
     rows = compare(bodies, repeats=args.repeats)
+    tables = [table([Column("", "name"), *RATES], rows)]
+    with tempfile.TemporaryDirectory() as folder:
+        ways = {
+            "eval.score, with its page": timed(
+                partial(_command, *_saved(scores, targets, Path(folder)))
+            )
+        }
+        (command,) = compare(ways, repeats=args.repeats)
+    command["seconds"] = args.clips / command["clips_per_s"]
+    columns = [Column("", "name"), Column("s", "seconds", "{:.1f}", "spread"), RATES[-1]]
+    tables.append(table(columns, [command]))
     notes = [f"They differ by {difference:.0e} at most."]
     title = f"AP and AUC of {args.classes} classes, {args.clips:,} clips"
-    return record(title, [table([Column("", "name"), *RATES], rows)], args, notes=notes)
+    return record(title, tables, args, notes=notes)
+
+
+def _saved(scores: Scores, targets: Targets, folder: Path) -> tuple[Path, int]:
+    """A score file, and its number of clips."""
+    mids = tuple(f"/m/{number}" for number in range(scores.shape[1]))
+    clip_ids = tuple(f"clip-{number}" for number in range(len(scores)))
+    path = folder / "scores.npz"
+    ScoreFile(clip_ids, scores, targets, mids, mids).save(path)
+    return path, len(scores)
+
+
+def _command(scores: Path, num_clips: int) -> int:
+    run_module("eval.score", scores, "--output", scores.with_name("report"))
+    return num_clips
 
 
 def _corpus(args: Args) -> tuple[Scores, Targets]:
