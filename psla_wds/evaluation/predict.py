@@ -42,14 +42,17 @@ class Predictor:
         """Rows of the index with their scores; each row once over all ranks."""
         check_precision(self.precision, world.device)
         self.model.eval()
+        on_cores = OnCores(self._forward, world.device)
+        # One process alone gives each core a clip. Several must agree on the size.
+        least = on_cores.threads if world.size == 1 else 1
         loader = evaluation_batches(
             index,
-            batch_size=self.batch_size * world.size,
+            batch_size=max(self.batch_size, least) * world.size,
             config=LoaderConfig(features=self.features, reader=self.reader, device=world.device),
             share=Share(rank=world.rank, world_size=world.size),
         )
         bar = progress_bar(desc="scoring", total=len(index), disable=not world.is_main)
-        with loader as batches, bar, closing(OnCores(self._forward, world.device)) as forward:
+        with loader as batches, bar, closing(on_cores) as forward:
             for batch in batches:
                 (scores,) = forward(batch.log_mel)
                 yield batch.rows, scores.cpu().numpy()
