@@ -37,7 +37,7 @@ BUSY = "import numpy as np; a = np.ones((256, 256)); exec('while True: a @ a')"
 @dataclass(frozen=True)
 class Args(CorpusArgs):
     clips: int = 600
-    repeats: int = 3
+    repeats: int = 5
     output: Path = RESULTS / "bench_predict.json"
 
 
