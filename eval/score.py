@@ -74,6 +74,7 @@ def score(args: Args, words: Sequence[str] = ()) -> None:
     run = read_run(args.run) if args.run else None
     mapping = read_mapping(args.mapping) if args.mapping else None
     scores = Scores.load(args.scores)
+    limits = read_thresholds(args.thresholds) if args.thresholds else None
     if args.index:
         index = open_indexes(args.index)
         index = apply_overlay(index, args.labels) if args.labels else index
@@ -81,6 +82,8 @@ def score(args: Args, words: Sequence[str] = ()) -> None:
             scores = map_scores(scores, index, mapping, args.several)
         else:
             scores = with_targets(scores, index, where=args.scores)
+    # Before the metrics, since thresholds for other classes are an error.
+    thresholds = limits.of(scores.mids, where=args.thresholds) if limits else None
     report = make_report(
         scores,
         args.scores,
@@ -89,8 +92,7 @@ def score(args: Args, words: Sequence[str] = ()) -> None:
         resamples=args.bootstrap,
         left_out=mapping.left_out if mapping else (),
     )
-    if args.thresholds:
-        thresholds = read_thresholds(args.thresholds).of(scores.mids, where=args.thresholds)
+    if thresholds is not None:
         report = with_thresholds(report, scores, thresholds)
     page, metrics = args.output / "report.html", args.output / "metrics.json"
     write_texts({metrics: to_json(report), page: render(report, words)}, "results")

@@ -117,8 +117,8 @@ class _Flac(_SoundFile):
 def _content_of(source: io.BufferedIOBase | int) -> bytes:
     """The bytes of a file, up to a limit; the place where libsndfile reads on stays."""
     if isinstance(source, int):
-        return os.pread(source, MOST_BYTES, 0)
-    place = source.seek(0, os.SEEK_CUR)
+        return os.pread(source, min(os.fstat(source).st_size, MOST_BYTES), 0)
+    place = source.tell()
     source.seek(0)
     content = source.read(MOST_BYTES)
     source.seek(place)

@@ -1,4 +1,4 @@
-"""FLAC as a whole, by dr_flac: the samples that libFLAC gives, in about two thirds of its time."""
+"""FLAC as a whole, by dr_flac: the samples that libFLAC gives, in less time."""
 
 import miniaudio
 import numpy as np

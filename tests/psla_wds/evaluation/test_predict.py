@@ -1,5 +1,6 @@
 """The forward pass of a prediction: its mode, its precision, and the clips that it scores."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,19 @@ def predictor(index: ShardIndex, model: AudioTagger, **options: Precision) -> Pr
     features = FeatureConfig(num_frames=64)
     reader = ReaderConfig(decode_threads=1)
     return Predictor(model, index.classes, features, batch_size=5, reader=reader, **options)
+
+
+def test_a_process_alone_gives_each_core_a_clip(index: ShardIndex):
+    of_one = replace(predictor(index, Witness()), batch_size=1)
+    expected = np.concatenate([scores for _, scores in of_one.batches(index, ALONE)])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        batches = list(of_one.batches(index, ALONE))
+    finally:
+        torch.set_num_threads(threads)
+    assert {len(rows) for rows, _ in batches[:-1]} == {2}
+    np.testing.assert_allclose(np.concatenate([s for _, s in batches]), expected, rtol=1e-5)
 
 
 def test_only_the_forward_pass_is_in_inference_mode(index: ShardIndex):
