@@ -1,16 +1,17 @@
-"""Run a command: turn a `PslaError` into one readable message and exit status 2."""
+"""Run a command: turn errors that a user can mend into one readable message and exit status 2."""
 
 import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, TypeAlias, TypeVar
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from psla_wds.errors import PslaError
+from psla_wds.errors import PslaError, system_errors
 from psla_wds.io.locations import Location, Url, parse_location
 
 Args = TypeVar("Args")
@@ -41,19 +42,34 @@ def parse(args: type[Args], description: str | None, *, prog: str) -> Args:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`. Stderr gets the log and, for a `PslaError`, its three lines (exit status 2)."""
+    """Call `main`. Stderr gets the log and, for a `PslaError` or what the system refuses, three lines
+    (exit status 2)."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )
     for library in ("httpx", "httpx2"):  # which log each request that is made for hf://
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
-        main()
+        with system_errors():
+            main()
+            if sys.stdout is not None:  # as it is where it was closed
+                sys.stdout.flush()
     except PslaError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        with suppress(OSError):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        _abandon_stdout()
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `... | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_stdout()
         sys.exit(0)
+
+
+def _abandon_stdout() -> None:
+    """Keep Python from writing once more at its end to a stdout that takes nothing."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -23,7 +23,7 @@ def disk_errors(where: object, what: str, *, then: str = GO_ON) -> Iterator[None
     except OSError as error:
         raise PslaError(
             f"cannot {what}: {error.strerror or error}",
-            where=where,
+            where=error.filename or where,
             fix=f"make room or give write access, and {then}",
         ) from None
 
@@ -50,8 +50,11 @@ def atomic_open(
             os.fsync(file.fileno())
         if not (first and _linked(temporary, path)):
             temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 

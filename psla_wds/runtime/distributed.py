@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from psla_wds.errors import ConfigError, PslaError
+from psla_wds.errors import ConfigError, PslaError, system_errors
 from psla_wds.runtime.rendezvous import meeting_place
 
 T = TypeVar("T")
@@ -93,7 +93,8 @@ class World:
         """
         result, message = None, ""
         try:
-            result = work()
+            with system_errors():
+                result = work()
         except PslaError as error:
             if self.size == 1:
                 raise

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from psla_wds.audio.encode import OPUS_RATES_HZ, Codec
+from psla_wds.audio.encode import OPUS_RATES_HZ, Codec, has_rate
 from psla_wds.cli import LocationArg
 from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
@@ -65,13 +65,13 @@ class PackConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.codec == "opus" and self.sample_rate_hz not in OPUS_RATES_HZ:
+        if not has_rate(self.codec, self.sample_rate_hz):
+            rates = ", ".join(map(str, OPUS_RATES_HZ)) if self.codec == "opus" else "16000"
             raise ConfigError(
-                f"Opus has no sample rate of {self.sample_rate_hz:,} Hz",
-                where="--codec opus",
-                fix=f"--sample-rate-hz {', '.join(map(str, OPUS_RATES_HZ))}, or another --codec",
+                f"{self.codec} has no sample rate of {self.sample_rate_hz:,} Hz",
+                where=f"--codec {self.codec}",
+                fix=f"--sample-rate-hz {rates}, or another --codec",
             )
-
         at(self.output).require_writable()
         self._check_engine()
 

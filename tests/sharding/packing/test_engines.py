@@ -73,30 +73,6 @@ def test_ogg_shards_do_not_depend_on_the_number_of_workers(
     assert check(tmp_path / "1", deep=True) == []
 
 
-class WatchedPool(engines.ProcessPool):
-    """A pool that notes how many workers have started when it is stopped."""
-
-    started: int
-
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self._started, _ = settings["initargs"]
-
-    def stop(self) -> None:
-        WatchedPool.started = self._started.value
-        super().stop()
-
-
-def test_workers_are_not_stopped_before_they_have_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(engines, "ProcessPool", WatchedPool)
-    encoding = PackConfig(output=tmp_path).encoding
-    tasks = [ShardTask(number, tmp_path, (), ("/t/0",), encoding) for number in range(2)]
-    assert len(list(engines.run_local(tasks, workers=8))) == 2
-    assert WatchedPool.started == 2  # one a shard at most
-
-
 SEEDS = [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 20))]
 
 
