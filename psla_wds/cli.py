@@ -42,7 +42,7 @@ def parse(args: type[Args], description: str | None, *, prog: str) -> Args:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`. Stderr gets the log and, for a `PslaError` or what the system refuses, three lines
+    """Call `main`. Stderr gets the log and three lines for a `PslaError` or what the system refuses
     (exit status 2)."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"

@@ -76,7 +76,8 @@ def system_errors() -> Iterator[None]:
             raise
         # What writes files names them, so that a write without a name was one to stdout.
         unnamed = "stdout" if error.errno in FULL else "a file or connection of this command"
-        raise PslaError(str(error.strerror), where=error.filename or unnamed, fix=fix) from None
+        what, where = f"the system reports: {error.strerror}", error.filename or unnamed
+        raise PslaError(what, where=where, fix=fix) from None
 
 
 def end_quietly() -> None:

@@ -1,7 +1,9 @@
 """Files and folders on disks that are whole or absent: written under a temporary name, synced, then
 renamed."""
 
+import fcntl
 import hashlib
+import logging
 import os
 import secrets
 import shutil
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import IO
 
 from psla_wds.errors import PslaError
+
+logger = logging.getLogger("files")
 
 GO_ON = "run the same command again: it goes on"
 
@@ -93,6 +97,20 @@ def publish_folder(temporary: Path, folder: Path) -> None:
     sync_folder(temporary)
     temporary.rename(folder)
     sync_folder(folder.parent)
+
+
+def lock_folder(folder: Path, taken: str, *, fix: str) -> int:
+    """A descriptor that keeps other processes out of a folder for as long as it is open; it ends
+    with the process, however that ends. `PslaError` with what `taken` says if another has it."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise PslaError(taken, where=folder, fix=fix) from None
+    except OSError as error:  # some network file systems have no locks
+        logger.warning("%s cannot be locked: %s", folder, error.strerror)
+    return lock
 
 
 def sync_folder(folder: Path) -> None:

@@ -124,12 +124,12 @@ def run_local(tasks: Sequence[ShardTask], workers: int) -> Iterator[ShardResult]
             pool.append(_Worker(context))
         for worker in pool:  # all start at once; a task may have to wait for its worker
             worker.give(next(waiting, None))
-        while busy := {worker.pipe: worker for worker in pool if worker.work}:
-            for pipe in connection.wait(list(busy)):
-                result = busy[pipe].answer()
+        while busy := dict[Any, _Worker]((worker.pipe, worker) for worker in pool if worker.work):
+            for worker in [busy[pipe] for pipe in connection.wait(busy)]:
+                result = worker.answer()
                 if result is not None:
                     yield result
-                    busy[pipe].give(next(waiting, None))
+                    worker.give(next(waiting, None))
     finally:
         for worker in pool:
             worker.stop()

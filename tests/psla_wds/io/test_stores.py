@@ -174,7 +174,7 @@ def test_splits_stand_behind_the_last_colon(spec: str, folder: str, splits: list
 
 
 def test_urls_that_cannot_be_used_are_reported(monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="kind of URL is not read"):
         parse_location("nothing://bucket/shards")
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(PslaError, match=r"pip install 'psla-wds\[gcs\]'"):

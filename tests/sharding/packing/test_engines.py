@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from builds import build, content
@@ -21,7 +20,7 @@ from conftest import assert_user_error, manifest_arguments, write_corpus
 from psla_wds.errors import ConfigError, PslaError
 from psla_wds.io.atomic_files import atomic_open
 from sharding.check import check
-from sharding.packing import dask_engine, engines
+from sharding.packing import dask_engine
 from sharding.packing.config import PackConfig
 from sharding.packing.shard import ShardTask, pack_shard
 
