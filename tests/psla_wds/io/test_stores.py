@@ -183,9 +183,11 @@ def test_urls_that_cannot_be_used_are_reported(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize(
     "text",
-    ["zip://x", "simplecache::http://127.0.0.1:9/x", "ftp://127.0.0.1:9/x", "reference://x"]
-    + ["github://a:b@c/x", "http://[::1/x", "hdfs://127.0.0.1:9/x"],
+    [
+        *("zip://x", "simplecache::http://127.0.0.1:9/x", "ftp://127.0.0.1:9/x", "reference://x"),
+        *("github://a:b@c/x", "http://[::1/x", "hdfs://127.0.0.1:9/x"),
+    ],
 )
 def test_urls_of_other_kinds_are_three_lines(text: str):
-    with pytest.raises(ConfigError, match="where: (.|\n)*fix: "):
+    with pytest.raises(ConfigError, match=r"where: (.|\n)*fix: "):
         parse_location(text)
