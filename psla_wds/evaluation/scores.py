@@ -131,6 +131,7 @@ class Scores:
         arrays = _read_arrays(path)
         _check(arrays, path)
         texts = {name: tuple(arrays[name].tolist()) for name in ("clip_ids", "mids", "names")}
+        ClassList(texts["mids"], texts["names"])  # checks that they can be shown
         origins = _origins(arrays.get(ORIGINS), path)
         return cls(scores=arrays["scores"], targets=arrays["targets"], origins=origins, **texts)
 
