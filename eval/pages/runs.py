@@ -194,7 +194,8 @@ def current_scored(origins: Sequence[Origin], run: Path, *, where: Path) -> Scor
     return scored
 
 
-def predict_again(model: Path, scores: Path) -> str:
+def predict_again(model: Path, scores: Path, index: Sequence[str] = ("SHARDS",)) -> str:
     """The command that scores a checkpoint, or the last epoch of a run."""
     model_word, scores_word = shlex.quote(str(model)), shlex.quote(str(scores))
-    return f"python -m eval.predict {model_word} --index SHARDS --output {scores_word}"
+    shards = " ".join(f"--index {shlex.quote(spec)}" for spec in index)
+    return f"python -m eval.predict {model_word} {shards} --output {scores_word}"
