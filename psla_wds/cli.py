@@ -13,6 +13,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from psla_wds.errors import PslaError, system_errors
 from psla_wds.io.locations import Location, Url, parse_location
+from psla_wds.printable import printable
 
 Args = TypeVar("Args")
 
@@ -41,12 +42,20 @@ def parse(args: type[Args], description: str | None, *, prog: str) -> Args:
     )
 
 
+class _Lines(logging.Formatter):
+    """A line for each record, whatever the names in it hold."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
 def run(main: Callable[[], None]) -> None:
     """Call `main`. Stderr gets the log and three lines for a `PslaError` or what the system refuses
     (exit status 2)."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines("%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for library in ("httpx", "httpx2"):  # which log each request that is made for hf://
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
