@@ -16,7 +16,21 @@ C = TypeVar("C")
 
 _converter = cattrs.Converter(forbid_extra_keys=True)
 _converter.register_unstructure_hook(Path, str)
-_converter.register_structure_hook(Path, lambda value, _: Path(value))
+_converter.register_structure_hook(Path, lambda value, _: Path(_checked(value, str)))
+
+
+def _checked(value: Any, kind: type) -> Any:
+    """The value, if it is of a type; a float may be written as an integer."""
+    kinds = (int, float) if kind is float else kind
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{value!r:.80} is not {kind.__name__}")
+    if kind is str:
+        value.encode()  # ValueError: text that UTF-8 cannot hold
+    return value if kind is str else kind(value)
+
+
+for _kind in (bool, int, float, str):  # cattrs would convert anything
+    _converter.register_structure_hook(_kind, _checked)
 
 
 class Kind(Enum):
@@ -55,16 +69,17 @@ def kinds_of(config_type: type) -> dict[str, Kind]:
 
 
 def check_ranges(config: Any, section: str = "") -> None:
-    """Raise `ConfigError` for the first field whose value is outside its `Within`; None is allowed.
+    """Raise `ConfigError` for the first field with a number that is outside its `Within`.
 
     Args:
         section: prefix of the flags, such as "optimizer".
     """
     for name, hint in _hints(type(config)):
         value = getattr(config, name)
-        numbers = value if isinstance(value, tuple) else (value,)
+        values = value if isinstance(value, tuple) else (value,)
+        numbers = [number for number in values if isinstance(number, int | float)]
         for allowed in _marks(hint, Within):
-            if value is not None and not all(allowed.holds(number) for number in numbers):
+            if not all(allowed.holds(number) for number in numbers):
                 raise ConfigError(
                     f"{name}={value} is out of range",
                     where=flag(name, section),
@@ -83,6 +98,11 @@ def _hints(config_type: type) -> Iterator[tuple[str, Any]]:
 
 
 Mark = TypeVar("Mark", Kind, Within)
+
+SEED = Within(0, 2**63 - 1)
+"""Range of seeds, which torch and numpy take."""
+BATCH_SIZE = Within(1, 2**16)
+"""Range of numbers of clips that are in memory at once."""
 
 
 def _marks(hint: Any, kind: type[Mark]) -> Iterator[Mark]:

@@ -14,6 +14,7 @@ Codec = Literal["flac", "opus", "vorbis", "wav"]
 EXTENSIONS = {"flac": "flac", "opus": "opus", "vorbis": "ogg", "wav": "wav"}
 """Extension of the members of a tar, by codec."""
 OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
+HIGHEST_RATES_HZ = {"flac": 655_350, "opus": 48_000, "vorbis": 200_000, "wav": 768_000}
 
 _FORMATS = {
     "flac": ("FLAC", "PCM_16"),
@@ -26,6 +27,15 @@ _SAMPLES_AT_ONCE = 2**18  # libvorbis overflows its stack when it gets many minu
 # Ogg pages, RFC 3533, section 6.
 _SERIAL_AT, _CHECKSUM_AT, _SEGMENTS_AT, _HEADER_BYTES = 14, 22, 26, 27
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def takes_rate(codec: Codec, sample_rate_hz: int) -> bool:
+    """Whether a codec can have this sample rate."""
+    if codec == "opus":
+        return sample_rate_hz in OPUS_RATES_HZ
+    # libFLAC's streams state rates above 16 bits in tens.
+    is_written = codec != "flac" or sample_rate_hz < 2**16 or sample_rate_hz % 10 == 0
+    return is_written and sample_rate_hz <= HIGHEST_RATES_HZ[codec]
 
 
 def encode_clip(

@@ -11,12 +11,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from psla_wds.config import read_json, to_json
+from psla_wds.config import Within, check_ranges, read_json, to_json
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.io.atomic_files import sha256_of
@@ -49,12 +49,15 @@ class Member:
     """One network of the model."""
 
     file: str
-    size_bytes: int
+    size_bytes: Annotated[int, Within(0, 2**63 - 1)]
     sha256: str
-    epoch: int
+    epoch: Annotated[int, Within(0, 10**6)]
     """Epochs trained; 0 if unknown."""
     model: ModelConfig
     provenance: Provenance
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "members")
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class FolderConfig:
     """config.json of an exported model."""
 
     library_name: str
-    format_version: int
+    format_version: Annotated[int, Within(1, 10**6)]
     members: tuple[Member, ...]
     """One network, or those of an ensemble, whose scores are averaged."""
     features: FeatureConfig
@@ -70,8 +73,11 @@ class FolderConfig:
     names: tuple[str, ...]
     metrics: dict[str, Any] | None
     """Scores over all classes, by eval.score."""
-    thresholds: tuple[float | None, ...] | None = None
+    thresholds: Annotated[tuple[float | None, ...] | None, Within(-1e30, 1e30)] = None
     """Score from which each class is present, by eval.thresholds; null: it never is."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "config")
 
     @property
     def classes(self) -> ClassList:
@@ -183,13 +189,10 @@ def _faults(config: FolderConfig) -> Iterator[str]:
         yield f"format {config.format_version}"
     if not 1 <= len(config.members) <= MOST_MEMBERS:
         yield f"{len(config.members)} members"
-    if not len(config.classes):  # raises ValueError if they are not a list of classes
+    if not len(config.classes):  # raises ValueError if mids and names do not fit
         yield "no classes"
-    if config.thresholds is not None:
-        if len(config.thresholds) != len(config.classes):
-            yield f"{len(config.thresholds)} thresholds for {len(config.classes)} classes"
-        if not all(t is None or math.isfinite(t) for t in config.thresholds):
-            yield "thresholds are not finite numbers"
+    if config.thresholds is not None and len(config.thresholds) != len(config.classes):
+        yield f"{len(config.thresholds)} thresholds for {len(config.classes)} classes"
     yield from (f"file {m.file!r}" for m in config.members if not re.fullmatch(FILE_NAME, m.file))
 
 

@@ -270,7 +270,7 @@ def test_bad_scores_ontologies_and_settings_are_refused(
     arrays["scores"][7, 2] = np.nan
     np.savez(tmp_path / "nan.npz", **arrays)
     refused(replace(args, scores=tmp_path / "nan.npz"), r"not finite.*\(nan\)")
-    with pytest.raises(ConfigError, match="101 is not a percentile"):
+    with pytest.raises(ConfigError, match="threshold=101"):
         replace(args, threshold=101.0)
     with pytest.raises(ConfigError, match="the output exists already"):
         replace(args, output=tmp_path)

@@ -97,11 +97,7 @@ def test_wrong_configs_are_refused(folder: Path, values: dict):
         read_model(folder)
 
 
-@pytest.mark.parametrize(
-    "features",
-    [{"num_frames": 2**40}, {"num_mels": 2**28}, {"window_ms": 1e9}],
-    ids=str,
-)
+@pytest.mark.parametrize("features", [{"num_frames": 60_000}, {"window_ms": 300.0}], ids=str)
 def test_features_that_claim_much_memory_are_refused(checkpoint: Checkpoint, features: dict):
     claimed = replace(checkpoint, features=FeatureConfig(**features))
     with pytest.raises(CheckpointError, match="numbers at once"):
