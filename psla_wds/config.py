@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import cattrs
 
 from psla_wds.errors import ConfigError
+from psla_wds.io.regular import read_text
 
 C = TypeVar("C")
 
@@ -137,7 +138,7 @@ def from_json(config_type: type[C], values: Any, *, where: object) -> C:
 def read_json(config_type: type[C], path: Path, *, besides: tuple[str, ...] = ()) -> C:
     """The configuration in a file, such as a run's config.json; names in `besides` are ignored."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"cannot read the configuration: {error}", where=path, fix="check the path"

@@ -21,6 +21,7 @@ from psla_wds.config import (
 )
 from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
+from psla_wds.io.regular import read_text
 from psla_wds.models.config import IMAGENET, RANDOM, BatchNormOver, ModelConfig, Precision
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.sampling.config import AugmentConfig, SamplerConfig
@@ -223,5 +224,5 @@ def read_config(path: Path) -> TrainConfig:
 
 def read_made_with(path: Path) -> dict[str, Any]:
     """What a run depended on beside its settings; empty if its config.json does not say."""
-    found = json.loads(path.read_text(encoding="utf-8")).get(MADE_WITH)
+    found = json.loads(read_text(path)).get(MADE_WITH)
     return found if isinstance(found, dict) else {}

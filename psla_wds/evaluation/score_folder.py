@@ -19,6 +19,7 @@ from jaxtyping import Float, Float16, Float32, Int64, UInt16
 from psla_wds.errors import DAMAGE, ConfigError, ScoreError
 from psla_wds.io.atomic_files import disk_errors, publish_folder
 from psla_wds.io.columns import check_ragged, map_column
+from psla_wds.io.regular import read_text
 from psla_wds.labels.class_list import ClassList
 from psla_wds.shards.clip_ids import ClipIds
 
@@ -55,8 +56,12 @@ def row_blocks(
     for first in range(0, len(array if order is None else order), ROWS_AT_ONCE):
         rows = slice(first, first + ROWS_AT_ONCE)
         yield rows, array[rows if order is None else order[rows]]
-        if isinstance(array.base, mmap.mmap):
-            array.base.madvise(mmap.MADV_DONTNEED)  # the file has them, to be read again
+        base: Any = array
+        while isinstance(base, np.ndarray):
+            base = base.base
+        base = getattr(base, "obj", base)  # of a memoryview
+        if isinstance(base, mmap.mmap):
+            base.madvise(mmap.MADV_DONTNEED)  # the file has them, to be read again
 
 
 def top_scores(
@@ -166,8 +171,8 @@ def read_score_folder(folder: Path) -> dict[str, np.ndarray]:
         )
     meta = _read_meta(folder)
     arrays = {
-        name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        for name in ("scores", "targets")
+        "scores": map_column(folder / "scores.npy", np.float32, ndim=2),
+        "targets": map_column(folder / "targets.npy", np.uint8, ndim=2),
     }
     starts, values = _id_columns(folder).values()
     try:
@@ -186,7 +191,7 @@ def read_score_folder(folder: Path) -> dict[str, np.ndarray]:
 def is_top_scores(folder: Path) -> bool:
     """Whether a folder holds only the highest scores of each clip."""
     try:
-        return "top_k" in json.loads((folder / META).read_text(encoding="utf-8"))
+        return "top_k" in json.loads(read_text(folder / META))
     except DAMAGE:
         return False
 
@@ -220,7 +225,7 @@ def read_top_scores(folder: Path) -> TopScores:
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
-    meta = json.loads((folder / META).read_text(encoding="utf-8"))
+    meta = json.loads(read_text(folder / META))
     if meta["format_version"] != FORMAT_VERSION:
         raise ValueError(f"it has format {meta['format_version']}, not {FORMAT_VERSION}")
     return meta

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from psla_wds.errors import CheckpointError, PslaError, optional_package
 from psla_wds.io.atomic_files import atomic_open
+from psla_wds.io.regular import open_regular
 
 
 def save_tensors(content: dict[str, Any], path: Path) -> None:
@@ -40,7 +41,7 @@ def load_tensors(path: Path, *, fix: str) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         load = safetensors(path).load_file
     try:
-        path.open("rb").close()
+        open_regular(path).close()
     except OSError as error:
         raise CheckpointError(
             f"the file cannot be read: {error.strerror}", where=path, fix=fix

@@ -7,6 +7,7 @@ from typing import Any
 
 from psla_wds.errors import ManifestError
 from psla_wds.io.locations import Location
+from psla_wds.io.regular import SMALL_BYTES, open_text
 from psla_wds.io.stores import at
 
 CSV_COLUMNS = ("index", "mid", "display_name")
@@ -54,13 +55,17 @@ class ClassList:
 def read_class_list(path: Location) -> ClassList:
     """The classes of an AudioSet-style CSV: `index,mid,display_name`, indices 0, 1, 2, ..."""
     try:
-        with at(path).local_copy() as local, local.open(encoding="utf-8-sig", newline="") as file:
+        with at(path).local_copy() as local, open_text(local, max_bytes=SMALL_BYTES) as file:
             rows = list(csv.DictReader(file, skipinitialspace=True))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ManifestError(
             "there is no class list here",
             where=path,
             fix=f"--class-labels names a CSV with the columns {','.join(CSV_COLUMNS)}",
+        ) from None
+    except OSError as error:
+        raise ManifestError(
+            f"the class list cannot be read: {error.strerror}", where=path, fix="check the path"
         ) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(

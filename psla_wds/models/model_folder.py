@@ -193,7 +193,10 @@ def _faults(config: FolderConfig) -> Iterator[str]:
         yield "no classes"
     if config.thresholds is not None and len(config.thresholds) != len(config.classes):
         yield f"{len(config.thresholds)} thresholds for {len(config.classes)} classes"
-    yield from (f"file {m.file!r}" for m in config.members if not re.fullmatch(FILE_NAME, m.file))
+    files = [member.file for member in config.members]
+    yield from (f"file {file!r}" for file in files if not re.fullmatch(FILE_NAME, file))
+    if len(set(files)) < len(files):
+        yield "two members have one file"
 
 
 def _write_member(path: Path, member: Checkpoint, provenance: Provenance) -> Member:

@@ -13,6 +13,7 @@ import numpy as np
 from psla_wds.errors import DAMAGE, LabelError
 from psla_wds.io.atomic_files import atomic_folder, atomic_open, disk_errors
 from psla_wds.io.columns import check_ragged, map_column
+from psla_wds.io.regular import open_regular, read_text
 from psla_wds.shards.index import ShardIndex
 
 OVERLAY_VERSION = 1
@@ -83,7 +84,7 @@ def apply_overlay(index: ShardIndex, folder: Path) -> ShardIndex:
             fix="--labels names the --output of eval.enhance or sharding.overlay",
         )
     try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        meta = json.loads(read_text(folder / META))
         if meta["format_version"] != OVERLAY_VERSION:
             raise ValueError(f"it has format {meta['format_version']}, not {OVERLAY_VERSION}")
         found = (meta["index_fingerprint"], meta["num_clips"], tuple(meta["mids"]))
@@ -134,9 +135,10 @@ def read_label_rows(path: Path, index: ShardIndex) -> ShardIndex:
 def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
     number = 0
     try:
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):  # noqa: B007
-            row = json.loads(line)
-            yield str(row["clip_id"]), [str(mid) for mid in row["labels"]]
+        with open_regular(path) as file:
+            for number, line in enumerate(file, 1):  # noqa: B007
+                row = json.loads(line)
+                yield str(row["clip_id"]), [str(mid) for mid in row["labels"]]
     except OSError as error:
         raise LabelError(
             f"the list of labels cannot be read: {error.strerror}", where=path, fix="check the path"
