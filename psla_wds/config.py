@@ -1,8 +1,9 @@
 """Settings as dataclasses: kinds and ranges of their fields, and conversion to JSON and back."""
 
+import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
@@ -11,9 +12,14 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import cattrs
 
 from psla_wds.errors import ConfigError
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.regular import read_text
 
 C = TypeVar("C")
+
+SUMS, OWN_SUM = "sha256", "meta_sha256"
+SEAL = (SUMS, OWN_SUM)
+"""Keys of check sums in JSON: of the files beside it, and of its own values."""
 
 _converter = cattrs.Converter(forbid_extra_keys=True)
 _converter.register_unstructure_hook(Path, str)
@@ -146,3 +152,27 @@ def read_json(config_type: type[C], path: Path, *, besides: tuple[str, ...] = ()
     if isinstance(values, dict):
         values = {name: value for name, value in values.items() if name not in besides}
     return from_json(config_type, values, where=path)
+
+
+def write_sealed(values: dict[str, Any], path: Path, *, files: Iterable[str] = ()) -> None:
+    """Write values of JSON with the SHA-256 of files beside them, and their own."""
+    sealed = values | {SUMS: {name: sha256_of(path.with_name(name)) for name in files}}
+    sealed[OWN_SUM] = _sum_of(sealed)
+    text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def check_seal(path: Path) -> None:
+    """ValueError or OSError if values that `write_sealed` wrote, or files beside them, have
+    changed. Those without sums, of an older version, pass."""
+    values = json.loads(read_text(path))
+    own_sum = values.pop(OWN_SUM, None)
+    if own_sum != (_sum_of(values) if SUMS in values else None):
+        raise ValueError(f"{path.name} has changed since it was written")
+    for name, sha256 in values.get(SUMS, {}).items():
+        if Path(name).name != name or sha256_of(path.with_name(name)) != sha256:
+            raise ValueError(f"{name:.80} has changed since it was written")
+
+
+def _sum_of(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float16, Float32, Int64, UInt16
 
+from psla_wds.config import SEAL, check_seal, read_json, write_sealed
 from psla_wds.errors import DAMAGE, ConfigError, ScoreError
 from psla_wds.io.atomic_files import disk_errors, publish_folder
 from psla_wds.io.columns import check_ragged, map_column
@@ -30,6 +31,21 @@ ROWS_AT_ONCE = 8192
 MAKE_TOP_SCORES = (
     "make them: python -m eval.predict TEACHER --index SHARDS --top-k 20 --output FOLDER"
 )
+
+
+@dataclass(frozen=True)
+class _Meta:
+    """Content of scores.json, beside its check sums."""
+
+    format_version: int
+    mids: tuple[str, ...]
+    names: tuple[str, ...]
+    origins: tuple[str, ...] = ()
+    """Checkpoints of all scores with targets."""
+    top_k: int = 0
+    """Scores of each clip, if these are only the highest."""
+    fingerprint: str = ""
+    """Digest of the highest scores."""
 
 
 @dataclass(frozen=True)
@@ -141,13 +157,14 @@ class ScoreFolder:
         self.flush()
         mids, names = self._classes.mids, self._classes.names
         meta: dict[str, Any] = {"format_version": FORMAT_VERSION, "mids": mids, "names": names}
+        files = []
         if self._top_k:
             digest = _fingerprint(_top_columns(self._temporary), mids, names)
             meta |= {"top_k": self._top_k, "fingerprint": digest}
         else:
             meta |= {"origins": [str(origin) for origin in origins]}
-        text = json.dumps(meta, ensure_ascii=False, indent=1)
-        (self._temporary / META).write_text(text + "\n", encoding="utf-8")
+            files = sorted(path.name for path in self._temporary.glob("*.npy"))
+        write_sealed(meta, self._temporary / META, files=files)
         publish_folder(self._temporary, self.folder)
 
 
@@ -178,14 +195,26 @@ def read_score_folder(folder: Path) -> dict[str, np.ndarray]:
     try:
         check_ragged(starts, values, len(starts) - 1, "clip ids")
     except ValueError as error:
-        raise ScoreError(
-            f"the score folder is damaged: {error}",
-            where=folder,
-            fix="write it again: python -m eval.predict",
-        ) from None
-    texts = {name: meta[name] for name in ("mids", "names")}
-    texts |= {"clip_ids": list(ClipIds(starts, values)), "origins": meta.get("origins", [])}
+        raise _damaged(error, folder) from None
+    texts = {"mids": meta.mids, "names": meta.names, "origins": meta.origins}
+    texts |= {"clip_ids": tuple(ClipIds(starts, values))}
     return arrays | {name: np.array(values, np.str_) for name, values in texts.items()}
+
+
+def check_sums(folder: Path) -> None:
+    """Raise `ScoreError` if files of a folder of all scores have changed."""
+    try:
+        check_seal(folder / META)
+    except DAMAGE as error:
+        raise _damaged(error, folder) from None
+
+
+def _damaged(error: Exception, folder: Path) -> ScoreError:
+    return ScoreError(
+        f"the score folder is damaged: {error}",
+        where=folder,
+        fix="write it again: python -m eval.predict",
+    )
 
 
 def is_top_scores(folder: Path) -> bool:
@@ -205,29 +234,30 @@ def read_top_scores(folder: Path) -> TopScores:
             raise ValueError("it holds all scores, not the highest of each clip")
         meta = _read_meta(folder)
         columns = _top_columns(folder)
-        _check_shapes(columns, int(meta["top_k"]))
+        _check_shapes(columns, meta.top_k)
         found = TopScores(
             columns["scores"],
             columns["classes"],
             ClipIds(columns["id_starts"], columns["id_bytes"]),
-            tuple(map(str, meta["mids"])),
-            tuple(map(str, meta["names"])),
-            str(meta["fingerprint"]),
+            meta.mids,
+            meta.names,
+            meta.fingerprint,
         )
         _check_values(found)
         if found.fingerprint != _fingerprint(columns, found.mids, found.names):
             raise ValueError("its bytes have changed since they were written")
-    except DAMAGE as error:
+    except (*DAMAGE, ConfigError) as error:
+        reason = str(error).splitlines()[0]
         raise ScoreError(
-            f"the teacher's scores cannot be used: {error}", where=folder, fix=MAKE_TOP_SCORES
+            f"the teacher's scores cannot be used: {reason}", where=folder, fix=MAKE_TOP_SCORES
         ) from None
     return found
 
 
-def _read_meta(folder: Path) -> dict[str, Any]:
-    meta = json.loads(read_text(folder / META))
-    if meta["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"it has format {meta['format_version']}, not {FORMAT_VERSION}")
+def _read_meta(folder: Path) -> _Meta:
+    meta = read_json(_Meta, folder / META, besides=SEAL)
+    if meta.format_version != FORMAT_VERSION:
+        raise ValueError(f"it has format {meta.format_version}, not {FORMAT_VERSION}")
     return meta
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from psla_wds.errors import ScoreError
-from psla_wds.evaluation.score_folder import read_score_folder, row_blocks
+from psla_wds.errors import ConfigError, ScoreError
+from psla_wds.evaluation.score_folder import check_sums, read_score_folder, row_blocks
 from psla_wds.io.atomic_files import atomic_open, disk_errors
 from psla_wds.io.regular import open_regular
 from psla_wds.labels.class_list import ClassList
@@ -130,6 +130,8 @@ class Scores:
         """Read and check a score file or folder; any fault is a `ScoreError`."""
         arrays = _read_arrays(path)
         _check(arrays, path)
+        if path.is_dir():
+            check_sums(path)
         texts = {name: tuple(arrays[name].tolist()) for name in ("clip_ids", "mids", "names")}
         origins = _origins(arrays.get(ORIGINS), path)
         return cls(scores=arrays["scores"], targets=arrays["targets"], origins=origins, **texts)
@@ -158,6 +160,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             return {name: np.asarray(file[name]) for name in names}
     except ScoreError:
         raise
+    except ConfigError as error:  # scores.json
+        reason = str(error).splitlines()[0]
     except KeyError as error:
         reason = str(error.args[0])
     except FileNotFoundError as error:

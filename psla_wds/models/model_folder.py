@@ -5,7 +5,6 @@ outside itself, and takes no more memory than its files have bytes. Several mode
 whose scores are averaged.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -16,8 +15,8 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Float32
 
-from psla_wds.config import Within, check_ranges, read_json, to_json
-from psla_wds.errors import CheckpointError, ConfigError
+from psla_wds.config import SEAL, Within, check_ranges, check_seal, read_json, to_json, write_sealed
+from psla_wds.errors import DAMAGE, CheckpointError, ConfigError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.tensor_files import check_tensors, load_tensors, safetensors
@@ -153,8 +152,7 @@ def write_model(
     values = to_json(config)
     if thresholds is None:
         del values["thresholds"]  # so that versions that do not know it read the folder
-    text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    write_sealed(values, folder / CONFIG)
     return config
 
 
@@ -172,10 +170,11 @@ def read_model_config(folder: Path) -> FolderConfig:
     """config.json, checked; the files of weights are not."""
     path = folder / CONFIG
     try:
-        config = read_json(FolderConfig, path)
+        config = read_json(FolderConfig, path, besides=SEAL)
         for wrong in _faults(config):
             raise ValueError(wrong)
-    except (ConfigError, ValueError, TypeError, OverflowError, AttributeError) as error:
+        check_seal(path)
+    except (*DAMAGE, ConfigError) as error:
         raise CheckpointError(
             f"not an exported model: {str(error).splitlines()[0]}", where=path, fix=FIX
         ) from None

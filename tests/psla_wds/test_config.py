@@ -1,5 +1,6 @@
 """Settings: written, read again, and refused by name."""
 
+import hashlib
 import json
 import math
 from dataclasses import replace
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from psla_wds.config import from_json, read_json, to_json
+from psla_wds.config import check_seal, from_json, read_json, to_json, write_sealed
 from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
+from psla_wds.io.atomic_files import sha256_of
 from psla_wds.models.config import ModelConfig
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.sampling.config import AugmentConfig, SamplerConfig
@@ -90,3 +92,39 @@ def test_a_file_without_a_configuration_is_refused(tmp_path: Path, content: str)
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError):
         read_json(TrainConfig, tmp_path / "config.json")
+
+
+def sealed(folder: Path) -> Path:
+    (folder / "column.npy").write_bytes(b"12345678")
+    write_sealed(
+        {"names": ["Hund \u00e4"], "low_hz": 20.0}, folder / "m.json", files=["column.npy"]
+    )
+    return folder / "m.json"
+
+
+def test_each_changed_byte_of_a_sealed_folder_is_found(tmp_path: Path):
+    path = sealed(tmp_path)
+    check_seal(path)
+    for name in ("m.json", "column.npy"):
+        whole = (tmp_path / name).read_bytes()
+        for place in range(len(whole)):
+            changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+            (tmp_path / name).write_bytes(changed)
+            with pytest.raises(ValueError):
+                check_seal(path)
+        (tmp_path / name).write_bytes(whole)
+
+
+def test_sums_of_files_elsewhere_are_refused(tmp_path: Path):
+    path, values = tmp_path / "in" / "m.json", {"sha256": {"../x": sha256_of(Path(__file__))}}
+    path.parent.mkdir()
+    (tmp_path / "x").write_bytes(Path(__file__).read_bytes())
+    own_sum = hashlib.sha256(json.dumps(values).encode()).hexdigest()
+    path.write_text(json.dumps(values | {"meta_sha256": own_sum}))
+    with pytest.raises(ValueError, match=r"\.\./x has changed"):
+        check_seal(path)
+
+
+def test_an_old_folder_without_sums_passes(tmp_path: Path):
+    (tmp_path / "m.json").write_text("{}")
+    check_seal(tmp_path / "m.json")
