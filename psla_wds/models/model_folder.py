@@ -21,7 +21,7 @@ from psla_wds.features.config import FeatureConfig
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.tensor_files import check_tensors, load_tensors, safetensors
 from psla_wds.labels.class_list import ClassList
-from psla_wds.models.checkpoint import Checkpoint, load_checkpoint
+from psla_wds.models.checkpoint import MOST_EPOCHS, Checkpoint, load_checkpoint
 from psla_wds.models.config import RANDOM, ModelConfig
 from psla_wds.models.epochs import CHECKPOINTS, find_checkpoint
 
@@ -50,7 +50,7 @@ class Member:
     file: str
     size_bytes: Annotated[int, Within(0, 2**63 - 1)]
     sha256: str
-    epoch: Annotated[int, Within(0, 10**6)]
+    epoch: Annotated[int, Within(0, MOST_EPOCHS)]
     """Epochs trained; 0 if unknown."""
     model: ModelConfig
     provenance: Provenance
