@@ -69,13 +69,13 @@ def with_fixed_serial(ogg: bytes) -> bytes:
         end = body + sum(pages[start + _HEADER_BYTES : body])
         pages[start + _SERIAL_AT : start + _SERIAL_AT + 4] = bytes(4)
         pages[start + _CHECKSUM_AT : start + _CHECKSUM_AT + 4] = bytes(4)
-        checksum = struct.pack("<I", _page_checksum(bytes(pages[start:end])))
+        checksum = struct.pack("<I", page_checksum(bytes(pages[start:end])))
         pages[start + _CHECKSUM_AT : start + _CHECKSUM_AT + 4] = checksum
         start = end
     return bytes(pages)
 
 
-def _page_checksum(page: bytes) -> int:
+def page_checksum(page: bytes) -> int:
     """Ogg's CRC-32 of a page whose checksum is 0: zlib's polynomial, but with the highest bit
     first, starting at 0, and not inverted."""
     mirrored = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF

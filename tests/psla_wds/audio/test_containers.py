@@ -52,6 +52,36 @@ def assert_truncated(content: bytes, path: Path) -> None:
     assert cut_short(io.BytesIO(content))
 
 
+@pytest.mark.parametrize("format", ["OGG", "OPUS"])
+def test_ogg_with_damage_in_the_middle_is_refused(format: str, tmp_path: Path):
+    whole = file_of(format, waveform=np.tile(NOISE, 4))
+    pages = [whole.index(b"OggS")]
+    while (place := whole.find(b"OggS", pages[-1] + 1)) > 0:
+        pages.append(place)
+    assert len(pages) > 6
+    start, end = pages[-3], pages[-2]
+    flipped = bytes([whole[(start + end) // 2] ^ 1])
+    for content in (
+        whole[:start] + whole[end:],  # a page is lost
+        whole[: (start + end) // 2] + flipped + whole[(start + end) // 2 + 1 :],
+        whole[:start] + b"oggs" + whole[start + 4 :],
+        whole[: start + 30] + whole[start + 90 :],
+    ):
+        (tmp_path / "clip").write_bytes(content)
+        for source in (tmp_path / "clip", io.BytesIO(content)):
+            with pytest.raises(ClipRefusedError, match=r"damaged|missing|no page") as refused:
+                load_clip(source, Excerpt(0.0, 1.0), sample_rate_hz=RATE_HZ)
+            assert refused.value.reason == "damaged"
+    headers = pages[2]
+    joined = whole[:headers] + whole[pages[4] :]  # a broadcast from where a listener came
+    assert not claim_of(io.BytesIO(joined), "ogg").damage
+
+
+@pytest.mark.parametrize("cut", [36, 44])
+def test_a_cut_is_no_header_that_counts_itself(cut: int, tmp_path: Path):
+    assert_truncated(file_of("WAV")[:-cut], tmp_path / "clip")
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_file_cut_anywhere_is_refused(format: str, tmp_path: Path):
     whole = file_of(format)
