@@ -11,6 +11,8 @@ from psla_wds.io.regular import SMALL_BYTES, open_text
 from psla_wds.io.stores import at
 
 CSV_COLUMNS = ("index", "mid", "display_name")
+MAX_CLASSES = 2**16
+"""The column of labels has two bytes per label."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,21 @@ def read_class_list(path: Location) -> ClassList:
             f"the class list is not CSV in UTF-8: {error}", where=path, fix="convert it to UTF-8"
         ) from None
     _check_rows(rows, path)
+    check_number_of_classes(len(rows), where=path)
     return ClassList(
         tuple(row["mid"].strip() for row in rows),
         tuple(row["display_name"].strip() for row in rows),
     )
+
+
+def check_number_of_classes(number: int, *, where: object) -> None:
+    """`ManifestError` if there are more classes than two bytes can number."""
+    if number > MAX_CLASSES:
+        raise ManifestError(
+            f"there are {number:,} classes, and an index has room for {MAX_CLASSES:,}",
+            where=where,
+            fix="use a list of fewer classes",
+        )
 
 
 def write_class_list(classes: ClassList, path: Location) -> None:
