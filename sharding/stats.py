@@ -57,7 +57,7 @@ def audit(index: ShardIndex, *, num_clips: int, seed: int) -> dict[str, Any]:
     """Findings about the clips."""
     if not len(index):
         raise ShardError(
-            "there are no clips", where=index.shards[0].parent, fix="name other splits"
+            "there are no clips", where=", ".join(map(str, index.shards[:1])), fix="name others"
         )
     chosen = min(num_clips, len(index))
     rows = np.sort(np.random.default_rng(seed).choice(len(index), chosen, replace=False))

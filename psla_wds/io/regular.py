@@ -36,7 +36,7 @@ def open_text(path: Path, *, max_bytes: int = ANY_BYTES) -> io.TextIOWrapper:
 def read_small(path: Path, *, max_bytes: int = SMALL_BYTES) -> bytes:
     """The content of a regular file of a bounded size; `OSError`."""
     with open_regular(path, max_bytes=max_bytes) as file:
-        return file.read(max_bytes)
+        return file.read()
 
 
 def read_text(path: Path) -> str:

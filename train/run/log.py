@@ -112,10 +112,10 @@ def _is_known(line: bytes, state: dict[str, Any]) -> bool:
     try:
         record = json.loads(line)
         event, step = record.get("event"), int(record["step"])
+        if event == "epoch":
+            return bool(record.get("epoch", 0) <= state["epochs_done"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return True
-    if event == "epoch":
-        return bool(record.get("epoch", 0) <= state["epochs_done"])
     if event == "damaged":
         return record.get("clip_id") in state["damaged"]
     return step <= state["step"]
