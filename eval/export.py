@@ -149,6 +149,7 @@ def read_headlines(path: Path) -> dict[str, Any]:
         found = {name: content[name] for name in HEADLINES if name in content}
         if not isinstance(found["mAP"], int | float) or not isinstance(found["clips"], int):
             raise TypeError("mAP and clips are not numbers")
+        json.dumps(found, allow_nan=False)  # ValueError: a number is not finite
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ScoreError(
             f"cannot read metrics: {error}",

@@ -209,7 +209,8 @@ def read_thresholds(path: Path) -> Thresholds:
     """The thresholds in a file by eval.thresholds; any fault is a `ScoreError`."""
     try:
         rows = json.loads(read_text(path))["per_class"]
-        mids = tuple(str(row["mid"]) for row in rows)
+        mids = tuple(row["mid"] for row in rows)
+        "".join(mids).encode()  # TypeError or ValueError: they are no text
         values = [math.inf if row["threshold"] is None else row["threshold"] for row in rows]
         if len(set(mids)) < len(mids) or not mids:
             raise ValueError("its mids are not unique")
