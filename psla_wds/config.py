@@ -145,6 +145,8 @@ def read_json(config_type: type[C], path: Path, *, besides: tuple[str, ...] = ()
     """The configuration in a file, such as a run's config.json; names in `besides` are ignored."""
     try:
         values = json.loads(read_text(path))
+        # ValueError: text that UTF-8 cannot hold, or numbers that are not finite
+        json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"cannot read the configuration: {error}", where=path, fix="check the path"
