@@ -14,11 +14,12 @@ figures.json has all numbers. PNG files need pip install 'psla-wds[report]'.
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional
 
 from psla_wds import cli
+from psla_wds.config import BATCH_SIZE
 from psla_wds.errors import ConfigError
 from psla_wds.io.atomic_files import atomic_folder, disk_errors
 from psla_wds.reading.config import ReaderConfig
@@ -41,7 +42,7 @@ class Args:
     """Training shards of the first run, if they are no longer where it had them."""
     plans: bool = True
     """Draw the figures of the epochs' plans: about a second per epoch of two million clips."""
-    batch_size: int = 32
+    batch_size: Annotated[int, BATCH_SIZE] = 32
     """Clips of a forward pass, with --index."""
     reader: ReaderConfig = field(default_factory=ReaderConfig)
 

@@ -9,11 +9,12 @@ write it through a shared file system. With --top-k it holds a teacher's scores 
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from tyro.conf import Positional
 
 from psla_wds import cli
+from psla_wds.config import BATCH_SIZE, Within
 from psla_wds.errors import ConfigError
 from psla_wds.evaluation.score_folder import check_top_k
 from psla_wds.evaluation.scores import Origin
@@ -35,7 +36,7 @@ class Args:
     """Shards to score; repeat the option for several sets."""
     output: Path
     """Score file to write, .npz; or a folder, for more scores than memory holds."""
-    top_k: int | None = None
+    top_k: Annotated[int | None, Within(1, 2**16)] = None
     """Number of highest scores to keep for each clip, as a teacher's: a folder with 4 bytes per
     score, without targets, for train/main.py --distill. 20 of AudioSet's 527 classes are enough
     (Dinkel et al. 2023)."""
@@ -44,7 +45,7 @@ class Args:
     other_classes: bool = False
     """Accept shards with other classes than the model's. Targets are those of the common classes;
     python -m eval.score --mapping scores the others."""
-    batch_size: int = 32
+    batch_size: Annotated[int, BATCH_SIZE] = 32
     """Clips of a forward pass in each process."""
     precision: Precision = "float32"
     """Autocast precision of the trunk; the head is float32. Training's own evaluation and eval.tag

@@ -37,7 +37,7 @@ class Args:
     several: Literal["first", "max"] = "first"
     """Score of a class to which several of the model's classes map: the first one's, or the
     highest."""
-    bootstrap: Annotated[int | None, Within(20)] = None
+    bootstrap: Annotated[int | None, Within(20, 10_000)] = None
     """Resamples of the clips for 95 % intervals, such as 1000. Default: no intervals."""
     thresholds: Path | None = None
     """Thresholds per class, by eval.thresholds on other clips: precision, recall and F1 at them."""

@@ -11,6 +11,7 @@ from typing import Annotated, TypeAlias, TypeVar
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from psla_wds.config import check_ranges
 from psla_wds.errors import PslaError, system_errors
 from psla_wds.io.locations import Location, Url, parse_location
 from psla_wds.printable import printable
@@ -36,10 +37,15 @@ Shards: TypeAlias = Annotated[
 
 
 def parse(args: type[Args], description: str | None, *, prog: str) -> Args:
-    """The arguments of a command, by its dataclass; options may come before or after words."""
-    return tyro.cli(
+    """The arguments of a command, by its dataclass; options may come before or after words.
+
+    Raises `ConfigError` for a number out of its range.
+    """
+    given = tyro.cli(
         args, description=description, prog=prog, config=(tyro.conf.CascadeSubcommandArgs,)
     )
+    check_ranges(given)
+    return given
 
 
 class _Lines(logging.Formatter):

@@ -25,9 +25,11 @@ from psla_wds import cli
 from psla_wds.errors import ConfigError, ManifestError
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
+from psla_wds.labels.class_list import check_number_of_classes
 from psla_wds.labels.manifest import checked
 from psla_wds.progress import progress_bar
 from psla_wds.runtime.array_tasks import parse_task
+from psla_wds.shards.index import check_number_of_splits
 from sharding.packing.config import PackConfig
 from sharding.packing.forecast import forecast
 from sharding.packing.pack_all import pack_all, pack_share, retry_rejected
@@ -74,6 +76,8 @@ def build(source: Source, config: PackConfig) -> None:
         raise ManifestError(
             "the source lists no clip", where=source, fix="check the path and the file"
         )
+    check_number_of_classes(len(classes), where=source)
+    check_number_of_splits(clips.num_splits(), where=source)
     if config.dry_run:
         print(forecast(clips, classes, config))
         _clean_up(source)

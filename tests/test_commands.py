@@ -1,16 +1,23 @@
 """Every command explains itself, and the documents tell the truth about them."""
 
 import ast
+import dataclasses
 import json
+import math
+import pkgutil
 import re
 import runpy
 import sys
+import typing
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from conftest import run
 
 from benchmarks.tables import RESULTS, documents, with_tables
+from psla_wds.config import Within
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("sharding", "train", "eval", "benchmarks")
@@ -41,6 +48,36 @@ def test_help_says_what_a_command_does(
     first_line = ast.get_docstring(ast.parse(module.read_text())).splitlines()[0]
     assert end.value.code == 0
     assert first_line in " ".join(capsys.readouterr().out.split())
+
+
+def settings_types() -> Iterator[type]:
+    """Arguments of all commands, and configurations."""
+    for package in ("psla_wds", "sharding", "train", "eval"):
+        for found in pkgutil.walk_packages([str(ROOT / package)], f"{package}."):
+            module = import_module(found.name)
+            yield from (
+                kind
+                for name, kind in vars(module).items()
+                if name.endswith(("Args", "Config", "Options", "Source"))
+                and dataclasses.is_dataclass(kind)
+                and kind.__module__ == module.__name__
+            )
+
+
+def is_number(hint: object) -> bool:
+    """Whether values of this type are numbers, or have numbers in them."""
+    return hint in (int, float) or any(map(is_number, typing.get_args(hint)))
+
+
+def test_every_number_among_the_settings_has_bounds():
+    unbounded, num_settings = [], 0
+    for kind in settings_types():
+        for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+            ranges = [mark for mark in typing.get_args(hint) if isinstance(mark, Within)]
+            num_settings += is_number(hint)
+            if is_number(hint) and not any(math.isfinite(r.high - r.low) for r in ranges):
+                unbounded.append(f"{kind.__module__}.{kind.__name__}.{name}")
+    assert num_settings > 80 and not unbounded
 
 
 def planned_demo(*settings: str) -> list[str]:

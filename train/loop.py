@@ -23,7 +23,7 @@ from train.learner import Learner
 from train.optimizer import Moment, learning_rate
 from train.run.folder import RunDir
 from train.run.log import Quality, RunLog
-from train.run.state import StateWriter, check_types
+from train.run.state import StateWriter
 from train.steps.bad_steps import BadSteps, clips_as_json
 from train.steps.metrics import Means, Measured, Measures
 from train.training_data import layout_of, open_training_data
@@ -103,7 +103,6 @@ class Trainer:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from a state; `CheckpointError` if it does not fit this run."""
-        check_types(state)
         self._step, self._epochs_done = state["step"], state["epochs_done"]
         self._interval, self._epoch = Means(**state["interval"]), Means(**state["epoch"])
         self._damaged = list(state["damaged"])

@@ -18,6 +18,7 @@ from psla_wds.errors import DAMAGE, ScoreError
 from psla_wds.evaluation.bootstrap import resampled_weights, share_ends
 from psla_wds.evaluation.metrics import CLASSES_PER_BLOCK, mean_of_defined
 from psla_wds.evaluation.score_folder import row_blocks
+from psla_wds.io.regular import read_text
 from psla_wds.progress import progress_bar
 
 MIN_POSITIVES = 25
@@ -207,8 +208,9 @@ def f1_intervals(
 def read_thresholds(path: Path) -> Thresholds:
     """The thresholds in a file by eval.thresholds; any fault is a `ScoreError`."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["per_class"]
-        mids = tuple(str(row["mid"]) for row in rows)
+        rows = json.loads(read_text(path))["per_class"]
+        mids = tuple(row["mid"] for row in rows)
+        "".join(mids).encode()  # TypeError or ValueError: they are no text
         values = [math.inf if row["threshold"] is None else row["threshold"] for row in rows]
         if len(set(mids)) < len(mids) or not mids:
             raise ValueError("its mids are not unique")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from psla_wds.errors import PslaError
+from psla_wds.io.regular import open_regular
 
 logger = logging.getLogger("files")
 
@@ -123,5 +124,5 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,6 +16,7 @@ from typing import IO, Any, TypeVar
 
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.io.locations import Url, is_http
+from psla_wds.io.regular import SMALL_BYTES
 
 logger = logging.getLogger("reader")
 T = TypeVar("T")
@@ -129,7 +130,7 @@ class Remote:
         when = next(info[key] for key in MODIFIED if key in info)
         return (datetime.fromisoformat(when) if isinstance(when, str) else when).timestamp()
 
-    def read(self, *, max_bytes: int = 2**30) -> bytes:
+    def read(self, *, max_bytes: int = SMALL_BYTES) -> bytes:
         size = self._answered(self._size)
         if size > max_bytes:
             raise ValueError(f"{self.url.name} has {size:,} bytes; at most {max_bytes:,} are read")

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from psla_wds.errors import LabelError
+from psla_wds.io.regular import read_text
 from psla_wds.labels.class_list import ClassList
 
 Pairs = Bool[np.ndarray, "classes classes"]
@@ -92,7 +93,7 @@ class Ontology:
 def read_ontology(path: Path) -> Ontology:
     """The ontology in a file: a list of nodes with `id`, `child_ids` and `restrictions`."""
     try:
-        nodes = json.loads(path.read_text(encoding="utf-8"))
+        nodes = json.loads(read_text(path))
         if not isinstance(nodes, list) or not nodes:
             raise ValueError(f"{nodes!r:.40} is not a list of nodes")
         listed = [(str(n["id"]), _texts(n["child_ids"]), _texts(n["restrictions"])) for n in nodes]

@@ -64,6 +64,11 @@ class ClipTable(Sequence[Clip]):
     def __len__(self) -> int:
         return self._length
 
+    def num_splits(self) -> int:
+        with scratch_errors():
+            count = "SELECT COUNT(DISTINCT split) FROM clips"
+            return int(self._database.execute(count).fetchone()[0])
+
     def __iter__(self) -> Iterator[Clip]:
         with scratch_errors():
             yield from map(_clip, self._database.execute(READ))

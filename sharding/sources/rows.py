@@ -7,6 +7,7 @@ from typing import Any
 
 from psla_wds.errors import ManifestError
 from psla_wds.io.locations import Location
+from psla_wds.io.regular import open_text
 from psla_wds.io.stores import at
 from sharding.sources.parquet_files import open_parquet
 from sharding.sources.source import require
@@ -17,7 +18,7 @@ ROWS_AT_ONCE = 10_000
 def lines(path: Location) -> Iterator[str]:
     number = 0
     try:
-        with at(path).local_copy() as local, local.open(encoding="utf-8-sig", newline="") as file:
+        with at(path).local_copy() as local, open_text(local) as file:
             for number, line in enumerate(file, 1):  # noqa: B007, for the message
                 yield line
     except UnicodeDecodeError as error:

@@ -43,6 +43,8 @@ UNFIT = "does not fit this model"
         (["format_version"], 1, "the state has format 1"),
         (["step"], "three", "invalid step"),
         (["step"], -1, "invalid step"),
+        (["step"], 2**63, "invalid step"),
+        (["epochs_done"], 2**40, "invalid epochs_done"),
         (["epoch", "loss"], "low", "invalid epoch"),
         (["interval", "new"], 1.0, "invalid interval"),
         (["damaged"], [3], "invalid damaged"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 from psla_wds.config import to_json
 from psla_wds.errors import ScoreError
 from psla_wds.io.atomic_files import atomic_open, disk_errors
+from psla_wds.io.regular import read_small
 from train.config import BAD_BATCHES, CONFIG, TrainConfig, read_config, read_made_with
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _drop_what_is_done_again(path: Path, state: dict[str, Any] | None) -> None:
     """Keep the whole lines of a log that were written before a state was saved."""
     if not path.exists():
         return
-    *lines, _ = path.read_bytes().split(b"\n")  # the last is empty, or cut short by a kill
+    *lines, _ = _read(path).split(b"\n")  # the last is empty, or cut short by a kill
     kept = [line for line in lines if state and _is_known(line, state)]
     with atomic_open(path) as file:
         file.writelines(line + b"\n" for line in kept)
@@ -151,10 +152,10 @@ def _is_known(line: bytes, state: dict[str, Any]) -> bool:
     try:
         record = json.loads(line)
         event, step = record.get("event"), int(record["step"])
+        if event == "epoch":
+            return bool(record.get("epoch", 0) <= state["epochs_done"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return True
-    if event == "epoch":
-        return bool(record.get("epoch", 0) <= state["epochs_done"])
     if event == "damaged":
         return record.get("clip_id") in state["damaged"]
     return step <= state["step"]
@@ -252,7 +253,7 @@ def read_run(folder: Path) -> Run:
                 fix="give the --run-dir of a training run",
             )
     config, made_with = read_config(config_path), read_made_with(config_path)
-    *lines, unfinished = path.read_bytes().split(b"\n")
+    *lines, unfinished = _read(path).split(b"\n")
     cut = unfinished != b"" and _json(unfinished) is None
     if unfinished and not cut:
         lines.append(unfinished)
@@ -274,6 +275,15 @@ def read_run(folder: Path) -> Run:
             epochs[epoch.epoch] = epoch
     in_order = tuple(steps[n] for n in sorted(steps)), tuple(epochs[n] for n in sorted(epochs))
     return Run(folder, config, made_with, *in_order, cut, tuple(damaged))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_small(path)
+    except OSError as error:
+        raise ScoreError(
+            f"the log cannot be read: {error.strerror}", where=path, fix="restore it, or delete it"
+        ) from None
 
 
 def _json(text: bytes) -> object:

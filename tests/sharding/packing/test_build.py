@@ -25,7 +25,8 @@ from data_sets import (
 )
 
 from psla_wds.audio.pcm import decode_pcm
-from psla_wds.errors import ConfigError
+from psla_wds.errors import ConfigError, ManifestError
+from psla_wds.labels import class_list
 from psla_wds.reading.reader import Reader
 from psla_wds.shards.index_files import read_index
 from psla_wds.shards.tar import read_sidecar
@@ -34,6 +35,7 @@ from sharding.check import check
 from sharding.packing.config import PackConfig
 from sharding.sources import (
     Esc50Source,
+    FolderSource,
     Fsd50kSource,
     Hdf5Source,
     ManifestSource,
@@ -138,6 +140,11 @@ def test_a_shortened_clip_id_is_whole_in_the_json(tmp_path: Path):
         (["folder", "classes", "--codec=flac", "--sample-rate-hz=65537"], "--codec flac"),
         (["folder", "classes", "--codec=vorbis", "--sample-rate-hz=200001"], "--codec vorbis"),
         (["folder", "classes", "--codec=opus", "--sample-rate-hz=32000"], "--codec opus"),
+        (["folder", "classes", "--codec=vorbis", "--sample-rate-hz=250000"], "--codec vorbis"),
+        (["folder", "classes", "--sample-rate-hz=700000"], "--codec flac"),
+        (["folder", "classes", "--sample-rate-hz=100001"], "--codec flac"),
+        (["folder", "classes", "--max-clip-s=1e308"], "--max-clip-s"),
+        (["manifest", "splits.csv", "--class-labels=classes.csv", "--dry-run"], "257 splits"),
         (["folder", "classes"], "2 of 2 clips were refused"),
     ],
 )
@@ -148,6 +155,8 @@ def test_bad_input_gets_one_error_and_overwrites_nothing(
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "unknown.csv").write_text("path,labels\na.wav,dig\n")
     (tmp_path / "twice.csv").write_text("path,labels\na.wav,dog\na.wav,dog\n")
+    rows = (f"{n}.wav,dog,split{n}\n" for n in range(257))
+    (tmp_path / "splits.csv").write_text("path,labels,split\n" + "".join(rows))
     for name in ("bare", "full/precious", "classes/dog"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "file").write_text("precious")
@@ -159,6 +168,25 @@ def test_bad_input_gets_one_error_and_overwrites_nothing(
     assert_user_error(done, message)
     assert (tmp_path / "file").read_text() == "precious"
     assert not (tmp_path / "out" / "index").exists()
+
+
+@pytest.mark.parametrize("source", ["folder", "manifest"])
+def test_too_many_classes_are_refused_before_packing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+):
+    monkeypatch.setattr(class_list, "MAX_CLASSES", 1)
+    for name in ("cat", "dog"):
+        (tmp_path / "clips" / name).mkdir(parents=True)
+        (tmp_path / "clips" / name / "a.wav").touch()
+    (tmp_path / "c.csv").write_text("index,mid,display_name\n0,/t/cat,cat\n1,/t/dog,dog\n")
+    (tmp_path / "m.csv").write_text("path,labels\na.wav,dog\n")
+    sources = {
+        "folder": FolderSource(folder=tmp_path / "clips"),
+        "manifest": ManifestSource(file=tmp_path / "m.csv", class_labels=tmp_path / "c.csv"),
+    }
+    config = PackConfig(output=tmp_path / "out", dry_run=True)
+    with pytest.raises(ManifestError, match="2 classes, and an index has room for 1"):
+        build_from(sources[source], config)
 
 
 def test_an_unknown_split_of_fsd50k_is_refused(tmp_path: Path):

@@ -46,7 +46,8 @@ def test_records_of_what_is_done_again_are_dropped(
     tmp_path: Path, state: dict[str, Any] | None, kept: list[int]
 ):
     log = tmp_path / "log.jsonl"
-    lines = ["a note", *(json.dumps(record) for record in RECORDS)]  # the note is left alone
+    odd = '{"event": "epoch", "step": 1, "epoch": null}'
+    lines = [odd, *(json.dumps(record) for record in RECORDS)]  # what is not ours is left alone
     log.write_text("\n".join([*lines, '{"event": "step", "st']))
     with RunLog(replace(DEMO, run_dir=tmp_path), state, enabled=True) as run_log:
         run_log.write("step", step=7, loss=1.0)

@@ -3,7 +3,7 @@
 import errno
 import os
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,16 @@ import torch
 from psla_wds.errors import CheckpointError, ConfigError, PslaError
 from train.recipes import DEMO
 from train.run.folder import RunDir
-from train.run.state import TYPES, StateFiles, StateWriter
+from train.run.state import StateFiles, StateWriter
+from train.steps.metrics import Means
 
 
 def state(step: int, weights: torch.Tensor | None = None) -> dict[str, Any]:
     tensor = torch.full((1000,), float(step)) if weights is None else weights
-    return dict.fromkeys(TYPES, 0) | {"step": step, "learner": {"model": {"w": tensor}}}
+    means = {name: asdict(Means()) for name in ("interval", "epoch")}
+    lists: dict[str, Any] = {"damaged": [], "bad_steps": []}
+    content = {"step": step, "epochs_done": 0, "index_fingerprint": "f", **means, **lists}
+    return content | {"learner": {"model": {"w": tensor}}}
 
 
 def flip_a_bit(path: Path) -> None:
