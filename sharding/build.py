@@ -31,8 +31,9 @@ from psla_wds.runtime.array_tasks import parse_task
 from sharding.packing.config import PackConfig
 from sharding.packing.forecast import forecast
 from sharding.packing.pack_all import pack_all, pack_share, retry_rejected
-from sharding.packing.plan import in_order
+from sharding.packing.plan import as_begun
 from sharding.packing.reports import FLAGGED
+from sharding.packing.split import in_order
 from sharding.sources import (
     AudioSetSource,
     Esc50Source,
@@ -68,8 +69,15 @@ class Args:
 def build(source: Source, config: PackConfig) -> None:
     """Read the source, make the shards that are missing, and publish them by their index."""
     _check_output(source, config.output)
+    if getattr(source, "group_column", None) and not config.eval_share:
+        raise ConfigError(
+            "groups are kept together only where --eval-share makes the splits",
+            where="--group-column",
+            fix="add --eval-share 0.2, or leave --group-column out",
+        )
     classes, found = source.read()
-    clips = in_order(checked(iter(progress_bar(found, desc="reading the source"))), config.layout)
+    found = checked(iter(progress_bar(found, desc="reading the source")))
+    clips = in_order(found, as_begun(config.layout, config.output), classes)
     if not clips:
         raise ManifestError(
             "the source lists no clip", where=source, fix="check the path and the file"

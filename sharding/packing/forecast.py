@@ -10,7 +10,7 @@ from psla_wds.labels.class_list import ClassList
 from psla_wds.labels.manifest import Clip
 from psla_wds.progress import progress_bar
 from sharding.packing.config import PackConfig
-from sharding.packing.plan import Layout, read_plan
+from sharding.packing.plan import Layout, as_begun, read_plan
 from sharding.packing.shard import Encoding, pack_clip
 
 SAMPLE_CLIPS = 64
@@ -59,7 +59,7 @@ def try_sample(clips: Sequence[Clip], classes: ClassList, encoding: Encoding) ->
 def settled_layout(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> Layout:
     """Layout with a number of clips per shard for --shard-mib: from a sample at first, later as
     begun."""
-    layout = config.layout
+    layout = as_begun(config.layout, config.output)
     if layout.shard_mib is None:
         return layout
     begun = read_plan(config.output)

@@ -30,6 +30,7 @@ from sharding.packing.forecast import settled_layout
 from sharding.packing.plan import (
     TAR_NAME,
     ShardTasks,
+    as_begun,
     check_class_list,
     compared,
     missing_shards,
@@ -225,7 +226,7 @@ def _finished_plan(folder: Location, classes: ClassList, config: PackConfig) -> 
             where=folder,
             fix="run the same command without --retry-rejected first",
         )
-    wanted = asdict(config.layout)
+    wanted = asdict(as_begun(config.layout, folder))
     if config.shard_mib is not None:
         wanted["clips_per_shard"] = plan["layout"]["clips_per_shard"]
     settings = {"layout": wanted, "encoding": asdict(config.encoding)}
