@@ -62,7 +62,7 @@ class Loader(BatchSource[Batch]):
         check_dali()
         _check_sample_rate(index, config.features)
         super().__init__(index, schedule, config.reader)
-        self._schedule, self._config, self._device = schedule, config, _device(config)
+        self._config, self._device = config, _device(config)
         self._iteration = 0
         self._front_end: FrontEnd | None = self._open_front_end()
 
@@ -81,6 +81,10 @@ class Loader(BatchSource[Batch]):
         draws, soft_labels = encoded.draws, self._index.soft_labels
         soft_targets = None if soft_labels is None else self._targets(soft_labels, draws)
         return Batch(log_mel, self._targets(self._index, draws), draws.rows, soft_targets)
+
+    def _restart(self) -> None:
+        self._iteration = 0
+        self._front_end = self._open_front_end()
 
     def close(self) -> None:
         """End the threads, DALI's among them, and close the shards."""
