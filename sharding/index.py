@@ -41,9 +41,10 @@ from sharding.foreign.scan import (
     scan,
 )
 from sharding.foreign.tar_members import REPACK, require_plain
-from sharding.packing.plan import PLAN_FILE, check_complete, compared
+from sharding.packing.plan import PLAN_FILE, check_complete, compared, discard
 from sharding.packing.reports import (
     FLAGGED,
+    NOTHING_PACKED,
     REJECTED,
     check_rejected,
     list_flagged,
@@ -166,6 +167,9 @@ def _check_refused(shards: Location, max_rejected: float) -> None:
     rejected, where = list(refused.values()), shards / REJECTED
     write_rejected(where, rejected)
     fix = "repair the files and run sharding.build with --retry-rejected"
+    if not num_packed:
+        discard(shards)
+        fix = NOTHING_PACKED
     check_rejected(rejected, num_packed + len(rejected), max_rejected, where=where, fix=fix)
 
 

@@ -33,6 +33,7 @@ from sharding.packing.plan import (
     as_begun,
     check_class_list,
     compared,
+    discard,
     missing_shards,
     open_output,
     plan_shards,
@@ -41,6 +42,7 @@ from sharding.packing.plan import (
 )
 from sharding.packing.reports import (
     COVERAGE,
+    NOTHING_PACKED,
     REJECTED,
     check_rejected,
     coverage,
@@ -193,12 +195,16 @@ def _publish(
     write_rejected(folder / REJECTED, rejected)
     write_coverage(folder / COVERAGE, covered)
     warn_of_losses(covered, folder / COVERAGE)
+    fix = "repair the files and add --retry-rejected"
+    if len(rejected) == len(clips):
+        discard(folder)
+        fix = NOTHING_PACKED
     check_rejected(
         rejected,
         len(clips),
         config.max_rejected,
         where=folder / REJECTED,
-        fix="repair the files and add --retry-rejected",
+        fix=fix,
     )
     with disk_errors(folder / INDEX_FOLDER, "write the index"):
         index = merge_sidecars(folder, lambda sidecars: compared(folder, sidecars, tasks))

@@ -14,7 +14,8 @@ from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list, write_class_list
 from psla_wds.labels.manifest import Clip
 from psla_wds.shards.index_files import CLASS_LABELS
-from psla_wds.shards.tar import SHARD_NAME, Sidecar, sidecar_path
+from psla_wds.shards.tar import SHARD_NAME, Sidecar, sidecar_path, tars_in
+from sharding.packing.reports import COVERAGE, REJECTED
 from sharding.packing.shard import Encoding, ShardTask
 
 PLAN_FILE = "build.json"
@@ -158,8 +159,19 @@ def check_class_list(folder: Location, classes: ClassList) -> None:
 
 
 def _is_untouched(folder: Location, names: Iterable[str]) -> bool:
-    """Whether the folder is empty, except for what builds killed at their beginning leave."""
-    return at(folder).size() is None and all(name.startswith(PLAN_FILE) for name in names)
+    """Whether the folder is empty, except for what builds leave that were killed at their beginning
+    or packed nothing."""
+    left = (name in (REJECTED, COVERAGE) or name.startswith(PLAN_FILE) for name in names)
+    return at(folder).size() is None and all(left)
+
+
+def discard(folder: Location) -> None:
+    """Delete a build that packed nothing, but for its lists of why, so that another can begin."""
+    for tar in tars_in(folder):
+        at(sidecar_path(tar)).remove()
+        at(tar).remove()
+    for name in (CLASS_LABELS, PLAN_FILE):
+        at(folder / name).remove()
 
 
 def _write_plan(folder: Location, plan: dict[str, Any]) -> None:

@@ -29,6 +29,10 @@ FLAGS = {
     "misnamed": "named otherwise than they are",
     "no-end-mark": "without a mark of their end",
 }
+NOTHING_PACKED = (
+    "check the paths (--audio-root, if the files lie elsewhere) and the files, and run "
+    "sharding.build again; no shard is left here"
+)
 NUM_WORST = 3
 """Number of classes that the warning about missing clips names."""
 
@@ -87,11 +91,15 @@ def check_rejected(
         share = len(rejected) / num_clips
         counts = Counter(clip["reason"] for clip in rejected).most_common()
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts)
-        accept = f"--max-rejected {min(1.0, share * 1.05):.3g} accepts them"
+        if len(rejected) < num_clips:
+            accept = f"--max-rejected {min(1.0, share * 1.05):.3g} accepts them"
+            fix = f"{fix}, or continue without: {accept}"
+        else:
+            reasons += f", such as {rejected[0].get('path', rejected[0]['clip_id'])}"
         raise ManifestError(
             f"{len(rejected):,} of {num_clips:,} clips were refused ({share:.1%}): {reasons}",
             where=where,
-            fix=fix + (f", or continue without: {accept}" if len(rejected) < num_clips else ""),
+            fix=fix,
         )
 
 
