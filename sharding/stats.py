@@ -134,7 +134,7 @@ def _decoded(index: ShardIndex, row: np.integer, audio: bytes) -> Float32[np.nda
         raise ShardError(
             f"the clip cannot be decoded: {reason_of(error)}",
             where=index.where(row),
-            fix="find all such clips: python -m sharding.check --deep",
+            fix=f"find all such clips: python -m sharding.check {index.shards[0].parent} --deep",
         ) from None
     return pcm.astype(np.float32) / 32768
 

@@ -38,8 +38,8 @@ class CardSettings:
 
 def huggingface_hub() -> ModuleType:
     """The package huggingface_hub."""
-    users, extra = "model cards and uploads", "'psla-wds[export]'"
-    return optional_package("huggingface_hub", users, where="eval.export", install=extra)
+    users, name = "model cards and uploads", "huggingface_hub"
+    return optional_package(name, users, where="eval.export", install=name)
 
 
 def card_text(config: FolderConfig, settings: CardSettings) -> str:

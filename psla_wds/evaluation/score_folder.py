@@ -176,7 +176,7 @@ def read_score_folder(folder: Path) -> dict[str, np.ndarray]:
         raise ScoreError(
             f"the score folder is damaged: {error}",
             where=folder,
-            fix="write it again: python -m eval.predict",
+            fix=f"write it again: python -m eval.predict RUN --index SHARDS --output {folder}",
         ) from None
     texts = {name: meta[name] for name in ("mids", "names")}
     texts |= {"clip_ids": list(ClipIds(starts, values)), "origins": meta.get("origins", [])}

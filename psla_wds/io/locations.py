@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 from psla_wds.errors import ConfigError
 
-EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hf"}
-"""Extras of this package with what a scheme of URLs needs."""
+PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
+"""Packages that a scheme of URLs needs."""
 
 
 @runtime_checkable
@@ -52,8 +52,8 @@ def parse_location(text: str) -> Location:
             f"this URL cannot be read: {error}", where=text, fix="use s3://, gs:// or https://"
         ) from None
     except ImportError as error:
-        extra = EXTRAS.get(text.split("://")[0])
-        fix = f"pip install 'psla-wds[{extra}]'" if extra else "install what the message names"
+        package = PACKAGES.get(text.split("://")[0])
+        fix = f"python -m pip install {package}" if package else "install what the message names"
         raise ConfigError(f"this URL needs a package: {error}", where=text, fix=fix) from None
     return location
 

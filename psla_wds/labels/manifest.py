@@ -207,6 +207,10 @@ def _position(entry: str | int, classes: ClassList) -> int:
 
 
 def _nearest(label: str, classes: ClassList) -> str:
+    for separator in ",;/":
+        parts = [part.strip() for part in label.split(separator)]
+        if len(parts) > 1 and all(classes.find(part) is not None for part in parts):
+            return f"separate labels by |, as in {'|'.join(parts)}"
     nearest = classes.nearest(label)
     return f"did you mean {nearest!r}?" if nearest else "add it to --class-labels"
 

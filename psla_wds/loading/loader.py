@@ -138,7 +138,7 @@ class Loader(BatchSource[Batch]):
         raise ShardError(
             "DALI cannot decode a clip of a batch, though libsndfile can decode all",
             where="; ".join(self._index.where(row) for row, _ in error.batch.clips),
-            fix="build the shards again: python -m sharding.build",
+            fix="delete this shard and its sidecar, and run the same sharding.build again",
         ) from error
 
 
@@ -150,7 +150,8 @@ def check_dali() -> None:
         raise ConfigError(
             f"NVIDIA DALI, which makes the batches, cannot be imported: {error}",
             where="the Python environment",
-            fix="python -m pip install 'psla-wds[cuda13]', or [cuda12] for drivers before 580",
+            fix="python -m pip install nvidia-dali-cuda130; for drivers before 580, "
+            "python -m pip install nvidia-dali-cuda120",
         ) from None
 
 

@@ -95,7 +95,7 @@ def apply_overlay(index: ShardIndex, folder: Path) -> ShardIndex:
         raise LabelError(
             f"the label overlay is damaged: {error}",
             where=folder,
-            fix="make it again: python -m eval.enhance or sharding.overlay",
+            fix="make it again with the command that made it, eval.enhance or sharding.overlay",
         ) from None
     if found != (index.fingerprint, len(index), index.classes.mids):
         raise LabelError(

@@ -67,10 +67,11 @@ class PackConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.codec == "opus" and self.sample_rate_hz not in OPUS_RATES_HZ:
+            nearest_hz = min(OPUS_RATES_HZ, key=lambda rate_hz: abs(rate_hz - self.sample_rate_hz))
             raise ConfigError(
                 f"Opus has no sample rate of {self.sample_rate_hz:,} Hz",
                 where="--codec opus",
-                fix=f"--sample-rate-hz {', '.join(map(str, OPUS_RATES_HZ))}, or another --codec",
+                fix=f"--sample-rate-hz {nearest_hz}, or another --codec",
             )
 
         at(self.output).require_writable()

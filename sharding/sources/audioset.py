@@ -44,8 +44,8 @@ class AudioSetSource:
     segments: LocationArg
     """Segments CSV, such as balanced_train_segments.csv, which gives split balanced_train."""
     audio_root: LocationArg
-    """Folder of the audio, searched with its subfolders. File names are ID, YID, "Title [ID]", or ID
-    with times such as ID_30.000, ID_30.0-40.0 or ID_30000_40000, and the suffix of any audio
+    """Folder of the audio, searched with its subfolders. File names are ID, YID, "Title [ID]", or
+    ID with times such as ID_30.000, ID_30.0-40.0 or ID_30000_40000, and the suffix of any audio
     format."""
     class_labels: LocationArg
     """CSV of the classes, class_labels_indices.csv: index,mid,display_name."""
@@ -132,7 +132,6 @@ class _AudioFiles:
                 self._database.execute(f"UPDATE files SET used = 1 WHERE stem IN ({marks})", keys)
         return [(self._folder / to_text(name), stems[to_text(stem)]) for stem, name in found]
 
-
     def check_names(self, num_missing: int) -> None:
         """Report files that fit no row, where rows have no file; `ManifestError` if no row has."""
         count = "SELECT count(*), sum(used), min(CASE WHEN used THEN NULL ELSE name END) FROM files"
@@ -143,7 +142,7 @@ class _AudioFiles:
             raise ManifestError(
                 f"of {number:,} audio files, none has a name of a clip in the list{example}",
                 where=self._folder,
-                fix=f"check --audio-root and --segments, or rename: names that are found are {NAMES}",
+                fix=f"check --audio-root and --segments, or rename; names that are found: {NAMES}",
             )
         if used < number:
             logger.warning(

@@ -31,7 +31,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
         raise ConfigError(
             "HDF5 files need h5py, which is not installed",
             where=path,
-            fix="pip install 'psla-wds[hdf5]'",
+            fix="python -m pip install h5py",
         ) from None
     try:
         file = h5py.File(path, "r")

@@ -22,14 +22,16 @@ class ManifestSource:
     file: Positional[LocationArg]
     """File with columns or keys path (or URL), labels, and optionally clip_id, start_s, end_s,
     split. Labels are mids, display names or indices: a list (or a 0 or 1 for each class) in JSONL,
-    separated by | in CSV."""
+    separated by --separator in CSV."""
     class_labels: LocationArg
     """CSV of the classes: index,mid,display_name."""
     audio_root: LocationArg | None = None
     """Folder or URL that relative paths start from. Default: the folder of the file."""
+    separator: str = "|"
+    """Separator of the labels in a text."""
     group_column: str | None = None
-    """Column or key of a group, such as recording or speaker: --eval-share puts all clips of a group
-    into one split. Rows where it is empty are groups by themselves."""
+    """Column or key of a group, such as recording or speaker: --eval-share puts all clips of a
+    group into one split. Rows where it is empty are groups by themselves."""
 
     def read(self) -> tuple[ClassList, Iterable[Clip]]:
         classes = read_class_list(self.class_labels)
@@ -40,6 +42,9 @@ class ManifestSource:
         require_folder(root, "set --audio-root")
         for where, row in _rows(self.file, self.group_column):
             group = _given(row, self.group_column, "") if self.group_column else ""
+            labels = row.get("labels")
+            if isinstance(labels, str) and self.separator != "|":
+                row = row | {"labels": labels.split(self.separator)}
             yield replace(_clip_of_row(row, classes, root, where), group=str(group))
 
 

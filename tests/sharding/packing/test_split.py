@@ -60,9 +60,7 @@ def test_a_fifth_of_80_clips_of_10_classes_is_16(seed: int):
 
 @settings(max_examples=60, deadline=None)
 @given(LABELS, st.sampled_from([0.05, 0.2, 0.5, 0.9]))
-def test_any_labels_get_the_share_and_no_order_matters(
-    labels: list[tuple[int, ...]], share: float
-):
+def test_any_labels_get_the_share_and_no_order_matters(labels: list[tuple[int, ...]], share: float):
     clips = split(labels, share)
     in_eval = [clip for clip in clips.values() if clip.split == "eval"]
     assert len(in_eval) == round(share * len(labels))

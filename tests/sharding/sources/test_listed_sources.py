@@ -84,7 +84,11 @@ def test_rows_of_a_csv_become_clips(folder: Path, rows: str, expected: list):
     [
         ("m.csv", "path,labels\n1.wav,Dgo\n", "label 'Dgo' .*\n.*line 2\n.*did you mean 'Dog'"),
         ("m.csv", "path,labels\n1.wav,Rain, heavy\n", "too many or too few values\n.*line 2"),
-        ("m.csv", "file,labels\n1.wav,Dog\n", "name the columns path and labels"),
+        ("m.csv", "file,label\n1.wav,Dog\n", "but has 'file', 'label'\n.*\n.* has: path, labels"),
+        ("m.csv", "path;labels\n1.wav;Dog\n", "name the columns .*\n.*\n.*columns by commas"),
+        ("m.csv", "1.wav,Dog\n", "name the columns .*\n.*\n.*add a first line .* path,labels"),
+        ("m.csv", "", "but is missing"),
+        ("m.csv", "path,labels\n1.wav,Car;Dog\n", r"separate labels by \|, as in Car\|Dog"),
         ("m.csv", "path,labels,start_s\n1.wav,Dog,x\n", "start_s or end_s: .*\n.*line 2"),
         ("m.csv", "path,labels,start_s,end_s\n1.wav,Dog,3,2\n", "from 3.0 s to 2.0 s"),
         ("m.jsonl", '{"path": "1.wav"\n', "not JSON: .*\n.*line 1"),
