@@ -16,6 +16,7 @@ odd ones in flagged.jsonl, and coverage.json counts what is missing of each spli
 docs/data_sets.md has the commands from each published data set to its shards.
 """
 
+import shlex
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -28,6 +29,7 @@ from psla_wds.io.stores import at
 from psla_wds.labels.manifest import checked
 from psla_wds.progress import progress_bar
 from psla_wds.runtime.array_tasks import parse_task
+from psla_wds.text_table import counted, of_bytes, of_seconds
 from sharding.packing.config import PackConfig
 from sharding.packing.forecast import forecast
 from sharding.packing.pack_all import pack_all, pack_share, retry_rejected
@@ -93,14 +95,13 @@ def build(source: Source, config: PackConfig) -> None:
     outcome = (retry_rejected if config.retry_rejected else pack_all)(clips, classes, config)
     _clean_up(source)
     index = outcome.index
-    hours = index.num_samples.sum() / index.sample_rate_hz / 3600
-    size_gb = sum(index.shard_sizes) / 1e9
+    length = of_seconds(index.num_samples.sum() / index.sample_rate_hz)
     flagged = f"flagged: {outcome.flagged} ({FLAGGED}); " if outcome.flagged else ""
     print(
-        f"wrote {len(index):,} clips ({hours:,.1f} h, {len(classes)} classes) in "
-        f"{len(index.shards):,} shards ({size_gb:,.2f} GB) to {config.output}; "
-        f"{len(outcome.rejected):,} refused; {flagged}"
-        f"next: python -m sharding.check {config.output}"
+        f"wrote {counted(len(index), 'clip')} ({length}, {len(classes):,} classes) in "
+        f"{counted(len(index.shards), 'shard')} ({of_bytes(sum(index.shard_sizes))}) to "
+        f"{config.output}; {len(outcome.rejected):,} refused; {flagged}"
+        f"next: python -m sharding.check {shlex.quote(str(config.output))}"
     )
 
 

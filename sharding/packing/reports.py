@@ -33,6 +33,8 @@ NOTHING_PACKED = (
     "check the paths (--audio-root, if the files lie elsewhere) and the files, and run "
     "sharding.build again; no shard is left here"
 )
+FEW_CLIPS = 10
+"""Clips that a class counts more when losses are compared, so that one clip of one is not most."""
 NUM_WORST = 3
 """Number of classes that the warning about missing clips names."""
 
@@ -144,7 +146,7 @@ def warn_of_losses(covered: dict[str, Any], where: Location) -> None:
     splits = ", ".join(_loss(name or "all", covered["splits"][name]) for name in lost)
     by_share = sorted(
         (row for row in covered["classes"] if row["missing"]),
-        key=lambda row: (-row["missing"] / row["listed"], row["name"]),
+        key=lambda row: (-row["missing"] / (row["listed"] + FEW_CLIPS), row["name"]),
     )
     worst = ", ".join(_loss(row["name"], row) for row in by_share[:NUM_WORST])
     logger.warning("clips are missing: %s; most from %s (all in %s)", splits, worst, where)
