@@ -20,7 +20,7 @@ from psla_wds.text_table import counted, of_bytes, of_seconds
 
 BAR_WIDTH = 40
 NUM_BINS = 10
-SAME_S = 0.01
+LEAST_BIN_S = 0.01
 MOST_SPLITS = 6
 """Most splits with a column of the clips of each class."""
 
@@ -79,11 +79,11 @@ def _by_split(index: ShardIndex, counts: Int64[np.ndarray, " splits"]) -> dict[s
 
 
 def _histogram(duration_s: Float[np.ndarray, " clips"]) -> list[dict[str, float]]:
-    """Number of clips by length, in bins of equal width; the last includes its end. Lengths that
-    are the same, to a hundredth of a second, are one bin."""
+    """Number of clips by length, in bins of one width, of 10 ms or more; the last includes its
+    end."""
     if not len(duration_s):
         return []
-    num_bins = 1 if np.ptp(duration_s) < SAME_S else NUM_BINS
+    num_bins = min(NUM_BINS, max(1, int(np.ptp(duration_s) / LEAST_BIN_S)))
     counts, edges = np.histogram(duration_s, num_bins)
     return [
         {"from_s": float(start), "to_s": float(end), "clips": int(count)}
