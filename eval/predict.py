@@ -18,6 +18,7 @@ from psla_wds.errors import ConfigError
 from psla_wds.evaluation.score_folder import check_top_k
 from psla_wds.evaluation.scores import Origin
 from psla_wds.io.atomic_files import sha256_of
+from psla_wds.io.remote import expect_reads_within
 from psla_wds.models.config import Precision
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.shards.index import ShardIndex
@@ -65,6 +66,7 @@ def _prepare(args: Args) -> tuple[Any, Origin, ShardIndex]:
     from psla_wds.models.checkpoint import check_classes, load_checkpoint
     from psla_wds.models.epochs import find_checkpoint
 
+    expect_reads_within(args.reader.timeout_s)
     index = open_indexes(args.index)
     if not len(index):
         raise ConfigError(
@@ -83,7 +85,7 @@ def _prepare(args: Args) -> tuple[Any, Origin, ShardIndex]:
     if args.labels:
         index = apply_overlay(index, args.labels)
     index.check_shards()
-    return checkpoint, Origin(sha256_of(path), checkpoint.epoch), index
+    return checkpoint, Origin(sha256_of(path), checkpoint.epoch, checkpoint.first_epoch), index
 
 
 def _what_was_written(args: Args, num_clips: int, num_classes: int) -> str:

@@ -1,17 +1,19 @@
-"""Run a command: turn a `PslaError` into one readable message and exit status 2."""
+"""Run a command: turn errors that a user can mend into one readable message and exit status 2."""
 
 import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, TypeAlias, TypeVar
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from psla_wds.errors import PslaError
+from psla_wds.errors import PslaError, system_errors
 from psla_wds.io.locations import Location, Url, parse_location
+from psla_wds.printable import printable
 
 Args = TypeVar("Args")
 
@@ -40,20 +42,43 @@ def parse(args: type[Args], description: str | None, *, prog: str) -> Args:
     )
 
 
+class _Lines(logging.Formatter):
+    """A line for each record, whatever the names in it hold."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
 def run(main: Callable[[], None]) -> None:
-    """Call `main`. Stderr gets the log and, for a `PslaError`, its three lines (exit status 2)."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
-    )
+    """Call `main`. Stderr gets the log and three lines for a `PslaError` or what the system refuses
+    (exit status 2)."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines("%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for library in ("httpx", "httpx2"):  # which log each request that is made for hf://
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
-        main()
+        with system_errors():
+            main()
+            if sys.stdout is not None:  # as it is where it was closed
+                sys.stdout.flush()
     except PslaError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        with suppress(OSError):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        _abandon_stdout()
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `... | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_stdout()
         sys.exit(0)
+
+
+def _abandon_stdout() -> None:
+    """Keep Python from writing once more at its end to a stdout that takes nothing."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,8 +4,14 @@ Every error says what is wrong, where, and how to fix it. Any other exception th
 a bug in our code and keeps its traceback.
 """
 
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from types import ModuleType
+from types import ModuleType, TracebackType
+
+from psla_wds.printable import printable
 
 DAMAGE = (
     ValueError,
@@ -21,15 +27,77 @@ DAMAGE = (
 
 
 class PslaError(Exception):
-    """Base of every error caused by data, configuration or environment."""
+    """Base of every error caused by data, configuration or environment: three lines at most."""
 
     def __init__(self, what: str, *, where: object = None, fix: str | None = None) -> None:
-        lines = [what]
+        lines = [printable(what)]
         if where is not None:
-            lines.append(f"  where: {where}")
+            lines.append(f"  where: {printable(str(where))}")
         if fix is not None:
-            lines.append(f"  fix:   {fix}")
+            lines.append(f"  fix:   {printable(fix)}")
         super().__init__("\n".join(lines))
+
+    @classmethod
+    def relayed(cls, text: str) -> "PslaError":
+        """An error with the lines of others."""
+        error = cls.__new__(cls)
+        Exception.__init__(error, text)
+        return error
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of the system where nothing more can be written."""
+ADVICE = {
+    "make room there, and run the command again": FULL,
+    "give access to it, or choose another place": (errno.EACCES, errno.EPERM, errno.EROFS),
+    "check the path": (
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+        *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.ETXTBSY, errno.EBUSY),
+    ),
+    "see to the disk or the network that it needs, and run the command again": (
+        *(errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENOLCK),
+        *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EADDRINUSE),
+        *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    ),
+    "raise the limit of open files: ulimit -n": (errno.EMFILE, errno.ENFILE),
+    "end other programs, or raise the limits of memory and processes": (errno.ENOMEM, errno.EAGAIN),
+}
+"""Advice by error of the system; an `OSError` of another number is a bug."""
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Report what the system refuses, by whichever call that shows, as a `PslaError`.
+
+    Commands are run in it, so that only calls whose errors need other words have their own.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise PslaError(
+            f"there is not enough memory: {error}" if str(error) else "there is not enough memory",
+            where="the memory of this process",
+            fix="use a machine with more, or smaller batches and fewer processes",
+        ) from None
+    except OSError as error:
+        fix = next((fix for fix, numbers in ADVICE.items() if error.errno in numbers), None)
+        if fix is None:
+            raise
+        # What writes files names them, so that a write without a name was one to stdout.
+        unnamed = "stdout" if error.errno in FULL else "a file or connection of this command"
+        what, where = f"the system reports: {error.strerror}", error.filename or unnamed
+        raise PslaError(what, where=where, fix=fix) from None
+
+
+def end_quietly() -> None:
+    """Let Ctrl-C end this process without a traceback, also while modules are imported."""
+    shown = sys.excepthook
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            shown(kind, error, trace)
+
+    sys.excepthook = show
 
 
 class ConfigError(PslaError):

@@ -27,6 +27,7 @@ from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.locations import Location, is_http
 from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list
+from psla_wds.printable import printable
 from psla_wds.progress import progress_bar
 from psla_wds.shards.index import ShardIndex, combined_fingerprint
 from psla_wds.shards.index_files import CLASS_LABELS, read_index
@@ -41,6 +42,7 @@ from sharding.foreign.scan import (
 from sharding.packing.plan import NotPlannedError, compared
 
 MAX_SHOWN = 20
+"""Problems that are listed."""
 MAX_REASON = 200
 """Length limit in characters of a reason that quotes a file."""
 
@@ -199,16 +201,18 @@ def _read_back(tar: Path, sidecar: Sidecar) -> Iterator[str]:
     import webdataset  # here, since it imports torch, which the quick check does not need
 
     clips = sidecar.clips
-    # A list of absolute paths: a name could be a list to webdataset, or `pipe:` and a command.
-    urls = [str(tar.absolute())]
-    samples = webdataset.WebDataset(urls, shardshuffle=False, empty_check=False)
     number_read = 0
-    for number, sample in enumerate(_read_by_webdataset(samples)):
-        number_read += 1
-        if number >= len(clips.clip_id) or sample["__key__"] != key_of(clips.clip_id[number]):
-            yield f"webdataset reads {sample['__key__']} at position {number}"
-            return
-        yield from _check_sample(sample, sidecar, number)
+    with tar.open("rb") as file:
+        # A descriptor: a name could be a list to webdataset, or `pipe:` and a command, or be
+        # changed by it where it has a line break.
+        urls = [f"/dev/fd/{file.fileno()}"]
+        samples = webdataset.WebDataset(urls, shardshuffle=False, empty_check=False)
+        for number, sample in enumerate(_read_by_webdataset(samples)):
+            number_read += 1
+            if number >= len(clips.clip_id) or sample["__key__"] != key_of(clips.clip_id[number]):
+                yield f"webdataset reads {sample['__key__']} at position {number}"
+                return
+            yield from _check_sample(sample, sidecar, number)
     if number_read != len(clips.clip_id):
         yield f"webdataset reads {number_read} of {len(clips.clip_id)} clips"
 
@@ -305,10 +309,10 @@ def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m sharding.check")
     problems = check(args.shards, deep=args.deep)
     if problems:
-        shown = "\n".join(f"    {problem}" for problem in problems[:MAX_SHOWN])
-        more = f"\n    (+{len(problems) - MAX_SHOWN} more)" if len(problems) > MAX_SHOWN else ""
+        print(*map(printable, problems[:MAX_SHOWN]), sep="\n")
+        more = f" (the first of {len(problems):,} problems)" if len(problems) > 1 else ""
         raise ShardError(
-            f"{len(problems):,} problems:\n{shown}{more}",
+            f"{problems[0]}{more}",
             where=args.shards,
             fix="delete the tars named and their sidecars, and run the same sharding.build again; "
             "tars built elsewhere: copy them again, then python -m sharding.index",

@@ -11,6 +11,7 @@ import torch
 from psla_wds.config import Kind, to_json
 from psla_wds.errors import ConfigError
 from psla_wds.evaluation.teacher import apply_teacher
+from psla_wds.io.remote import expect_reads_within
 from psla_wds.loading.loader import check_dali
 from psla_wds.models.batch_norm import check_batch_norm
 from psla_wds.models.config import RANDOM
@@ -92,6 +93,7 @@ def _prepare(
     if not config.index:
         raise ConfigError("there is nothing to train on", where="index", fix="set --index SHARDS")
     check_dali()
+    expect_reads_within(config.reader.timeout_s)
     layout = layout_of(config, world)
     check_batch_norm(
         config.batch_norm,

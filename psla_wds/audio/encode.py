@@ -15,6 +15,9 @@ EXTENSIONS = {"flac": "flac", "opus": "opus", "vorbis": "ogg", "wav": "wav"}
 """Extension of the members of a tar, by codec."""
 OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
 
+FLAC_RATE_HZ, FLAC_COARSE_RATE_HZ, VORBIS_RATE_HZ = 65_535, 655_350, 200_000
+"""Highest sample rates; those of FLAC above the first are multiples of 10."""
+
 _FORMATS = {
     "flac": ("FLAC", "PCM_16"),
     "opus": ("OGG", "OPUS"),
@@ -26,6 +29,17 @@ _SAMPLES_AT_ONCE = 2**18  # libvorbis overflows its stack when it gets many minu
 # Ogg pages, RFC 3533, section 6.
 _SERIAL_AT, _CHECKSUM_AT, _SEGMENTS_AT, _HEADER_BYTES = 14, 22, 26, 27
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def has_rate(codec: Codec, sample_rate_hz: int) -> bool:
+    """Whether files of this codec can have the sample rate; libvorbis crashes at others."""
+    if codec == "opus":
+        return sample_rate_hz in OPUS_RATES_HZ
+    if codec == "flac":
+        most_hz = FLAC_RATE_HZ if sample_rate_hz % 10 else FLAC_COARSE_RATE_HZ
+    else:
+        most_hz = VORBIS_RATE_HZ if codec == "vorbis" else 2**31 - 1
+    return sample_rate_hz <= most_hz
 
 
 def encode_clip(

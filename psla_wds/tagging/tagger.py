@@ -322,7 +322,7 @@ def _as_array(waveform: Any) -> np.ndarray:
 def _device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).tolist()  # fails where nothing is computed: on meta
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
             f"device {name} cannot be used: {str(error).splitlines()[0]}",

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from psla_wds.audio.encode import OPUS_RATES_HZ, Codec
+from psla_wds.audio.encode import OPUS_RATES_HZ, Codec, has_rate
 from psla_wds.cli import LocationArg
 from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
@@ -66,14 +66,14 @@ class PackConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.codec == "opus" and self.sample_rate_hz not in OPUS_RATES_HZ:
-            nearest_hz = min(OPUS_RATES_HZ, key=lambda rate_hz: abs(rate_hz - self.sample_rate_hz))
+        if not has_rate(self.codec, self.sample_rate_hz):
+            rates = OPUS_RATES_HZ if self.codec == "opus" else (16_000,)
+            nearest_hz = min(rates, key=lambda rate_hz: abs(rate_hz - self.sample_rate_hz))
             raise ConfigError(
-                f"Opus has no sample rate of {self.sample_rate_hz:,} Hz",
-                where="--codec opus",
+                f"{self.codec} has no sample rate of {self.sample_rate_hz:,} Hz",
+                where=f"--codec {self.codec}",
                 fix=f"--sample-rate-hz {nearest_hz}, or another --codec",
             )
-
         at(self.output).require_writable()
         self._check_engine()
 

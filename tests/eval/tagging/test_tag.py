@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -204,6 +205,19 @@ def test_text_has_a_heading_for_each_recording(tag: Run, audio: Path):
     assert lines[-1].split()[:4] == ["recording", "0.00", "3.00", "s"]
 
 
+@pytest.mark.parametrize("form", ["text", "json", "csv"])
+def test_a_name_that_is_not_utf8_is_shown_with_escapes(
+    tag: Run, audio: Path, tmp_path: Path, form: str
+):
+    for name in (b"a\xe9\n.wav", b"b.wav"):
+        shutil.copy(audio / "more" / "short.wav", tmp_path / os.fsdecode(name))
+    status, out, err = tag(tmp_path, f"--format={form}", "--embeddings", tmp_path / "e.npz", EAGER)
+    assert status == 0 and "Traceback" not in err
+    shown = f"{tmp_path}/a\\udce9\\n.wav"
+    assert shown in out and f"{tmp_path}/b.wav" in out
+    assert {len(line.split("\x1b")) for line in out.splitlines()} == {1}
+
+
 def test_labels_for_audacity_are_a_file_a_recording(tag: Run, audio: Path, tmp_path: Path):
     status, _, _ = tag(audio, "--format=audacity", f"--output={tmp_path}", EAGER)
     assert status == 2
@@ -238,7 +252,7 @@ def test_a_name_of_several_lines_is_one_label():
         (["a.wav", "--events.threshold=0"], "threshold"),
         (["a.wav", "b.wav", "--format=audacity"], "a track of labels holds one recording"),
         (["a.wav", "b/../a.wav", "--format=audacity", "--output=x"], "one file of labels"),
-        (["a.wav", f"--output={__file__}/tags.txt"], "cannot be written"),
+        (["a.wav", f"--output={__file__}/tags.txt"], "File exists"),
     ],
 )
 def test_mistakes_are_one_error(tag: Run, arguments: list[str], message: str, tmp_path: Path):

@@ -1,7 +1,9 @@
 """The log of a run: continued without a trace, and followed by W&B on request."""
 
 import json
+import shutil
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
+from psla_wds.errors import PslaError
 from train.recipes import DEMO
 from train.run.log import RunLog
 
@@ -52,6 +55,19 @@ def test_records_of_what_is_done_again_are_dropped(
     assert json.loads(last)["step"] == 7
 
 
+def test_an_epoch_is_compared_with_the_best_before_it(tmp_path: Path):
+    config = replace(DEMO, run_dir=tmp_path)
+    with RunLog(config, None, enabled=True) as log:
+        assert log.compared(1, 0.25) == "mAP 0.2500"
+        for epoch, mAP in enumerate((0.25, 0.5), 1):  # noqa: N806 (as in the log)
+            log.write("epoch", step=2 * epoch, epoch=epoch, mAP=mAP)
+    with RunLog(config, state_of(4, 2, []), enabled=True) as log:
+        assert log.compared(3, 0.375) == "mAP 0.3750 (best: 0.5000 in epoch 2)"
+        assert log.compared(4, 0.625) == "mAP 0.6250 (best so far)"
+    with RunLog(config, state_of(2, 1, []), enabled=True) as log:  # epoch 2 is done again
+        assert log.compared(2, 0.375) == "mAP 0.3750 (best so far)"
+
+
 @pytest.mark.parametrize(("state", "kept"), [(state_of(4, 1, []), [2, 4]), (None, [])])
 def test_bad_steps_done_again_are_not_listed_twice(
     tmp_path: Path, state: dict[str, Any] | None, kept: list[int]
@@ -75,6 +91,33 @@ def test_tensorboard_shows_each_step_once(tmp_path: Path, monkeypatch: pytest.Mo
     events.Reload()
     shown = [(event.step, event.value) for event in events.Scalars("step/loss")]
     assert shown == [(1, 1.0), (2, 2.0), (3, 2.0), (4, 2.0)]
+
+
+@pytest.mark.parametrize("left", [None, ""])
+def test_a_log_that_is_gone_is_a_warning(tmp_path: Path, caplog, left: str | None):
+    config = replace(DEMO, run_dir=tmp_path)
+    for state, gone in ((None, False), (state_of(4, 1, []), True)):
+        if gone and left is None:
+            (tmp_path / "log.jsonl").unlink()
+        elif gone:
+            (tmp_path / "log.jsonl").write_text(left)
+        with RunLog(config, state, enabled=True) as log:
+            log.write("epoch", step=4, epoch=1)
+        warned = [record.getMessage() for record in caplog.records]
+        assert len(warned) == gone
+    assert "log.jsonl is gone" in warned[0] and "step 4" in warned[0]
+
+
+def test_a_run_folder_that_vanishes_is_one_error(tmp_path: Path, capsys):
+    config = replace(DEMO, run_dir=tmp_path / "run")
+    config.run_dir.mkdir()
+    with pytest.raises(PslaError), RunLog(config, None, enabled=True) as log:
+        shutil.rmtree(config.run_dir)
+        (config.run_dir).write_text("in its place")
+        for step in range(100):
+            log.write("step", step=step, loss=1.0)
+            time.sleep(0.02)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 FAKE_WANDB = """
