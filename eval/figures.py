@@ -8,7 +8,7 @@ learning-rate and data-wait; class-counts, class-draws and unseen, from the plan
 (figures 4 to 6), if its training shards are found; class-ap, if it has scores.npz (figure 7).
 With --index, every epoch is scored, and so are the mean weights and mean scores from each epoch to
 the last: averaging (figure 8), averaging.json, and each epoch's scores, for eval.ensemble.
-figures.json has all numbers. PNG files need pip install 'psla-wds[report]'.
+figures.json has all numbers. PNG files need python -m pip install resvg_py.
 """
 
 import logging

@@ -6,7 +6,7 @@
 It shows the first clips of a step of the run's own plan, with the partners, mixing weights and
 masks of that step, computed by the same graph. Without a run, the settings are those of the
 options; the defaults are the paper's for AudioSet. Look at it before the first training on new
-shards. A .png is written beside the .svg after pip install 'psla-wds[report]'.
+shards. A .png is written beside the .svg after python -m pip install resvg_py.
 """
 
 from dataclasses import dataclass, field

@@ -91,9 +91,10 @@ def _prepare(args: Args) -> tuple[Any, Origin, ShardIndex]:
 
 def _what_was_written(args: Args, num_clips: int, num_classes: int) -> str:
     if args.top_k is None:
+        run = f" --run {args.model}" if (args.model / "config.json").exists() else ""
         return (
             f"wrote scores of {num_clips:,} clips, {num_classes} classes, to {args.output}; "
-            f"next: python -m eval.score {args.output} --output DIR"
+            f"next: python -m eval.score {args.output} --output DIR{run}"
         )
     return (
         f"wrote the {args.top_k} highest of {num_classes} scores of {num_clips:,} clips to "

@@ -97,7 +97,7 @@ def score(args: Args, words: Sequence[str] = ()) -> None:
     page, metrics = args.output / "report.html", args.output / "metrics.json"
     write_texts({metrics: to_json(report), page: render(report, words)}, "results")
     print(to_text(report))
-    print(f"wrote {metrics} and {page}; next: open {page}")
+    print(f"wrote {metrics} and {page}; next: open {page} in a browser")
 
 
 if __name__ == "__main__":

@@ -105,14 +105,18 @@ class ConfigError(PslaError):
 
 
 def optional_package(name: str, users: str, *, where: object, install: str) -> ModuleType:
-    """A package that only some features need; `ConfigError` if it is not installed."""
+    """A package that only some features need; `ConfigError` if it is not installed.
+
+    Args:
+        install: the packages to install, by their names on PyPI.
+    """
     try:
         return import_module(name)
     except ImportError:
         raise ConfigError(
             f"{users} need the package {name.partition('.')[0]}",
             where=where,
-            fix=f"python -m pip install -c constraints.txt {install}",
+            fix=f"python -m pip install {install}",
         ) from None
 
 

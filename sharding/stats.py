@@ -131,7 +131,7 @@ def _decoded(index: ShardIndex, row: np.integer, audio: bytes) -> Float32[np.nda
         raise ShardError(
             f"the clip cannot be decoded: {reason_of(error)}",
             where=index.where(row),
-            fix="find all such clips: python -m sharding.check --deep",
+            fix=f"find all such clips: python -m sharding.check {index.shards[0].parent} --deep",
         ) from None
     return pcm.astype(np.float32) / 32768
 
@@ -177,7 +177,8 @@ def main() -> None:
         recipe, found = FeatureConfig(), report["log_mel"]
         logger.warning(
             "the recipes normalise by mean %.4f, std %.4f; of these clips they are %.4f and %.4f: "
-            "train with --features.mean %.4f --features.std %.4f, or ask why they differ",
+            "set --features.mean %.4f --features.std %.4f, unless training starts from a tagger: "
+            "then keep the tagger's",
             *(recipe.mean, recipe.std, found["mean"], found["std"], found["mean"], found["std"]),
         )
     print(json.dumps(report, indent=2) if args.json else render(report, args.shards))

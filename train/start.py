@@ -21,6 +21,7 @@ from psla_wds.runtime.distributed import World, join_world
 from psla_wds.runtime.environment import environment, sources_digest
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
+from psla_wds.text_table import counted
 from train.config import KINDS, TrainConfig
 from train.dry_run import try_out
 from train.learner import Learner
@@ -138,6 +139,6 @@ def _print_next(config: TrainConfig) -> None:
     last = epoch_path(config.run_dir, config.epochs)
     target = config.eval_index[0] if config.eval_index else "SHARDS"
     print(
-        f"wrote {config.epochs} epochs to {config.run_dir} (last: {last}); next: "
+        f"wrote {counted(config.epochs, 'epoch')} to {config.run_dir} (last: {last}); next: "
         f"python -m eval.predict {config.run_dir} --index {target} --output P.npz"
     )

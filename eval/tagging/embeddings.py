@@ -108,9 +108,8 @@ def _open_npz(path: Path, size: int) -> Iterator[Put]:
 
 @contextmanager
 def _open_parquet(path: Path, size: int) -> Iterator[Put]:
-    install = "'psla-wds[parquet]'"
     parquet = optional_package(
-        "pyarrow.parquet", "Parquet files", where="--embeddings", install=install
+        "pyarrow.parquet", "Parquet files", where="--embeddings", install="pyarrow"
     )
     import pyarrow
 

@@ -265,11 +265,13 @@ def _wrong_values(
 
 
 def _unusable(reason: str, path: Path) -> ScoreError:
-    return ScoreError(
-        f"the score file cannot be used: {reason}",
-        where=path,
-        fix=f"write it again: python -m eval.predict RUN --index SHARDS --output {path}",
-    )
+    again = f"write it again: python -m eval.predict RUN --index SHARDS --output {path}"
+    if (path / "config.json").exists():
+        reason = "this is the folder of a run"
+        file = path / "scores.npz"
+        again = f"name its scores, {file}; python -m eval.predict {path} --index SHARDS --output "
+        again += f"{file} writes them"
+    return ScoreError(f"the score file cannot be used: {reason}", where=path, fix=again)
 
 
 def _examples(clip_ids: Collection[str]) -> str:

@@ -41,7 +41,8 @@ class Thresholds:
                 f"the thresholds are for other classes ({len(self.mids)} where {len(mids)} are "
                 f"expected): {len(unlike)} are on one side only, such as {', '.join(unlike[:3])}",
                 where=where,
-                fix="fit them on scores of this model: python -m eval.thresholds SCORES",
+                fix="fit them on scores of this model: "
+                "python -m eval.thresholds SCORES.npz --output T.json",
             )
         position = {mid: k for k, mid in enumerate(self.mids)}
         return self.values[[position[mid] for mid in mids]]

@@ -6,9 +6,9 @@ from urllib.parse import quote
 
 from psla_wds.errors import ConfigError
 
+PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
+"""Packages that a scheme of URLs needs."""
 USE_STORES = "use s3://, gs://, hf:// or https://"
-EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hf"}
-"""Extras of this package with what a scheme of URLs needs."""
 STORES = (
     *("s3", "s3a", "gs", "gcs", "hf", "az", "adl", "abfs", "abfss", "oss", "oci", "http", "https"),
     *("hdfs", "webhdfs", "sftp", "ssh", "smb", "memory", "file", "local"),
@@ -57,8 +57,8 @@ def parse_location(text: str) -> Location:
             return Path(location.path)
         _ = location.fs  # what its file system needs may be missing
     except ImportError as error:
-        extra = EXTRAS.get(text.split("://")[0])
-        fix = f"pip install 'psla-wds[{extra}]'" if extra else "install what the message names"
+        package = PACKAGES.get(text.split("://")[0])
+        fix = f"python -m pip install {package}" if package else "install what the message names"
         raise ConfigError(f"this URL needs a package: {error}", where=text, fix=fix) from None
     except Exception as error:  # file systems raise what their libraries do
         raise ConfigError(f"this URL cannot be read: {error}", where=text, fix=USE_STORES) from None

@@ -38,7 +38,9 @@ def merge_sidecars(
     tars = tars_in(shards)
     if not tars:
         raise ShardError(
-            "there are no shards here", where=shards, fix="run python -m sharding.build"
+            "there are no shards here",
+            where=shards,
+            fix="check the path; python -m sharding.build makes shards",
         )
     sidecars = compared(_finished_sidecars(shards, tars))
     write_index(shards, sidecars, read_class_list(shards / CLASS_LABELS))

@@ -103,7 +103,7 @@ def apply_overlay(index: ShardIndex, folder: Path) -> ShardIndex:
         raise LabelError(
             f"the label overlay is damaged: {str(error).splitlines()[0]}",
             where=folder,
-            fix="make it again: python -m eval.enhance or sharding.overlay",
+            fix="make it again with the command that made it, eval.enhance or sharding.overlay",
         ) from None
     found = (meta.index_fingerprint, meta.num_clips, meta.mids)
     if found != (index.fingerprint, len(index), index.classes.mids):

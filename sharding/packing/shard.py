@@ -31,7 +31,7 @@ from psla_wds.shards.tar import (
 )
 from sharding.packing.decode import decode
 
-CLIP_FIELDS = tuple(field.name for field in fields(Clip))
+CLIP_FIELDS = tuple(field.name for field in fields(Clip) if field.name != "group")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ REST = {
 """Meaning of `...` after each beginning of a command."""
 OTHER_FLAGS = {
     *("help", "nproc-per-node", "max-restarts", "signals-to-handle"),  # torchrun's
+    *("rdzv-conf", "rdzv-endpoint"),
     *("array", "requeue"),  # Slurm's
 }
 OFFICIAL_FLAGS = {

@@ -12,6 +12,7 @@ from typing import Any
 from psla_wds.config import to_json
 from psla_wds.errors import ConfigError, PslaError
 from psla_wds.io.atomic_files import atomic_open, disk_errors, lock_folder
+from psla_wds.text_table import of_bytes
 from train.config import (
     CONFIG,
     MADE_WITH,
@@ -81,8 +82,8 @@ class RunDir:
         free_bytes = shutil.disk_usage(place).free
         if free_bytes < num_bytes:
             raise PslaError(
-                f"the checkpoints and states of this run take {num_bytes / 1e9:.3g} GB, and "
-                f"{free_bytes / 1e9:.3g} GB are free",
+                f"the checkpoints and states of this run take {of_bytes(num_bytes)}, and "
+                f"{of_bytes(free_bytes)} are free",
                 where=self.folder,
                 fix="choose another --run-dir, or make room there",
             )

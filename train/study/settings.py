@@ -92,8 +92,9 @@ def base_config(args: StudyArgs, words: Sequence[str]) -> TrainConfig:
     for holds, where, what, fix in (
         (config.index, "--index", "needs shards to train on", "set --index SHARDS"),
         (config.eval_index, "--eval-index", "evaluates its runs", "set --eval-index SHARDS"),
-        (not own_folder, "--run-dir", "names its run folders", "set --work"),
-        (not config.labels, "--labels", "makes its labels", "set --ontology and --teacher"),
+        (not own_folder, "--run-dir", "names its run folders", "set --work FOLDER"),
+        (not config.labels, "--labels", "makes its labels",
+         "set --ontology FILE and --teacher RUN"),
         (not config.distill, "--distill", "learns from labels alone", "choose another --base"),
         (not args.sizes or args.name == "training-size", "--sizes", "other than training-size has "
          "no sizes", "leave them out"),
