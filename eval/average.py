@@ -50,7 +50,7 @@ class Args:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m eval.average")
+    args = cli.parse(Args, __doc__, prog="average")
     # Imported here, since torch takes seconds.
     from psla_wds.evaluation.weight_average import average_weights, with_estimated_statistics
     from psla_wds.models.checkpoint import check_classes, save_checkpoint

@@ -35,7 +35,7 @@ class Args:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m eval.compare")
+    args = cli.parse(Args, __doc__, prog="compare")
     # Imported here, since they take seconds.
     from eval.pages.comparison import compare, render, to_json, to_text
     from eval.pages.page import write_texts

@@ -102,7 +102,7 @@ class Args:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m eval.enhance")
+    args = cli.parse(Args, __doc__, prog="enhance")
     report = run(args)
     print(to_text(report))
     print(next_step(args.output, args.index))

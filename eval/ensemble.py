@@ -61,7 +61,7 @@ def table(scores: Scores, model_maps: list[float]) -> str:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m eval.ensemble")
+    args = cli.parse(Args, __doc__, prog="ensemble")
     if len(args.scores) < 2:
         raise ScoreError(
             f"an ensemble needs at least two models, not {len(args.scores)}",

@@ -184,7 +184,7 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m eval.export")
+    args = cli.parse(Args, __doc__, prog="export")
     names = export(args)
     if args.push:
         url = push(args.output, args.push, private=args.private)

@@ -40,7 +40,8 @@ class Args:
     train_index: cli.Shards = ()
     """Training shards of the first run, if they are no longer where it had them."""
     plans: bool = True
-    """Draw the figures of the epochs' plans: about a second per epoch of two million clips."""
+    """Draw the figures of the plans of epochs, which take about a second per epoch of two million
+    clips; --no-plans leaves them out."""
     batch_size: int = 32
     """Clips of a forward pass, with --index."""
     reader: ReaderConfig = field(default_factory=ReaderConfig)
@@ -55,7 +56,7 @@ class Args:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m eval.figures")
+    args = cli.parse(Args, __doc__, prog="figures")
     # Imported here, since it takes seconds.
     from eval.pages.charts import why_no_png
 

@@ -66,7 +66,7 @@ DEFAULTS = Args(index=("SHARDS",))
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m eval.gallery")
+    args = cli.parse(Args, __doc__, prog="gallery")
     # Imported here, since they take seconds.
     from eval.pages.charts import why_no_png, write_drawing
     from eval.pages.gallery import exhibits, gallery, plan_of_run, plan_of_shards

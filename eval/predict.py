@@ -100,7 +100,7 @@ def _what_was_written(args: Args, num_clips: int, num_classes: int) -> str:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m eval.predict")
+    args = cli.parse(Args, __doc__, prog="predict")
     # Imported here, since torch takes seconds.
     from psla_wds.evaluation.predict import Predictor, gather_scores
     from psla_wds.runtime.distributed import join_world

@@ -56,7 +56,7 @@ class Args:
 
 
 def main() -> None:
-    score(cli.parse(Args, __doc__, prog="python -m eval.score"), sys.argv[1:])
+    score(cli.parse(Args, __doc__, prog="score"), sys.argv[1:])
 
 
 def score(args: Args, words: Sequence[str] = ()) -> None:

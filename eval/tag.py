@@ -112,7 +112,7 @@ def find_recordings(names: tuple[str, ...]) -> list[Recording]:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m eval.tag")
+    args = cli.parse(Args, __doc__, prog="tag")
     recordings = find_recordings(args.recordings)
     # Here, since torch takes seconds to import, which --help does not need.
     from eval.tagging.embeddings import open_embeddings

@@ -61,7 +61,7 @@ class Args:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m eval.thresholds")
+    args = cli.parse(Args, __doc__, prog="thresholds")
     # Imported here, since it takes seconds.
     from eval.pages.page import json_text, write_texts
 

@@ -302,7 +302,7 @@ class _KnownLabels:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m sharding.check")
+    args = cli.parse(Args, __doc__, prog="check")
     problems = check(args.shards, deep=args.deep)
     if problems:
         shown = "\n".join(f"    {problem}" for problem in problems[:MAX_SHOWN])

@@ -293,7 +293,7 @@ def _warn_if_sorted(index: ShardIndex) -> None:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m sharding.index")
+    args = cli.parse(Args, __doc__, prog="index")
     index, found = make_index(
         args.shards, args.class_labels, max_rejected=args.max_rejected, options=args
     )

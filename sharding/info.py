@@ -106,7 +106,7 @@ def _bar(count: int, most: int) -> str:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m sharding.info")
+    args = cli.parse(Args, __doc__, prog="info")
     summary = summarise(read_index(args.shards))
     print(json.dumps(summary, indent=2) if args.json else render(summary, args.shards))
 

@@ -60,7 +60,7 @@ def _labels(args: Args) -> Iterator[str]:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m sharding.labels")
+    args = cli.parse(Args, __doc__, prog="labels")
     if args.output.exists():
         raise ConfigError(
             "the file exists, and a model's outputs may follow its order",

@@ -74,7 +74,7 @@ class Args(TableOptions):
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m sharding.overlay")
+    args = cli.parse(Args, __doc__, prog="overlay")
     if args.labels is None or args.output is None:
         print(export(args))
         return

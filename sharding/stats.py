@@ -172,7 +172,7 @@ def render(report: dict[str, Any], shards: str) -> str:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m sharding.stats")
+    args = cli.parse(Args, __doc__, prog="stats")
     index = open_indexes([args.shards])
     index.check_shards()
     report = audit(index, num_clips=args.clips, seed=args.seed)

@@ -26,7 +26,7 @@ class Args:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m sharding.synthesize")
+    args = cli.parse(Args, __doc__, prog="synthesize")
     with disk_errors(args.output, "write the corpus", then="delete the folder, and run it again"):
         labels = write_corpus(args.output, args.corpus)
     segments, audio_root, class_labels = (

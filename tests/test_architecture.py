@@ -16,6 +16,7 @@ ALLOWED = {
 ORDER = {
     "psla_wds": [
         "errors",
+        "commands",
         "progress",
         "text_table",
         "config",

@@ -11,30 +11,31 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 
-import tyro
-
 from psla_wds import cli
-from psla_wds.errors import PslaError
+from psla_wds.commands import called_as
+from psla_wds.errors import ConfigError, PslaError
 from train.config import TrainConfig, check_all_read
 from train.recipes import RECIPES, find_recipe
-
-PROG = "torchrun train/main.py"
 
 
 def parse(arguments: Sequence[str]) -> TrainConfig:
     """The configuration: a recipe or that of an earlier run, changed by the settings given."""
-    if not arguments or arguments[0].startswith("-"):
-        tyro.extras.overridable_config_cli(  # prints the help, or that a recipe is missing
-            RECIPES, args=arguments, prog=PROG, description=__doc__
+    prog = called_as("train")
+    name, *settings = arguments or ("",)
+    if name in ("-h", "--help"):
+        summaries = {name: summary for name, (summary, _) in RECIPES.items()}
+        cli.show_choices(prog, "RECIPE", __doc__, summaries)
+    if not name or name.startswith("-"):
+        raise ConfigError(
+            "a recipe comes first", where=prog, fix=f"{prog} --help lists the recipes"
         )
-    name, *settings = arguments
-    recipe = find_recipe(name, where=PROG)
-    config = tyro.cli(
+    recipe = find_recipe(name, where=prog)
+    config = cli.parse(
         TrainConfig,
-        default=recipe,
+        RECIPES[name][0] if name in RECIPES else __doc__,
+        prog=f"{prog} {name}",
         args=settings,
-        prog=f"{PROG} {name}",
-        description=RECIPES[name][0] if name in RECIPES else __doc__,
+        default=recipe,
     )
     check_all_read(config, recipe)
     return config

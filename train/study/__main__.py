@@ -14,14 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import tyro
-
 from psla_wds import cli
 from psla_wds.errors import PslaError
 from train.recipes import RECIPES
 from train.study.paper import SETS, STUDIES, data_sets, table
 from train.study.run import Runner, Step, start_process, with_all_before
-from train.study.settings import PROG, StudyArgs, base_config, begin, check_begun, write
+from train.study.settings import StudyArgs, base_config, begin, check_begun, write
 from train.study.steps import Steps
 from train.study.tables import Number, Numbers, find_numbers, gather, to_text
 
@@ -34,9 +32,8 @@ NOTE = (
 
 def main(start: Callable[[Sequence[str]], int] = start_process) -> None:
     """The command; `start` runs a command of the study and returns its exit status."""
-    args, words = tyro.cli(
-        StudyArgs, args=sys.argv[1:], prog=PROG, description=__doc__, return_unknown_args=True
-    )
+    words = sys.argv[1:]
+    args, words = cli.parse(StudyArgs, __doc__, prog="study", return_unknown_args=True)
     if args.name == "list":
         print(listing())
         return

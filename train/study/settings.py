@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
 from tyro.conf import Positional
 
 from psla_wds import cli
+from psla_wds.commands import called_as
 from psla_wds.config import Within, check_ranges, to_json
 from psla_wds.errors import ConfigError
 from psla_wds.io.atomic_files import atomic_open, disk_errors
@@ -19,7 +19,6 @@ from train.recipes import find_recipe
 from train.study.paper import SETS, STUDIES, DataSet, data_sets
 from train.study.run import read_json
 
-PROG = "python -m train.study"
 DOWNLOAD = "download"
 BASE, RECORD = "base.json", "study.json"
 LATER = ("ontology", "teacher", "esc50_index", "fsd50k_index")
@@ -75,7 +74,7 @@ class StudyArgs:
         """The set that --index is taken for; `ConfigError` if the study has no such table."""
         if self.name not in STUDIES:
             fix = f"choose {', '.join(STUDIES)}, or list"
-            raise ConfigError(f"there is no study {self.name}", where=PROG, fix=fix)
+            raise ConfigError(f"there is no study {self.name}", where=called_as("study"), fix=fix)
         sets = data_sets(self.name)
         if self.set and self.set not in sets:
             what, fix = f"the paper has no such table for {self.set}", f"set {' or '.join(sets)}"
@@ -86,7 +85,8 @@ class StudyArgs:
 def base_config(args: StudyArgs, words: Sequence[str]) -> TrainConfig:
     """The recipe with the settings in `words`, which are flags of train/main.py."""
     recipe = find_recipe(args.base or SETS[args.data_set]["recipe"], where="--base")
-    config = tyro.cli(TrainConfig, default=recipe, args=words, prog=f"{PROG} {args.name}")
+    prog = f"{called_as('study')} {args.name}"
+    config = cli.parse(TrainConfig, None, prog=prog, args=words, default=recipe)
     check_all_read(config, recipe)
     draws_once = args.data_set != "balanced" or config.sampler.sampling == "shuffle"
     for holds, where, what, fix in (

@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import tyro
-
+from psla_wds import cli
 from psla_wds.errors import PslaError
 from psla_wds.models.config import IMAGENET, RANDOM
 from train.config import TrainConfig
 from train.recipes import RECIPES
 from train.study.paper import CHANGES, LABELS, SETS, Cell, expand
 from train.study.run import TRAIN, Step
-from train.study.settings import BASE, PROG, StudyArgs, imagenet_weights
+from train.study.settings import BASE, StudyArgs, imagenet_weights
 
 NO_IMAGENET = "random initial weights: the recipe has them, and there is no --imagenet"
 NO_ONTOLOGY = "labels as annotated: there is no --ontology"
@@ -64,7 +63,7 @@ class Steps:
         return min(self._args.average_from or first, epochs), epochs
 
     def _parse(self, flags: tuple[str, ...]) -> TrainConfig:
-        return tyro.cli(TrainConfig, default=self.base, args=flags, prog=PROG)
+        return cli.parse(TrainConfig, None, prog="study", args=flags, default=self.base)
 
     def _model(self, words: str) -> Model:
         """The model that words of paper.toml mean here; `Lacking` if it cannot be trained."""
