@@ -1,6 +1,6 @@
 """Average the weights of a run over a range of its epochs.
 
-    python -m eval.average RUN --epochs 16 30 --output AVERAGE.pt
+    psla-wds average RUN --epochs 16 30 --output AVERAGE.pt
 
 Each epoch counts once (PSLA III-E; the official training script counts the first one twice).
 """
@@ -71,7 +71,7 @@ def main() -> None:
     save_checkpoint(average, args.output)
     print(
         f"wrote the average of epochs {first} to {last} to {args.output}; next: "
-        f"python -m eval.predict {args.output} --index SHARDS --output P.npz"
+        f"psla-wds predict {args.output} --index SHARDS --output P.npz"
     )
 
 

@@ -1,6 +1,6 @@
-"""Compare runs, or score files, on the clips that all of them scored.
+"""Compare runs, or score files, on the clips that all scored.
 
-    python -m eval.compare RUN RUN ... --page COMPARISON.html
+    psla-wds compare RUN RUN ... --page COMPARISON.html
 
 A run is a folder with scores.npz, as `make demo` writes it. The output has the metrics, the
 changes from the first run to each other run (with 95 % intervals over paired resamples of the

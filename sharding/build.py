@@ -1,13 +1,14 @@
 """Pack labelled audio clips into tar shards with an index.
 
-python -m sharding.build manifest CLIPS.csv --class-labels CLASSES.csv --output SHARDS
-python -m sharding.build folder FOLDER --output SHARDS
-python -m sharding.build audioset --segments CSV --audio-root DIR --class-labels CSV --output SHARDS
-python -m sharding.build fsd50k|esc50 FOLDER --output SHARDS
-python -m sharding.build psla-json JSON --class-labels CSV --output SHARDS
-python -m sharding.build hdf5 FILE ... --class-labels CSV --output SHARDS
-python -m sharding.build parquet FILE|FOLDER ... --output SHARDS
-python -m sharding.build tars FOLDER --class-labels CSV --output SHARDS
+    psla-wds build folder FOLDER --output SHARDS
+    psla-wds build manifest CLIPS.csv --class-labels CSV --output SHARDS
+    psla-wds build audioset --segments CSV --audio-root DIR --class-labels CSV \\
+        --output SHARDS
+    psla-wds build fsd50k|esc50 FOLDER --output SHARDS
+    psla-wds build psla-json JSON --class-labels CSV --output SHARDS
+    psla-wds build hdf5 FILE ... --class-labels CSV --output SHARDS
+    psla-wds build parquet FILE|FOLDER ... --output SHARDS
+    psla-wds build tars FOLDER --class-labels CSV --output SHARDS
 
 Audio of any usual format (wav, flac, mp3, ogg, m4a, webm, mp4, mov, wma, ...), at any rate and
 number of channels, becomes one channel at one rate. Interrupted and started again, it goes on; the
@@ -89,7 +90,7 @@ def build(source: Source, config: PackConfig) -> None:
         f"wrote {len(index):,} clips ({hours:,.1f} h, {len(classes)} classes) in "
         f"{len(index.shards):,} shards ({size_gb:,.2f} GB) to {config.output}; "
         f"{len(outcome.rejected):,} refused; {flagged}"
-        f"next: python -m sharding.check {config.output}"
+        f"next: psla-wds check {config.output}"
     )
 
 

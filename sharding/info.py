@@ -1,6 +1,6 @@
 """Summarise a folder of shards: clips, classes, durations, sizes.
 
-python -m sharding.info SHARDS [--json]
+psla-wds info SHARDS [--json]
 """
 
 import json

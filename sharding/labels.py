@@ -1,6 +1,6 @@
-"""Make a class list from a folder per class, or from a column of a table.
+"""Make a class list from folders, or from a column of a table.
 
-    python -m sharding.labels FOLDER|TABLE --output CLASSES.csv [--column labels] [--separator "|"]
+    psla-wds labels FOLDER|TABLE --output CLASSES.csv [--column labels] [--separator "|"]
 
 Classes of a folder are its subfolders with audio; classes of a table (.csv, .jsonl or .parquet) are
 the values of a column, lists as they are and texts split at the separator. Both are sorted. Each
@@ -72,7 +72,7 @@ def main() -> None:
         write_class_list(ClassList(names, names), args.output)
     print(
         f"wrote {len(names):,} classes ({','.join(CSV_COLUMNS)}) to {args.output}; next: "
-        f"python -m sharding.build manifest CLIPS.csv --class-labels {args.output} --output SHARDS"
+        f"psla-wds build manifest CLIPS.csv --class-labels {args.output} --output SHARDS"
     )
 
 

@@ -1,8 +1,8 @@
-"""Make a demo corpus: synthetic sounds in AudioSet's layout, the same for a seed.
+"""Make a demo corpus: synthetic sounds in AudioSet's layout.
 
-python -m sharding.synthesize OUT --clips 1000 --seed 0
+    psla-wds synthesize OUT --clips 1000 --seed 0
 
-Writes audio/, segments.csv and class_labels_indices.csv into OUT.
+Writes audio/, segments.csv and class_labels_indices.csv into OUT, the same for a seed.
 """
 
 import shlex
@@ -37,7 +37,7 @@ def main() -> None:
         f"wrote {args.output}: {len(labels):,} clips, "
         f"{len(class_list(families=args.corpus.families))} classes, "
         f"{sum(map(len, labels)) / len(labels):.2f} labels a clip; "
-        f"next: python -m sharding.build audioset --segments {segments} --audio-root {audio_root} "
+        f"next: psla-wds build audioset --segments {segments} --audio-root {audio_root} "
         f"--class-labels {class_labels} --output SHARDS"
     )
 

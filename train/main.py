@@ -1,9 +1,11 @@
 """Train an audio tagger.
 
-RECIPE is a name from the list below, or the config.json of a run, which repeats that run; its
-settings are listed by RECIPE --help. To train in one process: python -m train.main RECIPE ...
+    psla-wds train RECIPE --index SHARDS --eval-index SHARDS --run-dir RUN
+    torchrun --standalone --nproc-per-node 8 -m psla_wds train RECIPE ...
 
-    torchrun --nproc-per-node 8 train/main.py RECIPE --index SHARDS --eval-index SHARDS
+The first form trains in one process, the second in 8; in a checkout, torchrun train/main.py does
+the same. RECIPE is a name from the list below, or the config.json of a run, which repeats that run.
+Its settings are listed by RECIPE --help; every one of them is an option.
 """
 
 import os

@@ -99,7 +99,7 @@ RECIPES: dict[str, tuple[str, TrainConfig]] = {
     "audioset-full": ("The paper's: 2M clips, class-balanced draws, 30 epochs.", AUDIOSET_FULL),
     "audioset-balanced": ("The paper's: 20k clips, 60 epochs.", AUDIOSET_BALANCED),
     "audioset-student": (
-        "Ours: MobileNetV2 learns an ensemble's scores, by eval.ensemble --top-k (--distill).",
+        "Ours: MobileNetV2 learns an ensemble's scores, by psla-wds ensemble --top-k (--distill).",
         AUDIOSET_STUDENT,
     ),
     "fsd50k": ("The paper's: 37k clips of up to 30 s, class-balanced draws, 40 epochs.", FSD50K),

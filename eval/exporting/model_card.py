@@ -39,7 +39,7 @@ class CardSettings:
 def huggingface_hub() -> ModuleType:
     """The package huggingface_hub."""
     users, extra = "model cards and uploads", "'psla-wds[export]'"
-    return optional_package("huggingface_hub", users, where="eval.export", install=extra)
+    return optional_package("huggingface_hub", users, where="psla-wds export", install=extra)
 
 
 def card_text(config: FolderConfig, settings: CardSettings) -> str:

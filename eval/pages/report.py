@@ -240,7 +240,7 @@ def render(report: Report, words: Sequence[str]) -> str:
         by_f1=sorted(report.classes, key=lambda c: 1.0 if math.isnan(c.F1) else -c.F1),
         infinity=math.inf,
         settings=settings_of(run) if run else {},
-        commands=[*_commands_before(report), f"python -m eval.score {shlex.join(words)}"],
+        commands=[*_commands_before(report), f"psla-wds score {shlex.join(words)}"],
     )
 
 
@@ -249,15 +249,24 @@ def _commands_before(report: Report) -> list[str]:
     if report.run is None:
         return []
     run, files = report.run.folder, report.scored.files if report.scored else ()
-    train = ["torchrun", "train/main.py", str(run / "config.json"), "--run-dir", "NEW_RUN"]
+    train = ["psla-wds", "train", str(run / "config.json"), "--run-dir", "NEW_RUN"]
     if len(files) > 1:
         epoch = predict_again(run / "checkpoints" / "EPOCH.pt", Path("EPOCH.npz"))
         output = shlex.quote(str(report.scores_path))
-        mean = f"python -m eval.ensemble EPOCH.npz ... --output {output}"
+        mean = f"psla-wds ensemble EPOCH.npz ... --output {output}"
         return [shlex.join(train), epoch, mean]
     model = run if not files or files[0] == find_checkpoint(run) else files[0]
     commands = [shlex.join(train)]
     if model.parent == run:  # an average
-        words = ["eval.average", str(run), "--epochs", "FIRST", "LAST", "--output", str(model)]
-        commands.append(f"python -m {shlex.join(words)}")
+        words = [
+            "psla-wds",
+            "average",
+            str(run),
+            "--epochs",
+            "FIRST",
+            "LAST",
+            "--output",
+            str(model),
+        ]
+        commands.append(shlex.join(words))
     return [*commands, predict_again(model, report.scores_path)]

@@ -120,7 +120,7 @@ def check_seeds(runs: Sequence[Run]) -> None:
         raise ConfigError(
             f"these runs differ by more than their seed: {differences}",
             where=" ".join(str(run.folder) for run in runs),
-            fix="compare runs with other settings by python -m eval.compare",
+            fix="compare runs with other settings by psla-wds compare",
         )
 
 
@@ -190,4 +190,4 @@ def current_scored(origins: Sequence[Origin], run: Path, *, where: Path) -> Scor
 def predict_again(model: Path, scores: Path) -> str:
     """The command that scores a checkpoint, or the last epoch of a run."""
     model_word, scores_word = shlex.quote(str(model)), shlex.quote(str(scores))
-    return f"python -m eval.predict {model_word} --index SHARDS --output {scores_word}"
+    return f"psla-wds predict {model_word} --index SHARDS --output {scores_word}"

@@ -92,7 +92,7 @@ class Scores:
                 f"{_examples(missing)}, and have {len(unknown):,} unknown "
                 f"clips{_examples(unknown)}",
                 where=where,
-                fix="score the same clips: python -m eval.predict with the same --index",
+                fix="score the same clips: psla-wds predict with the same --index",
             )
         return np.fromiter((rows[clip_id] for clip_id in clip_ids), np.int64, len(clip_ids))
 
@@ -253,7 +253,7 @@ def _unusable(reason: str, path: Path) -> ScoreError:
     return ScoreError(
         f"the score file cannot be used: {reason}",
         where=path,
-        fix=f"write it again: python -m eval.predict RUN --index SHARDS --output {path}",
+        fix=f"write it again: psla-wds predict RUN --index SHARDS --output {path}",
     )
 
 

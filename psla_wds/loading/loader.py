@@ -134,7 +134,7 @@ class Loader(BatchSource[Batch]):
         raise ShardError(
             "DALI cannot decode a clip of a batch, though libsndfile can decode all",
             where="; ".join(self._index.where(row) for row, _ in error.batch.clips),
-            fix="build the shards again: python -m sharding.build",
+            fix="build the shards again: psla-wds build",
         ) from error
 
 

@@ -69,9 +69,9 @@ class FolderConfig:
     mids: tuple[str, ...]
     names: tuple[str, ...]
     metrics: dict[str, Any] | None
-    """Scores over all classes, by eval.score."""
+    """Scores over all classes, by psla-wds score."""
     thresholds: tuple[float | None, ...] | None = None
-    """Score from which each class is present, by eval.thresholds; null: it never is."""
+    """Score from which each class is present, by psla-wds thresholds; null: it never is."""
 
     @property
     def classes(self) -> ClassList:
@@ -124,7 +124,7 @@ def write_model(
     """Write weights and config.json into an existing folder; members must fit together.
 
     Args:
-        metrics: scores over all classes, by eval.score.
+        metrics: scores over all classes, by psla-wds score.
         thresholds: score from which each class is present; infinite: it never is.
     """
     many = len(members) > 1

@@ -54,7 +54,7 @@ def next_step(output: Path, specs: Iterable[str]) -> str:
     shards = " ".join(f"--index {spec}" for spec in specs)
     return (
         f"wrote {output} (report.json, report.txt); next: "
-        f"torchrun train/main.py RECIPE {shards} --labels {output}"
+        f"psla-wds train RECIPE {shards} --labels {output}"
     )
 
 
@@ -80,7 +80,7 @@ def apply_overlay(index: ShardIndex, folder: Path) -> ShardIndex:
         raise LabelError(
             "there is no label overlay here",
             where=folder,
-            fix="--labels names the --output of eval.enhance or sharding.overlay",
+            fix="--labels names the --output of psla-wds enhance or psla-wds overlay",
         )
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
@@ -95,7 +95,7 @@ def apply_overlay(index: ShardIndex, folder: Path) -> ShardIndex:
         raise LabelError(
             f"the label overlay is damaged: {error}",
             where=folder,
-            fix="make it again: python -m eval.enhance or sharding.overlay",
+            fix="make it again: psla-wds enhance or psla-wds overlay",
         ) from None
     if found != (index.fingerprint, len(index), index.classes.mids):
         raise LabelError(

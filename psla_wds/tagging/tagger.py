@@ -98,8 +98,8 @@ class Tags:
             raise ConfigError(
                 "the model has no thresholds",
                 where="tags.present()",
-                fix="fit them: python -m eval.thresholds SCORES.npz --output T.json, then python "
-                "-m eval.export MODEL --thresholds T.json; or set tagger.thresholds",
+                fix="fit them: psla-wds thresholds SCORES.npz --output T.json, then "
+                "psla-wds export MODEL --thresholds T.json; or set tagger.thresholds",
             )
         order = np.argsort(-self.scores, kind="stable")
         return self._named(order[(self.scores >= self.thresholds)[order]])

@@ -1,11 +1,12 @@
-"""Run a study of the PSLA paper: train and score the rows of one of its tables or figures.
+"""Run a study of the PSLA paper: the rows of one of its tables.
 
-A study runs the commands that you would type, one after another, and writes one table: the paper's
-numbers beside yours. Start it again to continue where it stopped. All of its runs take the options
-of train/main.py, such as --epochs 10 or --augment.mixup-rate 0.3.
+A study trains and scores the rows of a table or figure by the commands that you would type, one
+after another, and writes one table: the paper's numbers beside yours. Start it again to continue
+where it stopped. All of its runs take the options of psla-wds train, such as --epochs 10 or
+--augment.mixup-rate 0.3.
 
-    python -m train.study list
-    python -m train.study ablation --index SHARDS --eval-index SHARDS --work studies/balanced
+    psla-wds study list
+    psla-wds study ablation --index SHARDS --eval-index SHARDS --work studies/balanced
 """
 
 import json

@@ -27,7 +27,7 @@ LATER = ("ontology", "teacher", "esc50_index", "fsd50k_index")
 
 @dataclass(frozen=True, kw_only=True)
 class StudyArgs:
-    """Options of a study, beside those of train/main.py."""
+    """Options of a study, beside those of psla-wds train."""
 
     name: Positional[str]
     """Study to run; list prints them all."""
@@ -83,7 +83,7 @@ class StudyArgs:
 
 
 def base_config(args: StudyArgs, words: Sequence[str]) -> TrainConfig:
-    """The recipe with the settings in `words`, which are flags of train/main.py."""
+    """The recipe with the settings in `words`, which are flags of psla-wds train."""
     recipe = find_recipe(args.base or SETS[args.data_set]["recipe"], where="--base")
     prog = f"{called_as('study')} {args.name}"
     config = cli.parse(TrainConfig, None, prog=prog, args=words, default=recipe)

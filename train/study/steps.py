@@ -31,7 +31,7 @@ class Model:
     name: str
     """Folder of its runs: what it changes, so that models which are the same here share one."""
     flags: tuple[str, ...]
-    """Flags of train.main, after the study's base.json."""
+    """Flags of psla-wds train, after the study's base.json."""
     epochs: int
     labels: str | None
     """Word of the enhanced labels that it learns."""
