@@ -3,11 +3,11 @@
     psla-wds tag MODEL FILE FOLDER ...
     ffmpeg -i URL -f wav - | psla-wds tag MODEL -
 
-Formats and rates may be any. Each recording is cut into overlapping windows; events are found in
-the scores of frames. A long recording takes no more memory than a short one, and results appear
-while it is read. If a recording cannot be read, that is reported, the others are tagged, and the
-exit status is 2. Warnings name recordings that are read but odd, such as silent ones, or channels
-that cancel each other.
+Recordings may have any format and rate. Each recording is cut into overlapping windows; events are
+found in the scores of frames. A long recording takes no more memory than a short one, and results
+appear while it is read. If a recording cannot be read, that is reported, the others are tagged, and
+the exit status is 2. Warnings name recordings that are read but odd, such as silent ones, or
+channels that cancel each other.
 """
 
 import sys

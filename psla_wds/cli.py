@@ -101,10 +101,12 @@ def show_choices(
 ) -> NoReturn:
     """Print the help of a command whose first word is one of `choices`, which have summaries."""
     width = max(map(len, choices))
-    print(f"usage: {prog} {metavar} [OPTIONS]\n\n{wrapped(description or '')}\n\n{metavar}:")
+    print(
+        f"usage: {prog} {metavar} [OPTIONS]\n\n{wrapped(description or '')}\n\n{metavar.lower()}s:"
+    )
     for name, summary in choices.items():
         first, later = f"  {name:{width}}  ", " " * (width + 4)
-        print(textwrap.fill(summary, _width(), initial_indent=first, subsequent_indent=later))
+        print(_filled(summary, initial_indent=first, subsequent_indent=later))
     print(f"\nOptions of each: {prog} {metavar} --help")
     sys.exit(0)
 
@@ -112,10 +114,11 @@ def show_choices(
 def wrapped(text: str) -> str:
     """Text for this terminal: paragraphs are filled anew; indented lines stay as they are."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
-    return "\n\n".join(
-        part if part.startswith(" ") else textwrap.fill(part, _width(), break_on_hyphens=False)
-        for part in paragraphs
-    )
+    return "\n\n".join(part if part.startswith(" ") else _filled(part) for part in paragraphs)
+
+
+def _filled(text: str, **indents: str) -> str:
+    return textwrap.fill(text, _width(), break_on_hyphens=False, **indents)
 
 
 def _width() -> int:

@@ -72,10 +72,10 @@ def main(start: Callable[[Sequence[str]], int] = start_process) -> None:
 
 
 def _print_plan(runner: Runner, missing: Iterable[Step]) -> None:
-    modules = Counter(step.module for step in missing)
+    commands = Counter(step.command for step in missing)
     print("".join(f"{runner.text(step)}\n" for step in missing), end="")
-    counts = ", ".join(f"{number} {module}" for module, number in modules.items())
-    print(f"would run {modules.total()} commands: {counts or 'all is done'}; wrote nothing")
+    counts = ", ".join(f"{number} {command}" for command, number in commands.items())
+    print(f"would run {commands.total()} commands: {counts or 'all is done'}; wrote nothing")
 
 
 def _conditions(args: StudyArgs, steps: Steps, num_clips: int) -> dict[str, Any]:
