@@ -52,8 +52,8 @@ def source_of(module: str) -> Path:
 def called_as(name: str) -> str:
     """How a command was started, for usage and errors, such as `psla-wds train`."""
     by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    main = sys.modules["__main__"]
-    module = main.__spec__.name.removesuffix(".__main__") if main.__spec__ else ""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    module = spec.name.removesuffix(".__main__") if spec else ""
     if module == MODULES[name]:
         return f"{'torchrun' if by_torchrun else 'python'} -m {module}"
     if by_torchrun and module == "psla_wds":

@@ -97,13 +97,13 @@ def test_a_report_names_weights_and_how_to_score_them(
         return (folder / "report.html").read_text()
 
     assert "scores from epoch-002.pt (epoch 2).</p>" in page(run)
-    assert f"eval.predict {run} --index" in page(run) and "eval.average" not in page(run)
+    assert f"psla-wds predict {run} --index" in page(run) and "psla-wds average" not in page(run)
     assert json.loads((run / "metrics.json").read_text())["origins"][0].endswith(" 2")
-    assert f"eval.average {other} --epochs FIRST LAST --output {other}/average.pt" in page(other)
-    assert f"eval.predict {other}/average.pt --index" in page(other)
+    assert f"psla-wds average {other} --epochs FIRST LAST --output {other}/average.pt" in page(other)
+    assert f"psla-wds predict {other}/average.pt --index" in page(other)
     assert [figure.name for figure in score_figures(read_run(run))] == ["class-ap"]
     assert "scores from" not in caplog.text
     train(run, 3)
-    assert f"eval.predict {epoch_path(run, 2)} --index" in page(run)
+    assert f"psla-wds predict {epoch_path(run, 2)} --index" in page(run)
     assert "scores from epoch-002.pt (epoch 2; the run has 3)" in caplog.text
     assert score_figures(read_run(run)) == [] and "no class-ap" in caplog.text
