@@ -1,7 +1,7 @@
 """Score every clip of a set of shards.
 
     psla-wds predict RUN --index SHARDS --output P.npz
-    torchrun --standalone --nproc-per-node 8 -m psla_wds predict RUN --index SHARDS --output P.npz
+    torchrun --standalone --nproc-per-node 8 -m psla_wds predict RUN ...
 
 An output without .npz is a folder of memory-mapped arrays, for millions of clips; several machines
 write it through a shared file system. With --top-k it holds a teacher's scores for its students.

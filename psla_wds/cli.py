@@ -88,6 +88,7 @@ def parse(args: type[Args], description: str | None, /, *, prog: str, **options:
             return tyro.cli(args, description="", config=(useful,), **options)
     except SystemExit:
         usage, _, groups = shown.getvalue().partition("\n\n")
+        usage = _filled(" ".join(usage.split()), subsequent_indent="  ")
         groups = re.sub(r"^ (\w.*?) *\n -+ *$", r"\1:", groups, flags=re.MULTILINE)
         text = "\n\n".join([usage, *([wrapped(description)] if description else []), groups])
         print("\n".join(line.rstrip() for line in text.rstrip().splitlines()))

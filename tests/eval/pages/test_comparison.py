@@ -121,5 +121,7 @@ def test_runs_are_compared_with_their_settings(
     assert "optimizer.betas" in learned and "reader.threads" not in learned
     assert f"psla-wds compare {' '.join(words)}</pre>" in html
     (runs[1] / "scores.npz").unlink()
-    with pytest.raises(ScoreError, match=r"no scores\.npz\n.*\n.*psla-wds predict .*second --index"):
+    with pytest.raises(
+        ScoreError, match=r"no scores\.npz\n.*\n.*psla-wds predict .*second --index"
+    ):
         compare(runs)

@@ -99,7 +99,9 @@ def test_a_report_names_weights_and_how_to_score_them(
     assert "scores from epoch-002.pt (epoch 2).</p>" in page(run)
     assert f"psla-wds predict {run} --index" in page(run) and "psla-wds average" not in page(run)
     assert json.loads((run / "metrics.json").read_text())["origins"][0].endswith(" 2")
-    assert f"psla-wds average {other} --epochs FIRST LAST --output {other}/average.pt" in page(other)
+    assert f"psla-wds average {other} --epochs FIRST LAST --output {other}/average.pt" in page(
+        other
+    )
     assert f"psla-wds predict {other}/average.pt --index" in page(other)
     assert [figure.name for figure in score_figures(read_run(run))] == ["class-ap"]
     assert "scores from" not in caplog.text
