@@ -1,4 +1,4 @@
-"""Tag recordings of any length: which sounds a model hears, and when.
+"""Tag recordings of any length: what a model hears, and when.
 
     psla-wds tag MODEL FILE FOLDER ...
     ffmpeg -i URL -f wav - | psla-wds tag MODEL -

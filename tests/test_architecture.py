@@ -55,6 +55,7 @@ WITHOUT_TORCH = [
     "eval.pages.report",
     *(f"eval.{path.stem}" for path in sorted((ROOT / "eval").glob("[a-z]*.py"))),
     *(f"sharding.{path.stem}" for path in sorted((ROOT / "sharding").glob("[a-z]*.py"))),
+    "psla_wds.__main__",
     "train.main",
     "train.study.__main__",
 ]

@@ -53,7 +53,9 @@ def test_help_reads_well(words: tuple[str, ...], columns: int, monkeypatch: pyte
     assert max(len(line) for line in lines if not line.startswith("    psla-wds")) <= columns
     if len(words) == 1:
         documented = ast.get_docstring(ast.parse(source_of(MODULES[words[0]]).read_text()))
-        examples = re.findall(rf"^ *psla-wds {words[0]} .*(?:[A-Z]{{3}}|--).*$", documented, re.MULTILINE)
+        examples = re.findall(
+            rf"^ *psla-wds {words[0]} .*(?:[A-Z]{{3}}|--).*$", documented, re.MULTILINE
+        )
         assert examples and {*examples} <= {*lines}  # each on a line of its own
 
 
