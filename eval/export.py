@@ -188,6 +188,8 @@ def main() -> None:
     if args.push:
         url = push(args.output, args.push, private=args.private)
         print(f"uploaded {args.output} to {url}")
+    if args.onnx:
+        print("model.onnx gives the model's scores in ONNX Runtime: compared on inputs of 3 shapes")
     print(f"wrote {', '.join(names)} to {args.output}; next: psla-wds tag {args.output} FILES")
 
 

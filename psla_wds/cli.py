@@ -210,7 +210,8 @@ def run(main: Callable[[], None]) -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )
-    for library in ("httpx", "httpx2"):  # which log each request that is made for hf://
+    # They log each request that is made for hf://, and each node of a network that is exported.
+    for library in ("httpx", "httpx2", "onnx_ir", "onnxscript"):
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
         main()

@@ -196,7 +196,8 @@ def _faults(config: FolderConfig) -> Iterator[str]:
 def _write_member(path: Path, member: Checkpoint, provenance: Provenance) -> Member:
     # Copies: for a weight that is a view, the whole tensor behind it would be written.
     tensors = {n: t.detach().cpu().clone().contiguous() for n, t in member.weights.items()}
-    safetensors(path).save_file(tensors, path, metadata={"format": "pt"})
+    # As bytes: save_file makes files that nobody but their owner can read, whatever the umask.
+    path.write_bytes(safetensors(path).save(tensors, metadata={"format": "pt"}))
     return Member(
         file=path.name,
         size_bytes=path.stat().st_size,
