@@ -115,7 +115,7 @@ def test_files_have_the_mode_of_the_umask(checkpoint: Checkpoint, tmp_path: Path
         try:
             folder = tmp_path / f"{umask:o}"
             folder.mkdir()
-            write_model(folder, [checkpoint], [Provenance()])
+            write_model(folder, [checkpoint], [Provenance()], metrics=None)
         finally:
             os.umask(before)
         assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {mode}
