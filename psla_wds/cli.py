@@ -118,7 +118,7 @@ def wrapped(text: str) -> str:
     return "\n\n".join(part if part.startswith(" ") else _filled(part) for part in paragraphs)
 
 
-def _filled(text: str, **indents: str) -> str:
+def _filled(text: str, **indents: Any) -> str:
     return textwrap.fill(text, _width(), break_on_hyphens=False, **indents)
 
 
