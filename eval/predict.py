@@ -83,7 +83,7 @@ def _prepare(args: Args) -> tuple[Any, Origin, ShardIndex]:
     if args.labels:
         index = apply_overlay(index, args.labels)
     index.check_shards()
-    return checkpoint, Origin(sha256_of(path), checkpoint.epoch), index
+    return checkpoint, Origin(sha256_of(path), checkpoint.epoch, checkpoint.first_epoch), index
 
 
 def _what_was_written(args: Args, num_clips: int, num_classes: int) -> str:

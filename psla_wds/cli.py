@@ -44,6 +44,7 @@ from tyro.constructors import (
 from psla_wds.commands import MODULES, called_as
 from psla_wds.errors import PslaError
 from psla_wds.io.locations import Location, Url, parse_location
+from psla_wds.printable import printable
 
 Args = TypeVar("Args")
 WIDTH = 100
@@ -205,11 +206,19 @@ def _docs_of(kind: type) -> dict[str, str]:
     return found
 
 
+class _Lines(logging.Formatter):
+    """A line for each record, whatever the names in it hold."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
 def run(main: Callable[[], None]) -> None:
     """Call `main`. Stderr gets the log and, for a `PslaError`, its three lines (exit status 2)."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines("%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     # They log each request that is made for hf://, and each node of a network that is exported.
     for library in ("httpx", "httpx2", "onnx_ir", "onnxscript"):
         logging.getLogger(library).setLevel(logging.WARNING)

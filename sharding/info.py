@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from psla_wds import cli
 from psla_wds.cli import LocationArg
 from psla_wds.io.locations import Location
+from psla_wds.printable import printable
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import read_index
 
@@ -82,7 +83,7 @@ def render(summary: dict[str, Any], shards: Location) -> str:
         f"  audio     {summary['sample_rate_hz']:,} Hz, {summary['mean_clip_bytes'] / 1e3:,.0f} kB "
         f"a clip, {duration['min']:.2f} to {duration['max']:.2f} s, median "
         f"{duration['median']:.2f} s",
-        f"  splits    {splits}",
+        f"  splits    {printable(splits)}",
         f"  labels    {summary['labels_per_clip']:.2f} a clip, {len(summary['classes'])} classes",
         "",
     ]

@@ -15,6 +15,7 @@ ALLOWED = {
 }
 ORDER = {
     "psla_wds": [
+        "printable",
         "errors",
         "commands",
         "progress",

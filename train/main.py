@@ -16,8 +16,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from psla_wds import cli
 from psla_wds.commands import called_as
 from psla_wds.errors import ConfigError, PslaError
-from train.config import TrainConfig, check_all_read
-from train.recipes import RECIPES, find_recipe
+from train.config import TrainConfig
+from train.recipes import RECIPES, configure
 
 
 def parse(arguments: Sequence[str]) -> TrainConfig:
@@ -31,16 +31,8 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
         raise ConfigError(
             "a recipe comes first", where=prog, fix=f"{prog} --help lists the recipes"
         )
-    recipe = find_recipe(name, where=prog)
-    config = cli.parse(
-        TrainConfig,
-        RECIPES[name][0] if name in RECIPES else __doc__,
-        prog=f"{prog} {name}",
-        args=settings,
-        default=recipe,
-    )
-    check_all_read(config, recipe)
-    return config
+    description = RECIPES[name][0] if name in RECIPES else __doc__
+    return configure(name, settings, where=prog, prog=f"{prog} {name}", description=description)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from eval.pages.runs import open_training_set
 from psla_wds.features.config import FeatureConfig
 from psla_wds.loading.loader import Loader, LoaderConfig
 from psla_wds.loading.waveforms import WaveformLoader
+from psla_wds.printable import printable
 from psla_wds.sampling.augment import NO_PARTNER, Draws, plain_draws
 from psla_wds.sampling.schedule import NONE_DAMAGED, BatchLayout, TrainingSchedule
 from psla_wds.shards.index import ShardIndex
@@ -132,7 +133,7 @@ def _title(index: ShardIndex, draws: Draws, i: int) -> str:
 
 def _named(index: ShardIndex, row: int) -> str:
     names = [index.classes.names[label] for label in index.labels(row)]
-    return f"{index.clip_id(row)} ({'; '.join(names) or 'no label'})"
+    return printable(f"{index.clip_id(row)} ({'; '.join(names) or 'no label'})")
 
 
 def gallery(exhibits: Sequence[Exhibit], features: FeatureConfig) -> str:

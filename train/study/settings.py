@@ -14,8 +14,8 @@ from psla_wds.config import Within, check_ranges, to_json
 from psla_wds.errors import ConfigError
 from psla_wds.io.atomic_files import atomic_open, disk_errors
 from psla_wds.models.config import IMAGENET
-from train.config import TrainConfig, check_all_read, is_method
-from train.recipes import find_recipe
+from train.config import TrainConfig, is_method
+from train.recipes import configure
 from train.study.paper import SETS, STUDIES, DataSet, data_sets
 from train.study.run import read_json
 
@@ -84,15 +84,15 @@ class StudyArgs:
 
 def base_config(args: StudyArgs, words: Sequence[str]) -> TrainConfig:
     """The recipe with the settings in `words`, which are flags of psla-wds train."""
-    recipe = find_recipe(args.base or SETS[args.data_set]["recipe"], where="--base")
+    name = args.base or SETS[args.data_set]["recipe"]
     prog = f"{called_as('study')} {args.name}"
-    config = cli.parse(TrainConfig, None, prog=prog, args=words, default=recipe)
-    check_all_read(config, recipe)
+    config = configure(name, words, where="--base", prog=prog, description=None)
     draws_once = args.data_set != "balanced" or config.sampler.sampling == "shuffle"
+    own_folder = any(word.startswith(("--run-dir", "--run_dir")) for word in words)
     for holds, where, what, fix in (
         (config.index, "--index", "needs shards to train on", "set --index SHARDS"),
         (config.eval_index, "--eval-index", "evaluates its runs", "set --eval-index SHARDS"),
-        (config.run_dir == recipe.run_dir, "--run-dir", "names its run folders", "set --work"),
+        (not own_folder, "--run-dir", "names its run folders", "set --work"),
         (not config.labels, "--labels", "makes its labels", "set --ontology and --teacher"),
         (not config.distill, "--distill", "learns from labels alone", "choose another --base"),
         (not args.sizes or args.name == "training-size", "--sizes", "other than training-size has "
