@@ -11,10 +11,10 @@ psla-wds train, predict and score.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from psla_wds import cli
 from psla_wds.errors import ConfigError, LabelError
@@ -37,18 +37,18 @@ from psla_wds.shards.overlay import apply_overlay, next_step, publish_overlay, r
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    scores: Annotated[Positional[Path | None], arg(metavar="SCORES")] = None
+    scores: Positional[Path | None] = None
     """Teacher scores: a file or folder from psla-wds predict."""
-    hierarchy: bool = False
-    """Add all classes above those of a clip, without a teacher."""
     index: cli.Shards
     """Shards whose labels are enhanced, the same as for psla-wds predict."""
-    labels: Path | None = None
-    """Label overlay to start from, in place of the labels in the shards."""
     ontology: Path
     """AudioSet's ontology.json, or another list of nodes with id, child_ids and restrictions."""
     output: Path
     """Folder for the overlay; it must not exist."""
+    hierarchy: bool = False
+    """Add all classes above those of a clip, without a teacher."""
+    labels: Path | None = None
+    """Label overlay to start from, in place of the labels in the shards."""
     type: Literal["I", "II", "both"] = "both"
     """Labels to add. I: children of a class of the clip. II: classes above a class of the clip."""
     threshold: Threshold = "mean"

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from psla_wds import cli
 from psla_wds.errors import ScoreError
@@ -28,7 +29,7 @@ from psla_wds.text_table import decimal, text_table
 
 @dataclass(frozen=True)
 class Args:
-    scores: Positional[tuple[Path, ...]]
+    scores: Annotated[Positional[tuple[Path, ...]], arg(metavar="SCORES [SCORES ...]")]
     """Score files for the same clips, from psla-wds predict; with --top-k also top-k folders."""
     output: Path
     """Score file to write, .npz; with --top-k a folder."""

@@ -40,8 +40,8 @@ class Args:
     train_index: cli.Shards = ()
     """Training shards of the first run, if they are no longer where it had them."""
     plans: bool = True
-    """Draw the figures of the plans of epochs, which take about a second per epoch of two million
-    clips; --no-plans leaves them out."""
+    """--no-plans leaves out the figures of the plans of epochs, which take about a second per epoch
+    of two million clips."""
     batch_size: int = 32
     """Clips of a forward pass, with --index."""
     reader: ReaderConfig = field(default_factory=ReaderConfig)

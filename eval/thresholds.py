@@ -4,8 +4,8 @@
     psla-wds thresholds VALIDATION.npz --precision 0.9 --validate TEST.npz --output T.json
 
 Thresholds have the highest F1, or a given precision. They are chosen to suit the clips that they
-are fitted on: --validate states what they give on others. A score at its threshold is no
-probability. Next: psla-wds export RUN --thresholds T.json --output MODEL.
+are fitted on: --validate states what they give on others. A score at its threshold is not
+a probability. Next: psla-wds export RUN --thresholds T.json --output MODEL.
 """
 
 import logging

@@ -89,7 +89,8 @@ def parse(args: type[Args], description: str | None, /, *, prog: str, **options:
             return tyro.cli(args, description="", config=(useful,), **options)
     except SystemExit:
         usage, _, groups = shown.getvalue().partition("\n\n")
-        usage = _filled(" ".join(usage.split()), subsequent_indent="  ")
+        whole = re.sub(r"\[[^][]*\]", lambda m: m[0].replace(" ", "\0"), " ".join(usage.split()))
+        usage = _filled(whole, subsequent_indent="  ").replace("\0", " ")
         groups = re.sub(r"^ (\w.*?) *\n -+ *$", r"\1:", groups, flags=re.MULTILINE)
         text = "\n\n".join([usage, *([wrapped(description)] if description else []), groups])
         print("\n".join(line.rstrip() for line in text.rstrip().splitlines()))
@@ -115,7 +116,7 @@ def show_choices(
 
 def wrapped(text: str) -> str:
     """Text for this terminal: paragraphs are filled anew; indented lines stay as they are."""
-    paragraphs = inspect.cleandoc(text).split("\n\n")
+    paragraphs = text.strip().split("\n\n")
     return "\n\n".join(part if part.startswith(" ") else _filled(part) for part in paragraphs)
 
 
@@ -183,6 +184,8 @@ def _shown(hint: Any, name: str, default: Any) -> Any:
         metavar = f"{metavar} [{metavar} ...]" if several else metavar
         metavar = f"[{metavar}]" if default is None else metavar
         text = "(required)" if several else None  # tyro would take none of them
+    if default is tyro.MISSING_NONPROP and tyro.conf.UseAppendAction in marks:
+        text = "(required, repeatable)"
     if default is None or isinstance(default, bool) or default in ((), ""):
         text = None if tyro.conf.UseAppendAction in marks else ""
     shown = tyro.conf.arg(metavar=metavar, help_behavior_hint=text)

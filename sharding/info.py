@@ -1,6 +1,8 @@
 """Summarise a folder of shards: clips, classes, durations, sizes.
 
-psla-wds info SHARDS [--json]
+    psla-wds info SHARDS [--json]
+
+Nothing is decoded: all of it is in the index.
 """
 
 import json

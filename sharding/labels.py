@@ -35,7 +35,7 @@ class Args:
     column: str = "labels"
     """Column of the table that holds the labels; category for ESC-50."""
     separator: str = "|"
-    """Separator of the labels in a row; "," for FSD50K."""
+    """Separator of the labels in a row; a comma for FSD50K."""
 
 
 def class_names(args: Args) -> list[str]:

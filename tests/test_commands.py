@@ -52,7 +52,9 @@ def test_help_reads_well(words: tuple[str, ...], columns: int, monkeypatch: pyte
     lines = text.splitlines()
     assert max(len(line) for line in lines if not line.startswith("    psla-wds")) <= columns
     if len(words) == 1:
-        documented = ast.get_docstring(ast.parse(source_of(MODULES[words[0]]).read_text()))
+        documented = ast.get_docstring(
+            ast.parse(source_of(MODULES[words[0]]).read_text()), clean=False
+        )
         examples = re.findall(
             rf"^ *psla-wds {words[0]} .*(?:[A-Z]{{3}}|--).*$", documented, re.MULTILINE
         )

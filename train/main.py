@@ -5,7 +5,7 @@
 
 The first form trains in one process, the second in 8; in a checkout, torchrun train/main.py does
 the same. RECIPE is a name from the list below, or the config.json of a run, which repeats that run.
-Its settings are listed by RECIPE --help; every one of them is an option.
+Every setting is an option, which psla-wds train RECIPE --help lists.
 """
 
 import os

@@ -1,6 +1,7 @@
 """README.md and docs/: their commands parse, their links, flags and messages exist."""
 
 import ast
+import importlib
 import re
 import runpy
 import shlex
@@ -87,7 +88,10 @@ def check(text: str) -> None:
             parse(sys.argv[1:])
         elif module and module != "train.study":  # tests/train/study parses all of its rows
             with pytest.raises(Parsed):
-                runpy.run_module(module, run_name="__main__")
+                if module.startswith("benchmarks."):
+                    runpy.run_module(module, run_name="__main__")
+                else:
+                    importlib.import_module(module).main()
 
 
 @pytest.mark.usefixtures("only_parsing")
