@@ -7,7 +7,6 @@ import re
 import runpy
 import sys
 from contextlib import redirect_stdout
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -77,13 +76,14 @@ def test_help_says_what_a_command_does(
 
 
 def test_every_option_has_a_text(monkeypatch: pytest.MonkeyPatch):
-    """After its name, on the same line or the next one."""
-    silent = [
-        (*words, line.split()[0])
-        for words in WORDS
-        for line, after in pairwise([*help_of(words, monkeypatch, 100).splitlines(), ""])
-        if re.match(r"  -?-?\w", line) and "  " not in line.strip() and not after.startswith("   ")
-    ]
+    """More than whether it is required, and its default."""
+    silent = []
+    for words in WORDS:
+        entries = re.split(r"\n(?=  ?\S|\n)", help_of(words, monkeypatch, 100))
+        for entry in (entry for entry in entries if re.match("  [-[A-Z]", entry)):
+            name, *text = re.split(r"\s{2,}", entry.strip(), maxsplit=1)
+            if not re.sub(r"\((required|repeatable|default)[^)]*\)", "", "".join(text)).strip():
+                silent.append((*words, name))
     assert not silent
 
 
