@@ -1,13 +1,14 @@
 """Pack labelled audio clips into tar shards with an index.
 
-python -m sharding.build manifest CLIPS.csv --class-labels CLASSES.csv --output SHARDS
-python -m sharding.build folder FOLDER --output SHARDS
-python -m sharding.build audioset --segments CSV --audio-root DIR --class-labels CSV --output SHARDS
-python -m sharding.build fsd50k|esc50 FOLDER --output SHARDS
-python -m sharding.build psla-json JSON --class-labels CSV --output SHARDS
-python -m sharding.build hdf5 FILE ... --class-labels CSV --output SHARDS
-python -m sharding.build parquet FILE|FOLDER ... --output SHARDS
-python -m sharding.build tars FOLDER --class-labels CSV --output SHARDS
+    psla-wds build folder FOLDER --output SHARDS
+    psla-wds build manifest CLIPS.csv --class-labels CSV --output SHARDS
+    psla-wds build audioset --segments CSV --audio-root DIR --class-labels CSV \\
+        --output SHARDS
+    psla-wds build fsd50k|esc50 FOLDER --output SHARDS
+    psla-wds build psla-json JSON --class-labels CSV --output SHARDS
+    psla-wds build hdf5 FILE ... --class-labels CSV --output SHARDS
+    psla-wds build parquet FILE|FOLDER ... --output SHARDS
+    psla-wds build tars FOLDER --class-labels CSV --output SHARDS
 
 Audio of any usual format (wav, flac, mp3, ogg, m4a, webm, mp4, mov, wma, ...), at any rate and
 number of channels, becomes one channel at one rate. Interrupted and started again, it goes on; the
@@ -16,13 +17,16 @@ odd ones in flagged.jsonl, and coverage.json counts what is missing of each spli
 docs/data_sets.md has the commands from each published data set to its shards.
 """
 
+import inspect
 import shlex
-from dataclasses import dataclass
-from typing import Annotated
+import sys
+from dataclasses import make_dataclass
+from typing import Annotated, Any
 
-from tyro.conf import arg, subcommand
+from tyro.conf import arg
 
 from psla_wds import cli
+from psla_wds.commands import called_as
 from psla_wds.errors import ConfigError, ManifestError
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
@@ -51,23 +55,17 @@ from sharding.sources import (
     TarsSource,
 )
 
-Sources = (
-    Annotated[ManifestSource, subcommand("manifest")]
-    | Annotated[AudioSetSource, subcommand("audioset")]
-    | Annotated[FolderSource, subcommand("folder")]
-    | Annotated[Fsd50kSource, subcommand("fsd50k")]
-    | Annotated[Esc50Source, subcommand("esc50")]
-    | Annotated[PslaJsonSource, subcommand("psla-json")]
-    | Annotated[Hdf5Source, subcommand("hdf5")]
-    | Annotated[ParquetSource, subcommand("parquet")]
-    | Annotated[TarsSource, subcommand("tars")]
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Args:
-    source: Annotated[Sources, arg(name="")]
-    pack: Annotated[PackConfig, arg(name="")]
+SOURCES: dict[str, type] = {
+    "folder": FolderSource,
+    "manifest": ManifestSource,
+    "audioset": AudioSetSource,
+    "fsd50k": Fsd50kSource,
+    "esc50": Esc50Source,
+    "psla-json": PslaJsonSource,
+    "hdf5": Hdf5Source,
+    "parquet": ParquetSource,
+    "tars": TarsSource,
+}
 
 
 def build(source: Source, config: PackConfig) -> None:
@@ -105,7 +103,7 @@ def build(source: Source, config: PackConfig) -> None:
         f"wrote {counted(len(index), 'clip')} ({length}, {len(classes):,} classes) in "
         f"{counted(len(index.shards), 'shard')} ({of_bytes(sum(index.shard_sizes))}) to "
         f"{config.output}; {len(outcome.rejected):,} refused; {flagged}"
-        f"next: python -m sharding.check {shlex.quote(str(config.output))}"
+        f"next: psla-wds check {shlex.quote(str(config.output))}"
     )
 
 
@@ -127,8 +125,26 @@ def _clean_up(source: Source) -> None:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m sharding.build")
+    words, prog = sys.argv[1:], called_as("build")
+    name = next((word for word in words if word in SOURCES), "")
+    if not name and {"-h", "--help"} & {*words}:
+        summaries = {name: _description(kind).split("\n")[0] for name, kind in SOURCES.items()}
+        cli.show_choices(prog, "SOURCE", __doc__, summaries)
+    if not name:
+        given = f"there is no source {words[0]}" if words else "a source is missing"
+        raise ConfigError(given, where=prog, fix=f"type {prog} SOURCE ...: {', '.join(SOURCES)}")
+    words.remove(name)
+    fields = {"source": SOURCES[name], "pack": PackConfig}
+    flat = [(field, Annotated[kind, arg(name="")]) for field, kind in fields.items()]
+    args: Any = cli.parse(
+        make_dataclass("Args", flat), _description(SOURCES[name]), prog=f"{prog} {name}", args=words
+    )
     build(args.source, args.pack)
+
+
+def _description(source: type) -> str:
+    """The docstring with the lines of its paragraphs joined."""
+    return "\n\n".join(" ".join(p.split()) for p in (inspect.getdoc(source) or "").split("\n\n"))
 
 
 if __name__ == "__main__":

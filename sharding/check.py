@@ -1,6 +1,6 @@
 """Prove that tars, sidecars and index agree.
 
-    python -m sharding.check SHARDS [--deep]
+    psla-wds check SHARDS [--deep]
 
 Compares the size and SHA-256 of every shard, every member's place and CRC-32, and the index with
 the sidecars. --deep also reads every shard back through webdataset and decodes every clip; tars
@@ -306,7 +306,7 @@ class _KnownLabels:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m sharding.check")
+    args = cli.parse(Args, __doc__, prog="check")
     problems = check(args.shards, deep=args.deep)
     if problems:
         print(*map(printable, problems[:MAX_SHOWN]), sep="\n")
@@ -314,12 +314,12 @@ def main() -> None:
         raise ShardError(
             f"{problems[0]}{more}",
             where=args.shards,
-            fix="delete the tars named and their sidecars, and run the same sharding.build again; "
-            "tars built elsewhere: copy them again, then python -m sharding.index",
+            fix="delete the tars named and their sidecars, and run the same psla-wds build again; "
+            "tars built elsewhere: copy them again, then psla-wds index",
         )
     print(
         f"checked {args.shards}: tars, sidecars and index agree; next: "
-        f"torchrun train/main.py RECIPE --index {args.shards}"
+        f"psla-wds train RECIPE --index {args.shards}"
     )
 
 

@@ -1,6 +1,8 @@
 """Summarise a folder of shards: clips, classes, durations, sizes.
 
-python -m sharding.info SHARDS [--json]
+    psla-wds info SHARDS [--json]
+
+Nothing is decoded: all of it is in the index.
 """
 
 import json
@@ -133,7 +135,7 @@ def _bar(count: int, most: int) -> str:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m sharding.info")
+    args = cli.parse(Args, __doc__, prog="info")
     summary = summarise(read_index(args.shards))
     print(json.dumps(summary, indent=2) if args.json else render(summary, args.shards))
 

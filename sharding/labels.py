@@ -1,6 +1,6 @@
-"""Make a class list from a folder per class, or from a column of a table.
+"""Make a class list from folders, or from a column of a table.
 
-    python -m sharding.labels FOLDER|TABLE --output CLASSES.csv [--column labels] [--separator "|"]
+    psla-wds labels FOLDER|TABLE --output CLASSES.csv [--column labels] [--separator "|"]
 
 Classes of a folder are its subfolders with audio; classes of a table (.csv, .jsonl or .parquet) are
 the values of a column, lists as they are and texts split at the separator. Both are sorted. Each
@@ -39,7 +39,7 @@ class Args:
     column: str = "labels"
     """Column of the table that holds the labels; category for ESC-50."""
     separator: str = "|"
-    """Separator of the labels in a row; "," for FSD50K."""
+    """Separator of the labels in a row; a comma for FSD50K."""
 
 
 def class_names(args: Args) -> list[str]:
@@ -64,7 +64,7 @@ def _labels(args: Args) -> Iterator[str]:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m sharding.labels")
+    args = cli.parse(Args, __doc__, prog="labels")
     if args.output.exists():
         raise ConfigError(
             "the file exists, and a model's outputs may follow its order",
@@ -78,7 +78,7 @@ def main() -> None:
     output = shlex.quote(str(args.output))
     print(
         f"wrote {len(names):,} classes ({','.join(CSV_COLUMNS)}) to {args.output}; next: "
-        f"python -m sharding.build {_source(args)} --class-labels {output} --output SHARDS"
+        f"psla-wds build {_source(args)} --class-labels {output} --output SHARDS"
     )
 
 

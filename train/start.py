@@ -140,5 +140,5 @@ def _print_next(config: TrainConfig) -> None:
     target = config.eval_index[0] if config.eval_index else "SHARDS"
     print(
         f"wrote {counted(config.epochs, 'epoch')} to {config.run_dir} (last: {last}); next: "
-        f"python -m eval.predict {config.run_dir} --index {target} --output P.npz"
+        f"psla-wds predict {config.run_dir} --index {target} --output P.npz"
     )

@@ -41,7 +41,7 @@ class CardSettings:
 def huggingface_hub() -> ModuleType:
     """The package huggingface_hub."""
     users, name = "model cards and uploads", "huggingface_hub"
-    return optional_package(name, users, where="eval.export", install=name)
+    return optional_package(name, users, where="psla-wds export", install=name)
 
 
 def card_text(config: FolderConfig, settings: CardSettings) -> str:

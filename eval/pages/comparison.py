@@ -314,7 +314,7 @@ def render(found: Comparison, words: Sequence[str]) -> str:
             "Paths, speed and versions": others,
         },
         order=np.argsort(-largest, kind="stable").tolist(),
-        command=f"python -m eval.compare {shlex.join(words)}",
+        command=f"psla-wds compare {shlex.join(words)}",
     )
 
 

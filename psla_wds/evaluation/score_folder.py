@@ -31,9 +31,7 @@ FORMAT_VERSION = 1
 META = "scores.json"
 ROWS_AT_ONCE = 8192
 """Rows per block: 17 MB of float32 scores for 527 classes."""
-MAKE_TOP_SCORES = (
-    "make them: python -m eval.predict TEACHER --index SHARDS --top-k 20 --output FOLDER"
-)
+MAKE_TOP_SCORES = "make them: psla-wds predict TEACHER --index SHARDS --top-k 20 --output FOLDER"
 
 
 @dataclass(frozen=True)
@@ -212,7 +210,7 @@ def read_score_folder(folder: Path) -> dict[str, np.ndarray]:
         raise ScoreError(
             "these are only the highest scores of each clip, without targets",
             where=folder,
-            fix="give them to train/main.py --distill, or to eval.ensemble --top-k",
+            fix="give them to psla-wds train --distill, or to psla-wds ensemble --top-k",
         )
     meta = _read_meta(folder)
     arrays = {

@@ -138,7 +138,7 @@ class Loader(BatchSource[Batch]):
         raise ShardError(
             "DALI cannot decode a clip of a batch, though libsndfile can decode all",
             where="; ".join(self._index.where(row) for row, _ in error.batch.clips),
-            fix="delete this shard and its sidecar, and run the same sharding.build again",
+            fix="delete this shard and its sidecar, and run the same psla-wds build again",
         ) from error
 
 

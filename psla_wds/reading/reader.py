@@ -43,7 +43,7 @@ class DamagedClipError(ShardError):
         super().__init__(
             f"the clip {what}",
             where=index.where(row),
-            fix=f"find all damage with: python -m sharding.check {folder} --deep; or train without "
+            fix=f"find all damage with: psla-wds check {folder} --deep; or train without "
             "such clips: --reader.max-damaged 10",
         )
         self.row = row

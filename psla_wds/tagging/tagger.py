@@ -98,8 +98,8 @@ class Tags:
             raise ConfigError(
                 "the model has no thresholds",
                 where="tags.present()",
-                fix="fit them: python -m eval.thresholds SCORES.npz --output T.json, then "
-                "python -m eval.export MODEL --thresholds T.json --output FOLDER; "
+                fix="fit them: psla-wds thresholds SCORES.npz --output T.json, then "
+                "psla-wds export MODEL --thresholds T.json --output FOLDER; "
                 "or set tagger.thresholds",
             )
         order = np.argsort(-self.scores, kind="stable")

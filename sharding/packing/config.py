@@ -60,7 +60,7 @@ class PackConfig:
     """File to which a Dask scheduler wrote its address."""
     task: str | None = None
     """I/N, with I from 0 to N - 1, makes only every Nth shard from the Ith on; slurm takes both
-    from a Slurm array. When all tasks are done, python -m sharding.index joins the shards."""
+    from a Slurm array. When all tasks are done, psla-wds index joins the shards."""
     dry_run: bool = False
     """Print clips, classes, shards, size and time, estimated from 64 clips; write nothing."""
 
@@ -89,7 +89,7 @@ class PackConfig:
             raise ConfigError(
                 "refused clips are retried, and duplicates found, only once all shards are made",
                 where="--task with --retry-rejected or --refuse-duplicates",
-                fix="retry without --task, after python -m sharding.index; refuse duplicates in a "
+                fix="retry without --task, after psla-wds index; refuse duplicates in a "
                 "build without --task, on a cluster with --engine dask",
             )
 

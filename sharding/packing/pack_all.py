@@ -102,7 +102,7 @@ def pack_share(
     return (
         f"made {len(own):,} of {len(tasks):,} shards in {config.output} (task {task}); "
         f"{len(rejected):,} clips refused; next, when all tasks are done: "
-        f"python -m sharding.index {config.output}"
+        f"psla-wds index {config.output}"
     )
 
 

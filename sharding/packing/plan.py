@@ -23,7 +23,7 @@ TAR_NAME = re.compile(r"shard-(\d{6,})\.tar")
 MAX_SHARDS = 10_000_000
 MAX_SHOWN = 20
 MAKE_AGAIN = (
-    "delete tars that were copied here, and run the same sharding.build again: it makes what is "
+    "delete tars that were copied here, and run the same psla-wds build again: it makes what is "
     "missing or of another build"
 )
 
@@ -261,7 +261,7 @@ def check_complete(folder: Location) -> None:
             f"{', '.join(map(str, missing[:MAX_SHOWN]))}{more}",
             where=folder,
             fix="run the tasks that make them again (task I/N makes every shard whose number "
-            "leaves I when divided by N), or the same sharding.build without --task",
+            "leaves I when divided by N), or the same psla-wds build without --task",
         )
 
 

@@ -78,7 +78,7 @@ def test_the_audit_names_a_clip_that_cannot_be_decoded(tmp_path: Path):
     make_index(folder, write_class_labels(tmp_path / "classes.csv"))
     done = run_command("sharding.stats", str(folder), check=False)
     assert_user_error(
-        done, "cannot be decoded", "x.tar", "clip b", f"sharding.check {folder} --deep"
+        done, "cannot be decoded", "x.tar", "clip b", f"psla-wds check {folder} --deep"
     )
 
 

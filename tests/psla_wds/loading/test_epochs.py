@@ -79,7 +79,7 @@ def test_the_script_for_several_processes_runs(folder: Path, monkeypatch: pytest
     (block,) = [block for block in code_blocks() if "# torchrun" in block]
     words = block.splitlines()[0].removeprefix("# torchrun ").split()
     (folder / words[-1]).write_text(block)
-    run([sys.executable, "-m", "torch.distributed.run", "--standalone", *words], cwd=folder)
+    run([sys.executable, "-m", "torch.distributed.run", *words], cwd=folder)
 
 
 def test_waveforms_need_neither_torch_nor_dali(folder: Path):

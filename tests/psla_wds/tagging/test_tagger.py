@@ -155,7 +155,7 @@ def test_what_is_odd_about_a_waveform_is_flagged(tagger: Tagger):
 
 def test_present_classes_reach_their_thresholds(tagger: Tagger):
     tags = tagger(sweep(0.5), RATE_HZ)
-    with pytest.raises(ConfigError, match=r"no thresholds\n.*present.*\n.*eval.thresholds"):
+    with pytest.raises(ConfigError, match=r"no thresholds\n.*present.*\n.*psla-wds thresholds"):
         tags.present()
     above = np.nextafter(tags.scores, np.float32(2))
     for reached in ([True] * 3, [False] * 3, [True, False, True], [False, True, False]):
