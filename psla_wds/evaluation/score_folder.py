@@ -126,11 +126,9 @@ class ScoreFolder:
         shape = (len(clip_ids), self._top_k or len(self._classes))
         with self._disk_errors():
             self._temporary.mkdir(parents=True, exist_ok=True)
-            taken, fix = (
-                "another process writes these scores",
-                "wait for it; or choose another --output",
-            )
-            self._unlock = finalize(self, os.close, lock_folder(self._temporary, taken, fix=fix))
+            fix = "wait for it; or choose another --output"
+            lock = lock_folder(self._temporary, "another process writes these scores", fix=fix)
+            self._unlock = finalize(self, os.close, lock)
             for left in self._temporary.iterdir():
                 left.unlink()
             np.save(self._temporary / "id_starts.npy", clip_ids.starts)
@@ -239,7 +237,7 @@ def _damaged(error: Exception, folder: Path) -> ScoreError:
     return ScoreError(
         f"the score folder is damaged: {error}",
         where=folder,
-        fix="write it again: python -m eval.predict",
+        fix="write it again: psla-wds predict",
     )
 
 
