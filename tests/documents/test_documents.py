@@ -228,7 +228,7 @@ def test_messages_in_troubleshooting_are_those_of_the_sources():
     warnings = [args[0] for args, name in calls if name in ("logger.warning", "_warn")]
     said += [re.sub("%[a-z]", "\0", message(node)) for node in warnings]
     said += [message(node) for node in nodes if isinstance(node, ast.JoinedStr)]  # flags
-    said += [message(args[1]) for args, name in calls if name in ("require", "lock_folder")]
+    said += [message(args[1]) for args, name in calls if name == "require"]
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
     quotes = re.findall(r"^\*\*(.+)\*\*$", page, re.MULTILINE)
     assert len(quotes) > 30
