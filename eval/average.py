@@ -1,6 +1,6 @@
 """Average the weights of a run over a range of its epochs.
 
-    python -m eval.average RUN --epochs 16 30 --output AVERAGE.pt
+    psla-wds average RUN --epochs 16 30 --output AVERAGE.pt
 
 Each epoch counts once (PSLA III-E; the official training script counts the first one twice).
 """
@@ -50,7 +50,7 @@ class Args:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m eval.average")
+    args = cli.parse(Args, __doc__, prog="average")
     # Imported here, since torch takes seconds.
     from psla_wds.evaluation.weight_average import average_weights, with_estimated_statistics
     from psla_wds.models.checkpoint import check_classes, save_checkpoint
@@ -71,7 +71,7 @@ def main() -> None:
     save_checkpoint(average, args.output)
     print(
         f"wrote the average of epochs {first} to {last} to {args.output}; next: "
-        f"python -m eval.predict {args.output} --index SHARDS --output P.npz"
+        f"psla-wds predict {args.output} --index SHARDS --output P.npz"
     )
 
 

@@ -1,6 +1,6 @@
-"""Compare runs, or score files, on the clips that all of them scored.
+"""Compare runs, or score files, on the clips that all scored.
 
-    python -m eval.compare RUN RUN ... --page COMPARISON.html
+    psla-wds compare RUN RUN ... --page COMPARISON.html
 
 A run is a folder with scores.npz, as `make demo` writes it. The output has the metrics, the
 changes from the first run to each other run (with 95 % intervals over paired resamples of the
@@ -35,7 +35,7 @@ class Args:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m eval.compare")
+    args = cli.parse(Args, __doc__, prog="compare")
     # Imported here, since they take seconds.
     from eval.pages.comparison import compare, render, to_json, to_text
     from eval.pages.page import write_texts
@@ -46,7 +46,11 @@ def main() -> None:
     texts |= {args.page: render(found, sys.argv[1:])} if args.page else {}
     write_texts(texts, "comparison")
     wrote = f"wrote {' and '.join(map(str, texts))}; " if texts else ""
-    page = f"open {args.page}" if args.page else "--page COMPARISON.html writes a page with curves"
+    page = (
+        f"open {args.page} in a browser"
+        if args.page
+        else "--page COMPARISON.html writes a page with curves"
+    )
     print(f"{wrote}next: {page}")
 
 

@@ -1,19 +1,20 @@
-"""Add labels that annotators missed, where a teacher's scores and an ontology agree (PSLA III-D).
+"""Add labels that annotators missed, by a teacher and an ontology.
 
-    python -m eval.enhance P.npz --index SHARDS --ontology ontology.json --output OVERLAY
-    python -m eval.enhance --hierarchy --index SHARDS --ontology ontology.json --output OVERLAY
+    psla-wds enhance P.npz --index SHARDS --ontology ontology.json --output OVERLAY
+    psla-wds enhance --hierarchy --index SHARDS --ontology ontology.json --output OVERLAY
 
-P.npz holds the teacher's scores for the clips of --index, from eval.predict. --hierarchy needs no
-teacher: each clip gets all classes above its own. The shards do not change: the labels go to
-OVERLAY, for --labels of train/main.py, eval.predict and eval.score.
+A label is added where a teacher's scores and the ontology agree (PSLA III-D). P.npz holds these
+scores for the clips of --index, from psla-wds predict. --hierarchy needs no teacher: each clip gets
+all classes above its own. The shards do not change: the labels go to OVERLAY, for --labels of
+psla-wds train, predict and score.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from psla_wds import cli
 from psla_wds.config import Within, check_ranges
@@ -37,18 +38,18 @@ from psla_wds.shards.overlay import apply_overlay, next_step, publish_overlay, r
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    scores: Annotated[Positional[Path | None], arg(metavar="SCORES")] = None
-    """Teacher scores: a file or folder from eval.predict."""
-    hierarchy: bool = False
-    """Add all classes above those of a clip, without a teacher."""
+    scores: Positional[Path | None] = None
+    """Teacher scores: a file or folder from psla-wds predict."""
     index: cli.Shards
-    """Shards whose labels are enhanced, the same as for eval.predict."""
-    labels: Path | None = None
-    """Label overlay to start from, in place of the labels in the shards."""
+    """Shards whose labels are enhanced, the same as for psla-wds predict."""
     ontology: Path
     """AudioSet's ontology.json, or another list of nodes with id, child_ids and restrictions."""
     output: Path
     """Folder for the overlay; it must not exist."""
+    hierarchy: bool = False
+    """Add all classes above those of a clip, without a teacher."""
+    labels: Path | None = None
+    """Label overlay to start from, in place of the labels in the shards."""
     type: Literal["I", "II", "both"] = "both"
     """Labels to add. I: children of a class of the clip. II: classes above a class of the clip."""
     threshold: Annotated[Threshold, Within(0, 100)] = "mean"
@@ -80,7 +81,7 @@ class Args:
             raise ConfigError(
                 "labels are added by a teacher's scores or by --hierarchy",
                 where="SCORES and --hierarchy",
-                fix="give one of them: scores from eval.predict, or --hierarchy",
+                fix="give one of them: scores from psla-wds predict, or --hierarchy",
             )
         unused = {
             "--single-parent": self.single_parent and not self.hierarchy,
@@ -98,7 +99,7 @@ class Args:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m eval.enhance")
+    args = cli.parse(Args, __doc__, prog="enhance")
     report = run(args)
     print(to_text(report))
     print(next_step(args.output, args.index))

@@ -1,10 +1,11 @@
-"""Average the scores of several models: epochs of a run, seeds, settings, any list (PSLA III-E).
+"""Average the scores of several models: epochs, seeds, settings.
 
-    python -m eval.ensemble A.npz B.npz ... --output E.npz
+    psla-wds ensemble A.npz B.npz ... --output E.npz
 
-Clips are matched by clip id. The output is a row of the paper's table XI: number of models, their
-mean and best mAP, and the mAP of the ensemble. With --top-k it makes a teacher for train/main.py
---distill: a folder with the highest mean scores of each clip.
+Any models may be averaged (PSLA III-E); clips are matched by clip id. The output is a row of the
+paper's table XI: number of models, their mean and best mAP, and the mAP of the ensemble. With
+--top-k it makes a teacher for psla-wds train --distill: a folder with the highest mean scores of
+each clip.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from psla_wds import cli
 from psla_wds.config import Within
@@ -29,8 +30,8 @@ from psla_wds.text_table import decimal, text_table
 
 @dataclass(frozen=True)
 class Args:
-    scores: Positional[tuple[Path, ...]]
-    """Score files for the same clips, from eval.predict; with --top-k also top-k folders."""
+    scores: Annotated[Positional[tuple[Path, ...]], arg(metavar="SCORES [SCORES ...]")]
+    """Score files for the same clips, from psla-wds predict; with --top-k also top-k folders."""
     output: Path
     """Score file to write, .npz; with --top-k a folder."""
     top_k: Annotated[int | None, Within(1, 2**16)] = None
@@ -63,7 +64,7 @@ def table(scores: Scores, model_maps: list[float]) -> str:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m eval.ensemble")
+    args = cli.parse(Args, __doc__, prog="ensemble")
     if len(args.scores) < 2:
         raise ScoreError(
             f"an ensemble needs at least two models, not {len(args.scores)}",
@@ -74,14 +75,14 @@ def main() -> None:
         num_clips = joint_teacher(args.scores, args.output, args.top_k)
         print(
             f"wrote the {args.top_k} highest mean scores of {len(args.scores)} models for "
-            f"{num_clips:,} clips to {args.output}; next: torchrun train/main.py RECIPE "
+            f"{num_clips:,} clips to {args.output}; next: psla-wds train RECIPE "
             f"--index SHARDS --distill {args.output}"
         )
         return
     scores, model_maps = ensemble(args.scores)
     scores.save(args.output)
     print(table(scores, model_maps))
-    print(f"wrote {args.output}; next: python -m eval.score {args.output} --output DIR")
+    print(f"wrote {args.output}; next: psla-wds score {args.output} --output DIR")
 
 
 if __name__ == "__main__":

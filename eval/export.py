@@ -1,8 +1,7 @@
-"""Export a model, or an ensemble, as one folder with all that is needed to use and share it.
+"""Export a model, or an ensemble, as one folder to use and share.
 
-    python -m eval.export RUN --output MODEL
-
-    python -m eval.export A.pt B.pt --output ENSEMBLE --license cc-by-4.0 --push OWNER/NAME
+    psla-wds export RUN --output MODEL
+    psla-wds export A.pt B.pt --output ENSEMBLE --license cc-by-4.0 --push OWNER/NAME
 
 The folder has safetensors weights, config.json and a model card, like a repository of the Hugging
 Face Hub. --onnx adds the model with its front end for other runtimes.
@@ -40,19 +39,19 @@ HEADLINES = (
 @dataclass(frozen=True)
 class Args:
     models: Positional[tuple[Path, ...]]
-    """A run's folder (its last epoch is used), a checkpoint, an average, a folder by eval.export,
-    or a checkpoint of the paper's authors (.pth; needs --class-labels). Several form an ensemble,
-    whose scores are averaged."""
+    """A run's folder (its last epoch is used), a checkpoint, an average, an exported folder, or a
+    checkpoint of the paper's authors (.pth; needs --class-labels). Several form an ensemble, whose
+    scores are averaged."""
     output: Path
     """Folder to write."""
     class_labels: Path | None = None
     """Class list (index,mid,display_name), for checkpoints of the paper's authors."""
     metrics: Path | None = None
-    """metrics.json that eval.score wrote for this model, to show its scores in the card."""
+    """metrics.json that psla-wds score wrote for this model, to show its scores in the card."""
     evaluated_on: str | None = None
     """Name of the clips that --metrics was computed on, such as 'AudioSet evaluation set'."""
     thresholds: Path | None = None
-    """Thresholds per class, by eval.thresholds on scores of this model. Default: those of an
+    """Thresholds per class, by psla-wds thresholds on scores of this model. Default: those of an
     exported MODEL, if it is the only one."""
     license: str | None = None
     """License of the weights, by its name on the Hub, such as apache-2.0, cc-by-4.0 or other.
@@ -143,7 +142,7 @@ def export(args: Args) -> list[str]:
 
 
 def read_headlines(path: Path) -> dict[str, Any]:
-    """The scores over all classes in a metrics.json by eval.score; `ScoreError` if it has none."""
+    """The scores over all classes in a metrics.json; `ScoreError` if it has none."""
     try:
         content = json.loads(read_text(path))
         found = {name: content[name] for name in HEADLINES if name in content}
@@ -154,7 +153,7 @@ def read_headlines(path: Path) -> dict[str, Any]:
         raise ScoreError(
             f"cannot read metrics: {error}",
             where=path,
-            fix="give --metrics a metrics.json that python -m eval.score wrote",
+            fix="give --metrics a metrics.json that psla-wds score wrote",
         ) from None
     return found
 
@@ -186,14 +185,14 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m eval.export")
+    args = cli.parse(Args, __doc__, prog="export")
     names = export(args)
     if args.push:
         url = push(args.output, args.push, private=args.private)
         print(f"uploaded {args.output} to {url}")
-    print(
-        f"wrote {', '.join(names)} to {args.output}; next: python -m eval.tag {args.output} FILES"
-    )
+    if args.onnx:
+        print("model.onnx gives the model's scores in ONNX Runtime: compared on inputs of 3 shapes")
+    print(f"wrote {', '.join(names)} to {args.output}; next: psla-wds tag {args.output} FILES")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Figures of a run, or of runs that differ only by their seed, as SVG and PNG files.
+"""Draw figures of a run, or of runs that differ by their seed.
 
-    python -m eval.figures RUN [RUN ...] --output DIR
-    python -m eval.figures RUN --index SHARDS --output DIR
+    psla-wds figures RUN [RUN ...] --output DIR
+    psla-wds figures RUN --index SHARDS --output DIR
 
 learning-curve: mean and spread over the runs (PSLA figure 9). The others show the first run: loss,
 learning-rate and data-wait; class-counts, class-draws and unseen, from the plans of its epochs
 (figures 4 to 6), if its training shards are found; class-ap, if it has scores.npz (figure 7).
 With --index, every epoch is scored, and so are the mean weights and mean scores from each epoch to
-the last: averaging (figure 8), averaging.json, and each epoch's scores, for eval.ensemble.
-figures.json has all numbers. PNG files need pip install 'psla-wds[report]'.
+the last: averaging (figure 8), averaging.json, and each epoch's scores, for psla-wds ensemble.
+figures.json has all numbers. PNG files need python -m pip install resvg_py.
 """
 
 import logging
@@ -56,7 +56,7 @@ class Args:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m eval.figures")
+    args = cli.parse(Args, __doc__, prog="figures")
     # Imported here, since it takes seconds.
     from eval.pages.charts import why_no_png
 
@@ -68,8 +68,7 @@ def main() -> None:
     print(f"wrote {args.output}: {', '.join(f.name for f in figures)} ({kinds})")
     if args.index:
         print(
-            f"{figures[-1].note} Next: python -m eval.ensemble {args.output}/epoch-*.npz "
-            "--output E.npz"
+            f"{figures[-1].note} Next: psla-wds ensemble {args.output}/epoch-*.npz --output E.npz"
         )
     if reason:
         logger.warning("%s", reason)

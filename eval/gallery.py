@@ -1,12 +1,12 @@
-"""A gallery of what training makes of clips: waveform, log-mel, masked, mixed, and as trained.
+"""Draw what training makes of clips: log-mel, masked, mixed.
 
-    python -m eval.gallery RUN --output GALLERY.svg
-    python -m eval.gallery --index SHARDS --output GALLERY.svg
+    psla-wds gallery RUN --output GALLERY.svg
+    psla-wds gallery --index SHARDS --output GALLERY.svg
 
 It shows the first clips of a step of the run's own plan, with the partners, mixing weights and
 masks of that step, computed by the same graph. Without a run, the settings are those of the
 options; the defaults are the paper's for AudioSet. Look at it before the first training on new
-shards. A .png is written beside the .svg after pip install 'psla-wds[report]'.
+shards. A .png is written beside the .svg after python -m pip install resvg_py.
 """
 
 from dataclasses import dataclass, field
@@ -66,7 +66,7 @@ DEFAULTS = Args(index=("SHARDS",))
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m eval.gallery")
+    args = cli.parse(Args, __doc__, prog="gallery")
     # Imported here, since they take seconds.
     from eval.pages.charts import why_no_png, write_drawing
     from eval.pages.gallery import exhibits, gallery, plan_of_run, plan_of_shards

@@ -1,8 +1,8 @@
 """Score every clip of a set of shards.
 
-    python -m eval.predict RUN --index SHARDS --output P.npz
+    psla-wds predict RUN --index SHARDS --output P.npz
+    torchrun --standalone --nproc-per-node 8 -m psla_wds predict RUN ...
 
-Runs on one process, or on several: torchrun --nproc-per-node 8 -m eval.predict ...
 An output without .npz is a folder of memory-mapped arrays, for millions of clips; several machines
 write it through a shared file system. With --top-k it holds a teacher's scores for its students.
 """
@@ -19,6 +19,7 @@ from psla_wds.errors import ConfigError
 from psla_wds.evaluation.score_folder import check_top_k
 from psla_wds.evaluation.scores import Origin
 from psla_wds.io.atomic_files import sha256_of
+from psla_wds.io.remote import expect_reads_within
 from psla_wds.models.config import Precision
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.shards.index import ShardIndex
@@ -37,18 +38,18 @@ class Args:
     """Score file to write, .npz; or a folder, for more scores than memory holds."""
     top_k: Annotated[int | None, Within(1, 2**16)] = None
     """Number of highest scores to keep for each clip, as a teacher's: a folder with 4 bytes per
-    score, without targets, for train/main.py --distill. 20 of AudioSet's 527 classes are enough
+    score, without targets, for psla-wds train --distill. 20 of AudioSet's 527 classes are enough
     (Dinkel et al. 2023)."""
     labels: Path | None = None
-    """Label overlay of eval.enhance or sharding.overlay: its labels are written as targets."""
+    """Label overlay of psla-wds enhance or overlay: its labels are written as targets."""
     other_classes: bool = False
     """Accept shards with other classes than the model's. Targets are those of the common classes;
-    python -m eval.score --mapping scores the others."""
+    psla-wds score --mapping scores the others."""
     batch_size: Annotated[int, BATCH_SIZE] = 32
     """Clips of a forward pass in each process."""
     precision: Precision = "float32"
-    """Autocast precision of the trunk; the head is float32. Training's own evaluation and eval.tag
-    use float32."""
+    """Autocast precision of the trunk; the head is float32. Training's own evaluation and
+    psla-wds tag use float32."""
     reader: ReaderConfig = field(default_factory=ReaderConfig)
 
     def __post_init__(self) -> None:
@@ -66,6 +67,7 @@ def _prepare(args: Args) -> tuple[Any, Origin, ShardIndex]:
     from psla_wds.models.checkpoint import check_classes, load_checkpoint
     from psla_wds.models.epochs import find_checkpoint
 
+    expect_reads_within(args.reader.timeout_s)
     index = open_indexes(args.index)
     if not len(index):
         raise ConfigError(
@@ -89,19 +91,20 @@ def _prepare(args: Args) -> tuple[Any, Origin, ShardIndex]:
 
 def _what_was_written(args: Args, num_clips: int, num_classes: int) -> str:
     if args.top_k is None:
+        run = f" --run {args.model}" if (args.model / "config.json").exists() else ""
         return (
             f"wrote scores of {num_clips:,} clips, {num_classes} classes, to {args.output}; "
-            f"next: python -m eval.score {args.output} --output DIR"
+            f"next: psla-wds score {args.output} --output DIR{run}"
         )
     return (
         f"wrote the {args.top_k} highest of {num_classes} scores of {num_clips:,} clips to "
-        f"{args.output}; next: torchrun train/main.py RECIPE --index "
+        f"{args.output}; next: psla-wds train RECIPE --index "
         f"{' --index '.join(args.index)} --distill {args.output}"
     )
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m eval.predict")
+    args = cli.parse(Args, __doc__, prog="predict")
     # Imported here, since torch takes seconds.
     from psla_wds.evaluation.predict import Predictor, gather_scores
     from psla_wds.runtime.distributed import join_world

@@ -1,10 +1,11 @@
-"""Evaluate scores: print the metrics, and write metrics.json and a page.
+"""Evaluate scores: print and write the metrics, and a report page.
 
-    python -m eval.score P.npz --output DIR --run RUN
+    psla-wds score P.npz --output DIR --run RUN
 
-For a model with other classes than the data set's: python -m eval.predict MODEL --index ESC50
---other-classes --output P.npz, then python -m eval.score P.npz --index ESC50 --mapping esc50
---output DIR.
+A model with other classes than the data set's is scored with a mapping between them:
+
+    psla-wds predict MODEL --index ESC50 --other-classes --output P.npz
+    psla-wds score P.npz --index ESC50 --mapping esc50 --output DIR
 """
 
 import sys
@@ -23,7 +24,7 @@ from psla_wds.errors import ConfigError
 @dataclass(frozen=True)
 class Args:
     scores: Positional[Path]
-    """Score file (.npz) or folder, from eval.predict or eval.ensemble."""
+    """Score file (.npz) or folder, from psla-wds predict or ensemble."""
     output: Path
     """Folder for metrics.json and report.html; made if it does not exist."""
     run: Path | None = None
@@ -31,7 +32,7 @@ class Args:
     index: cli.Shards = ()
     """Shards of the scored clips; their labels replace the targets in the score file."""
     labels: Path | None = None
-    """Label overlay for --index, of eval.enhance or sharding.overlay (PSLA table IX)."""
+    """Label overlay for --index, of psla-wds enhance or overlay (PSLA table IX)."""
     mapping: str | None = None
     """Mapping from the model's classes to those of --index: esc50, fsd50k, or a CSV file."""
     several: Literal["first", "max"] = "first"
@@ -40,7 +41,7 @@ class Args:
     bootstrap: Annotated[int | None, Within(20, 10_000)] = None
     """Resamples of the clips for 95 % intervals, such as 1000. Default: no intervals."""
     thresholds: Path | None = None
-    """Thresholds per class, by eval.thresholds on other clips: precision, recall and F1 at them."""
+    """Thresholds per class, of psla-wds thresholds on other clips, for precision, recall and F1."""
     train_index: cli.Shards = ()
     """Training shards of --run, if they are no longer where the run had them."""
 
@@ -56,7 +57,7 @@ class Args:
 
 
 def main() -> None:
-    score(cli.parse(Args, __doc__, prog="python -m eval.score"), sys.argv[1:])
+    score(cli.parse(Args, __doc__, prog="score"), sys.argv[1:])
 
 
 def score(args: Args, words: Sequence[str] = ()) -> None:
@@ -97,7 +98,7 @@ def score(args: Args, words: Sequence[str] = ()) -> None:
     page, metrics = args.output / "report.html", args.output / "metrics.json"
     write_texts({metrics: to_json(report), page: render(report, words)}, "results")
     print(to_text(report))
-    print(f"wrote {metrics} and {page}; next: open {page}")
+    print(f"wrote {metrics} and {page}; next: open {page} in a browser")
 
 
 if __name__ == "__main__":

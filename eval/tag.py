@@ -1,13 +1,13 @@
-"""Tag recordings of any format, rate and length: which sounds a model hears, and when.
+"""Tag recordings of any length: what a model hears, and when.
 
-    python -m eval.tag MODEL FILE FOLDER ...
+    psla-wds tag MODEL FILE FOLDER ...
+    ffmpeg -i URL -f wav - | psla-wds tag MODEL -
 
-    ffmpeg -i URL -f wav - | python -m eval.tag MODEL -
-
-Each recording is cut into overlapping windows; events are found in the scores of frames. A long
-recording takes no more memory than a short one, and results appear while it is read. If a recording
-cannot be read, that is reported, the others are tagged, and the exit status is 2. Warnings name
-recordings that are read but odd, such as silent ones, or channels that cancel each other.
+Recordings may have any format and rate. Each recording is cut into overlapping windows; events are
+found in the scores of frames. A long recording takes no more memory than a short one, and results
+appear while it is read. If a recording cannot be read, that is reported, the others are tagged, and
+the exit status is 2. Warnings name recordings that are read but odd, such as silent ones, or
+channels that cancel each other.
 """
 
 import sys
@@ -34,8 +34,8 @@ EMBEDDING_SUFFIXES = (".npz", ".parquet")
 @dataclass(frozen=True)
 class Args:
     model: Positional[Path]
-    """A run's folder (its last epoch is taken), a checkpoint, an average, a folder by eval.export,
-    or a checkpoint of the paper's authors (.pth; needs --class-labels)."""
+    """A run's folder (its last epoch is taken), a checkpoint, an average, an exported folder, or a
+    checkpoint of the paper's authors (.pth; needs --class-labels)."""
     recordings: Positional[tuple[str, ...]]
     """Files and folders of audio, or - for WAV or AU from stdin."""
     format: Format = "text"
@@ -53,15 +53,15 @@ class Args:
     class_labels: Path | None = None
     """Class list (index,mid,display_name), for a checkpoint of the paper's authors."""
     thresholds: Path | None = None
-    """Thresholds per class, by eval.thresholds: results mark the classes at or above theirs, and
-    list them beyond --top-k. Default: those of a folder by eval.export, if it has any."""
+    """Thresholds per class, by psla-wds thresholds: results mark the classes at or above theirs,
+    and list them beyond --top-k. Default: those of an exported folder, if it has any."""
     batch_size: Annotated[int | None, BATCH_SIZE] = None
     """Windows of a forward pass. Default: 8 on a GPU, one for each core on a CPU. Always 1 for
     stdin, so that no window waits for others."""
     device: str | None = None
     """cpu or cuda. Default: a GPU if there is one."""
     precision: Precision = "float32"
-    """Autocast precision of the trunk, as for eval.predict; the head is float32."""
+    """Autocast precision of the trunk, as for psla-wds predict; the head is float32."""
     windows: WindowConfig = field(default_factory=WindowConfig)
     events: EventConfig = field(default_factory=EventConfig)
 
@@ -112,7 +112,7 @@ def find_recordings(names: tuple[str, ...]) -> list[Recording]:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m eval.tag")
+    args = cli.parse(Args, __doc__, prog="tag")
     recordings = find_recordings(args.recordings)
     # Here, since torch takes seconds to import, which --help does not need.
     from eval.tagging.embeddings import open_embeddings

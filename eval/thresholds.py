@@ -1,12 +1,11 @@
-"""Fit a threshold for each class on scored clips: from which score a class counts as present.
+"""Fit the score from which each class counts as present.
 
-    python -m eval.thresholds VALIDATION.npz --output T.json
-
-    python -m eval.thresholds VALIDATION.npz --precision 0.9 --validate TEST.npz --output T.json
+    psla-wds thresholds VALIDATION.npz --output T.json
+    psla-wds thresholds VALIDATION.npz --precision 0.9 --validate TEST.npz --output T.json
 
 Thresholds have the highest F1, or a given precision. They are chosen to suit the clips that they
-are fitted on: --validate states what they give on others. A score at its threshold is no
-probability. Next: python -m eval.export RUN --thresholds T.json --output MODEL.
+are fitted on: --validate states what they give on others. A score at its threshold is not
+a probability. Next: psla-wds export RUN --thresholds T.json --output MODEL.
 """
 
 import logging
@@ -42,7 +41,7 @@ logger = logging.getLogger("thresholds")
 @dataclass(frozen=True)
 class Args:
     scores: Positional[Path]
-    """Score file (.npz) or folder of labelled clips, from eval.predict or eval.ensemble."""
+    """Score file (.npz) or folder of labelled clips, from psla-wds predict or ensemble."""
     output: Path
     """File to write: JSON with the threshold of each class."""
     precision: Annotated[float | None, Within(0, 1, without=(0,))] = None
@@ -61,7 +60,7 @@ class Args:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m eval.thresholds")
+    args = cli.parse(Args, __doc__, prog="thresholds")
     # Imported here, since it takes seconds.
     from eval.pages.page import json_text, write_texts
 
@@ -97,7 +96,7 @@ def main() -> None:
     write_texts({args.output: json_text(record)}, "thresholds")
     print(to_text(decisions, rows, args.min_positives, fit.pooled))
     print(
-        f"wrote {args.output}; next: python -m eval.export MODEL --thresholds {args.output} "
+        f"wrote {args.output}; next: psla-wds export MODEL --thresholds {args.output} "
         "--output FOLDER"
     )
 

@@ -1,21 +1,55 @@
-"""Run a command: turn a `PslaError` into one readable message and exit status 2."""
+"""Run a command: its arguments by a dataclass, its help, and one readable message with exit status
+2 for errors that a user can mend."""
 
+import ast
+import inspect
+import io
 import logging
 import os
+import re
+import shutil
 import sys
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout, suppress
+from dataclasses import MISSING, fields, is_dataclass, replace
+from functools import reduce
+from itertools import pairwise
+from operator import or_
 from pathlib import Path
-from typing import Annotated, TypeAlias, TypeVar
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    NoReturn,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import tyro
-from tyro.constructors import PrimitiveConstructorSpec
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+    UnsupportedTypeAnnotationError,
+)
 
+from psla_wds.commands import MODULES, called_as
 from psla_wds.config import check_ranges
-from psla_wds.errors import PslaError
+from psla_wds.errors import PslaError, system_errors
 from psla_wds.io.locations import Location, Url, parse_location
 from psla_wds.printable import printable
 
 Args = TypeVar("Args")
+WIDTH = 100
+"""Width limit of text, in columns."""
 
 LocationArg: TypeAlias = Annotated[
     Location,
@@ -35,16 +69,149 @@ Shards: TypeAlias = Annotated[
 """Type of an option that names sets of shards, and may be repeated."""
 
 
-def parse(args: type[Args], description: str | None, *, prog: str) -> Args:
+def parse(args: type[Args], description: str | None, /, *, prog: str, **options: Any) -> Args:
     """The arguments of a command, by its dataclass; options may come before or after words.
+
+    Args:
+        description: text above the options in --help, whose indented lines stay as they are.
+        prog: name of a command, or the beginning of its line, for usage and errors.
+        options: of `tyro.cli`, such as `args`, the words (default: those of this process), and
+            `default`, the values of what is not given.
 
     Raises `ConfigError` for a number out of its range.
     """
-    given = tyro.cli(
-        args, description=description, prog=prog, config=(tyro.conf.CascadeSubcommandArgs,)
+    words = options.setdefault("args", sys.argv[1:])
+    options |= {"prog": called_as(prog) if prog in MODULES else prog, "registry": _RULES}
+    if not {"-h", "--help"} & {*words}:
+        given = tyro.cli(args, **options)
+        check_ranges(given)
+        return given
+    shown, columns = io.StringIO(), os.environ.get("COLUMNS", "")
+    os.environ["COLUMNS"] = str(_width())
+    useful = tyro.conf.FlagCreatePairsOff  # of --x and --no-x, the one that changes something
+    try:
+        with redirect_stdout(shown):
+            return tyro.cli(args, description="", config=(useful,), **options)
+    except SystemExit:
+        usage, _, groups = shown.getvalue().partition("\n\n")
+        whole = re.sub(r"\[[^][]*\]", lambda m: m[0].replace(" ", "\0"), " ".join(usage.split()))
+        usage = _filled(whole, subsequent_indent="  ").replace("\0", " ")
+        groups = re.sub(r"^ (\w.*?) *\n -+ *$", r"\1:", groups, flags=re.MULTILINE)
+        text = "\n\n".join([usage, *([wrapped(description)] if description else []), groups])
+        print("\n".join(line.rstrip() for line in text.rstrip().splitlines()))
+        raise
+    finally:
+        os.environ["COLUMNS"] = columns
+
+
+def show_choices(
+    prog: str, metavar: str, description: str | None, choices: Mapping[str, str]
+) -> NoReturn:
+    """Print the help of a command whose first word is one of `choices`, which have summaries."""
+    width = max(map(len, choices))
+    print(
+        f"usage: {prog} {metavar} [OPTIONS]\n\n{wrapped(description or '')}\n\n{metavar.lower()}s:"
     )
-    check_ranges(given)
-    return given
+    for name, summary in choices.items():
+        first, later = f"  {name:{width}}  ", " " * (width + 4)
+        print(_filled(summary, initial_indent=first, subsequent_indent=later))
+    print(f"\nOptions of each: {prog} {metavar} --help")
+    sys.exit(0)
+
+
+def wrapped(text: str) -> str:
+    """Text for this terminal: paragraphs are filled anew; indented lines stay as they are."""
+    paragraphs = text.strip().split("\n\n")
+    return "\n\n".join(part if part.startswith(" ") else _filled(part) for part in paragraphs)
+
+
+def _filled(text: str, **indents: Any) -> str:
+    return textwrap.fill(text, _width(), break_on_hyphens=False, **indents)
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns, WIDTH)
+
+
+_RULES = ConstructorRegistry()
+"""How tyro reads the dataclasses of commands, for a help without what it would say of None."""
+
+
+@_RULES.primitive_rule
+def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """`T | None` is shown as T; the word None gives None."""
+    if info.type_origin not in (Union, UnionType) or NoneType not in get_args(info.type):
+        return None
+    others: Any = reduce(or_, (kind for kind in get_args(info.type) if kind is not NoneType))
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(others, info.markers))
+    if isinstance(spec, UnsupportedTypeAnnotationError):
+        return None
+    return replace(
+        spec,
+        choices=spec.choices and (*spec.choices, "None"),
+        instance_from_str=lambda words: (
+            None if words == ["None"] else spec.instance_from_str(words)
+        ),
+        is_instance=lambda value: value is None or spec.is_instance(value),
+        str_from_instance=lambda value: (
+            ["None"] if value is None else spec.str_from_instance(value)
+        ),
+    )
+
+
+@_RULES.struct_rule
+def _dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
+    if not is_dataclass(info.type):
+        return None
+    hints, docs = get_type_hints(info.type, include_extras=True), _docs_of(info.type)
+    specs = []
+    for field in fields(info.type):
+        own = tyro.MISSING_NONPROP if field.default is MISSING else field.default
+        own = own if field.default_factory is MISSING else field.default_factory()
+        default = own
+        if isinstance(info.default, info.type):
+            default = getattr(info.default, field.name)
+        doc = docs.get(field.name, "")
+        says_default = "Default: " in doc and default == own
+        hint = _shown(hints[field.name], field.name, None if says_default else default)
+        specs.append(StructFieldSpec(field.name, hint, default, doc))
+    return StructConstructorSpec(info.type, tuple(specs))
+
+
+def _shown(hint: Any, name: str, default: Any) -> Any:
+    """The type of a field with what help shows of it: a word by its name, and a default that says
+    something."""
+    marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    kind = get_args(hint)[0] if marks else hint
+    metavar, text, several = None, None, get_origin(kind) is tuple
+    if tyro.conf.Positional in marks:
+        metavar = (name.removesuffix("s") if several else name).upper()
+        metavar = f"{metavar} [{metavar} ...]" if several else metavar
+        metavar = f"[{metavar}]" if default is None else metavar
+        text = "(required)" if several else None  # tyro would take none of them
+    if default is tyro.MISSING_NONPROP and tyro.conf.UseAppendAction in marks:
+        text = "(required, repeatable)"
+    if default is None or isinstance(default, bool) or default in ((), ""):
+        text = None if tyro.conf.UseAppendAction in marks else ""
+    shown = tyro.conf.arg(metavar=metavar, help_behavior_hint=text)
+    return Annotated[(kind, shown, *marks)]
+
+
+def _docs_of(kind: type) -> dict[str, str]:
+    """Docstrings below the fields of a class, each as one line."""
+    found: dict[str, str] = {}
+    for base in filter(is_dataclass, reversed(kind.__mro__)):
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
+        except (OSError, TypeError):  # made by a program: it has none
+            continue
+        (definition,) = tree.body
+        assert isinstance(definition, ast.ClassDef)
+        for field, doc in pairwise(definition.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
+                text = ast.literal_eval(doc.value)
+                found[ast.unparse(field.target)] = " ".join(text.split())
+    return found
 
 
 class _Lines(logging.Formatter):
@@ -56,19 +223,35 @@ class _Lines(logging.Formatter):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`. Stderr gets the log and, for a `PslaError`, its three lines (exit status 2)."""
+    """Call `main`. Stderr gets the log and three lines for a `PslaError` or what the system refuses
+    (exit status 2)."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Lines("%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for library in ("httpx", "httpx2"):  # which log each request that is made for hf://
+    # They log each request that is made for hf://, and each node of a network that is exported.
+    for library in ("httpx", "httpx2", "onnx_ir", "onnxscript"):
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
-        main()
+        with system_errors():
+            main()
+            if sys.stdout is not None:  # as it is where it was closed
+                sys.stdout.flush()
     except PslaError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        with suppress(OSError):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        _abandon_stdout()
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `... | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_stdout()
         sys.exit(0)
+
+
+def _abandon_stdout() -> None:
+    """Keep Python from writing once more at its end to a stdout that takes nothing."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

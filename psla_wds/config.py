@@ -31,9 +31,9 @@ def _checked(value: Any, kind: type) -> Any:
     kinds = (int, float) if kind is float else kind
     if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
         raise TypeError(f"{value!r:.80} is not {kind.__name__}")
-    if kind is str:
+    if isinstance(value, str):
         value.encode()  # ValueError: text that UTF-8 cannot hold
-    return value if kind is str else kind(value)
+    return kind(value)
 
 
 for _kind in (bool, int, float, str):  # cattrs would convert anything

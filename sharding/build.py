@@ -1,13 +1,14 @@
 """Pack labelled audio clips into tar shards with an index.
 
-python -m sharding.build manifest CLIPS.csv --class-labels CLASSES.csv --output SHARDS
-python -m sharding.build folder FOLDER --output SHARDS
-python -m sharding.build audioset --segments CSV --audio-root DIR --class-labels CSV --output SHARDS
-python -m sharding.build fsd50k|esc50 FOLDER --output SHARDS
-python -m sharding.build psla-json JSON --class-labels CSV --output SHARDS
-python -m sharding.build hdf5 FILE ... --class-labels CSV --output SHARDS
-python -m sharding.build parquet FILE|FOLDER ... --output SHARDS
-python -m sharding.build tars FOLDER --class-labels CSV --output SHARDS
+    psla-wds build folder FOLDER --output SHARDS
+    psla-wds build manifest CLIPS.csv --class-labels CSV --output SHARDS
+    psla-wds build audioset --segments CSV --audio-root DIR --class-labels CSV \\
+        --output SHARDS
+    psla-wds build fsd50k|esc50 FOLDER --output SHARDS
+    psla-wds build psla-json JSON --class-labels CSV --output SHARDS
+    psla-wds build hdf5 FILE ... --class-labels CSV --output SHARDS
+    psla-wds build parquet FILE|FOLDER ... --output SHARDS
+    psla-wds build tars FOLDER --class-labels CSV --output SHARDS
 
 Audio of any usual format (wav, flac, mp3, ogg, m4a, webm, mp4, mov, wma, ...), at any rate and
 number of channels, becomes one channel at one rate. Interrupted and started again, it goes on; the
@@ -16,12 +17,16 @@ odd ones in flagged.jsonl, and coverage.json counts what is missing of each spli
 docs/data_sets.md has the commands from each published data set to its shards.
 """
 
-from dataclasses import dataclass
-from typing import Annotated
+import inspect
+import shlex
+import sys
+from dataclasses import make_dataclass
+from typing import Annotated, Any
 
-from tyro.conf import arg, subcommand
+from tyro.conf import arg
 
 from psla_wds import cli
+from psla_wds.commands import called_as
 from psla_wds.errors import ConfigError, ManifestError
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
@@ -30,11 +35,13 @@ from psla_wds.labels.manifest import checked
 from psla_wds.progress import progress_bar
 from psla_wds.runtime.array_tasks import parse_task
 from psla_wds.shards.index import check_number_of_splits
+from psla_wds.text_table import counted, of_bytes, of_seconds
 from sharding.packing.config import PackConfig
 from sharding.packing.forecast import forecast
 from sharding.packing.pack_all import pack_all, pack_share, retry_rejected
-from sharding.packing.plan import in_order
+from sharding.packing.plan import as_begun
 from sharding.packing.reports import FLAGGED
+from sharding.packing.split import in_order
 from sharding.sources import (
     AudioSetSource,
     Esc50Source,
@@ -48,30 +55,31 @@ from sharding.sources import (
     TarsSource,
 )
 
-Sources = (
-    Annotated[ManifestSource, subcommand("manifest")]
-    | Annotated[AudioSetSource, subcommand("audioset")]
-    | Annotated[FolderSource, subcommand("folder")]
-    | Annotated[Fsd50kSource, subcommand("fsd50k")]
-    | Annotated[Esc50Source, subcommand("esc50")]
-    | Annotated[PslaJsonSource, subcommand("psla-json")]
-    | Annotated[Hdf5Source, subcommand("hdf5")]
-    | Annotated[ParquetSource, subcommand("parquet")]
-    | Annotated[TarsSource, subcommand("tars")]
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Args:
-    source: Annotated[Sources, arg(name="")]
-    pack: Annotated[PackConfig, arg(name="")]
+SOURCES: dict[str, type] = {
+    "folder": FolderSource,
+    "manifest": ManifestSource,
+    "audioset": AudioSetSource,
+    "fsd50k": Fsd50kSource,
+    "esc50": Esc50Source,
+    "psla-json": PslaJsonSource,
+    "hdf5": Hdf5Source,
+    "parquet": ParquetSource,
+    "tars": TarsSource,
+}
 
 
 def build(source: Source, config: PackConfig) -> None:
     """Read the source, make the shards that are missing, and publish them by their index."""
     _check_output(source, config.output)
+    if getattr(source, "group_column", None) and not config.eval_share:
+        raise ConfigError(
+            "groups are kept together only where --eval-share makes the splits",
+            where="--group-column",
+            fix="add --eval-share 0.2, or leave --group-column out",
+        )
     classes, found = source.read()
-    clips = in_order(checked(iter(progress_bar(found, desc="reading the source"))), config.layout)
+    found = checked(iter(progress_bar(found, desc="reading the source")))
+    clips = in_order(found, as_begun(config.layout, config.output), classes)
     if not clips:
         raise ManifestError(
             "the source lists no clip", where=source, fix="check the path and the file"
@@ -89,14 +97,13 @@ def build(source: Source, config: PackConfig) -> None:
     outcome = (retry_rejected if config.retry_rejected else pack_all)(clips, classes, config)
     _clean_up(source)
     index = outcome.index
-    hours = index.num_samples.sum() / index.sample_rate_hz / 3600
-    size_gb = sum(index.shard_sizes) / 1e9
+    length = of_seconds(index.num_samples.sum() / index.sample_rate_hz)
     flagged = f"flagged: {outcome.flagged} ({FLAGGED}); " if outcome.flagged else ""
     print(
-        f"wrote {len(index):,} clips ({hours:,.1f} h, {len(classes)} classes) in "
-        f"{len(index.shards):,} shards ({size_gb:,.2f} GB) to {config.output}; "
-        f"{len(outcome.rejected):,} refused; {flagged}"
-        f"next: python -m sharding.check {config.output}"
+        f"wrote {counted(len(index), 'clip')} ({length}, {len(classes):,} classes) in "
+        f"{counted(len(index.shards), 'shard')} ({of_bytes(sum(index.shard_sizes))}) to "
+        f"{config.output}; {len(outcome.rejected):,} refused; {flagged}"
+        f"next: psla-wds check {shlex.quote(str(config.output))}"
     )
 
 
@@ -118,8 +125,26 @@ def _clean_up(source: Source) -> None:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m sharding.build")
+    words, prog = sys.argv[1:], called_as("build")
+    name = next((word for word in words if word in SOURCES), "")
+    if not name and {"-h", "--help"} & {*words}:
+        summaries = {name: _description(kind).split("\n")[0] for name, kind in SOURCES.items()}
+        cli.show_choices(prog, "SOURCE", __doc__, summaries)
+    if not name:
+        given = f"there is no source {words[0]}" if words else "a source is missing"
+        raise ConfigError(given, where=prog, fix=f"type {prog} SOURCE ...: {', '.join(SOURCES)}")
+    words.remove(name)
+    fields = {"source": SOURCES[name], "pack": PackConfig}
+    flat = [(field, Annotated[kind, arg(name="")]) for field, kind in fields.items()]
+    args: Any = cli.parse(
+        make_dataclass("Args", flat), _description(SOURCES[name]), prog=f"{prog} {name}", args=words
+    )
     build(args.source, args.pack)
+
+
+def _description(source: type) -> str:
+    """The docstring with the lines of its paragraphs joined."""
+    return "\n\n".join(" ".join(p.split()) for p in (inspect.getdoc(source) or "").split("\n\n"))
 
 
 if __name__ == "__main__":

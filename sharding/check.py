@@ -1,6 +1,6 @@
 """Prove that tars, sidecars and index agree.
 
-    python -m sharding.check SHARDS [--deep]
+    psla-wds check SHARDS [--deep]
 
 Compares the size and SHA-256 of every shard, every member's place and CRC-32, and the index with
 the sidecars. --deep also reads every shard back through webdataset and decodes every clip; tars
@@ -201,16 +201,18 @@ def _read_back(tar: Path, sidecar: Sidecar) -> Iterator[str]:
     import webdataset  # here, since it imports torch, which the quick check does not need
 
     clips = sidecar.clips
-    # A list of absolute paths: a name could be a list to webdataset, or `pipe:` and a command.
-    urls = [str(tar.absolute())]
-    samples = webdataset.WebDataset(urls, shardshuffle=False, empty_check=False)
     number_read = 0
-    for number, sample in enumerate(_read_by_webdataset(samples)):
-        number_read += 1
-        if number >= len(clips.clip_id) or sample["__key__"] != key_of(clips.clip_id[number]):
-            yield f"webdataset reads {sample['__key__']} at position {number}"
-            return
-        yield from _check_sample(sample, sidecar, number)
+    with tar.open("rb") as file:
+        # A descriptor: a name could be a list to webdataset, or `pipe:` and a command, or be
+        # changed by it where it has a line break.
+        urls = [f"/dev/fd/{file.fileno()}"]
+        samples = webdataset.WebDataset(urls, shardshuffle=False, empty_check=False)
+        for number, sample in enumerate(_read_by_webdataset(samples)):
+            number_read += 1
+            if number >= len(clips.clip_id) or sample["__key__"] != key_of(clips.clip_id[number]):
+                yield f"webdataset reads {sample['__key__']} at position {number}"
+                return
+            yield from _check_sample(sample, sidecar, number)
     if number_read != len(clips.clip_id):
         yield f"webdataset reads {number_read} of {len(clips.clip_id)} clips"
 
@@ -304,7 +306,7 @@ class _KnownLabels:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m sharding.check")
+    args = cli.parse(Args, __doc__, prog="check")
     problems = check(args.shards, deep=args.deep)
     if problems:
         print(*map(printable, problems[:MAX_SHOWN]), sep="\n")
@@ -312,12 +314,12 @@ def main() -> None:
         raise ShardError(
             f"{problems[0]}{more}",
             where=args.shards,
-            fix="delete the tars named and their sidecars, and run the same sharding.build again; "
-            "tars built elsewhere: copy them again, then python -m sharding.index",
+            fix="delete the tars named and their sidecars, and run the same psla-wds build again; "
+            "tars built elsewhere: copy them again, then psla-wds index",
         )
     print(
         f"checked {args.shards}: tars, sidecars and index agree; next: "
-        f"torchrun train/main.py RECIPE --index {args.shards}"
+        f"psla-wds train RECIPE --index {args.shards}"
     )
 
 

@@ -1,15 +1,16 @@
-"""Make the index of a folder of shards, or of tars that others built.
+"""Index a folder of shards, or of tars that others built.
 
-    python -m sharding.index SHARDS [--class-labels CSV]
+    psla-wds index SHARDS [--class-labels CSV]
         [--labels TABLE --key COLUMN --label-column COLUMN | --label-key NAME]
 
-sharding.build ends with this step, except for the tasks of an array (--task): when all of them are
+psla-wds build ends with this step, except for the tasks of an array (--task): when all of them are
 done, this command joins their shards. It also restores a lost index. WebDataset tars from elsewhere
 (KEY.flac, .wav, .ogg, .opus or .aiff, with labels in KEY.json, .cls or .txt, or in a table beside
 the tars) are scanned, and each gets a sidecar; the tars do not change.
 """
 
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import CLASS_LABELS, INDEX_FOLDER, META
 from psla_wds.shards.merge import merge_sidecars
 from psla_wds.shards.tar import Sidecar, read_sidecar, read_sidecars, tars_in, write_sidecar
+from psla_wds.text_table import counted
 from sharding.foreign.labels import LabelRules
 from sharding.foreign.scan import (
     has_ids_by_tar,
@@ -41,9 +43,10 @@ from sharding.foreign.scan import (
     scan,
 )
 from sharding.foreign.tar_members import REPACK, require_plain
-from sharding.packing.plan import PLAN_FILE, check_complete, compared
+from sharding.packing.plan import PLAN_FILE, check_complete, compared, discard
 from sharding.packing.reports import (
     FLAGGED,
+    NOTHING_PACKED,
     REJECTED,
     check_rejected,
     list_flagged,
@@ -165,17 +168,20 @@ def _check_refused(shards: Location, max_rejected: float) -> None:
                 refused.pop(clip_id, None)
     rejected, where = list(refused.values()), shards / REJECTED
     write_rejected(where, rejected)
-    fix = "repair the files and run sharding.build with --retry-rejected"
+    fix = "repair the files and run psla-wds build with --retry-rejected"
+    if not num_packed:
+        discard(shards)
+        fix = NOTHING_PACKED
     check_rejected(rejected, num_packed + len(rejected), max_rejected, where=where, fix=fix)
 
 
 def is_build(shards: Location) -> bool:
-    """Whether sharding.build made, or began, this folder."""
+    """Whether psla-wds build made, or began, this folder."""
     return at(shards / PLAN_FILE).size() is not None
 
 
 def foreign_tars(shards: Location) -> list[Location]:
-    """Tars that sharding.build did not make; empty if the folder is a build's."""
+    """Tars that psla-wds build did not make; empty if the folder is a build's."""
     if is_build(shards):
         return []
     tars = tars_in(shards)
@@ -287,22 +293,23 @@ def _warn_if_sorted(index: ShardIndex) -> None:
         logger.warning(
             "the tars are sorted by class (separation %.2f; 0 if shuffled, 1 with a class a tar). "
             "Draws here are not affected, but readers that stream tars are, and a single tar is "
-            "not a fair sample; python -m sharding.build shuffles",
+            "not a fair sample; psla-wds build shuffles",
             separation,
         )
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m sharding.index")
+    args = cli.parse(Args, __doc__, prog="index")
     index, found = make_index(
         args.shards, args.class_labels, max_rejected=args.max_rejected, options=args
     )
     scanned = f"; {found.num_scanned:,} scanned, {len(found.rejected):,} clips refused"
     flagged = f"; flagged: {found.flagged} ({FLAGGED})" if found.flagged else ""
     print(
-        f"wrote the index of {len(index):,} clips in {len(index.shards):,} shards to "
+        f"wrote the index of {counted(len(index), 'clip')} in "
+        f"{counted(len(index.shards), 'shard')} to "
         f"{args.shards}{scanned if found.tar_of else ''}{flagged}; "
-        f"next: python -m sharding.check {args.shards}"
+        f"next: psla-wds check {shlex.quote(str(args.shards))}"
     )
 
 

@@ -1,11 +1,12 @@
-"""Give packed clips the labels of a table: corrections, labels made anew, or those of a machine.
+"""Give packed clips the labels of a table.
 
-    python -m sharding.overlay SHARDS --labels TABLE --id-column clip_id --label-column labels
+    psla-wds overlay SHARDS --labels TABLE --id-column clip_id --label-column labels
         [--confidence-column confidence --threshold 0.5] --output OVERLAY
-    python -m sharding.overlay SHARDS --export LABELS.jsonl
+    psla-wds overlay SHARDS --export LABELS.jsonl
 
-The shards do not change: the labels go to OVERLAY, for --labels of train/main.py, eval.predict and
-eval.score. --export writes labels as a table, to correct them by hand.
+The table has corrections, labels made anew, or those of a machine. The shards do not change: the
+labels go to OVERLAY, for --labels of psla-wds train, predict and score. --export writes labels as a
+table, to correct them by hand.
 """
 
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class Args(TableOptions):
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m sharding.overlay")
+    args = cli.parse(Args, __doc__, prog="overlay")
     if args.labels is None or args.output is None:
         print(export(args))
         return
@@ -90,7 +91,7 @@ def export(args: Args) -> str:
             write_label_rows(index, args.export)
     return (
         f"wrote the labels of {len(index):,} clips to {args.export}; next, once corrected: "
-        f"python -m sharding.overlay {' '.join(args.shards)} --labels {args.export} "
+        f"psla-wds overlay {' '.join(args.shards)} --labels {args.export} "
         "--output OVERLAY"
     )
 

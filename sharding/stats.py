@@ -1,9 +1,9 @@
-"""Audit the audio in shards: statistics for normalisation, and faults of clips.
+"""Audit the audio in shards: statistics, and faults of clips.
 
-    python -m sharding.stats SHARDS[:split,...] [--clips 1000] [--seed 0] [--json]
+    psla-wds stats SHARDS[:split,...] [--clips 1000] [--seed 0] [--json]
 
 From a random sample: mean and standard deviation of the log-mel values, for --features.mean and
---features.std of train/main.py; levels; clipped clips; bandwidth, and the sample rates that the
+--features.std of psla-wds train; levels; clipped clips; bandwidth, and the sample rates that the
 clips were probably recorded at. From all clips: duplicates. A warning says when the
 recipes' normalisation is half a standard deviation off.
 """
@@ -131,7 +131,7 @@ def _decoded(index: ShardIndex, row: np.integer, audio: bytes) -> Float32[np.nda
         raise ShardError(
             f"the clip cannot be decoded: {reason_of(error)}",
             where=index.where(row),
-            fix="find all such clips: python -m sharding.check --deep",
+            fix=f"find all such clips: psla-wds check {index.shards[0].parent} --deep",
         ) from None
     return pcm.astype(np.float32) / 32768
 
@@ -169,7 +169,7 @@ def render(report: dict[str, Any], shards: str) -> str:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m sharding.stats")
+    args = cli.parse(Args, __doc__, prog="stats")
     index = open_indexes([args.shards])
     index.check_shards()
     report = audit(index, num_clips=args.clips, seed=args.seed)
@@ -177,7 +177,8 @@ def main() -> None:
         recipe, found = FeatureConfig(), report["log_mel"]
         logger.warning(
             "the recipes normalise by mean %.4f, std %.4f; of these clips they are %.4f and %.4f: "
-            "train with --features.mean %.4f --features.std %.4f, or ask why they differ",
+            "set --features.mean %.4f --features.std %.4f, unless training starts from a tagger: "
+            "then keep the tagger's",
             *(recipe.mean, recipe.std, found["mean"], found["std"], found["mean"], found["std"]),
         )
     print(json.dumps(report, indent=2) if args.json else render(report, args.shards))

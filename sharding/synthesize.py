@@ -1,8 +1,8 @@
-"""Make a demo corpus: synthetic sounds in AudioSet's layout, the same for a seed.
+"""Make a demo corpus: synthetic sounds in AudioSet's layout.
 
-python -m sharding.synthesize OUT --clips 1000 --seed 0
+    psla-wds synthesize OUT --clips 1000 --seed 0
 
-Writes audio/, segments.csv and class_labels_indices.csv into OUT.
+Writes audio/, segments.csv and class_labels_indices.csv into OUT, the same for a seed.
 """
 
 import shlex
@@ -26,7 +26,7 @@ class Args:
 
 
 def main() -> None:
-    args = cli.parse(Args, __doc__, prog="python -m sharding.synthesize")
+    args = cli.parse(Args, __doc__, prog="synthesize")
     with disk_errors(args.output, "write the corpus", then="delete the folder, and run it again"):
         labels = write_corpus(args.output, args.corpus)
     segments, audio_root, class_labels = (
@@ -37,7 +37,7 @@ def main() -> None:
         f"wrote {args.output}: {len(labels):,} clips, "
         f"{len(class_list(families=args.corpus.families))} classes, "
         f"{sum(map(len, labels)) / len(labels):.2f} labels a clip; "
-        f"next: python -m sharding.build audioset --segments {segments} --audio-root {audio_root} "
+        f"next: psla-wds build audioset --segments {segments} --audio-root {audio_root} "
         f"--class-labels {class_labels} --output SHARDS"
     )
 

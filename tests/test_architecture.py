@@ -17,6 +17,7 @@ ORDER = {
     "psla_wds": [
         "printable",
         "errors",
+        "commands",
         "progress",
         "text_table",
         "io",
@@ -55,6 +56,7 @@ WITHOUT_TORCH = [
     "eval.pages.report",
     *(f"eval.{path.stem}" for path in sorted((ROOT / "eval").glob("[a-z]*.py"))),
     *(f"sharding.{path.stem}" for path in sorted((ROOT / "sharding").glob("[a-z]*.py"))),
+    "psla_wds.__main__",
     "train.main",
     "train.study.__main__",
 ]

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import io
 import json
 import math
 import pkgutil
@@ -10,6 +11,7 @@ import runpy
 import sys
 import typing
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
 
@@ -17,37 +19,79 @@ import pytest
 from conftest import run
 
 from benchmarks.tables import RESULTS, documents, with_tables
+from psla_wds.__main__ import main
+from psla_wds.commands import MODULES, source_of
 from psla_wds.config import Within
+from sharding.build import SOURCES
+from train.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("sharding", "train", "eval", "benchmarks")
+BENCHMARKS = [
+    f"benchmarks.{path.stem}"
+    for path in sorted((ROOT / "benchmarks").glob("*.py"))
+    if 'if __name__ == "__main__":' in path.read_text()
+]
+WORDS = [
+    *((name,) for name in MODULES),
+    *(("build", source) for source in SOURCES),
+    *(("train", recipe) for recipe in RECIPES),
+]
+"""Beginnings of commands that have a help of their own."""
 
 
-def commands() -> list[str]:
-    """Modules that are started with python -m."""
-    return [
-        f"{path.parent.name}.{path.stem}"
-        for package in PACKAGES
-        for path in sorted((ROOT / package).glob("*.py"))
-        if 'if __name__ == "__main__":' in path.read_text()
-    ] + ["train.study"]
-
-
-@pytest.mark.parametrize("command", commands())
-def test_help_says_what_a_command_does(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.setattr(sys, "argv", [command, "--help"])
-    for module in (command, f"{command}.__main__"):  # other tests may have imported it
-        monkeypatch.delitem(sys.modules, module, raising=False)
-    with pytest.raises(SystemExit) as end:  # in this process: importing torch takes seconds
-        runpy.run_module(command, run_name="__main__", alter_sys=True)
-    module = ROOT / f"{command.replace('.', '/')}.py"
-    if not module.exists():
-        module = module.with_suffix("") / "__main__.py"
-    first_line = ast.get_docstring(ast.parse(module.read_text())).splitlines()[0]
+def help_of(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, columns: int) -> str:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys, "argv", ["psla-wds", *words, "--help"])
+    shown = io.StringIO()
+    with redirect_stdout(shown), pytest.raises(SystemExit) as end:
+        main()  # in this process: importing torch takes seconds
     assert end.value.code == 0
-    assert first_line in " ".join(capsys.readouterr().out.split())
+    return shown.getvalue()
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+def test_help_reads_well(words: tuple[str, ...], columns: int, monkeypatch: pytest.MonkeyPatch):
+    text = help_of(words, monkeypatch, columns)
+    assert text.startswith(f"usage: psla-wds {' '.join(words)} ")
+    assert not re.search(r"\{None\}|default: (None|False)?\)|--no-dry-run", text)
+    lines = text.splitlines()
+    assert max(len(line) for line in lines if not line.startswith("    psla-wds")) <= columns
+    if len(words) == 1:
+        documented = ast.get_docstring(
+            ast.parse(source_of(MODULES[words[0]]).read_text()), clean=False
+        )
+        examples = re.findall(
+            rf"^ *psla-wds {words[0]} .*(?:[A-Z]{{3}}|--).*$", documented, re.MULTILINE
+        )
+        assert examples and {*examples} <= {*lines}  # each on a line of its own
+
+
+@pytest.mark.parametrize("module", [*MODULES.values(), *BENCHMARKS])
+def test_help_says_what_a_command_does(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    for name in (module, f"{module}.__main__"):  # other tests may have imported it
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    first_line = ast.get_docstring(ast.parse(source_of(module).read_text())).splitlines()[0]
+    shown = capsys.readouterr().out
+    assert end.value.code == 0 and first_line in " ".join(shown.split())
+    assert shown.startswith(f"usage: python -m {module} ")
+
+
+def test_every_option_has_a_text(monkeypatch: pytest.MonkeyPatch):
+    """More than whether it is required, and its default."""
+    silent = []
+    for words in WORDS:
+        entries = re.split(r"\n(?=  ?\S|\n)", help_of(words, monkeypatch, 100))
+        for entry in (entry for entry in entries if re.match("  [-[A-Z]", entry)):
+            name, *text = re.split(r"\s{2,}", entry.strip(), maxsplit=1)
+            if not re.sub(r"\((required|repeatable|default)[^)]*\)", "", "".join(text)).strip():
+                silent.append((*words, name))
+    assert not silent
 
 
 def settings_types() -> Iterator[type]:
@@ -106,10 +150,15 @@ def test_the_demo_of_ones_own_clips_builds_them_first(tmp_path: Path):
 
 def test_commands_in_the_documents_exist():
     text = "".join(path.read_text() for path in documents(ROOT))
-    named = set(re.findall(r"python -m ((?:sharding|train|eval|benchmarks)\.\w+)", text))
-    assert named and named <= set(commands())
-    ours = {name for name in commands() if not name.startswith("benchmarks.")}
-    assert ours - named == {"train.main"} and "torchrun train/main.py" in text
+    named = set(re.findall(r"(?:^ +|`|-m )psla[-_]wds ([a-z]\w*)", text, re.MULTILINE))
+    assert named == set(MODULES)
+    started = set(re.findall(r"python -m ((?:sharding|train|eval|benchmarks)\.\w+)", text))
+    assert started <= {*MODULES.values(), *BENCHMARKS} and "sharding.build" in started
+    assert "train/main.py audioset-balanced" in text
+    commands = {
+        path for folder in ("sharding", "eval") for path in (ROOT / folder).glob("[a-z]*.py")
+    }
+    assert commands <= {source_of(module) for module in MODULES.values()}
 
 
 def test_tree_in_the_readme_names_every_folder():

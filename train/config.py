@@ -101,10 +101,10 @@ class TrainConfig:
     dry_run: Annotated[bool, Kind.START] = False
     """Check everything, read one batch, report what the run would do, and write nothing."""
     labels: Annotated[Path | None, Kind.DATA] = None
-    """Label overlay (of eval.enhance or sharding.overlay): train on its labels and balance the
-    draws by them."""
+    """Label overlay (of psla-wds enhance or overlay): train on its labels and balance the draws by
+    them."""
     distill: Annotated[Path | None, Kind.DATA] = None
-    """Teacher's scores of these clips, from eval.predict --top-k or eval.ensemble --top-k, to learn
+    """Teacher's scores of these clips, from psla-wds predict --top-k or ensemble --top-k, to learn
     beside the labels (knowledge distillation; Schmid et al. 2023, arXiv 2211.04772)."""
     distill_weight: Annotated[float, Within(0, 1, without=(0,))] = 0.9
     """Weight of the teacher's scores in the loss; labels get the remainder. 1 ignores the labels

@@ -61,6 +61,7 @@ class Trainer:
         """Train the epochs that are left; a signal to stop raises `SystemExit`."""
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._on_stop_signal)
+        signal.signal(signal.SIGINT, self._on_interrupt)
         config, world = self._config, self._world
         data = open_training_data(config, world, self._index, first_step=self._step)
         self._total_steps = config.epochs * data.schedule.steps_per_epoch
@@ -262,6 +263,11 @@ class Trainer:
 
     def _on_stop_signal(self, number: int, _: FrameType | None) -> None:
         self._stop_signal = number
+
+    def _on_interrupt(self, number: int, _: FrameType | None) -> None:
+        """Ctrl-C: end at once; at the next step, should a library have swallowed the exception."""
+        self._stop_signal = number
+        raise KeyboardInterrupt
 
     def _agree_to_stop(self) -> bool:
         """Whether a rank got a signal to stop; the same on all: they ask at the same steps."""

@@ -1,9 +1,11 @@
 """Train an audio tagger.
 
-RECIPE is a name from the list below, or the config.json of a run, which repeats that run; its
-settings are listed by RECIPE --help. To train in one process: python -m train.main RECIPE ...
+    psla-wds train RECIPE --index SHARDS --eval-index SHARDS --run-dir RUN
+    torchrun --standalone --nproc-per-node 8 -m psla_wds train RECIPE ...
 
-    torchrun --nproc-per-node 8 train/main.py RECIPE --index SHARDS --eval-index SHARDS
+The first form trains in one process, the second in 8; in a checkout, torchrun train/main.py does
+the same. RECIPE is a name from the list below, or the config.json of a run, which repeats that run.
+Every setting is an option, which psla-wds train RECIPE --help lists.
 """
 
 import os
@@ -11,25 +13,26 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 
-import tyro
-
 from psla_wds import cli
-from psla_wds.errors import PslaError
+from psla_wds.commands import called_as
+from psla_wds.errors import ConfigError, PslaError
 from train.config import TrainConfig
 from train.recipes import RECIPES, configure
-
-PROG = "torchrun train/main.py"
 
 
 def parse(arguments: Sequence[str]) -> TrainConfig:
     """The configuration: a recipe or that of an earlier run, changed by the settings given."""
-    if not arguments or arguments[0].startswith("-"):
-        tyro.extras.overridable_config_cli(  # prints the help, or that a recipe is missing
-            RECIPES, args=arguments, prog=PROG, description=__doc__
+    prog = called_as("train")
+    name, *settings = arguments or ("",)
+    if name in ("-h", "--help"):
+        summaries = {name: summary for name, (summary, _) in RECIPES.items()}
+        cli.show_choices(prog, "RECIPE", __doc__, summaries)
+    if not name or name.startswith("-"):
+        raise ConfigError(
+            "a recipe comes first", where=prog, fix=f"{prog} --help lists the recipes"
         )
-    name, *settings = arguments
     description = RECIPES[name][0] if name in RECIPES else __doc__
-    return configure(name, settings, where=PROG, prog=f"{PROG} {name}", description=description)
+    return configure(name, settings, where=prog, prog=f"{prog} {name}", description=description)
 
 
 def main() -> None:

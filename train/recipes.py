@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import tyro
-
+from psla_wds import cli
 from psla_wds.config import flag
 from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
@@ -104,7 +103,7 @@ RECIPES: dict[str, tuple[str, TrainConfig]] = {
     "audioset-full": ("The paper's: 2M clips, class-balanced draws, 30 epochs.", AUDIOSET_FULL),
     "audioset-balanced": ("The paper's: 20k clips, 60 epochs.", AUDIOSET_BALANCED),
     "audioset-student": (
-        "Ours: MobileNetV2 learns an ensemble's scores, by eval.ensemble --top-k (--distill).",
+        "Ours: MobileNetV2 learns an ensemble's scores, by psla-wds ensemble --top-k (--distill).",
         AUDIOSET_STUDENT,
     ),
     "fsd50k": ("The paper's: 37k clips of up to 30 s, class-balanced draws, 40 epochs.", FSD50K),
@@ -138,9 +137,7 @@ def configure(
     given = {word.partition("=")[0].replace("_", "-") for word in settings}
     new = {option: () for option in SHARDS if flag(option) in given}  # else flags would add to them
     recipe = replace(recipe, **new)
-    config = tyro.cli(
-        TrainConfig, default=recipe, args=settings, prog=prog, description=description
-    )
+    config = cli.parse(TrainConfig, description, default=recipe, args=settings, prog=prog)
     for option in SHARDS:
         urls = [spec for spec in getattr(recipe, option) if is_url(spec)]
         if urls:

@@ -283,7 +283,7 @@ def render(report: Report, words: Sequence[str]) -> str:
         matrix=_matrix(report.mistakes) if report.mistakes else [],
         confusions=report.mistakes.confusions(MOST_CONFUSIONS) if report.mistakes else [],
         settings=settings_of(run) if run else {},
-        commands=[*_commands_before(report), f"python -m eval.score {shlex.join(words)}"],
+        commands=[*_commands_before(report), f"psla-wds score {shlex.join(words)}"],
     )
 
 
@@ -300,20 +300,20 @@ def _commands_before(report: Report) -> list[str]:
         return []
     run, files = report.run.folder, report.scored.files if report.scored else ()
     index = report.run.config.eval_index or ("SHARDS",)
-    train = ["torchrun", "train/main.py", str(run / "config.json"), "--run-dir", "NEW_RUN"]
+    train = ["psla-wds", "train", str(run / "config.json"), "--run-dir", "NEW_RUN"]
     train += _url_flags(report.run.config)
     if len(files) > 1:
         epoch = predict_again(run / "checkpoints" / "EPOCH.pt", Path("EPOCH.npz"), index)
         output = shlex.quote(str(report.scores_path))
-        mean = f"python -m eval.ensemble EPOCH.npz ... --output {output}"
+        mean = f"psla-wds ensemble EPOCH.npz ... --output {output}"
         return [shlex.join(train), epoch, mean]
     model = run if not files or files[0] == find_checkpoint(run) else files[0]
     commands = [shlex.join(train)]
     if model.parent == run:  # an average
         (origin,) = report.origins
         ends = [str(origin.first_epoch or "FIRST"), str(origin.epoch)]
-        words = ["eval.average", str(run), "--epochs", *ends, "--output", str(model)]
-        commands.append(f"python -m {shlex.join(words)}")
+        words = ["average", str(run), "--epochs", *ends, "--output", str(model)]
+        commands.append(f"psla-wds {shlex.join(words)}")
     return [*commands, predict_again(model, report.scores_path, index)]
 
 

@@ -127,7 +127,7 @@ def check_seeds(runs: Sequence[Run]) -> None:
         raise ConfigError(
             f"these runs differ by more than their seed: {differences}",
             where=" ".join(str(run.folder) for run in runs),
-            fix="compare runs with other settings by python -m eval.compare",
+            fix="compare runs with other settings by psla-wds compare",
         )
 
 
@@ -198,4 +198,4 @@ def predict_again(model: Path, scores: Path, index: Sequence[str] = ("SHARDS",))
     """The command that scores a checkpoint, or the last epoch of a run."""
     model_word, scores_word = shlex.quote(str(model)), shlex.quote(str(scores))
     shards = " ".join(f"--index {shlex.quote(spec)}" for spec in index)
-    return f"python -m eval.predict {model_word} {shards} --output {scores_word}"
+    return f"psla-wds predict {model_word} {shards} --output {scores_word}"

@@ -30,7 +30,7 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def takes_rate(codec: Codec, sample_rate_hz: int) -> bool:
-    """Whether a codec can have this sample rate."""
+    """Whether a codec can have this sample rate; libvorbis crashes at others."""
     if codec == "opus":
         return sample_rate_hz in OPUS_RATES_HZ
     # libFLAC's streams state rates above 16 bits in tens.

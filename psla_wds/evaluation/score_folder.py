@@ -7,18 +7,21 @@ learn from.
 import hashlib
 import json
 import mmap
-import shutil
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 from jaxtyping import Float, Float16, Float32, Int64, UInt16
+from numpy.typing import DTypeLike
 
 from psla_wds.config import SEAL, check_seal, read_json, write_sealed
 from psla_wds.errors import DAMAGE, ConfigError, ScoreError
-from psla_wds.io.atomic_files import disk_errors, publish_folder
+from psla_wds.io.atomic_files import disk_errors, lock_folder, publish_folder
 from psla_wds.io.columns import check_ragged, map_column
 from psla_wds.io.regular import read_text
 from psla_wds.labels.class_list import ClassList
@@ -28,9 +31,7 @@ FORMAT_VERSION = 1
 META = "scores.json"
 ROWS_AT_ONCE = 8192
 """Rows per block: 17 MB of float32 scores for 527 classes."""
-MAKE_TOP_SCORES = (
-    "make them: python -m eval.predict TEACHER --index SHARDS --top-k 20 --output FOLDER"
-)
+MAKE_TOP_SCORES = "make them: psla-wds predict TEACHER --index SHARDS --top-k 20 --output FOLDER"
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,13 @@ class ScoreFolder:
         self._classes, self._top_k = classes, top_k
         self._temporary = folder.with_name(f"{folder.name}.tmp")
         self._mapped: dict[str, np.memmap] = {}
+        self._unlock: Callable[[], object] = int
 
     def begin(self, clip_ids: ClipIds) -> None:
-        """Make the files, under a temporary name."""
+        """Make the files, under a temporary name, with room on the disk for all scores.
+
+        A killed process may have left them; `PslaError` if another fills them now.
+        """
         if self.folder.exists():
             raise ScoreError(
                 "the output exists already", where=self.folder, fix="choose another --output"
@@ -119,19 +124,26 @@ class ScoreFolder:
         if self._top_k:
             kinds = {"scores": np.float16, "classes": np.uint16}
         shape = (len(clip_ids), self._top_k or len(self._classes))
-        with disk_errors(self.folder, "write the scores", then="run the command again"):
-            shutil.rmtree(self._temporary, ignore_errors=True)
-            self._temporary.mkdir(parents=True)
+        with self._disk_errors():
+            self._temporary.mkdir(parents=True, exist_ok=True)
+            taken, fix = (
+                "another process writes these scores",
+                "wait for it; or choose another --output",
+            )
+            self._unlock = finalize(self, os.close, lock_folder(self._temporary, taken, fix=fix))
+            for left in self._temporary.iterdir():
+                left.unlink()
             np.save(self._temporary / "id_starts.npy", clip_ids.starts)
             np.save(self._temporary / "id_bytes.npy", clip_ids.values)
             for name, dtype in kinds.items():
-                np.lib.format.open_memmap(self._temporary / f"{name}.npy", "w+", dtype, shape)
+                _allocate(self._temporary / f"{name}.npy", dtype, shape)
 
     def open(self, name: str) -> np.memmap:
         """An array of the folder, mapped for writing."""
         if name not in self._mapped:
             path = self._temporary / f"{name}.npy"
-            self._mapped[name] = np.load(path, mmap_mode="r+", allow_pickle=False)
+            with self._disk_errors():
+                self._mapped[name] = np.load(path, mmap_mode="r+", allow_pickle=False)
         return self._mapped[name]
 
     def write(
@@ -145,8 +157,9 @@ class ScoreFolder:
 
     def flush(self) -> None:
         """Flush this process's rows to the disk."""
-        for array in self._mapped.values():
-            array.flush()
+        with self._disk_errors():
+            for array in self._mapped.values():
+                array.flush()
 
     def finish(self, origins: Sequence[object] = ()) -> None:
         """Write the description and rename the folder, which completes it.
@@ -157,15 +170,28 @@ class ScoreFolder:
         self.flush()
         mids, names = self._classes.mids, self._classes.names
         meta: dict[str, Any] = {"format_version": FORMAT_VERSION, "mids": mids, "names": names}
-        files = []
+        files: list[str] = []  # of top scores, which the fingerprint covers
         if self._top_k:
             digest = _fingerprint(_top_columns(self._temporary), mids, names)
             meta |= {"top_k": self._top_k, "fingerprint": digest}
         else:
             meta |= {"origins": [str(origin) for origin in origins]}
             files = sorted(path.name for path in self._temporary.glob("*.npy"))
-        write_sealed(meta, self._temporary / META, files=files)
-        publish_folder(self._temporary, self.folder)
+        with self._disk_errors():
+            write_sealed(meta, self._temporary / META, files=files)
+            publish_folder(self._temporary, self.folder)
+        self._unlock()
+
+    def _disk_errors(self) -> AbstractContextManager[None]:
+        return disk_errors(self.folder, "write the scores", then="run the command again")
+
+
+def _allocate(path: Path, dtype: DTypeLike, shape: tuple[int, int]) -> None:
+    """An array in a file with room on the disk. Mapped files are sparse otherwise, and a process
+    that writes to one on a full disk is ended by a signal (SIGBUS)."""
+    np.lib.format.open_memmap(path, "w+", dtype, shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def check_top_k(top_k: int | None, output: Path) -> None:
@@ -184,7 +210,7 @@ def read_score_folder(folder: Path) -> dict[str, np.ndarray]:
         raise ScoreError(
             "these are only the highest scores of each clip, without targets",
             where=folder,
-            fix="give them to train/main.py --distill, or to eval.ensemble --top-k",
+            fix="give them to psla-wds train --distill, or to psla-wds ensemble --top-k",
         )
     meta = _read_meta(folder)
     arrays = {

@@ -96,7 +96,7 @@ class Scores:
                 f"{_examples(missing)}, and have {len(unknown):,} unknown "
                 f"clips{_examples(unknown)}",
                 where=where,
-                fix="score the same clips: python -m eval.predict with the same --index",
+                fix="score the same clips: psla-wds predict with the same --index",
             )
         return np.fromiter((rows[clip_id] for clip_id in clip_ids), np.int64, len(clip_ids))
 
@@ -265,11 +265,13 @@ def _wrong_values(
 
 
 def _unusable(reason: str, path: Path) -> ScoreError:
-    return ScoreError(
-        f"the score file cannot be used: {reason}",
-        where=path,
-        fix=f"write it again: python -m eval.predict RUN --index SHARDS --output {path}",
-    )
+    again = f"write it again: psla-wds predict RUN --index SHARDS --output {path}"
+    if (path / "config.json").exists():
+        reason = "this is the folder of a run"
+        file = path / "scores.npz"
+        again = f"name its scores, {file}; psla-wds predict {path} --index SHARDS --output "
+        again += f"{file} writes them"
+    return ScoreError(f"the score file cannot be used: {reason}", where=path, fix=again)
 
 
 def _examples(clip_ids: Collection[str]) -> str:

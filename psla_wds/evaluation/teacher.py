@@ -39,7 +39,7 @@ def apply_teacher(index: ShardIndex, folder: Path) -> ShardIndex:
         raise ScoreError(
             f"the teacher has not scored {len(missing):,} of {len(index):,} clips: {examples}",
             where=folder,
-            fix="score all clips: python -m eval.predict with the --index options of the training",
+            fix="score all clips: psla-wds predict with the --index options of the training",
         )
     return replace(
         index,
@@ -123,6 +123,6 @@ def _rows_like(model: _Model, first: _Model) -> Int64[np.ndarray, " clips"]:
             f"the {len(model.clip_ids):,} clips lack {len(missing):,} of the "
             f"{len(first.clip_ids):,} of {first.path}{example}",
             where=model.path,
-            fix="score the same clips with all models: python -m eval.predict with one --index",
+            fix="score the same clips with all models: psla-wds predict with one --index",
         )
     return rows

@@ -41,7 +41,8 @@ class Thresholds:
                 f"the thresholds are for other classes ({len(self.mids)} where {len(mids)} are "
                 f"expected): {len(unlike)} are on one side only, such as {', '.join(unlike[:3])}",
                 where=where,
-                fix="fit them on scores of this model: python -m eval.thresholds SCORES",
+                fix="fit them on scores of this model: "
+                "psla-wds thresholds SCORES.npz --output T.json",
             )
         position = {mid: k for k, mid in enumerate(self.mids)}
         return self.values[[position[mid] for mid in mids]]
@@ -132,7 +133,7 @@ def fit_thresholds(
         raise ScoreError(
             "no clip has a positive class, so there is nothing to fit",
             where="targets",
-            fix="give scores of labelled clips: python -m eval.predict with labelled shards",
+            fix="give scores of labelled clips: psla-wds predict with labelled shards",
         )
     values = np.empty(len(mids), np.float32)
     blocks = range(0, len(mids), CLASSES_PER_BLOCK)
@@ -206,7 +207,7 @@ def f1_intervals(
 
 
 def read_thresholds(path: Path) -> Thresholds:
-    """The thresholds in a file by eval.thresholds; any fault is a `ScoreError`."""
+    """The thresholds in a file by psla-wds thresholds; any fault is a `ScoreError`."""
     try:
         rows = json.loads(read_text(path))["per_class"]
         mids = tuple(row["mid"] for row in rows)
@@ -221,7 +222,7 @@ def read_thresholds(path: Path) -> Thresholds:
         raise ScoreError(
             f"the thresholds cannot be read: {error}",
             where=path,
-            fix=f"write them again: python -m eval.thresholds SCORES --output {path}",
+            fix=f"write them again: psla-wds thresholds SCORES --output {path}",
         ) from None
 
 

@@ -15,7 +15,7 @@ from psla_wds.errors import ConfigError, ShardError
 from psla_wds.io.atomic_files import atomic_folder, atomic_open
 from psla_wds.io.locations import Location
 from psla_wds.io.regular import SMALL_BYTES, open_regular, read_small
-from psla_wds.io.remote import REQUEST_TIMEOUT_S, ReadError, Remote, remote
+from psla_wds.io.remote import ReadError, Remote, remote
 
 
 class Disk:
@@ -174,11 +174,12 @@ class Disk:
 Store: TypeAlias = Disk | Remote
 
 
-def at(location: Location, timeout_s: float = REQUEST_TIMEOUT_S) -> Store:
+def at(location: Location, timeout_s: float | None = None) -> Store:
     """The file or folder at a location, which need not be there.
 
     Args:
-        timeout_s: longest wait for the answer to one request for bytes behind a URL.
+        timeout_s: longest wait for the answer to one request behind a URL. Default: that of
+            `expect_reads_within`.
     """
     return Disk(location) if isinstance(location, Path) else remote(location, timeout_s)
 

@@ -66,13 +66,17 @@ class Ontology:
     def _nearest(
         self, parent: str, position: dict[str, int], through_abstract: bool
     ) -> Iterator[str]:
-        if parent in self.abstract and not through_abstract:
-            return
-        for child in self.children[parent]:
-            if child in position:
-                yield child
-            elif child in self.abstract:
-                yield from self._nearest(child, position, through_abstract)
+        waiting, seen = [parent], {parent}
+        while waiting:
+            node = waiting.pop()
+            if node in self.abstract and not through_abstract:
+                continue
+            for child in self.children[node]:
+                if child in position:
+                    yield child
+                elif child in self.abstract and child not in seen:
+                    seen.add(child)
+                    waiting.append(child)
 
     def check_classes(self, classes: ClassList, *, where: object) -> None:
         """Raise `LabelError` unless every class is a node."""

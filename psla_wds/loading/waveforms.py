@@ -132,6 +132,10 @@ class WaveformLoader(BatchSource[WaveformBatch]):
             self._iteration += 1
             return self._batch(draws, waveforms)
 
+    def _restart(self) -> None:
+        self._decoding.clear()
+        self._iteration = 0
+
     def close(self) -> None:
         """End the threads and close the shards."""
         self._pool.shutdown(cancel_futures=True)

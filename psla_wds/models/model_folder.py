@@ -71,9 +71,9 @@ class FolderConfig:
     mids: tuple[str, ...]
     names: tuple[str, ...]
     metrics: dict[str, Any] | None
-    """Scores over all classes, by eval.score."""
+    """Scores over all classes, by psla-wds score."""
     thresholds: Annotated[tuple[float | None, ...] | None, Within(-1e30, 1e30)] = None
-    """Score from which each class is present, by eval.thresholds; null: it never is."""
+    """Score from which each class is present, by psla-wds thresholds; null: it never is."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "config")
@@ -129,7 +129,7 @@ def write_model(
     """Write weights and config.json into an existing folder; members must fit together.
 
     Args:
-        metrics: scores over all classes, by eval.score.
+        metrics: scores over all classes, by psla-wds score.
         thresholds: score from which each class is present; infinite: it never is.
     """
     many = len(members) > 1
@@ -201,7 +201,9 @@ def _faults(config: FolderConfig) -> Iterator[str]:
 def _write_member(path: Path, member: Checkpoint, provenance: Provenance) -> Member:
     # Copies: for a weight that is a view, the whole tensor behind it would be written.
     tensors = {n: t.detach().cpu().clone().contiguous() for n, t in member.weights.items()}
-    safetensors(path).save_file(tensors, path, metadata={"format": "pt"})
+    # As bytes: `save_file` reports a full disk by an error of its own, and makes files that nobody
+    # but their owner can read, whatever the umask.
+    path.write_bytes(safetensors(path).save(tensors, metadata={"format": "pt"}))
     return Member(
         file=path.name,
         size_bytes=path.stat().st_size,

@@ -192,7 +192,7 @@ def without_damaged(
     raise ShardError(
         f"{MAX_REPLACEMENTS} clips tried in place of a damaged one were damaged too",
         where=f"{len(damaged)} damaged clips of {num_clips}",
-        fix="find the damage with: python -m sharding.check SHARDS --deep",
+        fix="find the damage with: psla-wds check SHARDS --deep",
     )
 
 

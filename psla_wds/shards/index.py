@@ -150,7 +150,7 @@ class ShardIndex:
                     f"the index expects a shard of {expected:,} bytes, {found}",
                     where=shard,
                     fix=f"copy the shard again, or rebuild the index: "
-                    f"python -m sharding.index {shard.parent}",
+                    f"psla-wds index {shard.parent}",
                 )
 
 

@@ -66,7 +66,7 @@ def read_index(shards: Location | str) -> ShardIndex:
     if isinstance(shards, str):
         shards = parse_location(shards)
     folder = member(shards, INDEX_FOLDER)
-    rebuild = f"python -m sharding.index {shards}"
+    rebuild = f"psla-wds index {shards}"
     if is_http(folder):
         rebuild = "make the index where the shards are on a disk, and copy it here with them"
     meta_text = _read_meta(shards, folder, rebuild)

@@ -38,7 +38,9 @@ def merge_sidecars(
     tars = tars_in(shards)
     if not tars:
         raise ShardError(
-            "there are no shards here", where=shards, fix="run python -m sharding.build"
+            "there are no shards here",
+            where=shards,
+            fix="check the path; psla-wds build makes shards",
         )
     sidecars = compared(_finished_sidecars(shards, tars))
     write_index(shards, sidecars, read_class_list(shards / CLASS_LABELS))
@@ -52,7 +54,7 @@ def _finished_sidecars(shards: Location, tars: list[Location]) -> Iterator[Sidec
             raise ShardError(
                 "the shard is not finished: it has no sidecar, or another size",
                 where=tar,
-                fix="run the same sharding.build command again: it makes what is missing",
+                fix="run the same psla-wds build command again: it makes what is missing",
             )
         if sidecar.shard != tar.name:
             raise ShardError(
@@ -135,7 +137,7 @@ class _Table:
             raise ShardError(
                 f"{len(repeated):,} clips are in the shards twice, such as {ids[row]!r}",
                 where=shards / self.shards[columns["shard"][row]]["name"],
-                fix="delete the tars that are not of this build, and run sharding.build again",
+                fix="delete the tars that are not of this build, and run psla-wds build again",
             )
 
     def splits(self, shards: Location) -> list[str]:

@@ -67,7 +67,7 @@ def next_step(output: Path, specs: Iterable[str]) -> str:
     shards = " ".join(f"--index {spec}" for spec in specs)
     return (
         f"wrote {output} (report.json, report.txt); next: "
-        f"torchrun train/main.py RECIPE {shards} --labels {output}"
+        f"psla-wds train RECIPE {shards} --labels {output}"
     )
 
 
@@ -88,7 +88,7 @@ def apply_overlay(index: ShardIndex, folder: Path) -> ShardIndex:
         raise LabelError(
             "there is no label overlay here",
             where=folder,
-            fix="--labels names the --output of eval.enhance or sharding.overlay",
+            fix="--labels names the --output of psla-wds enhance or psla-wds overlay",
         )
     try:
         meta = read_json(_Meta, folder / META, besides=SEAL)
@@ -103,7 +103,7 @@ def apply_overlay(index: ShardIndex, folder: Path) -> ShardIndex:
         raise LabelError(
             f"the label overlay is damaged: {str(error).splitlines()[0]}",
             where=folder,
-            fix="make it again: python -m eval.enhance or sharding.overlay",
+            fix="make it again with the command that made it, psla-wds enhance or psla-wds overlay",
         ) from None
     found = (meta.index_fingerprint, meta.num_clips, meta.mids)
     if found != (index.fingerprint, len(index), index.classes.mids):

@@ -22,7 +22,8 @@ class PackConfig:
     """Folder of the shards, or its URL (s3://, gs://): a new one, or one where the same build was
     interrupted."""
     eval_share: Annotated[float, Within(0, 1, without=(1,))] = 0.0
-    """Share of the clips without a split that go to the split eval; the rest go to train."""
+    """Share of the clips without a split that go to the split eval, of each class as nearly as it
+    can be; the rest go to train."""
     sample_rate_hz: Annotated[int, Within(1000, 768_000)] = 16_000
     """Sample rate to which clips are resampled."""
     codec: Codec = "flac"
@@ -59,18 +60,19 @@ class PackConfig:
     """File to which a Dask scheduler wrote its address."""
     task: str | None = None
     """I/N, with I from 0 to N - 1, makes only every Nth shard from the Ith on; slurm takes both
-    from a Slurm array. When all tasks are done, python -m sharding.index joins the shards."""
+    from a Slurm array. When all tasks are done, psla-wds index joins the shards."""
     dry_run: bool = False
     """Print clips, classes, shards, size and time, estimated from 64 clips; write nothing."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if not takes_rate(self.codec, self.sample_rate_hz):
-            rates = ", ".join(map(str, OPUS_RATES_HZ)) if self.codec == "opus" else "16000"
+            rates = OPUS_RATES_HZ if self.codec == "opus" else (16_000,)
+            nearest_hz = min(rates, key=lambda rate_hz: abs(rate_hz - self.sample_rate_hz))
             raise ConfigError(
                 f"{self.codec} has no sample rate of {self.sample_rate_hz:,} Hz",
                 where=f"--codec {self.codec}",
-                fix=f"--sample-rate-hz {rates}, or another --codec",
+                fix=f"--sample-rate-hz {nearest_hz}, or another --codec",
             )
         at(self.output).require_writable()
         self._check_engine()
@@ -87,9 +89,14 @@ class PackConfig:
             raise ConfigError(
                 "refused clips are retried, and duplicates found, only once all shards are made",
                 where="--task with --retry-rejected or --refuse-duplicates",
-                fix="retry without --task, after python -m sharding.index; refuse duplicates in a "
+                fix="retry without --task, after psla-wds index; refuse duplicates in a "
                 "build without --task, on a cluster with --engine dask",
             )
+
+    @property
+    def split_by_class(self) -> bool:
+        """Rule for splits of a build that is begun now."""
+        return self.eval_share > 0
 
     @property
     def layout(self) -> Layout:

@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ def scheduler_address(file: Path) -> str:
         raise ConfigError(
             f"cannot read the scheduler's address: {error}",
             where=file,
-            fix="start it first: dask scheduler --scheduler-file FILE",
+            fix=f"start it first: dask scheduler --scheduler-file {shlex.quote(str(file))}",
         ) from None
 
 
@@ -92,7 +93,7 @@ def _connect(address: str) -> Any:
         raise ConfigError(
             "the package distributed is not installed",
             where="--engine dask",
-            fix="pip install 'psla-wds[cluster]'",
+            fix="python -m pip install distributed",
         ) from None
     try:
         asyncio.run(asyncio.wait_for(_identify(address), ANSWER_S))

@@ -92,7 +92,9 @@ def read_duplicates(folder: Location) -> dict[str, str]:
         return {}
     except (ValueError, AttributeError, OSError, RecursionError) as error:
         raise ShardError(
-            f"the list of duplicates is damaged: {error}", where=path, fix="delete it, run again"
+            f"the list of duplicates is damaged: {error}",
+            where=path,
+            fix="delete it, and run the same command again",
         ) from None
 
 

@@ -39,7 +39,7 @@ def open_hdf5(path: Path) -> Iterator[Any]:
         raise ConfigError(
             "HDF5 files need h5py, which is not installed",
             where=path,
-            fix="pip install 'psla-wds[hdf5]'",
+            fix="python -m pip install h5py",
         ) from None
     with _reader_errors(path), h5py.File(path, "r") as file:
         names = [name for name in AUDIO_ARRAYS if name in file]

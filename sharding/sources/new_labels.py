@@ -37,7 +37,7 @@ class TableOptions:
     label_column: str = "labels"
     """Column with the labels: mids, names, indices, or a 0 or 1 for each class."""
     separator: str = "|"
-    """Separator of several labels, or confidences, in a text; "," for FSD50K."""
+    """Separator of several labels, or confidences, in a text; a comma for FSD50K."""
     confidence_column: str | None = None
     """Column with the confidence of a row, or a list of one for each of its labels."""
     threshold: Annotated[float | None, Within(-1e300, 1e300)] = None

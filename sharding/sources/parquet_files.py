@@ -39,7 +39,7 @@ def open_parquet(location: Location, **options: Any) -> Iterator[Any]:
     """Open a file as `pyarrow.parquet.ParquetFile`; `ManifestError` for one that is missing or
     damaged, also where the damage shows within the block."""
     parquet = optional_package(
-        "pyarrow.parquet", "Parquet files", where=location, install="'.[parquet]'"
+        "pyarrow.parquet", "Parquet files", where=location, install="pyarrow"
     )
     import pyarrow
 

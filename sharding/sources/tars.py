@@ -36,7 +36,7 @@ class TarsSource(LabelOptions):
     """WebDataset tars: KEY.wav or another audio format, with labels in KEY.json, .cls or .txt, or
     in a table beside the tars.
 
-    Packs them again: shuffled, at one rate, in one codec. python -m sharding.index uses tars
+    Packs them again: shuffled, at one rate, in one codec. psla-wds index uses tars
     unchanged.
     """
 

@@ -10,11 +10,12 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHAN
 
 FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:\A|(?<=\n\n))(?:    [^\n]*\n)+")
-INLINE = re.compile(r"`((?:python|torchrun|make|pip|dask|git) [^`]*)`")
+INLINE = re.compile(r"`((?:psla-wds|python|torchrun|make|pip|dask|git) [^`]*)`")
 MENTION = re.compile(
-    r"python -m (\w+\.\w+|train\.study \w+)|torchrun( -m train\.main| train/main\.py| --[\w-]+)?"
+    r"psla-wds( COMMAND)?( [\w-]+)?( [\w-]+)?( --[\w.-]+)*|python -m (\w+\.)?\w+|"
+    r"torchrun( -m \w+| train/main\.py| --[\w-]+)?"
 )
-"""A command that a sentence names, without its arguments."""
+"""A command that a sentence names, without values of its arguments."""
 SHELL = ("bash", "sh", "shell", "console")
 NO_COMMANDS = re.compile(
     r"psla_wds/ +the library|shard-0+\.tar +clips|config\.json +every setting|my_clips/|"

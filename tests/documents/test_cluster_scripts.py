@@ -42,7 +42,6 @@ class Job:
             "source /shared/psla-wds/.venv/bin/activate": ":",
             "--nproc-per-node 8": "--nproc-per-node 1",
             "29500": str(free_port()),
-            "/shared/psla-wds/train/main.py": str(ROOT / "train" / "main.py"),
             "audioset-full": f"demo {SETTINGS}",
             "/shared/shards/full": f"{shards}:train",
             "/shared/runs/full": str(run_dir),

@@ -1,6 +1,7 @@
 """README.md and docs/: their commands parse, their links, flags and messages exist."""
 
 import ast
+import importlib
 import re
 import runpy
 import shlex
@@ -11,20 +12,22 @@ import pytest
 from pages import FENCE, PAGES, ROOT, commands_of, inline_commands_of
 
 from psla_wds import cli
+from psla_wds.commands import MODULES
 from psla_wds.errors import PslaError
+from train.config import TrainConfig
 from train.main import parse
 
 PACKAGES = ("psla_wds", "sharding", "train", "eval", "benchmarks")
 REST = {
-    "python -m sharding.build audioset ...": "--segments S.csv --audio-root A --class-labels C.csv "
-    "--output O",
-    "python -m sharding.build ...": "folder FOLDER --output O",
-    "python -m train.study NAME ...": "--index S --eval-index S --work W",
-    "torchrun --nproc-per-node 8 train/main.py ...": "demo",
+    "psla-wds build audioset": "--segments S.csv --audio-root A --class-labels C.csv --output O",
+    "psla-wds build": "folder FOLDER --output O",
+    "python -m sharding.build folder": "FOLDER --output O",
+    r".* (train|train/main.py) [\w-]+": "--index S",
 }
-"""Meaning of `...` after each beginning of a command."""
+"""Meaning of `...` after beginnings of commands."""
 OTHER_FLAGS = {
-    *("help", "nproc-per-node", "max-restarts", "signals-to-handle"),  # torchrun's
+    *("help", "nproc-per-node", "standalone", "max-restarts", "signals-to-handle"),  # torchrun's
+    *("rdzv-conf", "rdzv-endpoint"),
     *("array", "requeue"),  # Slurm's
 }
 OFFICIAL_FLAGS = {
@@ -46,35 +49,50 @@ class Parsed(Exception):  # noqa: N818 (not an error)
 def only_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
     real = cli.parse
 
-    def parse_and_stop(*arguments: object, **options: object) -> None:
-        real(*arguments, **options)
+    def parse_and_stop(kind: type, *arguments: object, **options: object) -> object:
+        found = real(kind, *arguments, **options)
+        if kind is TrainConfig:  # which is checked after it
+            return found
         raise Parsed
 
     monkeypatch.setattr(cli, "parse", parse_and_stop)
     monkeypatch.setattr(sys, "argv", ["command"])
 
 
+def started_by(words: list[str]) -> tuple[str, list[str]]:
+    """The module of ours that a command starts, or "", and its arguments."""
+    if words[0] == "torchrun":
+        from torch.distributed.run import get_args_parser
+
+        launch = get_args_parser().parse_args(words[1:])
+        start = {"train/main.py": ["train"], "psla_wds": []}.get(launch.training_script)
+        if start is None:
+            return "", []
+        words = ["psla-wds", *start, *launch.training_script_args]
+    if words[:3] == ["python", "-m", "psla_wds"]:
+        words = ["psla-wds", *words[3:]]
+    if words[0] == "psla-wds":
+        return MODULES[words[1]], words[2:]
+    is_ours = words[:2] == ["python", "-m"] and words[2].split(".")[0] in PACKAGES
+    return (words[2], words[3:]) if is_ours else ("", [])
+
+
 def check(text: str) -> None:
     """Parse a command of ours; others, such as those of a cluster, are not looked at."""
     for start, rest in REST.items():
-        if text.startswith(start):
-            text = text.replace("...", rest, 1)
+        text = re.sub(rf"^({start}) \.\.\.", rf"\1 {rest}", text)
     text = re.sub(r" \[[^]]*\]", "", text)
-    text = text.replace("{}", "0").replace("RECIPE", "demo").replace("study NAME", "study ablation")
+    text = text.replace("{}", "0").replace("RECIPE", "demo")
     for part in text.split(" | "):
-        words = shlex.split(part, comments=True)
-        if words[2:3] == ["train.study"]:  # tests/train/study parses all of its rows
-            continue
-        if words[:2] == ["python", "-m"] and words[2].split(".")[0] in PACKAGES:
-            sys.argv[1:] = words[3:]
+        module, sys.argv[1:] = started_by(shlex.split(part, comments=True))
+        if module == "train.main":
+            parse(sys.argv[1:])
+        elif module and module != "train.study":  # tests/train/study parses all of its rows
             with pytest.raises(Parsed):
-                runpy.run_module(words[2], run_name="__main__")
-        elif words[0] == "torchrun":
-            from torch.distributed.run import get_args_parser
-
-            launch = get_args_parser().parse_args(words[1:])
-            if "main" in launch.training_script:
-                parse(launch.training_script_args)
+                if module.startswith("benchmarks."):
+                    runpy.run_module(module, run_name="__main__")
+                else:
+                    importlib.import_module(module).main()
 
 
 @pytest.mark.usefixtures("only_parsing")
@@ -84,7 +102,7 @@ def test_commands_of_a_page_parse(page: Path, capsys: pytest.CaptureFixture[str]
     for command in (*commands_of(page), *inline_commands_of(page)):
         try:
             check(command.text)
-        except (PslaError, SystemExit, ImportError, pytest.fail.Exception) as error:
+        except (PslaError, SystemExit, ImportError, KeyError, pytest.fail.Exception) as error:
             wrong[command.text] = f"{error}\n{capsys.readouterr().err[-800:]}"
     assert not wrong, "\n".join(f"{text}\n  {why}" for text, why in wrong.items())
 
@@ -93,14 +111,16 @@ def test_commands_of_a_page_parse(page: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     "text",
     [
-        "python -m sharding.check SHARDS --deeper",
+        "psla-wds check SHARDS --deeper",
+        "psla-wds chekc SHARDS",
         "python -m eval.average RUN --epochs 16 --output A.pt",
         "torchrun train/main.py audioset-fool",
-        "torchrun --nprocs 8 train/main.py demo",
+        "torchrun --nprocs 8 -m psla_wds train demo",
+        "torchrun --nproc-per-node 8 -m psla_wds predict RUN --index S",
     ],
 )
 def test_wrong_command_is_noticed(text: str):
-    with pytest.raises((PslaError, SystemExit)):
+    with pytest.raises((PslaError, SystemExit, KeyError)):
         check(text)
 
 
@@ -169,7 +189,7 @@ def test_our_flags_in_the_table_parse(row: list[str]):
     given = [text for cell in row[1:] for text in re.findall(r"`(--[^`]*)`", cell)]
     for text in given:
         parse(["audioset-full", *text.split()])
-    assert row[1] == "" or given or "python -m" in row[1]
+    assert row[1] == "" or given or "`psla-wds " in row[1]
 
 
 def test_kinds_of_audio_files_name_their_tests():

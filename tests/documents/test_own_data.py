@@ -52,10 +52,8 @@ def write_checkpoint(path: Path) -> None:
 def as_run(command: Command, checkpoint: Path) -> list[str]:
     """The command of the page, with its placeholder filled in, and small."""
     words = [str(checkpoint) if word == "CHECKPOINT" else word for word in command.words]
-    if words[0] == "torchrun":
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "-m"]
-        return [*launcher, "train.main", *words[2:], *SMALL]
-    return [sys.executable, *words[1:]]
+    small = SMALL if words[1] == "train" else []
+    return [sys.executable, "-m", "psla_wds", *words[1:], *small]
 
 
 @pytest.mark.slow

@@ -136,7 +136,7 @@ def test_the_command_counts_and_says_what_is_next(shards: Path, index: ShardInde
         assert "1 rows are of other clips, such as 'stranger'" in text
         assert "4 labels are not in the class list: 'Dog' (4)" in text
     assert done.stdout.splitlines()[-1].endswith(
-        f"next: torchrun train/main.py RECIPE --index {shards} --labels {output}"
+        f"next: psla-wds train RECIPE --index {shards} --labels {output}"
     )
     labelled = labels_of(apply_overlay(index, output))
     assert [labelled[clip_id] for clip_id in ids[:3]] == [[NOISE]] * 3

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import threading
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -40,7 +41,9 @@ class RunLog:
 
             if config.wandb:
                 _start_wandb(config)
+            _leave_errors_to_main()
             with self._disk_errors():
+                _warn_if_gone(folder / LOG, state)
                 for path in (folder / LOG, folder / BAD_BATCHES):
                     _drop_what_is_done_again(path, state)
                 self._file = (folder / LOG).open("a", encoding="utf-8")
@@ -81,6 +84,23 @@ class RunLog:
             with self._disk_errors():
                 self._file.close()
                 self._board.close()
+
+
+def _warn_if_gone(path: Path, state: dict[str, Any] | None) -> None:
+    """Warn if the log was deleted, or emptied, after a state was saved."""
+    if state and not (path.exists() and (path.stat().st_size or not state["epochs_done"])):
+        logger.warning("%s is gone: it begins again after step %d", path, state["step"])
+
+
+def _leave_errors_to_main() -> None:
+    """Silence errors of TensorBoard's thread: the next call of its writer raises them here."""
+    shown = threading.excepthook
+
+    def show(failed: threading.ExceptHookArgs) -> None:
+        if not type(failed.thread).__module__.startswith("tensorboard"):
+            shown(failed)
+
+    threading.excepthook = show
 
 
 def _start_wandb(config: TrainConfig) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from psla_wds.errors import CheckpointError
-from psla_wds.io.atomic_files import sync_folder
+from psla_wds.io.atomic_files import disk_errors, sync_folder
 from psla_wds.io.tensor_files import load_tensors, save_tensors
 from train.steps.metrics import Means
 
@@ -55,10 +55,11 @@ class StateFiles:
         """Replace the newest state, which becomes the previous one."""
         unfinished = self._newest.with_name("state.next.pt")
         save_tensors(state | {"format_version": FORMAT_VERSION}, unfinished)
-        if self._newest.exists():
-            os.replace(self._newest, self._previous)
-        os.replace(unfinished, self._newest)
-        sync_folder(self._newest.parent)
+        with disk_errors(self._newest, "save the state", then="go on with --resume"):
+            if self._newest.exists():
+                os.replace(self._newest, self._previous)
+            os.replace(unfinished, self._newest)
+            sync_folder(self._newest.parent)
 
 
 class StateWriter:

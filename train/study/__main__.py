@@ -1,11 +1,12 @@
-"""Run a study of the PSLA paper: train and score the rows of one of its tables or figures.
+"""Run a study of the PSLA paper: the rows of one of its tables.
 
-A study runs the commands that you would type, one after another, and writes one table: the paper's
-numbers beside yours. Start it again to continue where it stopped. All of its runs take the options
-of train/main.py, such as --epochs 10 or --augment.mixup-rate 0.3.
+A study trains and scores the rows of a table or figure by the commands that you would type, one
+after another, and writes one table: the paper's numbers beside yours. Start it again to continue
+where it stopped. All of its runs take the options of psla-wds train, such as --epochs 10 or
+--augment.mixup-rate 0.3.
 
-    python -m train.study list
-    python -m train.study ablation --index SHARDS --eval-index SHARDS --work studies/balanced
+    psla-wds study list
+    psla-wds study ablation --index SHARDS --eval-index SHARDS --work studies/balanced
 """
 
 import json
@@ -14,14 +15,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import tyro
-
 from psla_wds import cli
 from psla_wds.errors import PslaError
 from train.recipes import RECIPES
 from train.study.paper import SETS, STUDIES, data_sets, table
 from train.study.run import Runner, Step, start_process, with_all_before
-from train.study.settings import PROG, StudyArgs, base_config, begin, check_begun, write
+from train.study.settings import StudyArgs, base_config, begin, check_begun, write
 from train.study.steps import Steps
 from train.study.tables import Number, Numbers, find_numbers, gather, to_text
 
@@ -34,9 +33,8 @@ NOTE = (
 
 def main(start: Callable[[Sequence[str]], int] = start_process) -> None:
     """The command; `start` runs a command of the study and returns its exit status."""
-    args, words = tyro.cli(
-        StudyArgs, args=sys.argv[1:], prog=PROG, description=__doc__, return_unknown_args=True
-    )
+    words = sys.argv[1:]
+    args, words = cli.parse(StudyArgs, __doc__, prog="study", return_unknown_args=True)
     if args.name == "list":
         print(listing())
         return
@@ -74,10 +72,10 @@ def main(start: Callable[[Sequence[str]], int] = start_process) -> None:
 
 
 def _print_plan(runner: Runner, missing: Iterable[Step]) -> None:
-    modules = Counter(step.module for step in missing)
+    commands = Counter(step.command for step in missing)
     print("".join(f"{runner.text(step)}\n" for step in missing), end="")
-    counts = ", ".join(f"{number} {module}" for module, number in modules.items())
-    print(f"would run {modules.total()} commands: {counts or 'all is done'}; wrote nothing")
+    counts = ", ".join(f"{number} {command}" for command, number in commands.items())
+    print(f"would run {commands.total()} commands: {counts or 'all is done'}; wrote nothing")
 
 
 def _conditions(args: StudyArgs, steps: Steps, num_clips: int) -> dict[str, Any]:

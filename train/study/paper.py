@@ -15,9 +15,9 @@ gain in AP by class."""
 TABLES = tomllib.loads(Path(__file__).with_name("paper.toml").read_text(encoding="utf-8"))
 SETS: dict[str, dict[str, Any]] = TABLES["sets"]
 CHANGES: dict[str, str] = TABLES["changes"]
-"""Flags of train.main by word."""
+"""Flags of psla-wds train by word."""
 LABELS: dict[str, str] = TABLES["labels"]
-"""Flags of eval.enhance by word."""
+"""Flags of psla-wds enhance by word."""
 STUDIES: dict[str, str] = {name: study["title"] for name, study in TABLES["studies"].items()}
 
 

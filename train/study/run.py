@@ -21,8 +21,8 @@ from train.run.log import read_run
 
 logger = logging.getLogger("study")
 
-TRAIN = "train.main"
-DISTRIBUTED = (TRAIN, "eval.predict")
+TRAIN = "train"
+DISTRIBUTED = (TRAIN, "predict")
 """Commands that several processes can share."""
 
 
@@ -31,7 +31,8 @@ class Step:
     """A command of a study."""
 
     name: str
-    module: str
+    command: str
+    """Name of the command."""
     words: tuple[str, ...]
     output: Path
     """File that exists once the command has succeeded."""
@@ -90,17 +91,22 @@ class Runner:
     def text(self, step: Step) -> str:
         """The command as you would type it."""
         best = [f"<the best {step.best} of {len(step.after)}>"] if step.best else []
-        return " ".join([*self._launcher(step, "python"), *best, *map(shlex.quote, step.words)])
+        torchrun = self._torchrun(step)
+        started = ["torchrun", *torchrun, "-m", "psla_wds"] if torchrun else ["psla-wds"]
+        return " ".join([*started, step.command, *best, *map(shlex.quote, step.words)])
 
     def _run(self, step: Step) -> bool:
         output, ranked = step.output, []
-        if output.exists() and step.module != TRAIN:  # a run continues, or refuses to
+        if output.exists() and step.command != TRAIN:  # a run continues, or refuses to
             # Commands that write JSON write its whole folder.
             shutil.rmtree(output.parent) if output.suffix == ".json" else output.unlink()
         if step.best:
             ranked = sorted(step.after, key=lambda before: -read_json(before.output)["mAP"])
         best = [before.words[0] for before in ranked[: step.best]]
-        if self._start([*self._launcher(step, sys.executable), *best, *step.words]):
+        torchrun = self._torchrun(step)
+        launcher = ["-m", "torch.distributed.run", *torchrun] if torchrun else []
+        command = [sys.executable, *launcher, "-m", "psla_wds", step.command]
+        if self._start([*command, *best, *step.words]):
             return False
         if output.exists():
             os.utime(output)  # a run that had nothing left to do is current now
@@ -109,16 +115,16 @@ class Runner:
     def _is_current(self, step: Step) -> bool:
         if not step.output.exists() or not all(map(self.is_done, step.after)):
             return False
-        if step.module == TRAIN and not read_run(step.folder).is_done:
+        if step.command == TRAIN and not read_run(step.folder).is_done:
             return False  # it was stopped between its last checkpoint and the end of that epoch
         made = step.output.stat().st_mtime_ns
         return all(before.output.stat().st_mtime_ns <= made for before in step.after)
 
-    def _launcher(self, step: Step, python: str) -> list[str]:
-        if self._processes == 1 or step.module not in DISTRIBUTED:
-            return [python, "-m", step.module]
-        torchrun = [python, "-m", "torch.distributed.run", "--standalone"]
-        return [*torchrun, f"--nproc-per-node={self._processes}", "-m", step.module]
+    def _torchrun(self, step: Step) -> list[str]:
+        """Options of torchrun, if several processes share the command."""
+        if self._processes == 1 or step.command not in DISTRIBUTED:
+            return []
+        return ["--standalone", f"--nproc-per-node={self._processes}"]
 
 
 def _num_gpus() -> int:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional
 
 from psla_wds import cli
+from psla_wds.commands import called_as
 from psla_wds.config import Within, check_ranges, to_json
 from psla_wds.errors import ConfigError
 from psla_wds.io.atomic_files import atomic_open, disk_errors
@@ -18,7 +19,6 @@ from train.recipes import configure
 from train.study.paper import SETS, STUDIES, DataSet, data_sets
 from train.study.run import read_json
 
-PROG = "python -m train.study"
 DOWNLOAD = "download"
 BASE, RECORD = "base.json", "study.json"
 LATER = ("ontology", "teacher", "esc50_index", "fsd50k_index")
@@ -27,7 +27,7 @@ LATER = ("ontology", "teacher", "esc50_index", "fsd50k_index")
 
 @dataclass(frozen=True, kw_only=True)
 class StudyArgs:
-    """Options of a study, beside those of train/main.py."""
+    """Options of a study, beside those of psla-wds train."""
 
     name: Positional[str]
     """Study to run; list prints them all."""
@@ -74,7 +74,7 @@ class StudyArgs:
         """The set that --index is taken for; `ConfigError` if the study has no such table."""
         if self.name not in STUDIES:
             fix = f"choose {', '.join(STUDIES)}, or list"
-            raise ConfigError(f"there is no study {self.name}", where=PROG, fix=fix)
+            raise ConfigError(f"there is no study {self.name}", where=called_as("study"), fix=fix)
         sets = data_sets(self.name)
         if self.set and self.set not in sets:
             what, fix = f"the paper has no such table for {self.set}", f"set {' or '.join(sets)}"
@@ -83,17 +83,18 @@ class StudyArgs:
 
 
 def base_config(args: StudyArgs, words: Sequence[str]) -> TrainConfig:
-    """The recipe with the settings in `words`, which are flags of train/main.py."""
+    """The recipe with the settings in `words`, which are flags of psla-wds train."""
     name = args.base or SETS[args.data_set]["recipe"]
-    prog = f"{PROG} {args.name}"
+    prog = f"{called_as('study')} {args.name}"
     config = configure(name, words, where="--base", prog=prog, description=None)
     draws_once = args.data_set != "balanced" or config.sampler.sampling == "shuffle"
     own_folder = any(word.startswith(("--run-dir", "--run_dir")) for word in words)
     for holds, where, what, fix in (
         (config.index, "--index", "needs shards to train on", "set --index SHARDS"),
         (config.eval_index, "--eval-index", "evaluates its runs", "set --eval-index SHARDS"),
-        (not own_folder, "--run-dir", "names its run folders", "set --work"),
-        (not config.labels, "--labels", "makes its labels", "set --ontology and --teacher"),
+        (not own_folder, "--run-dir", "names its run folders", "set --work FOLDER"),
+        (not config.labels, "--labels", "makes its labels",
+         "set --ontology FILE and --teacher RUN"),
         (not config.distill, "--distill", "learns from labels alone", "choose another --base"),
         (not args.sizes or args.name == "training-size", "--sizes", "other than training-size has "
          "no sizes", "leave them out"),

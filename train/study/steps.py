@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import tyro
-
+from psla_wds import cli
 from psla_wds.config import flag
 from psla_wds.errors import PslaError
 from psla_wds.io.locations import is_url
@@ -17,7 +16,7 @@ from train.config import TrainConfig
 from train.recipes import RECIPES
 from train.study.paper import CHANGES, LABELS, SETS, Cell, expand
 from train.study.run import TRAIN, Step
-from train.study.settings import BASE, PROG, StudyArgs, imagenet_weights
+from train.study.settings import BASE, StudyArgs, imagenet_weights
 
 NO_IMAGENET = "random initial weights: the recipe has them, and there is no --imagenet"
 NO_ONTOLOGY = "labels as annotated: there is no --ontology"
@@ -34,7 +33,7 @@ class Model:
     name: str
     """Folder of its runs: what it changes, so that models which are the same here share one."""
     flags: tuple[str, ...]
-    """Flags of train.main, after the study's base.json."""
+    """Flags of psla-wds train, after the study's base.json."""
     epochs: int
     labels: str | None
     """Word of the enhanced labels that it learns."""
@@ -66,7 +65,7 @@ class Steps:
         return min(self._args.average_from or first, epochs), epochs
 
     def _parse(self, flags: tuple[str, ...]) -> TrainConfig:
-        return tyro.cli(TrainConfig, default=self.base, args=flags, prog=PROG)
+        return cli.parse(TrainConfig, None, prog="study", args=flags, default=self.base)
 
     def _model(self, words: str) -> Model:
         """The model that words of paper.toml mean here; `Lacking` if it cannot be trained."""
@@ -139,14 +138,14 @@ class Steps:
         """Scores of the averaged weights."""
         train, epochs = self.train(model, seed), map(str, self.averaged)
         words, output = [str(train.folder), "--epochs", *epochs], train.folder / "average.pt"
-        average = self._made("eval.average", words, output, train)
+        average = self._made("average", words, output, train)
         return self._predict(output, output.with_suffix(".npz"), self.test_index, average)
 
     def figures(self, model: Model, seed: int) -> Step:
         """Metrics of every epoch, and of the mean scores from each epoch to the last."""
         train = self.train(model, seed)
         words = [str(train.folder), *_indexes(self.test_index), "--no-plans"]
-        return self._made("eval.figures", words, train.folder / "figures/averaging.json", train)
+        return self._made("figures", words, train.folder / "figures/averaging.json", train)
 
     def all_epochs(self, model: Model, seed: int) -> Step:
         """Mean scores of all epochs."""
@@ -156,12 +155,12 @@ class Steps:
         names = [f"epoch-{epoch:03d}.npz" for epoch in range(1, model.epochs + 1)]
         files = [str(figures.output.with_name(name)) for name in names]
         output = figures.output.parents[1] / "epochs.npz"
-        return self._made("eval.ensemble", files, output, figures)
+        return self._made("ensemble", files, output, figures)
 
     def scored(self, predicted: Step, *words: str, name: str | None = None) -> Step:
         """Metrics of a score file, in a folder of its name."""
         output = predicted.output.with_name(name or predicted.output.stem) / "metrics.json"
-        return self._made("eval.score", [str(predicted.output), *words], output, predicted)
+        return self._made("score", [str(predicted.output), *words], output, predicted)
 
     def elsewhere(self, model: Model, seed: int, where: str) -> Step:
         """Metrics of the last epoch on other clips, or against other labels."""
@@ -191,7 +190,7 @@ class Steps:
         words = [str(output), *_indexes(index), f"--ontology={self._args.ontology}"]
         words += [*shlex.split(LABELS[labels]), "--allow-empty-classes"]
         output = folder / f"{clips}-{labels.removeprefix('labels-')}" / "report.json"
-        return self._made("eval.enhance", words, output, scores)
+        return self._made("enhance", words, output, scores)
 
     def committee(self, cell: Cell) -> Step:
         """Metrics of the mean scores of several models."""
@@ -200,7 +199,7 @@ class Steps:
         mark = zlib.crc32(" ".join(model.name for model in models).encode())
         output = self._args.work / "committees" / f"{best}{len(models)}-models-{mark:08x}.npz"
         files = [] if cell.best else [model.words[0] for model in models]
-        made = self._made("eval.ensemble", files, output, *models)
+        made = self._made("ensemble", files, output, *models)
         return self.scored(replace(made, best=cell.best))
 
     def members(self, cell: Cell) -> list[Step]:
@@ -211,13 +210,13 @@ class Steps:
         return found
 
     def _predict(self, model: Path, output: Path, index: Sequence[str], *after: Step) -> Step:
-        return self._made("eval.predict", [str(model), *_indexes(index)], output, *after)
+        return self._made("predict", [str(model), *_indexes(index)], output, *after)
 
-    def _made(self, module: str, words: Sequence[str], output: Path, *after: Step) -> Step:
+    def _made(self, command: str, words: Sequence[str], output: Path, *after: Step) -> Step:
         """A step whose command takes --output: a file, or the folder of a JSON file."""
         target = output.parent if output.suffix == ".json" else output
         words = (*words, f"--output={target}")
-        return Step(self._name(target), module, words, output, after)
+        return Step(self._name(target), command, words, output, after)
 
     def _name(self, path: Path) -> str:
         return str(path.relative_to(self._args.work))

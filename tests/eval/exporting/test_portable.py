@@ -10,9 +10,9 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from conftest import run_command
 from tiny_models import CLASSES, RATE_HZ, sweep, tiny_checkpoint
 
-from eval.export import Args, export
 from eval.exporting.portable import TOLERANCE, check_scores, write_onnx
 from psla_wds.audio.decode import load_clip
 from psla_wds.errors import CheckpointError
@@ -33,9 +33,9 @@ def exported(members: list[Checkpoint], tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("portable")
     for number, member in enumerate(members):
         save_checkpoint(member, folder / f"{number}.pt")
-    models = (folder / "0.pt", folder / "1.pt")
-    output = folder / "model"
-    export(Args(models=models, output=output, onnx=True, onnx_embeddings="attention"))
+    words = [folder / "0.pt", folder / "1.pt", f"--output={folder / 'model'}", "--onnx"]
+    done = run_command("eval.export", *words, "--onnx-embeddings=attention")
+    assert done.stderr == "" and len(done.stdout.splitlines()) == 2  # not what libraries log
     return folder / "model"
 
 

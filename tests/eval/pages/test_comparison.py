@@ -105,7 +105,7 @@ def test_runs_are_compared_with_their_settings(
     monkeypatch.setattr("sys.argv", ["compare", *words])
     main()
     text, html = capsys.readouterr().out, page.read_text(encoding="utf-8")
-    assert text.endswith(f"wrote {output} and {page}; next: open {page}\n")
+    assert text.endswith(f"wrote {output} and {page}; next: open {page} in a browser\n")
     found = json.loads(output.read_text())
     assert found["settings"]["optimizer.betas"] == ["[0.9, 0.9]", "[0.8, 0.9]", "[0.9, 0.9]"]
     assert found["resamples"] == 20 and "low" in found["changes"][0]["mAP"]
@@ -119,7 +119,9 @@ def test_runs_are_compared_with_their_settings(
         assert text.count(doubt) == html.count(doubt) == count
     learned = html.split("Settings that differ")[1].split("Paths, speed")[0]
     assert "optimizer.betas" in learned and "reader.threads" not in learned
-    assert f"eval.compare {' '.join(words)}</pre>" in html
+    assert f"psla-wds compare {' '.join(words)}</pre>" in html
     (runs[1] / "scores.npz").unlink()
-    with pytest.raises(ScoreError, match=r"no scores\.npz\n.*\n.*eval\.predict .*second --index"):
+    with pytest.raises(
+        ScoreError, match=r"no scores\.npz\n.*\n.*psla-wds predict .*second --index"
+    ):
         compare(runs)

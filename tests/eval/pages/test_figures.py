@@ -67,7 +67,7 @@ def test_a_run_without_evaluation_has_no_learning_curve(
     assert "was not evaluated while it trained" in caplog.text
     with pytest.raises(ConfigError, match="needs runs that were evaluated"):
         log_figures([run_of(tmp_path / "run", [0.1], seed=1), silent])
-    assert score_figures(silent) == [] and "python -m eval.predict" in caplog.text
+    assert score_figures(silent) == [] and "psla-wds predict" in caplog.text
 
 
 @pytest.fixture(scope="module")

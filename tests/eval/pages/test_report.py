@@ -157,7 +157,7 @@ def test_a_run_adds_its_training_to_the_page(scores: Scores, score_path: Path, r
     assert charts_in(page) == ["Loss", "Evaluation mAP", *STEP_CHARTS, *CLASS_CHARTS]
     assert "Epoch 2 of 30, step 200; 0.03 hours, 900 clips/s." in page
     assert "Epoch 2 was bounded by the step: 2.0% of the time went to waiting for data." in page
-    assert "python -m eval.score P.npz &#39;a word&#39;</pre>" in page
+    assert "psla-wds score P.npz &#39;a word&#39;</pre>" in page
 
 
 @pytest.mark.parametrize("num_classes", [6, 40])

@@ -97,21 +97,21 @@ def test_a_report_names_weights_and_how_to_score_them(
         return (folder / "report.html").read_text()
 
     assert "scores from epoch-002.pt (epoch 2).</p>" in page(run)
-    assert f"eval.predict {run} --index" in page(run) and "eval.average" not in page(run)
+    assert f"psla-wds predict {run} --index" in page(run) and "psla-wds average" not in page(run)
     assert json.loads((run / "metrics.json").read_text())["origins"][0].endswith(" 2")
     average = other / "average.pt"
-    assert f"eval.average {other} --epochs FIRST 2 --output {average}" in page(other)
+    assert f"psla-wds average {other} --epochs FIRST 2 --output {average}" in page(other)
     scores_of(average, 2, first_epoch=1).save(other / "scores.npz")
-    assert f"eval.average {other} --epochs 1 2 --output {average}" in page(other)
+    assert f"psla-wds average {other} --epochs 1 2 --output {average}" in page(other)
     config = other / "config.json"
     settings = json.loads(config.read_text())
     config.write_text(json.dumps(settings | {"eval_index": ["http://a/b", "c d"]}))
     told = page(other)
-    assert f"eval.predict {average} --index http://a/b --index &#39;c d&#39; --output" in told
+    assert f"psla-wds predict {average} --index http://a/b --index &#39;c d&#39; --output" in told
     assert "--run-dir NEW_RUN --eval-index http://a/b --eval-index &#39;c d&#39;\n" in told
     assert [figure.name for figure in score_figures(read_run(run))] == ["class-ap"]
     assert "scores from" not in caplog.text
     train(run, 3)
-    assert f"eval.predict {epoch_path(run, 2)} --index" in page(run)
+    assert f"psla-wds predict {epoch_path(run, 2)} --index" in page(run)
     assert "scores from epoch-002.pt (epoch 2; the run has 3)" in caplog.text
     assert score_figures(read_run(run)) == [] and "no class-ap" in caplog.text

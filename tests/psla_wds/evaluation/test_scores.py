@@ -173,4 +173,4 @@ def test_a_bad_score_file_says_what_is_wrong(score_path, spoil, message):
         Scores.load(score_path)
     _, where, fix = str(caught.value).splitlines()
     assert where == f"  where: {score_path}"
-    assert f"eval.predict RUN --index SHARDS --output {score_path}" in fix
+    assert f"psla-wds predict RUN --index SHARDS --output {score_path}" in fix

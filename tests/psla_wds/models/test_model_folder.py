@@ -1,6 +1,7 @@
 """Exported models: folders that hold what was written, or are refused."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,6 +130,18 @@ def test_features_that_claim_much_memory_are_refused(checkpoint: Checkpoint, fea
     claimed = replace(checkpoint, features=FeatureConfig(**features))
     with pytest.raises(CheckpointError, match="numbers at once"):
         WaveformModel([claimed])
+
+
+def test_files_have_the_mode_of_the_umask(checkpoint: Checkpoint, tmp_path: Path):
+    for umask, mode in ((0o022, 0o644), (0o027, 0o640), (0o077, 0o600)):
+        before = os.umask(umask)
+        try:
+            folder = tmp_path / f"{umask:o}"
+            folder.mkdir()
+            write_model(folder, [checkpoint], [Provenance()], metrics=None)
+        finally:
+            os.umask(before)
+        assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {mode}
 
 
 def test_views_are_written_without_what_they_share(checkpoint: Checkpoint, tmp_path: Path):

@@ -53,7 +53,7 @@ def test_a_flipped_bit_is_named_with_shard_offset_and_clip(copied: Path):
     tar.write_bytes(content)
     with pytest.raises(ShardError, match="damaged: its CRC-32 differs") as caught:
         read(copied, np.arange(len(index)))
-    for part in (str(tar), f"byte {index.offset[row]}", index.clip_id(row), "sharding.check"):
+    for part in (str(tar), f"byte {index.offset[row]}", index.clip_id(row), "psla-wds check"):
         assert part in str(caught.value)
 
 

@@ -163,7 +163,7 @@ def test_an_unfinished_shard_is_named_with_what_mends_it(copied: Path):
     with pytest.raises(StaleIndexError) as caught:
         read_index(copied).check_shards()
     assert f"a shard of {size:,} bytes, it has 700\n  where: {tar}\n" in str(caught.value)
-    assert f"python -m sharding.index {copied}" in str(caught.value)
+    assert f"psla-wds index {copied}" in str(caught.value)
     with pytest.raises(ShardError, match="not finished"):
         merge_sidecars(copied)
     sidecar_path(tar).unlink()
@@ -181,7 +181,7 @@ def test_a_damaged_index_is_refused(copied: Path, name: str, damage: str):
         path.write_bytes(path.read_bytes()[:-3])
     else:
         path.write_bytes(b"\x93NUMPY" + b"garbage" * 30)
-    with pytest.raises(StaleIndexError, match=r"sharding\.index"):
+    with pytest.raises(StaleIndexError, match=r"psla-wds index"):
         read_index(copied)
 
 

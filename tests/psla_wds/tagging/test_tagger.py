@@ -155,7 +155,7 @@ def test_what_is_odd_about_a_waveform_is_flagged(tagger: Tagger):
 
 def test_present_classes_reach_their_thresholds(tagger: Tagger):
     tags = tagger(sweep(0.5), RATE_HZ)
-    with pytest.raises(ConfigError, match=r"no thresholds\n.*present.*\n.*eval.thresholds"):
+    with pytest.raises(ConfigError, match=r"no thresholds\n.*present.*\n.*psla-wds thresholds"):
         tags.present()
     above = np.nextafter(tags.scores, np.float32(2))
     for reached in ([True] * 3, [False] * 3, [True, False, True], [False, True, False]):
@@ -214,7 +214,12 @@ def test_a_published_checkpoint_needs_a_class_list(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"windows": WindowConfig(window_s=2.0)}, {"device": "gpu"}, {"batch_size": 0}],
+    [
+        {"windows": WindowConfig(window_s=2.0)},
+        {"device": "gpu"},
+        {"device": "meta"},
+        {"batch_size": 0},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(checkpoint: Checkpoint, settings: dict):
     with pytest.raises(ConfigError, match=r"window_s|device|batch_size"):

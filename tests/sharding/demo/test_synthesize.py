@@ -129,7 +129,7 @@ def test_impossible_settings_are_refused_with_a_fix(name: str, value: float):
 def test_command_names_the_next_and_refuses_a_full_folder(tmp_path: Path):
     words = ["sharding.synthesize", str(tmp_path / "my corpus"), "--clips=2", "--clip-s=0.2"]
     last = run_command(*words).stdout.splitlines()[-1]
-    assert f"next: python -m sharding.build audioset --segments '{tmp_path}/my corpus/seg" in last
+    assert f"next: psla-wds build audioset --segments '{tmp_path}/my corpus/seg" in last
     files = sorted((tmp_path / "my corpus").iterdir())
     assert_user_error(run_command(*words, check=False))
     assert sorted((tmp_path / "my corpus").iterdir()) == files

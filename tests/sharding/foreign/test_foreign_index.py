@@ -78,7 +78,7 @@ def foreign(class_labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     done = index_tars(folder, class_labels)
     last_line = done.stdout.splitlines()[-1]
     assert "24 clips in 3 shards" in last_line and "3 scanned, 0 clips refused" in last_line
-    assert f"next: python -m sharding.check {folder}" in last_line
+    assert f"next: psla-wds check {folder}" in last_line
     assert {tar.name: tar.read_bytes() for tar in folder.glob("*.tar")} == before
     return folder
 
@@ -260,7 +260,7 @@ def test_the_keys_of_labels_are_named_where_none_is_found(class_labels: Path, tm
         tmp_path / "tars" / "a.tar", {"a.wav": audio_of(1, "wav"), "a.json": b'{"class": 1}'}
     )
     done = index_tars(folder, class_labels, check=False)
-    assert_user_error(done, "1 of 1 clips were refused", "rejected.jsonl", "sharding.build")
+    assert_user_error(done, "1 of 1 clips were refused", "rejected.jsonl", "psla-wds build")
     refusal = json.loads((folder / REJECTED).read_text())["detail"]
     assert "no label in labels, label, mids, tags, tag, only class: --label-key" in refusal
     index, _ = make_index(folder, class_labels, options=LabelOptions(label_key="class"))

@@ -25,7 +25,7 @@ def test_tasks_need_no_coordinator(corpus: Path, shards: Path, tmp_path: Path):
     assert_user_error(done, "1 shards are not made yet: 1", "run the tasks")
     other = build(corpus, output, "--task=1/3", "--codec=wav", check=False)
     assert_user_error(other, "holds another build")
-    assert f"python -m sharding.index {output}" in build(corpus, output, "--task=1/3").stdout
+    assert f"psla-wds index {output}" in build(corpus, output, "--task=1/3").stdout
     run_command("sharding.index", str(output))
     whole = content(shards)
     # Only the build knows its source, and so what is missing from it.

@@ -136,6 +136,9 @@ def test_a_shortened_clip_id_is_whole_in_the_json(tmp_path: Path):
         (["folder", "classes", "--clips-per-shard=0"], "--clips-per-shard"),
         (["folder", "classes", "--eval-share=1.5"], "--eval-share"),
         (["folder", "classes", "--max-clip-s=0"], "--max-clip-s"),
+        (["folder", "classes", "--codec=flac", "--sample-rate-hz=700000"], "--codec flac"),
+        (["folder", "classes", "--codec=flac", "--sample-rate-hz=65537"], "--codec flac"),
+        (["folder", "classes", "--codec=vorbis", "--sample-rate-hz=200001"], "--codec vorbis"),
         (["folder", "classes", "--codec=opus", "--sample-rate-hz=32000"], "--codec opus"),
         (["folder", "classes", "--codec=vorbis", "--sample-rate-hz=250000"], "--codec vorbis"),
         (["folder", "classes", "--sample-rate-hz=700000"], "--codec flac"),
@@ -242,8 +245,9 @@ def test_a_dry_run_foretells_what_the_build_then_gives(tmp_path: Path):
     assert printed["refused"].startswith("none, of 64 clips tried")
     run_command("sharding.build", *arguments, "--max-clip-s=0.8")
     index = read_index(tmp_path / "shards")
-    size_gb = float(printed["size"].split()[1])
-    assert sum(index.shard_sizes) / 1e9 == pytest.approx(size_gb, rel=0.1)
+    _, size_mb, unit = printed["size"].split()
+    assert unit == "MB" and " s with " in printed["time"]
+    assert sum(index.shard_sizes) / 1e6 == pytest.approx(float(size_mb), rel=0.1)
     assert len(index.shards) == int(printed["shards"]) > 1
     assert 0.8 * 2**20 < index.shard_sizes[0] < 1.2 * 2**20
     assert index.num_samples.max() == 0.8 * 16_000

@@ -384,7 +384,7 @@ def test_every_command_takes_a_bucket(corpus: Path):
         done = run_process(
             "sharding.build", "manifest", *manifest_arguments(corpus, url), f"--task={task}"
         )
-        assert f"sharding.index {url}" in done.stdout
+        assert f"psla-wds index {url}" in done.stdout
     run_process("sharding.index", url)
     assert "agree" in run_process("sharding.check", url, "--deep").stdout
     assert "48 clips" in run_process("sharding.info", url).stdout

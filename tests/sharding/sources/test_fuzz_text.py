@@ -68,6 +68,7 @@ def test_a_changed_manifest_is_refused_or_lists_clips(
 def test_a_changed_segment_list_is_refused_or_lists_clips(tmp_path: Path, num_cases: int):
     path = tmp_path / "train_segments.csv"
     classes = write_class_labels(tmp_path / "classes.csv")
+    (tmp_path / "abc.wav").touch()  # without a file, no list is accepted
     source = AudioSetSource(segments=path, audio_root=tmp_path, class_labels=classes)
 
     def changed(content: bytes) -> None:

@@ -1,5 +1,7 @@
 """States: the last good one is found, and saving one holds nothing up."""
 
+import errno
+import os
 import threading
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -126,3 +128,23 @@ def test_a_rename_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
             folder.begin(run, {})
     assert not list(run.run_dir.iterdir())
     assert RunDir(run.run_dir).find_state(replace(run, resume=True)) is None
+
+
+@pytest.mark.parametrize("name", ["replace", "fsync"])
+def test_a_state_that_cannot_be_renamed_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    files = StateFiles(tmp_path)
+    files.save(state(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, fail)
+        with pytest.raises(PslaError, match="Input/output error"):
+            files.save(state(2))
+    assert files.load()["step"] == 1
+    (tmp_path / "state.previous.pt").unlink(missing_ok=True)
+    (tmp_path / "state.previous.pt").mkdir()
+    with pytest.raises(PslaError, match="cannot save the state"):
+        files.save(state(3))

@@ -14,6 +14,7 @@ from conftest import assert_user_error, run_command
 from label_overlays import write_ontology
 
 from psla_wds import cli
+from psla_wds.commands import MODULES
 from psla_wds.errors import PslaError
 from train.study.__main__ import main
 from train.study.paper import STUDIES, data_sets
@@ -37,11 +38,11 @@ def options(shards: Path, work: Path, data_set: str, *more: str) -> list[str]:
 
 
 def in_this_process(command: Sequence[str]) -> int:
-    """Run `python -m MODULE ...` here, to not import torch for each of two hundred commands."""
-    _, _, module, *words = command
-    before, sys.argv = sys.argv, [module, *words]
+    """Run `python -m psla_wds ...` here, to not import torch for each of two hundred commands."""
+    _, _, _, name, *words = command
+    before, sys.argv = sys.argv, [name, *words]
     try:
-        cli.run(importlib.import_module(module).main)
+        cli.run(importlib.import_module(MODULES[name]).main)
     except SystemExit as ended:
         return int(ended.code or 0)
     finally:
@@ -81,8 +82,8 @@ def test_mistakes_are_reported_before_anything_runs(study, shards: Path, tmp_pat
 def test_a_dry_run_prints_the_commands_and_writes_nothing(study, shards, tmp_path, capsys):
     study("ablation", *options(shards, tmp_path, "full", "--dry-run", "--seeds=2"))
     *commands, last = capsys.readouterr().out.splitlines()
-    assert len(commands) == 22 and all(line.startswith("python -m ") for line in commands)
-    assert "would run 22 commands: 8 train.main, 8 eval.figures, 2 eval.average" in last
+    assert len(commands) == 22 and all(line.startswith("psla-wds ") for line in commands)
+    assert "would run 22 commands: 8 train, 8 figures, 2 average" in last
     assert not list(tmp_path.iterdir())
 
 

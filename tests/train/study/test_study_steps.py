@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,10 +113,14 @@ def copy(work: Path, name: str, source: Path, *after: Step) -> Step:
     return Step(name, "copy_file", (str(source), str(output)), output, after)
 
 
+def start_copying(command: Sequence[str]) -> int:
+    """Run a program in place of `python -m psla_wds copy_file`."""
+    assert command[1:4] == ["-m", "psla_wds", "copy_file"]
+    return start_process([sys.executable, "-c", COPY, *command[4:]])
+
+
 @pytest.fixture
-def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "copy_file.py").write_text(COPY)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+def source(tmp_path: Path) -> Path:
     (tmp_path / "source.json").write_text("{}")
     return tmp_path / "source.json"
 
@@ -123,14 +129,14 @@ def test_a_step_runs_when_missing_or_older_than_its_input(source: Path, tmp_path
     first = copy(tmp_path, "first", source)
     second = copy(tmp_path, "second", first.output, first)
     for _ in range(2):  # the second time nothing is left to do
-        assert Runner(1, start_process).run([first, second]) == []
+        assert Runner(1, start_copying).run([first, second]) == []
         made = second.output.stat().st_mtime_ns
         (tmp_path / "second" / "old").touch()
-    assert Runner(1, start_process).is_done(second)
+    assert Runner(1, start_copying).is_done(second)
     os.utime(first.output, ns=(made + 10**9, made + 10**9))
-    assert not Runner(1, start_process).is_done(second)
+    assert not Runner(1, start_copying).is_done(second)
     first.output.unlink()
-    assert Runner(1, start_process).run([first, second]) == []
+    assert Runner(1, start_copying).run([first, second]) == []
     assert second.output.stat().st_mtime_ns > made
     assert not (tmp_path / "second" / "old").exists()  # the folder is written as a whole
 
@@ -138,7 +144,7 @@ def test_a_step_runs_when_missing_or_older_than_its_input(source: Path, tmp_path
 def test_a_failed_step_is_reported_and_others_go_on(source: Path, tmp_path: Path):
     bad = copy(tmp_path, "bad", tmp_path / "nowhere.json")
     needy, other = copy(tmp_path, "needy", bad.output, bad), copy(tmp_path, "other", source)
-    runner = Runner(1, start_process)
+    runner = Runner(1, start_copying)
     assert runner.run([bad, needy, other]) == ["bad"]
     assert [runner.is_done(step) for step in (bad, needy, other)] == [False, False, True]
 
@@ -160,7 +166,7 @@ def test_a_table_has_means_deviations_changes_and_gaps(tmp_path: Path):
     write_trained(steps.train(masked, 0), [0.14] * 6)
     write_trained(steps.train(masked, 1), [0.22] * 6)
     write_trained(steps.train(masked, 2), [0.5] * 4)  # stopped
-    runner = Runner(1, start_process)
+    runner = Runner(1, start_copying)
     record = gather(cells, numbers, find_numbers(cells, numbers), runner.is_done)
     first, second, third = (row["cells"]["mAP"] for row in record["tables"][0]["rows"])
     assert (first["ours"], first["deviation"]) == pytest.approx((0.15, 0.0707), abs=1e-4)
