@@ -22,7 +22,7 @@ from psla_wds.shards.index_files import open_indexes
 class Args:
     run: Positional[Path]
     """Run folder."""
-    epochs: tuple[int, int]
+    epochs: Annotated[tuple[int, int], Within(1, 10**6)]
     """First and last epoch of the average."""
     output: Path
     """Checkpoint file to write."""
@@ -31,9 +31,9 @@ class Args:
     the averaged weights on clips of --index."""
     index: cli.Shards = ()
     """Training shards, for --batch-norm estimate."""
-    clips: Annotated[int, Within(2)] = 10_000
+    clips: Annotated[int, Within(2, 10**8)] = 10_000
     """Number of clips for --batch-norm estimate, chosen at random."""
-    batch_size: Annotated[int, Within(2)] = 32
+    batch_size: Annotated[int, Within(2, 2**16)] = 32
     """Clips of a forward pass for --batch-norm estimate."""
     compat: Literal["none", "psla"] = "none"
     """psla counts the first epoch twice, as the official training script does."""

@@ -27,7 +27,7 @@ class Args:
     """JSON file to write the comparison to."""
     page: Path | None = None
     """HTML page to write."""
-    bootstrap: Annotated[int, Within(20)] = 1000
+    bootstrap: Annotated[int, Within(20, 10_000)] = 1000
     """Resamples of the clips for the 95 % intervals."""
 
     def __post_init__(self) -> None:
@@ -46,7 +46,11 @@ def main() -> None:
     texts |= {args.page: render(found, sys.argv[1:])} if args.page else {}
     write_texts(texts, "comparison")
     wrote = f"wrote {' and '.join(map(str, texts))}; " if texts else ""
-    page = f"open {args.page}" if args.page else "--page COMPARISON.html writes a page with curves"
+    page = (
+        f"open {args.page} in a browser"
+        if args.page
+        else "--page COMPARISON.html writes a page with curves"
+    )
     print(f"{wrote}next: {page}")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from tyro.conf import Positional
 
 from psla_wds import cli
+from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError, LabelError
 from psla_wds.evaluation.enhancement import (
     Enhancement,
@@ -51,7 +52,7 @@ class Args:
     """Label overlay to start from, in place of the labels in the shards."""
     type: Literal["I", "II", "both"] = "both"
     """Labels to add. I: children of a class of the clip. II: classes above a class of the clip."""
-    threshold: Threshold = "mean"
+    threshold: Annotated[Threshold, Within(0, 100)] = "mean"
     """Statistic that a score must exceed, over the clips with the class: mean, median, or a
     percentile, such as 25."""
     through_abstract: bool = False
@@ -68,12 +69,7 @@ class Args:
 
     def __post_init__(self) -> None:
         self._check_way()
-        if isinstance(self.threshold, float) and not 0 <= self.threshold <= 100:
-            raise ConfigError(
-                f"{self.threshold:g} is not a percentile",
-                where="--threshold",
-                fix="set it to mean, median, or a number from 0 to 100",
-            )
+        check_ranges(self)
         if self.output.exists():
             raise ConfigError(
                 "the output exists already", where=self.output, fix="choose another --output"

@@ -18,6 +18,7 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from psla_wds import cli
+from psla_wds.config import Within
 from psla_wds.errors import ScoreError
 from psla_wds.evaluation.metrics import evaluate
 from psla_wds.evaluation.score_folder import check_top_k
@@ -33,7 +34,7 @@ class Args:
     """Score files for the same clips, from psla-wds predict; with --top-k also top-k folders."""
     output: Path
     """Score file to write, .npz; with --top-k a folder."""
-    top_k: int | None = None
+    top_k: Annotated[int | None, Within(1, 2**16)] = None
     """Number of highest mean scores to keep for each clip, as a teacher's."""
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from tyro.conf import Positional
 from psla_wds import cli
 from psla_wds.errors import ConfigError, PslaError, ScoreError
 from psla_wds.io.atomic_files import atomic_folder, disk_errors
+from psla_wds.io.regular import read_text
 from psla_wds.labels.class_list import read_class_list
 from psla_wds.models.config import Pooling
 
@@ -143,10 +144,11 @@ def export(args: Args) -> list[str]:
 def read_headlines(path: Path) -> dict[str, Any]:
     """The scores over all classes in a metrics.json; `ScoreError` if it has none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         found = {name: content[name] for name in HEADLINES if name in content}
         if not isinstance(found["mAP"], int | float) or not isinstance(found["clips"], int):
             raise TypeError("mAP and clips are not numbers")
+        json.dumps(found, allow_nan=False)  # ValueError: a number is not finite
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ScoreError(
             f"cannot read metrics: {error}",

@@ -8,17 +8,18 @@ learning-rate and data-wait; class-counts, class-draws and unseen, from the plan
 (figures 4 to 6), if its training shards are found; class-ap, if it has scores.npz (figure 7).
 With --index, every epoch is scored, and so are the mean weights and mean scores from each epoch to
 the last: averaging (figure 8), averaging.json, and each epoch's scores, for psla-wds ensemble.
-figures.json has all numbers. PNG files need pip install 'psla-wds[report]'.
+figures.json has all numbers. PNG files need python -m pip install resvg_py.
 """
 
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional
 
 from psla_wds import cli
+from psla_wds.config import BATCH_SIZE
 from psla_wds.errors import ConfigError
 from psla_wds.io.atomic_files import atomic_folder, disk_errors
 from psla_wds.reading.config import ReaderConfig
@@ -40,9 +41,8 @@ class Args:
     train_index: cli.Shards = ()
     """Training shards of the first run, if they are no longer where it had them."""
     plans: bool = True
-    """--no-plans leaves out the figures of the plans of epochs, which take about a second per epoch
-    of two million clips."""
-    batch_size: int = 32
+    """Draw the figures of the epochs' plans: about a second per epoch of two million clips."""
+    batch_size: Annotated[int, BATCH_SIZE] = 32
     """Clips of a forward pass, with --index."""
     reader: ReaderConfig = field(default_factory=ReaderConfig)
 

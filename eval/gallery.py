@@ -6,7 +6,7 @@
 It shows the first clips of a step of the run's own plan, with the partners, mixing weights and
 masks of that step, computed by the same graph. Without a run, the settings are those of the
 options; the defaults are the paper's for AudioSet. Look at it before the first training on new
-shards. A .png is written beside the .svg after pip install 'psla-wds[report]'.
+shards. A .png is written beside the .svg after python -m pip install resvg_py.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from psla_wds import cli
-from psla_wds.config import Within, check_ranges
+from psla_wds.config import SEED, Within, check_ranges
 from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.sampling.config import AugmentConfig, SamplerConfig
@@ -33,11 +33,11 @@ class Args:
     """File to write; the .png has the same name."""
     index: cli.Shards = ()
     """Shards, without a run; with a run, its training shards if they were moved."""
-    clips: Annotated[int, Within(1)] = 4
+    clips: Annotated[int, Within(1, 1000)] = 4
     """Number of draws to show."""
-    step: Annotated[int, Within(1)] = 1
+    step: Annotated[int, Within(1, 10**12)] = 1
     """Step whose first draws are shown, counted from 1 over all epochs."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Seed of the draws, without a run."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)

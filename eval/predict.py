@@ -9,15 +9,17 @@ write it through a shared file system. With --top-k it holds a teacher's scores 
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from tyro.conf import Positional
 
 from psla_wds import cli
+from psla_wds.config import BATCH_SIZE, Within
 from psla_wds.errors import ConfigError
 from psla_wds.evaluation.score_folder import check_top_k
 from psla_wds.evaluation.scores import Origin
 from psla_wds.io.atomic_files import sha256_of
+from psla_wds.io.remote import expect_reads_within
 from psla_wds.models.config import Precision
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.shards.index import ShardIndex
@@ -34,7 +36,7 @@ class Args:
     """Shards to score; repeat the option for several sets."""
     output: Path
     """Score file to write, .npz; or a folder, for more scores than memory holds."""
-    top_k: int | None = None
+    top_k: Annotated[int | None, Within(1, 2**16)] = None
     """Number of highest scores to keep for each clip, as a teacher's: a folder with 4 bytes per
     score, without targets, for psla-wds train --distill. 20 of AudioSet's 527 classes are enough
     (Dinkel et al. 2023)."""
@@ -43,7 +45,7 @@ class Args:
     other_classes: bool = False
     """Accept shards with other classes than the model's. Targets are those of the common classes;
     psla-wds score --mapping scores the others."""
-    batch_size: int = 32
+    batch_size: Annotated[int, BATCH_SIZE] = 32
     """Clips of a forward pass in each process."""
     precision: Precision = "float32"
     """Autocast precision of the trunk; the head is float32. Training's own evaluation and
@@ -65,6 +67,7 @@ def _prepare(args: Args) -> tuple[Any, Origin, ShardIndex]:
     from psla_wds.models.checkpoint import check_classes, load_checkpoint
     from psla_wds.models.epochs import find_checkpoint
 
+    expect_reads_within(args.reader.timeout_s)
     index = open_indexes(args.index)
     if not len(index):
         raise ConfigError(
@@ -88,9 +91,10 @@ def _prepare(args: Args) -> tuple[Any, Origin, ShardIndex]:
 
 def _what_was_written(args: Args, num_clips: int, num_classes: int) -> str:
     if args.top_k is None:
+        run = f" --run {args.model}" if (args.model / "config.json").exists() else ""
         return (
             f"wrote scores of {num_clips:,} clips, {num_classes} classes, to {args.output}; "
-            f"next: psla-wds score {args.output} --output DIR"
+            f"next: psla-wds score {args.output} --output DIR{run}"
         )
     return (
         f"wrote the {args.top_k} highest of {num_classes} scores of {num_clips:,} clips to "

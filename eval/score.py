@@ -38,7 +38,7 @@ class Args:
     several: Literal["first", "max"] = "first"
     """Score of a class to which several of the model's classes map: the first one's, or the
     highest."""
-    bootstrap: Annotated[int | None, Within(20)] = None
+    bootstrap: Annotated[int | None, Within(20, 10_000)] = None
     """Resamples of the clips for 95 % intervals, such as 1000. Default: no intervals."""
     thresholds: Path | None = None
     """Thresholds per class, of psla-wds thresholds on other clips, for precision, recall and F1."""
@@ -98,7 +98,7 @@ def score(args: Args, words: Sequence[str] = ()) -> None:
     page, metrics = args.output / "report.html", args.output / "metrics.json"
     write_texts({metrics: to_json(report), page: render(report, words)}, "results")
     print(to_text(report))
-    print(f"wrote {metrics} and {page}; next: open {page}")
+    print(f"wrote {metrics} and {page}; next: open {page} in a browser")
 
 
 if __name__ == "__main__":

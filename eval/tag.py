@@ -21,7 +21,7 @@ from tyro.conf import Positional
 
 from eval.tagging.formats import Format, Recording, open_writer
 from psla_wds import cli
-from psla_wds.config import Within, check_ranges
+from psla_wds.config import BATCH_SIZE, Within, check_ranges
 from psla_wds.errors import AudioError, ConfigError
 from psla_wds.labels.class_list import read_class_list
 from psla_wds.models.config import Pooling, Precision
@@ -48,14 +48,14 @@ class Args:
     pooling: Pooling = "attention"
     """Weights of the frames in an embedding: those of the head's attention, or the same for all
     (mean; also for a head without attention)."""
-    top_k: Annotated[int, Within(1)] = 5
+    top_k: Annotated[int, Within(1, 2**16)] = 5
     """Number of classes in the result of a window or a recording: those with the highest scores."""
     class_labels: Path | None = None
     """Class list (index,mid,display_name), for a checkpoint of the paper's authors."""
     thresholds: Path | None = None
-    """Thresholds per class, of psla-wds thresholds: results mark the classes at or above theirs,
+    """Thresholds per class, by psla-wds thresholds: results mark the classes at or above theirs,
     and list them beyond --top-k. Default: those of an exported folder, if it has any."""
-    batch_size: Annotated[int | None, Within(1)] = None
+    batch_size: Annotated[int | None, BATCH_SIZE] = None
     """Windows of a forward pass. Default: 8 on a GPU, one for each core on a CPU. Always 1 for
     stdin, so that no window waits for others."""
     device: str | None = None

@@ -47,10 +47,10 @@ class Args:
     precision: Annotated[float | None, Within(0, 1, without=(0,))] = None
     """Take the lowest threshold with at least this precision. A class for which none has it is
     never present. Default: the threshold with the highest F1."""
-    min_positives: Annotated[int, Within(1)] = MIN_POSITIVES
+    min_positives: Annotated[int, Within(1, 10**9)] = MIN_POSITIVES
     """Positives that a class needs for a threshold of its own; others take that of all classes
     together. With 25, the standard error of a class's recall is at most 0.1."""
-    bootstrap: Annotated[int, Within(20)] = 200
+    bootstrap: Annotated[int, Within(20, 10_000)] = 200
     """Resamples of the clips for the 95 % interval of each F1."""
     validate: Path | None = None
     """Scores of other clips, to state precision, recall and F1 on them."""

@@ -1,5 +1,5 @@
 """Run a command: its arguments by a dataclass, its help, and one readable message with exit status
-2 for a `PslaError`."""
+2 for errors that a user can mend."""
 
 import ast
 import inspect
@@ -11,7 +11,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import cache, reduce
 from itertools import pairwise
@@ -42,7 +42,8 @@ from tyro.constructors import (
 )
 
 from psla_wds.commands import MODULES, called_as
-from psla_wds.errors import PslaError
+from psla_wds.config import check_ranges
+from psla_wds.errors import PslaError, system_errors
 from psla_wds.io.locations import Location, Url, parse_location
 from psla_wds.printable import printable
 
@@ -76,11 +77,15 @@ def parse(args: type[Args], description: str | None, /, *, prog: str, **options:
         prog: name of a command, or the beginning of its line, for usage and errors.
         options: of `tyro.cli`, such as `args`, the words (default: those of this process), and
             `default`, the values of what is not given.
+
+    Raises `ConfigError` for a number out of its range.
     """
     words = options.setdefault("args", sys.argv[1:])
     options |= {"prog": called_as(prog) if prog in MODULES else prog, "registry": _RULES}
     if not {"-h", "--help"} & {*words}:
-        return tyro.cli(args, **options)
+        given = tyro.cli(args, **options)
+        check_ranges(given)
+        return given
     shown, columns = io.StringIO(), os.environ.get("COLUMNS", "")
     os.environ["COLUMNS"] = str(_width())
     useful = tyro.conf.FlagCreatePairsOff  # of --x and --no-x, the one that changes something
@@ -219,7 +224,8 @@ class _Lines(logging.Formatter):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`. Stderr gets the log and, for a `PslaError`, its three lines (exit status 2)."""
+    """Call `main`. Stderr gets the log and three lines for a `PslaError` or what the system refuses
+    (exit status 2)."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Lines("%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
@@ -227,12 +233,26 @@ def run(main: Callable[[], None]) -> None:
     for library in ("httpx", "httpx2", "onnx_ir", "onnxscript"):
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
-        main()
+        with system_errors():
+            main()
+            if sys.stdout is not None:  # as it is where it was closed
+                sys.stdout.flush()
     except PslaError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        with suppress(OSError):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        _abandon_stdout()
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `... | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_stdout()
         sys.exit(0)
+
+
+def _abandon_stdout() -> None:
+    """Keep Python from writing once more at its end to a stdout that takes nothing."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,8 +1,9 @@
 """Settings as dataclasses: kinds and ranges of their fields, and conversion to JSON and back."""
 
+import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
@@ -11,12 +12,32 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import cattrs
 
 from psla_wds.errors import ConfigError
+from psla_wds.io.atomic_files import sha256_of
+from psla_wds.io.regular import read_text
 
 C = TypeVar("C")
 
+SUMS, OWN_SUM = "sha256", "meta_sha256"
+SEAL = (SUMS, OWN_SUM)
+"""Keys of check sums in JSON: of the files beside it, and of its own values."""
+
 _converter = cattrs.Converter(forbid_extra_keys=True)
 _converter.register_unstructure_hook(Path, str)
-_converter.register_structure_hook(Path, lambda value, _: Path(value))
+_converter.register_structure_hook(Path, lambda value, _: Path(_checked(value, str)))
+
+
+def _checked(value: Any, kind: type) -> Any:
+    """The value, if it is of a type; a float may be written as an integer."""
+    kinds = (int, float) if kind is float else kind
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{value!r:.80} is not {kind.__name__}")
+    if isinstance(value, str):
+        value.encode()  # ValueError: text that UTF-8 cannot hold
+    return kind(value)
+
+
+for _kind in (bool, int, float, str):  # cattrs would convert anything
+    _converter.register_structure_hook(_kind, _checked)
 
 
 class Kind(Enum):
@@ -55,16 +76,17 @@ def kinds_of(config_type: type) -> dict[str, Kind]:
 
 
 def check_ranges(config: Any, section: str = "") -> None:
-    """Raise `ConfigError` for the first field whose value is outside its `Within`; None is allowed.
+    """Raise `ConfigError` for the first field with a number that is outside its `Within`.
 
     Args:
         section: prefix of the flags, such as "optimizer".
     """
     for name, hint in _hints(type(config)):
         value = getattr(config, name)
-        numbers = value if isinstance(value, tuple) else (value,)
+        values = value if isinstance(value, tuple) else (value,)
+        numbers = [number for number in values if isinstance(number, int | float)]
         for allowed in _marks(hint, Within):
-            if value is not None and not all(allowed.holds(number) for number in numbers):
+            if not all(allowed.holds(number) for number in numbers):
                 raise ConfigError(
                     f"{name}={value} is out of range",
                     where=flag(name, section),
@@ -83,6 +105,11 @@ def _hints(config_type: type) -> Iterator[tuple[str, Any]]:
 
 
 Mark = TypeVar("Mark", Kind, Within)
+
+SEED = Within(0, 2**63 - 1)
+"""Range of seeds, which torch and numpy take."""
+BATCH_SIZE = Within(1, 2**16)
+"""Range of numbers of clips that are in memory at once."""
 
 
 def _marks(hint: Any, kind: type[Mark]) -> Iterator[Mark]:
@@ -117,8 +144,9 @@ def from_json(config_type: type[C], values: Any, *, where: object) -> C:
 def read_json(config_type: type[C], path: Path, *, besides: tuple[str, ...] = ()) -> C:
     """The configuration in a file, such as a run's config.json; names in `besides` are ignored."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(values, ensure_ascii=False).encode()  # ValueError: text that UTF-8 cannot hold
+        values = json.loads(read_text(path))
+        # ValueError: text that UTF-8 cannot hold, or numbers that are not finite
+        json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"cannot read the configuration: {error}", where=path, fix="check the path"
@@ -126,3 +154,27 @@ def read_json(config_type: type[C], path: Path, *, besides: tuple[str, ...] = ()
     if isinstance(values, dict):
         values = {name: value for name, value in values.items() if name not in besides}
     return from_json(config_type, values, where=path)
+
+
+def write_sealed(values: dict[str, Any], path: Path, *, files: Iterable[str] = ()) -> None:
+    """Write values of JSON with the SHA-256 of files beside them, and their own."""
+    sealed = values | {SUMS: {name: sha256_of(path.with_name(name)) for name in files}}
+    sealed[OWN_SUM] = _sum_of(sealed)
+    text = json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def check_seal(path: Path) -> None:
+    """ValueError or OSError if values that `write_sealed` wrote, or files beside them, have
+    changed. Those without sums, of an older version, pass."""
+    values = json.loads(read_text(path))
+    own_sum = values.pop(OWN_SUM, None)
+    if own_sum != (_sum_of(values) if SUMS in values else None):
+        raise ValueError(f"{path.name} has changed since it was written")
+    for name, sha256 in values.get(SUMS, {}).items():
+        if Path(name).name != name or sha256_of(path.with_name(name)) != sha256:
+            raise ValueError(f"{name:.80} has changed since it was written")
+
+
+def _sum_of(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -4,8 +4,12 @@ Every error says what is wrong, where, and how to fix it. Any other exception th
 a bug in our code and keeps its traceback.
 """
 
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from types import ModuleType
+from types import ModuleType, TracebackType
 
 from psla_wds.printable import printable
 
@@ -41,19 +45,78 @@ class PslaError(Exception):
         return error
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of the system where nothing more can be written."""
+ADVICE = {
+    "make room there, and run the command again": FULL,
+    "give access to it, or choose another place": (errno.EACCES, errno.EPERM, errno.EROFS),
+    "check the path": (
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+        *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.ETXTBSY, errno.EBUSY),
+    ),
+    "see to the disk or the network that it needs, and run the command again": (
+        *(errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENOLCK),
+        *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EADDRINUSE),
+        *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    ),
+    "raise the limit of open files: ulimit -n": (errno.EMFILE, errno.ENFILE),
+    "end other programs, or raise the limits of memory and processes": (errno.ENOMEM, errno.EAGAIN),
+}
+"""Advice by error of the system; an `OSError` of another number is a bug."""
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Report what the system refuses, by whichever call that shows, as a `PslaError`.
+
+    Commands are run in it, so that only calls whose errors need other words have their own.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise PslaError(
+            f"there is not enough memory: {error}" if str(error) else "there is not enough memory",
+            where="the memory of this process",
+            fix="use a machine with more, or smaller batches and fewer processes",
+        ) from None
+    except OSError as error:
+        fix = next((fix for fix, numbers in ADVICE.items() if error.errno in numbers), None)
+        if fix is None:
+            raise
+        # What writes files names them, so that a write without a name was one to stdout.
+        unnamed = "stdout" if error.errno in FULL else "a file or connection of this command"
+        what, where = f"the system reports: {error.strerror}", error.filename or unnamed
+        raise PslaError(what, where=where, fix=fix) from None
+
+
+def end_quietly() -> None:
+    """Let Ctrl-C end this process without a traceback, also while modules are imported."""
+    shown = sys.excepthook
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            shown(kind, error, trace)
+
+    sys.excepthook = show
+
+
 class ConfigError(PslaError):
     """A setting is unknown, out of range, or contradicts another."""
 
 
 def optional_package(name: str, users: str, *, where: object, install: str) -> ModuleType:
-    """A package that only some features need; `ConfigError` if it is not installed."""
+    """A package that only some features need; `ConfigError` if it is not installed.
+
+    Args:
+        install: the packages to install, by their names on PyPI.
+    """
     try:
         return import_module(name)
     except ImportError:
         raise ConfigError(
             f"{users} need the package {name.partition('.')[0]}",
             where=where,
-            fix=f"python -m pip install -c constraints.txt {install}",
+            fix=f"python -m pip install {install}",
         ) from None
 
 

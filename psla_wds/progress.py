@@ -14,6 +14,8 @@ T = TypeVar("T")
 TERMINAL_INTERVAL_S, LOG_INTERVAL_S = 0.2, 60.0
 """Time between updates of a bar on a terminal, and between its lines elsewhere."""
 
+UP = "\x1b[A"
+"""Code by which a terminal moves up a line: tqdm writes it after a second bar."""
 AUDIO_S = " s of audio"
 """Unit of a bar over recordings."""
 
@@ -47,8 +49,9 @@ class _Lines:
     """Writes lines to stderr instead of drawing over the previous line."""
 
     def write(self, text: str) -> None:
-        if text.strip():
-            sys.stderr.write(text.strip() + "\n")
+        line = text.replace(UP, "").strip()
+        if line:
+            sys.stderr.write(line + "\n")
 
     def flush(self) -> None:
         sys.stderr.flush()

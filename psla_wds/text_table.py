@@ -20,6 +20,33 @@ def signed(value: float, digits: int) -> str:
     return f"+{text}" if value > 0 else text
 
 
+def of_bytes(number: float | int) -> str:
+    """A size for people: 14 MB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= 0.9995 * size:
+            return f"{_short(number / size)} {unit}"
+    return f"{number:.0f} bytes"
+
+
+def of_seconds(seconds: float | int) -> str:
+    """A length of time for people: 2 s, 4 min, 1.5 h."""
+    if seconds < 99.5:
+        return f"{_short(seconds)} s"
+    if seconds < 99.5 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{_short(seconds / 3600)} h"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, of which only the plural has an s: 1 clip, 2 clips."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _short(number: float | int) -> str:
+    """At least two digits of a number, or the only one."""
+    return f"{number:,.0f}" if number >= 9.95 else f"{number:.1f}".removesuffix(".0")
+
+
 def text_table(rows: Iterable[Sequence[str]], align: str = "<") -> str:
     """Rows in columns as wide as their longest cell; rows may end early.
 

@@ -18,6 +18,7 @@ docs/data_sets.md has the commands from each published data set to its shards.
 """
 
 import inspect
+import shlex
 import sys
 from dataclasses import make_dataclass
 from typing import Annotated, Any
@@ -29,14 +30,18 @@ from psla_wds.commands import called_as
 from psla_wds.errors import ConfigError, ManifestError
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
+from psla_wds.labels.class_list import check_number_of_classes
 from psla_wds.labels.manifest import checked
 from psla_wds.progress import progress_bar
 from psla_wds.runtime.array_tasks import parse_task
+from psla_wds.shards.index import check_number_of_splits
+from psla_wds.text_table import counted, of_bytes, of_seconds
 from sharding.packing.config import PackConfig
 from sharding.packing.forecast import forecast
 from sharding.packing.pack_all import pack_all, pack_share, retry_rejected
-from sharding.packing.plan import in_order
+from sharding.packing.plan import as_begun
 from sharding.packing.reports import FLAGGED
+from sharding.packing.split import in_order
 from sharding.sources import (
     AudioSetSource,
     Esc50Source,
@@ -66,12 +71,21 @@ SOURCES: dict[str, type] = {
 def build(source: Source, config: PackConfig) -> None:
     """Read the source, make the shards that are missing, and publish them by their index."""
     _check_output(source, config.output)
+    if getattr(source, "group_column", None) and not config.eval_share:
+        raise ConfigError(
+            "groups are kept together only where --eval-share makes the splits",
+            where="--group-column",
+            fix="add --eval-share 0.2, or leave --group-column out",
+        )
     classes, found = source.read()
-    clips = in_order(checked(iter(progress_bar(found, desc="reading the source"))), config.layout)
+    found = checked(iter(progress_bar(found, desc="reading the source")))
+    clips = in_order(found, as_begun(config.layout, config.output), classes)
     if not clips:
         raise ManifestError(
             "the source lists no clip", where=source, fix="check the path and the file"
         )
+    check_number_of_classes(len(classes), where=source)
+    check_number_of_splits(clips.num_splits(), where=source)
     if config.dry_run:
         print(forecast(clips, classes, config))
         _clean_up(source)
@@ -83,14 +97,13 @@ def build(source: Source, config: PackConfig) -> None:
     outcome = (retry_rejected if config.retry_rejected else pack_all)(clips, classes, config)
     _clean_up(source)
     index = outcome.index
-    hours = index.num_samples.sum() / index.sample_rate_hz / 3600
-    size_gb = sum(index.shard_sizes) / 1e9
+    length = of_seconds(index.num_samples.sum() / index.sample_rate_hz)
     flagged = f"flagged: {outcome.flagged} ({FLAGGED}); " if outcome.flagged else ""
     print(
-        f"wrote {len(index):,} clips ({hours:,.1f} h, {len(classes)} classes) in "
-        f"{len(index.shards):,} shards ({size_gb:,.2f} GB) to {config.output}; "
-        f"{len(outcome.rejected):,} refused; {flagged}"
-        f"next: psla-wds check {config.output}"
+        f"wrote {counted(len(index), 'clip')} ({length}, {len(classes):,} classes) in "
+        f"{counted(len(index.shards), 'shard')} ({of_bytes(sum(index.shard_sizes))}) to "
+        f"{config.output}; {len(outcome.rejected):,} refused; {flagged}"
+        f"next: psla-wds check {shlex.quote(str(config.output))}"
     )
 
 

@@ -201,16 +201,18 @@ def _read_back(tar: Path, sidecar: Sidecar) -> Iterator[str]:
     import webdataset  # here, since it imports torch, which the quick check does not need
 
     clips = sidecar.clips
-    # A list of absolute paths: a name could be a list to webdataset, or `pipe:` and a command.
-    urls = [str(tar.absolute())]
-    samples = webdataset.WebDataset(urls, shardshuffle=False, empty_check=False)
     number_read = 0
-    for number, sample in enumerate(_read_by_webdataset(samples)):
-        number_read += 1
-        if number >= len(clips.clip_id) or sample["__key__"] != key_of(clips.clip_id[number]):
-            yield f"webdataset reads {sample['__key__']} at position {number}"
-            return
-        yield from _check_sample(sample, sidecar, number)
+    with tar.open("rb") as file:
+        # A descriptor: a name could be a list to webdataset, or `pipe:` and a command, or be
+        # changed by it where it has a line break.
+        urls = [f"/dev/fd/{file.fileno()}"]
+        samples = webdataset.WebDataset(urls, shardshuffle=False, empty_check=False)
+        for number, sample in enumerate(_read_by_webdataset(samples)):
+            number_read += 1
+            if number >= len(clips.clip_id) or sample["__key__"] != key_of(clips.clip_id[number]):
+                yield f"webdataset reads {sample['__key__']} at position {number}"
+                return
+            yield from _check_sample(sample, sidecar, number)
     if number_read != len(clips.clip_id):
         yield f"webdataset reads {number_read} of {len(clips.clip_id)} clips"
 

@@ -10,6 +10,7 @@ the tars) are scanned, and each gets a sidecar; the tars do not change.
 """
 
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import CLASS_LABELS, INDEX_FOLDER, META
 from psla_wds.shards.merge import merge_sidecars
 from psla_wds.shards.tar import Sidecar, read_sidecar, read_sidecars, tars_in, write_sidecar
+from psla_wds.text_table import counted
 from sharding.foreign.labels import LabelRules
 from sharding.foreign.scan import (
     has_ids_by_tar,
@@ -41,9 +43,10 @@ from sharding.foreign.scan import (
     scan,
 )
 from sharding.foreign.tar_members import REPACK, require_plain
-from sharding.packing.plan import PLAN_FILE, check_complete, compared
+from sharding.packing.plan import PLAN_FILE, check_complete, compared, discard
 from sharding.packing.reports import (
     FLAGGED,
+    NOTHING_PACKED,
     REJECTED,
     check_rejected,
     list_flagged,
@@ -166,6 +169,9 @@ def _check_refused(shards: Location, max_rejected: float) -> None:
     rejected, where = list(refused.values()), shards / REJECTED
     write_rejected(where, rejected)
     fix = "repair the files and run psla-wds build with --retry-rejected"
+    if not num_packed:
+        discard(shards)
+        fix = NOTHING_PACKED
     check_rejected(rejected, num_packed + len(rejected), max_rejected, where=where, fix=fix)
 
 
@@ -300,9 +306,10 @@ def main() -> None:
     scanned = f"; {found.num_scanned:,} scanned, {len(found.rejected):,} clips refused"
     flagged = f"; flagged: {found.flagged} ({FLAGGED})" if found.flagged else ""
     print(
-        f"wrote the index of {len(index):,} clips in {len(index.shards):,} shards to "
+        f"wrote the index of {counted(len(index), 'clip')} in "
+        f"{counted(len(index.shards), 'shard')} to "
         f"{args.shards}{scanned if found.tar_of else ''}{flagged}; "
-        f"next: psla-wds check {args.shards}"
+        f"next: psla-wds check {shlex.quote(str(args.shards))}"
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from tyro.conf import Positional
 
 from psla_wds import cli
@@ -19,9 +19,13 @@ from psla_wds.io.locations import Location
 from psla_wds.printable import printable
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import read_index
+from psla_wds.text_table import counted, of_bytes, of_seconds
 
 BAR_WIDTH = 40
 NUM_BINS = 10
+LEAST_BIN_S = 0.01
+MOST_SPLITS = 6
+"""Most splits with a column of the clips of each class."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ def summarise(index: ShardIndex) -> dict[str, Any]:
     """Numbers that describe a set of shards."""
     duration_s = index.num_samples / index.sample_rate_hz
     labels_per_clip = np.diff(index.label_starts)
-    counts = index.class_counts()
+    counts = _class_counts(index)
     quantiles = np.quantile(duration_s, [0, 0.25, 0.5, 0.75, 1]) if len(index) else np.zeros(5)
     return {
         "clips": len(index),
@@ -55,7 +59,7 @@ def summarise(index: ShardIndex) -> dict[str, Any]:
             name: int((index.split == number).sum()) for number, name in enumerate(index.splits)
         },
         "classes": [
-            {"mid": mid, "name": name, "clips": int(count)}
+            {"mid": mid, "name": name, "clips": int(count.sum()), "splits": _by_split(index, count)}
             for mid, name, count in zip(
                 index.classes.mids, index.classes.names, counts, strict=True
             )
@@ -64,11 +68,26 @@ def summarise(index: ShardIndex) -> dict[str, Any]:
     }
 
 
+def _class_counts(index: ShardIndex) -> Int64[np.ndarray, "classes splits"]:
+    """Clips of each class in each split."""
+    num_splits = len(index.splits)
+    splits = np.repeat(index.split.astype(np.int64), np.diff(index.label_starts))
+    cells = index.label_values.astype(np.int64) * num_splits + splits
+    counts = np.bincount(cells, minlength=len(index.classes) * num_splits)
+    return counts.reshape(len(index.classes), num_splits)
+
+
+def _by_split(index: ShardIndex, counts: Int64[np.ndarray, " splits"]) -> dict[str, int]:
+    return dict(zip(index.splits, counts.tolist(), strict=True))
+
+
 def _histogram(duration_s: Float[np.ndarray, " clips"]) -> list[dict[str, float]]:
-    """Number of clips by length, in bins of equal width; the last includes its end."""
+    """Number of clips by length, in bins of one width, of 10 ms or more; the last includes its
+    end."""
     if not len(duration_s):
         return []
-    counts, edges = np.histogram(duration_s, NUM_BINS)
+    num_bins = min(NUM_BINS, max(1, int(np.ptp(duration_s) / LEAST_BIN_S)))
+    counts, edges = np.histogram(duration_s, num_bins)
     return [
         {"from_s": float(start), "to_s": float(end), "clips": int(count)}
         for count, start, end in zip(counts, edges[:-1], edges[1:], strict=True)
@@ -80,8 +99,8 @@ def render(summary: dict[str, Any], shards: Location) -> str:
     duration = summary["duration_s"]
     splits = ", ".join(f"{name or '(none)'} {n:,}" for name, n in summary["splits"].items())
     lines = [
-        f"{shards}: {summary['clips']:,} clips, {summary['hours']:,.1f} h, "
-        f"{summary['shards']:,} shards, {summary['bytes'] / 1e9:,.2f} GB",
+        f"{shards}: {counted(summary['clips'], 'clip')}, {of_seconds(summary['hours'] * 3600)}, "
+        f"{counted(summary['shards'], 'shard')}, {of_bytes(summary['bytes'])}",
         f"  audio     {summary['sample_rate_hz']:,} Hz, {summary['mean_clip_bytes'] / 1e3:,.0f} kB "
         f"a clip, {duration['min']:.2f} to {duration['max']:.2f} s, median "
         f"{duration['median']:.2f} s",
@@ -93,14 +112,21 @@ def render(summary: dict[str, Any], shards: Location) -> str:
     longest = max((entry["clips"] for entry in bins), default=1)
     for entry in bins:
         span = f"{entry['from_s']:.2f} to {entry['to_s']:.2f} s"
+        if len(bins) == 1:
+            span = f"{duration['median']:.2f} s"
         lines.append(f"  {span:<20} {entry['clips']:>9,} {_bar(entry['clips'], longest)}")
     lines.append("")
     classes = sorted(summary["classes"], key=lambda entry: -entry["clips"])
     most = max(1, classes[0]["clips"])
     width = min(40, max(len(entry["name"]) for entry in classes))
+    names = [*summary["splits"]] if 1 < len(summary["splits"]) <= MOST_SPLITS else []
+    heads = [f"{name[:9] or '(none)':>9}" for name in names]
+    if names:
+        lines.append(" ".join([" " * (width + 2), f"{'clips':>9}", *heads]))
     for entry in classes:
+        own = "".join(f" {entry['splits'][name]:>9,}" for name in names)
         bar = _bar(entry["clips"], most)
-        lines.append(f"  {entry['name'][:width]:<{width}} {entry['clips']:>9,} {bar}")
+        lines.append(f"  {entry['name'][:width]:<{width}} {entry['clips']:>9,}{own} {bar}")
     return "\n".join(lines)
 
 

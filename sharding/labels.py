@@ -8,6 +8,8 @@ class is its own mid. The order of the list is that of a model's outputs: keep t
 model.
 """
 
+import logging
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ from psla_wds.io.stores import at
 from psla_wds.labels.class_list import CSV_COLUMNS, ClassList, write_class_list
 from sharding.sources.class_folders import class_folders
 from sharding.sources.rows import table_rows
+
+logger = logging.getLogger("sharding.labels")
 
 TABLES = (".csv", ".jsonl", ".parquet")
 
@@ -70,10 +74,38 @@ def main() -> None:
     names = tuple(class_names(args))
     with disk_errors(args.output, "write the class list"):
         write_class_list(ClassList(names, names), args.output)
+    _warn_of_joined(names)
+    output = shlex.quote(str(args.output))
     print(
         f"wrote {len(names):,} classes ({','.join(CSV_COLUMNS)}) to {args.output}; next: "
-        f"psla-wds build manifest CLIPS.csv --class-labels {args.output} --output SHARDS"
+        f"psla-wds build {_source(args)} --class-labels {output} --output SHARDS"
     )
+
+
+def _source(args: Args) -> str:
+    """Words for sharding.build: the source that was read, if it is one of clips as well."""
+    place, kind = shlex.quote(str(args.source)), args.source.suffix
+    if kind not in TABLES:
+        return f"folder {place}"
+    if kind == ".parquet":
+        return f"parquet {place}"
+    return f"manifest {place if args.column == 'labels' else 'CLIPS.csv'}"
+
+
+def _warn_of_joined(names: tuple[str, ...]) -> None:
+    """Report a class that is several others, with another separator between them."""
+    known = set(names)
+    for name in names:
+        for separator in ",;":
+            parts = [part.strip() for part in name.split(separator)]
+            if len(parts) > 1 and known.issuperset(parts):
+                logger.warning(
+                    "class %r seems to be %d classes: delete the list, and add --separator '%s'",
+                    name,
+                    len(parts),
+                    separator,
+                )
+                return
 
 
 if __name__ == "__main__":

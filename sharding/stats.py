@@ -14,7 +14,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -24,7 +24,8 @@ from psla_wds import cli
 from psla_wds.audio.files import reason_of
 from psla_wds.audio.pcm import decode_pcm
 from psla_wds.audio.quality import SILENT_DBFS, Spectrum, is_clipped, level_dbfs
-from psla_wds.errors import ConfigError, ShardError
+from psla_wds.config import SEED, Within
+from psla_wds.errors import ShardError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.progress import progress_bar
 from psla_wds.reading.reader import Reader
@@ -44,23 +45,19 @@ logger = logging.getLogger("sharding.stats")
 class Args:
     shards: Positional[str]
     """Folder of the shards, or its URL; SHARDS:train,eval takes only these splits."""
-    clips: int = 1000
+    clips: Annotated[int, Within(1, 10**8)] = 1000
     """Number of clips to decode, chosen at random."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Seed for choosing the sample."""
     json: bool = False
     """Print one JSON object instead of text."""
-
-    def __post_init__(self) -> None:
-        if self.clips < 1:
-            raise ConfigError("clips must be at least 1", where="--clips", fix="set --clips 1000")
 
 
 def audit(index: ShardIndex, *, num_clips: int, seed: int) -> dict[str, Any]:
     """Findings about the clips."""
     if not len(index):
         raise ShardError(
-            "there are no clips", where=index.shards[0].parent, fix="name other splits"
+            "there are no clips", where=", ".join(map(str, index.shards[:1])), fix="name others"
         )
     chosen = min(num_clips, len(index))
     rows = np.sort(np.random.default_rng(seed).choice(len(index), chosen, replace=False))
@@ -134,7 +131,7 @@ def _decoded(index: ShardIndex, row: np.integer, audio: bytes) -> Float32[np.nda
         raise ShardError(
             f"the clip cannot be decoded: {reason_of(error)}",
             where=index.where(row),
-            fix="find all such clips: psla-wds check --deep",
+            fix=f"find all such clips: psla-wds check {index.shards[0].parent} --deep",
         ) from None
     return pcm.astype(np.float32) / 32768
 
@@ -180,7 +177,8 @@ def main() -> None:
         recipe, found = FeatureConfig(), report["log_mel"]
         logger.warning(
             "the recipes normalise by mean %.4f, std %.4f; of these clips they are %.4f and %.4f: "
-            "train with --features.mean %.4f --features.std %.4f, or ask why they differ",
+            "set --features.mean %.4f --features.std %.4f, unless training starts from a tagger: "
+            "then keep the tagger's",
             *(recipe.mean, recipe.std, found["mean"], found["std"], found["mean"], found["std"]),
         )
     print(json.dumps(report, indent=2) if args.json else render(report, args.shards))

@@ -24,6 +24,7 @@ install_import_hook(["psla_wds", "eval", "train", "sharding"], "beartype.beartyp
 import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
 import torch  # noqa: E402
+from fuzz.properties import TALLY  # noqa: E402
 
 from psla_wds import cli  # noqa: E402
 
@@ -47,6 +48,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if item.config.getoption("--require-gpu"):
             pytest.fail("--require-gpu was given, and there is no GPU", pytrace=False)
         pytest.skip("no GPU on this machine")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # a process of pytest-xdist
+        session.config.workeroutput["fuzz"] = dict(TALLY)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    TALLY.update(getattr(node, "workeroutput", {}).get("fuzz", {}))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if TALLY["cases"]:
+        cases, refused, taken = (f"{TALLY[name]:,}" for name in ("cases", "refused", "taken"))
+        line = f"fuzz: {cases} changed files; readers refused {refused} and took {taken}"
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,18 @@
 """Every command explains itself, and the documents tell the truth about them."""
 
 import ast
+import dataclasses
 import io
 import json
+import math
+import pkgutil
 import re
 import runpy
 import sys
+import typing
+from collections.abc import Iterator
 from contextlib import redirect_stdout
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,6 +21,7 @@ from conftest import run
 from benchmarks.tables import RESULTS, documents, with_tables
 from psla_wds.__main__ import main
 from psla_wds.commands import MODULES, source_of
+from psla_wds.config import Within
 from sharding.build import SOURCES
 from train.recipes import RECIPES
 
@@ -85,6 +92,36 @@ def test_every_option_has_a_text(monkeypatch: pytest.MonkeyPatch):
             if not re.sub(r"\((required|repeatable|default)[^)]*\)", "", "".join(text)).strip():
                 silent.append((*words, name))
     assert not silent
+
+
+def settings_types() -> Iterator[type]:
+    """Arguments of all commands, and configurations."""
+    for package in ("psla_wds", "sharding", "train", "eval"):
+        for found in pkgutil.walk_packages([str(ROOT / package)], f"{package}."):
+            module = import_module(found.name)
+            yield from (
+                kind
+                for name, kind in vars(module).items()
+                if name.endswith(("Args", "Config", "Options", "Source"))
+                and dataclasses.is_dataclass(kind)
+                and kind.__module__ == module.__name__
+            )
+
+
+def is_number(hint: object) -> bool:
+    """Whether values of this type are numbers, or have numbers in them."""
+    return hint in (int, float) or any(map(is_number, typing.get_args(hint)))
+
+
+def test_every_number_among_the_settings_has_bounds():
+    unbounded, num_settings = [], 0
+    for kind in settings_types():
+        for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+            ranges = [mark for mark in typing.get_args(hint) if isinstance(mark, Within)]
+            num_settings += is_number(hint)
+            if is_number(hint) and not any(math.isfinite(r.high - r.low) for r in ranges):
+                unbounded.append(f"{kind.__module__}.{kind.__name__}.{name}")
+    assert num_settings > 80 and not unbounded
 
 
 def planned_demo(*settings: str) -> list[str]:

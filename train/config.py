@@ -9,9 +9,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from psla_wds import cli
-from psla_wds.config import Kind, Within, check_ranges, flag, kinds_of, read_json
+from psla_wds.config import (
+    BATCH_SIZE,
+    SEED,
+    Kind,
+    Within,
+    check_ranges,
+    flag,
+    kinds_of,
+    read_json,
+)
 from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
+from psla_wds.io.regular import read_text
 from psla_wds.models.config import IMAGENET, RANDOM, BatchNormOver, ModelConfig, Precision
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.sampling.config import AugmentConfig, SamplerConfig
@@ -33,7 +43,7 @@ class OptimizerConfig:
     algorithm: Literal["adam", "adamw"] = "adam"
     """adam adds weight decay to the gradient (L2), as in the official code; adamw shrinks the
     weights themselves (Loshchilov and Hutter 2019, algorithm 2)."""
-    learning_rate: Annotated[float, Within(0, without=(0,))] = 1e-4
+    learning_rate: Annotated[float, Within(0, 1000, without=(0,))] = 1e-4
     """Learning rate after warm-up and before decay."""
     trunk_factor: Annotated[float, Within(0, 1)] = 1.0
     """Factor on the learning rate of the trunk; the head has the full rate. Below 1 for a trunk
@@ -44,9 +54,9 @@ class OptimizerConfig:
     Ruder 2018, Bao et al. 2022). 0.9 leaves 0.07 of the rate to the first of EfficientNet-B2's."""
     betas: Annotated[tuple[float, float], Within(0, 1, without=(1,))] = (0.95, 0.999)
     """Decay of Adam's running means of the gradient and of its square."""
-    weight_decay: Annotated[float, Within(0)] = 5e-7
+    weight_decay: Annotated[float, Within(0, 1000)] = 5e-7
     """Weight decay. The default is the paper's, for adam; adamw needs far more, such as 0.01."""
-    warmup_steps: Annotated[int, Within(0)] = 1000
+    warmup_steps: Annotated[int, Within(0, 10**9)] = 1000
     """Steps over which the learning rate rises from the run's start; 0 for none."""
     warmup: Literal["linear", "stepped"] = "linear"
     """linear raises the rate at every step; stepped raises it every 50 steps, as the official code
@@ -54,7 +64,7 @@ class OptimizerConfig:
     decay: Literal["steps", "cosine"] = "steps"
     """steps multiplies the rate by --optimizer.decay-factor after some epochs (PSLA IV-B); cosine
     is half a cosine from the end of warm-up to 0 (Loshchilov and Hutter 2017, equation 5)."""
-    decay_after_epochs: tuple[int, ...] = (10, 15, 20, 25)
+    decay_after_epochs: Annotated[tuple[int, ...], Within(0, 10**6)] = (10, 15, 20, 25)
     """Epochs, counted from 1, after which the rate is multiplied by --optimizer.decay-factor."""
     decay_factor: Annotated[float, Within(0, 1, without=(0,))] = 0.5
     """Factor on the learning rate at each step of decay."""
@@ -79,12 +89,12 @@ class TrainConfig:
     """Shards to evaluate on after each epoch. Default: no evaluation."""
     run_dir: Annotated[Path, Kind.START] = Path("runs/run")
     """Folder of the run; must be new, except with --resume."""
-    epochs: Annotated[int, Within(1)] = 30
+    epochs: Annotated[int, Within(1, 10**6)] = 30
     """Number of epochs."""
-    batch_size: int = 100
+    batch_size: Annotated[int, BATCH_SIZE] = 100
     """Clips of an optimizer step over all processes, so that results do not depend on the number
     of processes (except through --batch-norm). The official code has 4 GPUs with 25 clips each."""
-    seed: Annotated[int, Within(0)] = 0
+    seed: Annotated[int, SEED] = 0
     """Seed of the draws, their augmentation, the initial weights and drop-connect."""
     resume: Annotated[bool, Kind.START] = False
     """Continue the run where it stopped, on any number of processes; start it if it is new."""
@@ -99,18 +109,18 @@ class TrainConfig:
     distill_weight: Annotated[float, Within(0, 1, without=(0,))] = 0.9
     """Weight of the teacher's scores in the loss; labels get the remainder. 1 ignores the labels
     (Dinkel et al. 2023, arXiv 2308.11957); 0.9 is the choice of Schmid et al."""
-    subset: Annotated[int | None, Within(1)] = None
+    subset: Annotated[int | None, Within(1, 2**31)] = None
     """Number of clips to train on, chosen at random (PSLA figure 3). Default: all."""
-    subset_seed: Annotated[int, Within(0)] = 0
+    subset_seed: Annotated[int, SEED] = 0
     """Seed for choosing the subset. With the same seed, smaller subsets are contained in larger
     ones."""
-    accumulate: Annotated[int, Kind.SPEED] = 1
+    accumulate: Annotated[int, BATCH_SIZE, Kind.SPEED] = 1
     """Forward passes into which each process divides its share of a step, to save memory."""
     batch_norm: BatchNormOver = "rank"
     """Clips that BatchNorm normalises over. rank: each process's share of a pass, as in the
     official code. groups: every --batch-norm-group clips in a row, so that results do not depend
     on the number of processes. batch: the shares of all processes together (GPUs only)."""
-    batch_norm_group: int | None = None
+    batch_norm_group: Annotated[int | None, BATCH_SIZE] = None
     """Clips of a group. 25 gives on any number of GPUs what the paper has on 4."""
     precision: Precision = "bfloat16"
     """Autocast precision of the trunk; head and loss are float32. The paper's code uses float32."""
@@ -122,12 +132,12 @@ class TrainConfig:
     other_features: bool = False
     """Accept --model.initial-weights that were trained on features other than --features.*, such
     as another normalisation. By default they must agree, except for num-frames."""
-    max_bad_steps: Annotated[int, Within(0), Kind.SPEED] = 0
+    max_bad_steps: Annotated[int, Within(0, 10**9), Kind.SPEED] = 0
     """Steps with a non-finite loss or gradient to skip before the run ends. Their clips are listed
     in bad_batches.jsonl in the run's folder."""
-    log_every_steps: Annotated[int, Within(1), Kind.SPEED] = 50
+    log_every_steps: Annotated[int, Within(1, 10**9), Kind.SPEED] = 50
     """Steps between two records in the log."""
-    state_every_steps: Annotated[int, Within(1), Kind.SPEED] = 1000
+    state_every_steps: Annotated[int, Within(1, 10**9), Kind.SPEED] = 1000
     """Steps between two saves of the state that --resume continues from. It is also saved at the
     end of each epoch and on SIGTERM or SIGUSR1."""
     wandb: Annotated[str | None, Kind.START] = None
@@ -214,5 +224,5 @@ def read_config(path: Path) -> TrainConfig:
 
 def read_made_with(path: Path) -> dict[str, Any]:
     """What a run depended on beside its settings; empty if its config.json does not say."""
-    found = json.loads(path.read_text(encoding="utf-8")).get(MADE_WITH)
+    found = json.loads(read_text(path)).get(MADE_WITH)
     return found if isinstance(found, dict) else {}

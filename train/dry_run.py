@@ -7,12 +7,13 @@ import torch
 
 from psla_wds.runtime.distributed import World
 from psla_wds.shards.index import ShardIndex
+from psla_wds.text_table import counted, of_bytes
 from train.config import TrainConfig
 from train.learner import Learner
 from train.optimizer import Moment, learning_rate
 from train.training_data import open_training_data
 
-MOST_RATES = 12
+MOST_RATES = 5
 """Largest number of learning rates to list."""
 
 
@@ -40,21 +41,23 @@ def try_out(
     weights, state = learner.saved_bytes()
     parameters = sum(p.numel() for p in learner.model.parameters())
     done = f", of which {first_step:,} are done" if first_step else ""
+    passes = f" in {config.accumulate} passes" if config.accumulate > 1 else ""
     norms = {"rank": "each process's share", "batch": "all processes"}
     batch_norm = norms.get(config.batch_norm, f"groups of {config.batch_norm_group}")
     return {
         "clips": f"{len(index):,} in {len(index.shards)} shards, {len(index.classes)} classes",
         "evaluation": f"{len(eval_index):,} clips" if eval_index else "none: no epoch is scored",
         "draws": f"{len(plan.rows):,} an epoch, {config.sampler.sampling}; "
-        f"about {read_bytes / 1e9:.3g} GB to read",
+        f"about {of_bytes(read_bytes)} to read",
         "plan": f"{2 * plan.rows.nbytes / 2**20:.1f} MiB on each process, for two epochs",
         "model": f"{config.model.backbone}, {config.model.head}: {parameters:,} parameters",
-        "processes": f"{world.size} on {world.device.type}, {clips} clips each in "
-        f"{config.accumulate} passes; BatchNorm over {batch_norm}",
-        "steps": f"{steps:,} an epoch of {config.batch_size} clips; {config.epochs} epochs: "
+        "processes": f"{world.size} on {world.device.type}, {counted(clips, 'clip')} each"
+        f"{passes}; BatchNorm over {batch_norm}",
+        "steps": f"{steps:,} an epoch of {config.batch_size} clips; "
+        f"{counted(config.epochs, 'epoch')}: "
         f"{config.epochs * steps:,} steps{done}",
         "learning rate": _rates(config, steps, trunk=_of_trunk(learner.optimizer)),
-        "disk": f"{weights / 1e6:.0f} MB a checkpoint, {state / 1e6:.0f} MB a state",
+        "disk": f"{of_bytes(weights)} a checkpoint, {of_bytes(state)} a state",
         "first batch": f"{shape} (clips, frames, mels), read and decoded in {batch_s:.1f} s",
     }
 

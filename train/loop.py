@@ -23,7 +23,7 @@ from train.learner import Learner
 from train.optimizer import Moment, learning_rate
 from train.run.folder import RunDir
 from train.run.log import Quality, RunLog
-from train.run.state import StateWriter, check_types
+from train.run.state import StateWriter
 from train.steps.bad_steps import BadSteps, clips_as_json
 from train.steps.metrics import Means, Measured, Measures
 from train.training_data import layout_of, open_training_data
@@ -61,6 +61,7 @@ class Trainer:
         """Train the epochs that are left; a signal to stop raises `SystemExit`."""
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._on_stop_signal)
+        signal.signal(signal.SIGINT, self._on_interrupt)
         config, world = self._config, self._world
         data = open_training_data(config, world, self._index, first_step=self._step)
         self._total_steps = config.epochs * data.schedule.steps_per_epoch
@@ -102,7 +103,6 @@ class Trainer:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from a state; `CheckpointError` if it does not fit this run."""
-        check_types(state)
         self._step, self._epochs_done = state["step"], state["epochs_done"]
         self._interval, self._epoch = Means(**state["interval"]), Means(**state["epoch"])
         self._damaged = list(state["damaged"])
@@ -263,6 +263,11 @@ class Trainer:
 
     def _on_stop_signal(self, number: int, _: FrameType | None) -> None:
         self._stop_signal = number
+
+    def _on_interrupt(self, number: int, _: FrameType | None) -> None:
+        """Ctrl-C: end at once; at the next step, should a library have swallowed the exception."""
+        self._stop_signal = number
+        raise KeyboardInterrupt
 
     def _agree_to_stop(self) -> bool:
         """Whether a rank got a signal to stop; the same on all: they ask at the same steps."""

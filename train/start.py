@@ -11,6 +11,7 @@ import torch
 from psla_wds.config import Kind, to_json
 from psla_wds.errors import ConfigError
 from psla_wds.evaluation.teacher import apply_teacher
+from psla_wds.io.remote import expect_reads_within
 from psla_wds.loading.loader import check_dali
 from psla_wds.models.batch_norm import check_batch_norm
 from psla_wds.models.config import RANDOM
@@ -20,6 +21,7 @@ from psla_wds.runtime.distributed import World, join_world
 from psla_wds.runtime.environment import environment, sources_digest
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
+from psla_wds.text_table import counted
 from train.config import KINDS, TrainConfig
 from train.dry_run import try_out
 from train.learner import Learner
@@ -91,6 +93,7 @@ def _prepare(
     if not config.index:
         raise ConfigError("there is nothing to train on", where="index", fix="set --index SHARDS")
     check_dali()
+    expect_reads_within(config.reader.timeout_s)
     layout = layout_of(config, world)
     check_batch_norm(
         config.batch_norm,
@@ -136,6 +139,6 @@ def _print_next(config: TrainConfig) -> None:
     last = epoch_path(config.run_dir, config.epochs)
     target = config.eval_index[0] if config.eval_index else "SHARDS"
     print(
-        f"wrote {config.epochs} epochs to {config.run_dir} (last: {last}); next: "
+        f"wrote {counted(config.epochs, 'epoch')} to {config.run_dir} (last: {last}); next: "
         f"psla-wds predict {config.run_dir} --index {target} --output P.npz"
     )

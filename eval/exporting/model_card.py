@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from psla_wds.errors import optional_package
+from psla_wds.models.config import IMAGENET, RANDOM
 from psla_wds.models.model_folder import LIBRARY, FolderConfig, Member
 from psla_wds.printable import markdown
 
@@ -39,8 +40,8 @@ class CardSettings:
 
 def huggingface_hub() -> ModuleType:
     """The package huggingface_hub."""
-    users, extra = "model cards and uploads", "'psla-wds[export]'"
-    return optional_package("huggingface_hub", users, where="psla-wds export", install=extra)
+    users, name = "model cards and uploads", "huggingface_hub"
+    return optional_package(name, users, where="psla-wds export", install=name)
 
 
 def card_text(config: FolderConfig, settings: CardSettings) -> str:
@@ -92,6 +93,16 @@ def _metadata(config: FolderConfig, settings: CardSettings, scores: dict[str, fl
     return str(data.to_yaml())
 
 
+def _start(model: dict[str, Any]) -> list[str]:
+    """The weights that training began with; none where they are not known."""
+    weights, sha256 = model.get("initial_weights"), model.get("initial_sha256")
+    known = {IMAGENET: "begun with ImageNet's weights", RANDOM: "begun with random weights"}
+    if not weights or weights in known:
+        return [known[weights]] if weights else []
+    digest = f" (SHA-256 {sha256[:12]})" if sha256 else ""
+    return [f"begun with the weights `{weights}`{digest}, whose licence holds here as well"]
+
+
 def _training_facts(member: Member) -> str:
     recipe: dict[str, Any] = member.provenance.recipe or {}
     facts = [f"{member.epoch} epochs"] if member.epoch else []
@@ -102,5 +113,6 @@ def _training_facts(member: Member) -> str:
     ]
     if member.provenance.index_fingerprint:
         facts.append(f"shards with the fingerprint {member.provenance.index_fingerprint}")
+    facts += _start(recipe.get("model") or {})
     more = "; all settings are in config.json" if recipe else ""
     return ("; ".join(facts) or "not known") + more

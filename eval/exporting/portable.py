@@ -33,7 +33,7 @@ def write_onnx(
     Raises `CheckpointError` if torch cannot export the network, or if ONNX Runtime's scores differ
     from the model's.
     """
-    install = "'psla-wds[export]'"
+    install = "onnx onnxruntime onnxscript"
     optional_package("onnxscript", "ONNX models", where="--onnx", install=install)
     onnxruntime = optional_package("onnxruntime", "ONNX models", where="--onnx", install=install)
     program = _program(model, pooling)

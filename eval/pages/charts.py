@@ -331,7 +331,7 @@ def why_no_png() -> str:
     try:
         letter, nothing = (_rasterised(document(text, 30, 30), 1) for text in texts)
     except ImportError:
-        return "PNG files need resvg: pip install 'psla-wds[report]'"
+        return "PNG files need resvg: python -m pip install resvg_py"
     if letter == nothing:  # resvg leaves out text that it has no font for
         return "PNG files need a font: install DejaVu Sans (apt-get install fonts-dejavu-core)"
     return ""

@@ -112,7 +112,7 @@ def compare(paths: Sequence[Path], *, resamples: int = 1000) -> Comparison:
     Raises `ScoreError` for other classes, other targets, or no clip in common.
     """
     if len(paths) < 2:
-        where = " ".join(map(str, paths))
+        where = " ".join(map(str, paths)) or "RUN"
         raise ScoreError("there is nothing to compare", where=where, fix="name two or more runs")
     candidates = find_candidates(paths)
     common = _on_common_clips(candidates)

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from psla_wds.errors import PslaError, optional_package
+from psla_wds.errors import optional_package
 from psla_wds.io.atomic_files import atomic_open
 from psla_wds.models.config import Pooling
 from psla_wds.tagging.tagger import WindowTags
@@ -72,22 +72,13 @@ def open_embeddings(path: Path, size: int, pooling: Pooling) -> Iterator[Embeddi
     """A file of embeddings of `size` numbers, .npz or .parquet by its suffix, which appears as a
     whole when the block ends well.
 
-    Raises `PslaError` if it cannot be written, `ConfigError` if Parquet needs a package.
+    Raises `ConfigError` if Parquet needs a package.
     """
     opened = _open_parquet if path.suffix == ".parquet" else _open_npz
-    try:
-        with opened(path, size) as put:
-            file = EmbeddingFile(put, pooling, size)
-            yield file
-            file.flush()
-    except BrokenPipeError:  # of stdout
-        raise
-    except OSError as error:
-        raise PslaError(
-            f"the embeddings cannot be written: {error.strerror or error}",
-            where=path,
-            fix="set --embeddings to a place that can be written",
-        ) from None
+    with opened(path, size) as put:
+        file = EmbeddingFile(put, pooling, size)
+        yield file
+        file.flush()
 
 
 @contextmanager
@@ -117,9 +108,8 @@ def _open_npz(path: Path, size: int) -> Iterator[Put]:
 
 @contextmanager
 def _open_parquet(path: Path, size: int) -> Iterator[Put]:
-    install = "'psla-wds[parquet]'"
     parquet = optional_package(
-        "pyarrow.parquet", "Parquet files", where="--embeddings", install=install
+        "pyarrow.parquet", "Parquet files", where="--embeddings", install="pyarrow"
     )
     import pyarrow
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from tqdm import tqdm
 
-from psla_wds.errors import ConfigError, PslaError
+from psla_wds.errors import ConfigError
 from psla_wds.io.atomic_files import atomic_open
 from psla_wds.printable import csv_cell, printable
 
@@ -71,32 +71,29 @@ def open_writer(form: Format, output: Path | None, recordings: list[Recording]) 
     """A writer of results to stdout or to a file, which appears as a whole when the block ends
     well. Labels for Audacity go to a folder, with one file for each recording.
 
-    Raises `ConfigError` if two recordings would have the same file, `PslaError` if writing fails.
+    Raises `ConfigError` if two recordings would have the same file.
     """
     if form == "audacity":
         _check_tracks(output, recordings)
-    try:
-        if output is None:
-            yield _text_writer(form, print_result)
-        elif form == "audacity":
-            yield partial(_write_track, output)
-        else:
-            with atomic_open(output, "w") as file:
-                yield _text_writer(form, file.write)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise PslaError(
-            f"the results cannot be written: {error.strerror}",
-            where=output,
-            fix="set --output to a place that can be written",
-        ) from None
+    if output is None:
+        yield _text_writer(form, print_result)
+    elif form == "audacity":
+        yield partial(_write_track, output)
+    else:
+        with atomic_open(output, "w") as file:
+            yield _text_writer(form, file.write)
 
 
 def print_result(text: str) -> None:
     """Print to stdout at once, above the progress bar where both are a terminal."""
-    tqdm.write(text, end="")
-    sys.stdout.flush()
+    if sys.stdout is None:  # it was closed
+        return
+    try:
+        tqdm.write(text, end="")
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = "stdout"
+        raise
 
 
 def _text_writer(form: Format, put: Callable[[str], object]) -> Writer:

@@ -57,7 +57,8 @@ def tag_recordings(
         try:
             for block in tagger.layout.noting_length(decoded, notes):
                 yield block
-                bar.update(len(block) / rate_hz)
+                length_s = len(block) / rate_hz  # headers can state a little less
+                bar.update(min(length_s, bar.total - bar.n) if bar.total else length_s)
         except AudioError as error:
             heard.failures[number] = error
             tqdm.write(f"error: {error}", file=sys.stderr)

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from psla_wds.audio.encode import page_checksum
+
 UNKNOWN_BYTES = 2**31 - 2**16
 """Sizes in WAV headers from here on mean that the size is not known, as in a pipe."""
 MP3_TAG, GSM_TAG, GSM_BLOCK_BYTES, GSM_BLOCK_SAMPLES = 0x55, 0x31, 65, 320
@@ -31,6 +33,42 @@ class OggStream:
     end: int
     has_end: bool
     """Whether its last page is marked as such."""
+    damage: str = ""
+    """Its first page that is damaged or missing."""
+
+
+@dataclass(frozen=True)
+class _Page:
+    """A page of an Ogg file."""
+
+    start: int
+    end: int
+    content: bytes
+
+    @property
+    def begins(self) -> bool:
+        return bool(self.content[5] & 2)
+
+    @property
+    def ends(self) -> bool:
+        return bool(self.content[5] & 4)
+
+    @property
+    def has_sound(self) -> bool:
+        """Whether it is not one of the headers, whose time is 0."""
+        return self.content[6:14] != bytes(8)
+
+    @property
+    def serial(self) -> bytes:
+        return self.content[14:18]
+
+    @property
+    def number(self) -> int:
+        return int.from_bytes(self.content[18:22], "little")
+
+    def is_whole(self) -> bool:
+        checksum = int.from_bytes(self.content[22:26], "little")
+        return page_checksum(self.content[:22] + bytes(4) + self.content[26:]) == checksum
 
 
 @dataclass(frozen=True)
@@ -49,6 +87,8 @@ class Claim:
     """What is odd, though all is there: a word for counting, and the detail."""
     is_estimate: bool = False
     """Whether libsndfile estimates the length from the bit rate, and stops there."""
+    damage: str = ""
+    """Part of the file that is damaged or missing, after which no position can be trusted."""
     streams: tuple[OggStream, ...] = ()
     """Streams of an Ogg file, of which libsndfile reads the first."""
 
@@ -181,7 +221,7 @@ def _wav(file: io.BufferedIOBase, file_size: int) -> Claim:
             repair={4: unknown, chunk.start - 4: unknown},
             flags={"header-repaired": f"the header says {size:,} bytes, {there:,} follow"},
         )
-    if size in (riff_size, file_size, file_size - 8) and size > there:
+    if size in (riff_size, file_size, file_size - 8) and size > there and riff_size <= file_size:
         return Claim(
             flags={"header-repaired": "the header counts itself"}
         )  # a mistake that some programs make
@@ -329,19 +369,31 @@ def ogg_streams(file: io.BufferedIOBase) -> list[OggStream]:
     """
     streams: list[OggStream] = []
     at_begin = False
-    for start, end, flags in _pages(file):
-        begins = bool(flags & 2)
-        if begins and not at_begin:
-            streams.append(OggStream(start, end, False))
+    last: dict[bytes, _Page] = {}
+    for page in _pages(file):
+        if page.begins and not at_begin:
+            streams.append(OggStream(page.start, page.end, False))
+            last = {}
         if streams:
-            streams[-1].end = end
-            streams[-1].has_end = bool(flags & 4)
-        at_begin = begins
+            streams[-1].end = page.end
+            streams[-1].has_end = page.ends
+            streams[-1].damage = streams[-1].damage or _damage(page, last.get(page.serial))
+        at_begin = page.begins
+        last[page.serial] = page
     return streams
 
 
-def _pages(file: io.BufferedIOBase) -> Iterator[tuple[int, int, int]]:
-    """First byte, end and flags of each whole page."""
+def _damage(page: _Page, before: _Page | None) -> str:
+    if not page.is_whole():
+        return f"the page at byte {page.start:,} is damaged"
+    # Who joins a broadcast gets its headers, then pages from there on.
+    if before and before.has_sound and page.number != (before.number + 1) % 2**32:
+        return f"pages before byte {page.start:,} are missing"
+    return ""
+
+
+def _pages(file: io.BufferedIOBase) -> Iterator[_Page]:
+    """Pages up to the first that is cut or has another begin."""
     start, size = 0, file.seek(0, os.SEEK_END)
     while start + OGG_HEADER_BYTES <= size:
         file.seek(start)
@@ -350,7 +402,8 @@ def _pages(file: io.BufferedIOBase) -> Iterator[tuple[int, int, int]]:
         end = start + OGG_HEADER_BYTES + header[26] + sum(segments)
         if header[:4] != b"OggS" or end > size:
             return
-        yield start, end, header[5]
+        file.seek(start)
+        yield _Page(start, end, file.read(end - start))
         start = end
 
 
@@ -358,13 +411,18 @@ def _ogg(file: io.BufferedIOBase, size: int) -> Claim:
     streams = ogg_streams(file)
     if not streams:
         return Claim()
-    return replace(_end_of_ogg(file, streams[-1]), streams=tuple(streams))
+    damage = next((stream.damage for stream in streams if stream.damage), "")
+    claim = replace(_end_of_ogg(file, streams[-1]), streams=tuple(streams))
+    return replace(claim, damage=damage or claim.damage)
 
 
 def _end_of_ogg(file: io.BufferedIOBase, last: OggStream) -> Claim:
     file.seek(last.end)
-    if file.read(4) == b"OggS":
+    after = file.read(SEARCHED_BYTES)
+    if after[:4] == b"OggS":
         return Claim(problem="the last page is cut")
+    if b"OggS" in after:
+        return Claim(damage=f"there is no page at byte {last.end:,}, but more follow")
     if last.has_end:
         return Claim()
     file.seek(last.start)

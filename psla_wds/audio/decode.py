@@ -40,6 +40,7 @@ FIXES = {
     "not-finite": "repair it where it was made, or leave it out",
     "empty": "give a longer recording",
     "truncated": "copy or download it again",
+    "damaged": "copy or download it again",
     "no-audio-track": "leave it out",
     "bad-rate": "give samples per second",
     "bad-shape": "give (samples,), or (samples, channels) as soundfile.read does; transpose what "

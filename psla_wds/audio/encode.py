@@ -14,6 +14,7 @@ Codec = Literal["flac", "opus", "vorbis", "wav"]
 EXTENSIONS = {"flac": "flac", "opus": "opus", "vorbis": "ogg", "wav": "wav"}
 """Extension of the members of a tar, by codec."""
 OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
+HIGHEST_RATES_HZ = {"flac": 655_350, "opus": 48_000, "vorbis": 200_000, "wav": 768_000}
 
 _FORMATS = {
     "flac": ("FLAC", "PCM_16"),
@@ -26,6 +27,15 @@ _SAMPLES_AT_ONCE = 2**18  # libvorbis overflows its stack when it gets many minu
 # Ogg pages, RFC 3533, section 6.
 _SERIAL_AT, _CHECKSUM_AT, _SEGMENTS_AT, _HEADER_BYTES = 14, 22, 26, 27
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def takes_rate(codec: Codec, sample_rate_hz: int) -> bool:
+    """Whether a codec can have this sample rate; libvorbis crashes at others."""
+    if codec == "opus":
+        return sample_rate_hz in OPUS_RATES_HZ
+    # libFLAC's streams state rates above 16 bits in tens.
+    is_written = codec != "flac" or sample_rate_hz < 2**16 or sample_rate_hz % 10 == 0
+    return is_written and sample_rate_hz <= HIGHEST_RATES_HZ[codec]
 
 
 def encode_clip(
@@ -59,13 +69,13 @@ def with_fixed_serial(ogg: bytes) -> bytes:
         end = body + sum(pages[start + _HEADER_BYTES : body])
         pages[start + _SERIAL_AT : start + _SERIAL_AT + 4] = bytes(4)
         pages[start + _CHECKSUM_AT : start + _CHECKSUM_AT + 4] = bytes(4)
-        checksum = struct.pack("<I", _page_checksum(bytes(pages[start:end])))
+        checksum = struct.pack("<I", page_checksum(bytes(pages[start:end])))
         pages[start + _CHECKSUM_AT : start + _CHECKSUM_AT + 4] = checksum
         start = end
     return bytes(pages)
 
 
-def _page_checksum(page: bytes) -> int:
+def page_checksum(page: bytes) -> int:
     """Ogg's CRC-32 of a page whose checksum is 0: zlib's polynomial, but with the highest bit
     first, starting at 0, and not inverted."""
     mirrored = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF

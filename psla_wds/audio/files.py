@@ -221,6 +221,8 @@ def opened(source: Path | io.BufferedIOBase | int, notes: Notes) -> Iterator[Aud
             if isinstance(source, Path) and (said := misnamed(source, kind)):
                 notes.flags["misnamed"] = said
             notes.flags |= claim.flags
+            if claim.damage:
+                raise ClipRefusedError("damaged", claim.damage)
             with _cut_explains(raw, claim):
                 decoder = _decoder(raw, kind, claim, notes)
                 yield Audio(decoder, claim, raw)

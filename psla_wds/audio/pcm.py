@@ -8,7 +8,7 @@ from jaxtyping import Float32, Int16
 
 from psla_wds.audio.decode import MAX_CLIP_S, MAX_RATE_HZ, mix_channels
 from psla_wds.audio.encode import to_pcm
-from psla_wds.audio.flac import decode_flac
+from psla_wds.audio.flac import MOST_VALUES, decode_flac
 
 
 def decode_pcm(encoded: bytes | memoryview) -> tuple[Int16[np.ndarray, " samples"], int]:
@@ -35,5 +35,11 @@ def _by_libsndfile(
         if file.frames * file.channels > MAX_CLIP_S * MAX_RATE_HZ:
             raise RuntimeError(f"its header claims {file.frames:,} samples")
         # As floats, since libsndfile lets loud Ogg wrap, and reads float WAV as near silence. With
-        # their number, since finding it takes seeking, which GSM and G.721 cannot.
-        return file.read(file.frames, dtype="float32", always_2d=True), file.samplerate
+        # their number, since finding it takes seeking, which GSM and G.721 cannot. In blocks, since
+        # a header may claim far more than there is.
+        left, blocks = file.frames, list[Float32[np.ndarray, "samples channels"]]()
+        while left or not blocks:
+            wanted = min(left, max(MOST_VALUES // file.channels, 1))
+            blocks.append(file.read(wanted, dtype="float32", always_2d=True))
+            left = left - wanted if len(blocks[-1]) == wanted else 0
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), file.samplerate

@@ -7,18 +7,23 @@ learn from.
 import hashlib
 import json
 import mmap
-import shutil
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 from jaxtyping import Float, Float16, Float32, Int64, UInt16
+from numpy.typing import DTypeLike
 
+from psla_wds.config import SEAL, check_seal, read_json, write_sealed
 from psla_wds.errors import DAMAGE, ConfigError, ScoreError
-from psla_wds.io.atomic_files import disk_errors, publish_folder
+from psla_wds.io.atomic_files import disk_errors, lock_folder, publish_folder
 from psla_wds.io.columns import check_ragged, map_column
+from psla_wds.io.regular import read_text
 from psla_wds.labels.class_list import ClassList
 from psla_wds.shards.clip_ids import ClipIds
 
@@ -27,6 +32,21 @@ META = "scores.json"
 ROWS_AT_ONCE = 8192
 """Rows per block: 17 MB of float32 scores for 527 classes."""
 MAKE_TOP_SCORES = "make them: psla-wds predict TEACHER --index SHARDS --top-k 20 --output FOLDER"
+
+
+@dataclass(frozen=True)
+class _Meta:
+    """Content of scores.json, beside its check sums."""
+
+    format_version: int
+    mids: tuple[str, ...]
+    names: tuple[str, ...]
+    origins: tuple[str, ...] = ()
+    """Checkpoints of all scores with targets."""
+    top_k: int = 0
+    """Scores of each clip, if these are only the highest."""
+    fingerprint: str = ""
+    """Digest of the highest scores."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +73,12 @@ def row_blocks(
     for first in range(0, len(array if order is None else order), ROWS_AT_ONCE):
         rows = slice(first, first + ROWS_AT_ONCE)
         yield rows, array[rows if order is None else order[rows]]
-        if isinstance(array.base, mmap.mmap):
-            array.base.madvise(mmap.MADV_DONTNEED)  # the file has them, to be read again
+        base: Any = array
+        while isinstance(base, np.ndarray):
+            base = base.base
+        base = getattr(base, "obj", base)  # of a memoryview
+        if isinstance(base, mmap.mmap):
+            base.madvise(mmap.MADV_DONTNEED)  # the file has them, to be read again
 
 
 def top_scores(
@@ -85,9 +109,13 @@ class ScoreFolder:
         self._classes, self._top_k = classes, top_k
         self._temporary = folder.with_name(f"{folder.name}.tmp")
         self._mapped: dict[str, np.memmap] = {}
+        self._unlock: Callable[[], object] = int
 
     def begin(self, clip_ids: ClipIds) -> None:
-        """Make the files, under a temporary name."""
+        """Make the files, under a temporary name, with room on the disk for all scores.
+
+        A killed process may have left them; `PslaError` if another fills them now.
+        """
         if self.folder.exists():
             raise ScoreError(
                 "the output exists already", where=self.folder, fix="choose another --output"
@@ -96,19 +124,26 @@ class ScoreFolder:
         if self._top_k:
             kinds = {"scores": np.float16, "classes": np.uint16}
         shape = (len(clip_ids), self._top_k or len(self._classes))
-        with disk_errors(self.folder, "write the scores", then="run the command again"):
-            shutil.rmtree(self._temporary, ignore_errors=True)
-            self._temporary.mkdir(parents=True)
+        with self._disk_errors():
+            self._temporary.mkdir(parents=True, exist_ok=True)
+            taken, fix = (
+                "another process writes these scores",
+                "wait for it; or choose another --output",
+            )
+            self._unlock = finalize(self, os.close, lock_folder(self._temporary, taken, fix=fix))
+            for left in self._temporary.iterdir():
+                left.unlink()
             np.save(self._temporary / "id_starts.npy", clip_ids.starts)
             np.save(self._temporary / "id_bytes.npy", clip_ids.values)
             for name, dtype in kinds.items():
-                np.lib.format.open_memmap(self._temporary / f"{name}.npy", "w+", dtype, shape)
+                _allocate(self._temporary / f"{name}.npy", dtype, shape)
 
     def open(self, name: str) -> np.memmap:
         """An array of the folder, mapped for writing."""
         if name not in self._mapped:
             path = self._temporary / f"{name}.npy"
-            self._mapped[name] = np.load(path, mmap_mode="r+", allow_pickle=False)
+            with self._disk_errors():
+                self._mapped[name] = np.load(path, mmap_mode="r+", allow_pickle=False)
         return self._mapped[name]
 
     def write(
@@ -122,8 +157,9 @@ class ScoreFolder:
 
     def flush(self) -> None:
         """Flush this process's rows to the disk."""
-        for array in self._mapped.values():
-            array.flush()
+        with self._disk_errors():
+            for array in self._mapped.values():
+                array.flush()
 
     def finish(self, origins: Sequence[object] = ()) -> None:
         """Write the description and rename the folder, which completes it.
@@ -134,14 +170,28 @@ class ScoreFolder:
         self.flush()
         mids, names = self._classes.mids, self._classes.names
         meta: dict[str, Any] = {"format_version": FORMAT_VERSION, "mids": mids, "names": names}
+        files: list[str] = []  # of top scores, which the fingerprint covers
         if self._top_k:
             digest = _fingerprint(_top_columns(self._temporary), mids, names)
             meta |= {"top_k": self._top_k, "fingerprint": digest}
         else:
             meta |= {"origins": [str(origin) for origin in origins]}
-        text = json.dumps(meta, ensure_ascii=False, indent=1)
-        (self._temporary / META).write_text(text + "\n", encoding="utf-8")
-        publish_folder(self._temporary, self.folder)
+            files = sorted(path.name for path in self._temporary.glob("*.npy"))
+        with self._disk_errors():
+            write_sealed(meta, self._temporary / META, files=files)
+            publish_folder(self._temporary, self.folder)
+        self._unlock()
+
+    def _disk_errors(self) -> AbstractContextManager[None]:
+        return disk_errors(self.folder, "write the scores", then="run the command again")
+
+
+def _allocate(path: Path, dtype: DTypeLike, shape: tuple[int, int]) -> None:
+    """An array in a file with room on the disk. Mapped files are sparse otherwise, and a process
+    that writes to one on a full disk is ended by a signal (SIGBUS)."""
+    np.lib.format.open_memmap(path, "w+", dtype, shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def check_top_k(top_k: int | None, output: Path) -> None:
@@ -164,27 +214,39 @@ def read_score_folder(folder: Path) -> dict[str, np.ndarray]:
         )
     meta = _read_meta(folder)
     arrays = {
-        name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        for name in ("scores", "targets")
+        "scores": map_column(folder / "scores.npy", np.float32, ndim=2),
+        "targets": map_column(folder / "targets.npy", np.uint8, ndim=2),
     }
     starts, values = _id_columns(folder).values()
     try:
         check_ragged(starts, values, len(starts) - 1, "clip ids")
     except ValueError as error:
-        raise ScoreError(
-            f"the score folder is damaged: {error}",
-            where=folder,
-            fix="write it again: psla-wds predict",
-        ) from None
-    texts = {name: meta[name] for name in ("mids", "names")}
-    texts |= {"clip_ids": list(ClipIds(starts, values)), "origins": meta.get("origins", [])}
+        raise _damaged(error, folder) from None
+    texts = {"mids": meta.mids, "names": meta.names, "origins": meta.origins}
+    texts |= {"clip_ids": tuple(ClipIds(starts, values))}
     return arrays | {name: np.array(values, np.str_) for name, values in texts.items()}
+
+
+def check_sums(folder: Path) -> None:
+    """Raise `ScoreError` if files of a folder of all scores have changed."""
+    try:
+        check_seal(folder / META)
+    except DAMAGE as error:
+        raise _damaged(error, folder) from None
+
+
+def _damaged(error: Exception, folder: Path) -> ScoreError:
+    return ScoreError(
+        f"the score folder is damaged: {error}",
+        where=folder,
+        fix="write it again: python -m eval.predict",
+    )
 
 
 def is_top_scores(folder: Path) -> bool:
     """Whether a folder holds only the highest scores of each clip."""
     try:
-        return "top_k" in json.loads((folder / META).read_text(encoding="utf-8"))
+        return "top_k" in json.loads(read_text(folder / META))
     except DAMAGE:
         return False
 
@@ -198,29 +260,30 @@ def read_top_scores(folder: Path) -> TopScores:
             raise ValueError("it holds all scores, not the highest of each clip")
         meta = _read_meta(folder)
         columns = _top_columns(folder)
-        _check_shapes(columns, int(meta["top_k"]))
+        _check_shapes(columns, meta.top_k)
         found = TopScores(
             columns["scores"],
             columns["classes"],
             ClipIds(columns["id_starts"], columns["id_bytes"]),
-            tuple(map(str, meta["mids"])),
-            tuple(map(str, meta["names"])),
-            str(meta["fingerprint"]),
+            meta.mids,
+            meta.names,
+            meta.fingerprint,
         )
         _check_values(found)
         if found.fingerprint != _fingerprint(columns, found.mids, found.names):
             raise ValueError("its bytes have changed since they were written")
-    except DAMAGE as error:
+    except (*DAMAGE, ConfigError) as error:
+        reason = str(error).splitlines()[0]
         raise ScoreError(
-            f"the teacher's scores cannot be used: {error}", where=folder, fix=MAKE_TOP_SCORES
+            f"the teacher's scores cannot be used: {reason}", where=folder, fix=MAKE_TOP_SCORES
         ) from None
     return found
 
 
-def _read_meta(folder: Path) -> dict[str, Any]:
-    meta = json.loads((folder / META).read_text(encoding="utf-8"))
-    if meta["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"it has format {meta['format_version']}, not {FORMAT_VERSION}")
+def _read_meta(folder: Path) -> _Meta:
+    meta = read_json(_Meta, folder / META, besides=SEAL)
+    if meta.format_version != FORMAT_VERSION:
+        raise ValueError(f"it has format {meta.format_version}, not {FORMAT_VERSION}")
     return meta
 
 

@@ -10,14 +10,16 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from psla_wds.errors import ScoreError
-from psla_wds.evaluation.score_folder import read_score_folder, row_blocks
+from psla_wds.errors import ConfigError, ScoreError
+from psla_wds.evaluation.score_folder import check_sums, read_score_folder, row_blocks
 from psla_wds.io.atomic_files import atomic_open, disk_errors
+from psla_wds.io.regular import open_regular
 from psla_wds.labels.class_list import ClassList
 from psla_wds.shards.index import ShardIndex
 
@@ -34,8 +36,6 @@ ORIGINS = "origins"
 WRITTEN_ORIGIN = re.compile(
     r"(?P<sha256>[0-9a-f]{64}) (?P<epoch>[0-9]{1,9})( (?P<first>[0-9]{1,9}))?"
 )
-MOST_DEFLATED = 1032
-"""Largest compression ratio of zip's deflate."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,8 @@ class Scores:
         """Read and check a score file or folder; any fault is a `ScoreError`."""
         arrays = _read_arrays(path)
         _check(arrays, path)
+        if path.is_dir():
+            check_sums(path)
         texts = {name: tuple(arrays[name].tolist()) for name in ("clip_ids", "mids", "names")}
         ClassList(texts["mids"], texts["names"])  # checks that they can be shown
         origins = _origins(arrays.get(ORIGINS), path)
@@ -158,12 +160,13 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         if path.is_dir():
             return read_score_folder(path)
-        _check_sizes(path)
-        with np.load(path, allow_pickle=False) as file:
+        with open_regular(path) as raw, np.load(_checked(raw, path), allow_pickle=False) as file:
             names = [*LAYOUT, *({ORIGINS} & set(file.files))]
             return {name: np.asarray(file[name]) for name in names}
     except ScoreError:
         raise
+    except ConfigError as error:  # scores.json
+        reason = str(error).splitlines()[0]
     except KeyError as error:
         reason = str(error.args[0])
     except FileNotFoundError as error:
@@ -188,17 +191,20 @@ def _origins(written: np.ndarray | None, path: Path) -> tuple[Origin, ...]:
     )
 
 
-def _check_sizes(path: Path) -> None:
-    """Compare array headers with the archive, because numpy allocates what a header claims."""
-    largest = MOST_DEFLATED * path.stat().st_size
-    with zipfile.ZipFile(path) as archive:
+def _checked(file: BufferedReader, path: Path) -> BufferedReader:
+    """The file, if its array headers fit the archive: numpy allocates what a header claims."""
+    with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
-            with archive.open(member) as file:
-                version = np.lib.format.read_magic(file)
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise _unusable("its arrays are compressed, and could unpack to any size", path)
+            with archive.open(member) as array:
+                version = np.lib.format.read_magic(array)
                 read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
-                shape, _, dtype = read_header(file)
-            if math.prod(shape) * dtype.itemsize > member.file_size or member.file_size > largest:
+                shape, _, dtype = read_header(array)
+            if math.prod(shape) * dtype.itemsize > member.file_size:
                 raise ValueError(f"{member.filename} claims more than there is")
+    file.seek(0)
+    return file
 
 
 def _check(arrays: dict[str, np.ndarray], path: Path) -> None:
@@ -259,11 +265,13 @@ def _wrong_values(
 
 
 def _unusable(reason: str, path: Path) -> ScoreError:
-    return ScoreError(
-        f"the score file cannot be used: {reason}",
-        where=path,
-        fix=f"write it again: psla-wds predict RUN --index SHARDS --output {path}",
-    )
+    again = f"write it again: psla-wds predict RUN --index SHARDS --output {path}"
+    if (path / "config.json").exists():
+        reason = "this is the folder of a run"
+        file = path / "scores.npz"
+        again = f"name its scores, {file}; psla-wds predict {path} --index SHARDS --output "
+        again += f"{file} writes them"
+    return ScoreError(f"the score file cannot be used: {reason}", where=path, fix=again)
 
 
 def _examples(clip_ids: Collection[str]) -> str:

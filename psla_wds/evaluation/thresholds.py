@@ -18,6 +18,7 @@ from psla_wds.errors import DAMAGE, ScoreError
 from psla_wds.evaluation.bootstrap import resampled_weights, share_ends
 from psla_wds.evaluation.metrics import CLASSES_PER_BLOCK, mean_of_defined
 from psla_wds.evaluation.score_folder import row_blocks
+from psla_wds.io.regular import read_text
 from psla_wds.progress import progress_bar
 
 MIN_POSITIVES = 25
@@ -40,7 +41,8 @@ class Thresholds:
                 f"the thresholds are for other classes ({len(self.mids)} where {len(mids)} are "
                 f"expected): {len(unlike)} are on one side only, such as {', '.join(unlike[:3])}",
                 where=where,
-                fix="fit them on scores of this model: psla-wds thresholds SCORES",
+                fix="fit them on scores of this model: "
+                "psla-wds thresholds SCORES.npz --output T.json",
             )
         position = {mid: k for k, mid in enumerate(self.mids)}
         return self.values[[position[mid] for mid in mids]]
@@ -207,8 +209,9 @@ def f1_intervals(
 def read_thresholds(path: Path) -> Thresholds:
     """The thresholds in a file by psla-wds thresholds; any fault is a `ScoreError`."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["per_class"]
-        mids = tuple(str(row["mid"]) for row in rows)
+        rows = json.loads(read_text(path))["per_class"]
+        mids = tuple(row["mid"] for row in rows)
+        "".join(mids).encode()  # TypeError or ValueError: they are no text
         values = [math.inf if row["threshold"] is None else row["threshold"] for row in rows]
         if len(set(mids)) < len(mids) or not mids:
             raise ValueError("its mids are not unique")

@@ -28,7 +28,9 @@ def find_epochs(run: Path, first: int, last: int) -> list[Path]:
     """Checkpoints of epochs `first` to `last`; `CheckpointError` if one is missing."""
     if not 1 <= first <= last:
         raise ConfigError(
-            f"epochs {first} to {last} are not a range", where="--epochs", fix="such as 16 30"
+            f"epochs {first} to {last} are not a range",
+            where="--epochs",
+            fix="set the first and the last: --epochs 16 30",
         )
     found = epoch_checkpoints(run)
     missing = [str(epoch) for epoch in range(first, last + 1) if epoch not in found]

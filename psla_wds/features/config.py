@@ -7,28 +7,31 @@ from typing import Annotated
 from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
 
+MOST_NUMBERS = 2**27
+"""Limit of the numbers of an array of the front end (512 MiB)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureConfig:
     """Log-mel front end. The defaults are the paper's, for AudioSet and FSD50K."""
 
-    sample_rate_hz: Annotated[int, Within(1)] = 16_000
+    sample_rate_hz: Annotated[int, Within(1, 768_000)] = 16_000
     """Sample rate of the clips; the shards must have been built at this rate."""
-    window_ms: float = 25.0
+    window_ms: Annotated[float, Within(0, 10_000, without=(0,))] = 25.0
     """Length of the symmetric Hann window of a frame."""
-    hop_ms: float = 10.0
+    hop_ms: Annotated[float, Within(0, 10_000, without=(0,))] = 10.0
     """Time from the start of a frame to the start of the next."""
-    num_mels: Annotated[int, Within(4)] = 128  # fewer are an assertion in torchaudio
+    num_mels: Annotated[int, Within(4, 4096)] = 128  # fewer are an assertion in torchaudio
     """Number of mel filters, and so of features per frame."""
-    low_hz: float = 20.0
+    low_hz: Annotated[float, Within(0, 384_000)] = 20.0
     """Lower edge of the mel filters."""
-    high_hz: float = 8_000.0
+    high_hz: Annotated[float, Within(0, 384_000, without=(0,))] = 8_000.0
     """Upper edge of the mel filters, at most half the sample rate."""
-    num_frames: Annotated[int, Within(1)] = 1056
+    num_frames: Annotated[int, Within(1, 1_000_000)] = 1056
     """Frames that the model gets; shorter clips are padded, longer ones cut."""
-    mean: Annotated[float, Within()] = -4.6476
+    mean: Annotated[float, Within(-1e6, 1e6)] = -4.6476
     """Mean of the data set's log-mel values, subtracted from them."""
-    std: Annotated[float, Within(0, without=(0,))] = 4.5699
+    std: Annotated[float, Within(0, 1e6, without=(0,))] = 4.5699
     """Standard deviation of the data set's log-mel values, which they are divided by."""
 
     def __post_init__(self) -> None:
@@ -52,6 +55,9 @@ class FeatureConfig:
         if not 0 <= self.low_hz < self.high_hz:
             limits = f"0 and high_hz={self.high_hz:g}"
             yield f"low_hz={self.low_hz:g} is not between {limits}", "low-hz 0"
+        if self.most_numbers > MOST_NUMBERS:
+            problem = f"{self.most_numbers:,} numbers would be in memory for one clip"
+            yield problem, "num-frames 1056, --features.num-mels 128 and --features.window-ms 25"
 
     @property
     def window_samples(self) -> int:
@@ -65,6 +71,16 @@ class FeatureConfig:
     def fft_size(self) -> int:
         """The next power of two: Kaldi pads a frame with zeros to that length."""
         return 1 << (self.window_samples - 1).bit_length()
+
+    @property
+    def most_numbers(self) -> int:
+        """Numbers of the largest array: a matrix of the front end, or a clip's frames."""
+        return max(
+            self.window_samples * self.fft_size,
+            self.num_mels * self.fft_size,
+            self.num_frames * max(self.num_mels, self.fft_size),
+            self.max_clip_samples,
+        )
 
     @property
     def num_bins(self) -> int:

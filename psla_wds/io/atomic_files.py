@@ -1,16 +1,21 @@
 """Files and folders on disks that are whole or absent: written under a temporary name, synced, then
 renamed."""
 
+import fcntl
 import hashlib
+import logging
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from psla_wds.errors import PslaError
+from psla_wds.io.regular import open_regular
+
+logger = logging.getLogger("files")
 
 GO_ON = "run the same command again: it goes on"
 
@@ -23,7 +28,7 @@ def disk_errors(where: object, what: str, *, then: str = GO_ON) -> Iterator[None
     except OSError as error:
         raise PslaError(
             f"cannot {what}: {error.strerror or error}",
-            where=where,
+            where=error.filename or where,
             fix=f"make room or give write access, and {then}",
         ) from None
 
@@ -50,8 +55,11 @@ def atomic_open(
             os.fsync(file.fileno())
         if not (first and _linked(temporary, path)):
             temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
@@ -92,6 +100,20 @@ def publish_folder(temporary: Path, folder: Path) -> None:
     sync_folder(folder.parent)
 
 
+def lock_folder(folder: Path, taken: str, *, fix: str) -> int:
+    """A descriptor that keeps other processes out of a folder for as long as it is open; it ends
+    with the process, however that ends. `PslaError` with what `taken` says if another has it."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise PslaError(taken, where=folder, fix=fix) from None
+    except OSError as error:  # some network file systems have no locks
+        logger.warning("%s cannot be locked: %s", folder, error.strerror)
+    return lock
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -102,5 +124,5 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

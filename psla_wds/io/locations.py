@@ -6,8 +6,15 @@ from urllib.parse import quote
 
 from psla_wds.errors import ConfigError
 
-EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hf"}
-"""Extras of this package with what a scheme of URLs needs."""
+PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
+"""Packages that a scheme of URLs needs."""
+USE_STORES = "use s3://, gs://, hf:// or https://"
+STORES = (
+    *("s3", "s3a", "gs", "gcs", "hf", "az", "adl", "abfs", "abfss", "oss", "oci", "http", "https"),
+    *("hdfs", "webhdfs", "sftp", "ssh", "smb", "memory", "file", "local"),
+)
+"""Schemes of URLs with files that can be asked for by name and range. fsspec has others, for
+archives, caches and what else can be seen as a folder."""
 
 
 @runtime_checkable
@@ -40,6 +47,8 @@ def parse_location(text: str) -> Location:
     """A local path, or a URL such as s3://bucket/shards; raises `ConfigError`."""
     if not is_url(text):
         return Path(text)
+    if text.split("://")[0].lower() not in STORES:
+        raise ConfigError("this kind of URL is not read", where=text, fix=USE_STORES)
     from upath import UPath
 
     try:
@@ -47,14 +56,12 @@ def parse_location(text: str) -> Location:
         if location.protocol in ("", "file", "local"):
             return Path(location.path)
         _ = location.fs  # what its file system needs may be missing
-    except ValueError as error:
-        raise ConfigError(
-            f"this URL cannot be read: {error}", where=text, fix="use s3://, gs:// or https://"
-        ) from None
     except ImportError as error:
-        extra = EXTRAS.get(text.split("://")[0])
-        fix = f"pip install 'psla-wds[{extra}]'" if extra else "install what the message names"
+        package = PACKAGES.get(text.split("://")[0])
+        fix = f"python -m pip install {package}" if package else "install what the message names"
         raise ConfigError(f"this URL needs a package: {error}", where=text, fix=fix) from None
+    except Exception as error:  # file systems raise what their libraries do
+        raise ConfigError(f"this URL cannot be read: {error}", where=text, fix=USE_STORES) from None
     return location
 
 

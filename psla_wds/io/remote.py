@@ -16,6 +16,7 @@ from typing import IO, Any, TypeVar
 
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.io.locations import Url, is_http
+from psla_wds.io.regular import SMALL_BYTES
 
 logger = logging.getLogger("reader")
 T = TypeVar("T")
@@ -64,8 +65,24 @@ def retry(
     return read()
 
 
-def remote(url: Url, timeout_s: float = REQUEST_TIMEOUT_S) -> "Remote":
-    """The file or folder behind a URL, whose requests for bytes may take so long."""
+def request_timeout_s(read_s: float) -> float:
+    """Longest wait for one answer, so that all tries of a read, and the pauses between them, fit
+    into its time."""
+    return min(REQUEST_TIMEOUT_S, read_s / 10)
+
+
+_default_timeout_s = REQUEST_TIMEOUT_S
+
+
+def expect_reads_within(read_s: float) -> None:
+    """Let this process ask for sizes and indexes, too, by the clock of its reader."""
+    global _default_timeout_s
+    _default_timeout_s = request_timeout_s(read_s)
+
+
+def remote(url: Url, timeout_s: float | None = None) -> "Remote":
+    """The file or folder behind a URL, whose requests may take so long."""
+    timeout_s = timeout_s or _default_timeout_s
     return Web(url, timeout_s) if is_http(url) else Remote(url, timeout_s)
 
 
@@ -113,7 +130,7 @@ class Remote:
         when = next(info[key] for key in MODIFIED if key in info)
         return (datetime.fromisoformat(when) if isinstance(when, str) else when).timestamp()
 
-    def read(self, *, max_bytes: int = 2**30) -> bytes:
+    def read(self, *, max_bytes: int = SMALL_BYTES) -> bytes:
         size = self._answered(self._size)
         if size > max_bytes:
             raise ValueError(f"{self.url.name} has {size:,} bytes; at most {max_bytes:,} are read")
@@ -213,7 +230,7 @@ class Remote:
 
     def _info(self) -> dict[str, Any]:
         self._forget(self.url.parent.path)
-        return self._call("info", REQUEST_TIMEOUT_S)
+        return self._call("info", self._timeout_s)
 
     def _list(self, method: str, **options: Any) -> Any:
         self._forget(self.url.path)
@@ -224,7 +241,7 @@ class Remote:
         try:
             self.url.fs.invalidate_cache(path)  # Hugging Face's asks at once
         except Exception as error:
-            raise _explained(error, self.url, REQUEST_TIMEOUT_S, "read") from None
+            raise _explained(error, self.url, self._timeout_s, "read") from None
 
     def _if_there(self, request: Callable[[], T], otherwise: T) -> T:
         try:
@@ -294,7 +311,7 @@ class Web(Remote):
         # The answer to a request for the first byte shows that parts are served, too.
         answer = _PartialAnswer(1)
         try:
-            self._call("cat_file", REQUEST_TIMEOUT_S, start=0, end=1, **answer.options())
+            self._call("cat_file", self._timeout_s, start=0, end=1, **answer.options())
         except ShardError:
             if answer.file_size != 0:  # an empty file has no first byte to be asked for
                 raise

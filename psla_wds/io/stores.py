@@ -14,7 +14,8 @@ from typing import IO, TypeAlias
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.io.atomic_files import atomic_folder, atomic_open
 from psla_wds.io.locations import Location
-from psla_wds.io.remote import REQUEST_TIMEOUT_S, ReadError, Remote, remote
+from psla_wds.io.regular import SMALL_BYTES, open_regular, read_small
+from psla_wds.io.remote import ReadError, Remote, remote
 
 
 class Disk:
@@ -72,17 +73,14 @@ class Disk:
         """When a file was written last, in seconds since 1970; whole ones in some stores."""
         return self.path.stat().st_mtime
 
-    def read(self, *, max_bytes: int = 0) -> bytes:
-        """A small file; `FileNotFoundError` where there is none.
+    def read(self, *, max_bytes: int = SMALL_BYTES) -> bytes:
+        """A small file; `FileNotFoundError` where there is none, `OSError` or `ValueError` if it is
+        larger, or on a disk not a regular file."""
+        return read_small(self.path, max_bytes=max_bytes)
 
-        Args:
-            max_bytes: behind a URL, `ValueError` if the file is larger.
-        """
-        return self.path.read_bytes()
-
-    def view(self, *, max_bytes: int = 0) -> bytes | mmap.mmap:
-        """The bytes of a file as `read` gives them, but mapped if it is on a disk."""
-        with self.path.open("rb") as file:
+    def view(self, *, max_bytes: int = SMALL_BYTES) -> bytes | mmap.mmap:
+        """The bytes of a file; on a disk they are mapped, whatever their number."""
+        with open_regular(self.path) as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def read_range(self, offset: int, size: int) -> bytes:
@@ -176,11 +174,12 @@ class Disk:
 Store: TypeAlias = Disk | Remote
 
 
-def at(location: Location, timeout_s: float = REQUEST_TIMEOUT_S) -> Store:
+def at(location: Location, timeout_s: float | None = None) -> Store:
     """The file or folder at a location, which need not be there.
 
     Args:
-        timeout_s: longest wait for the answer to one request for bytes behind a URL.
+        timeout_s: longest wait for the answer to one request behind a URL. Default: that of
+            `expect_reads_within`.
     """
     return Disk(location) if isinstance(location, Path) else remote(location, timeout_s)
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from psla_wds.errors import CheckpointError, PslaError, optional_package
 from psla_wds.io.atomic_files import atomic_open
+from psla_wds.io.regular import open_regular
 
 
 def save_tensors(content: dict[str, Any], path: Path) -> None:
@@ -40,7 +42,7 @@ def load_tensors(path: Path, *, fix: str) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         load = safetensors(path).load_file
     try:
-        path.open("rb").close()
+        open_regular(path).close()
     except OSError as error:
         raise CheckpointError(
             f"the file cannot be read: {error.strerror}", where=path, fix=fix
@@ -48,6 +50,7 @@ def load_tensors(path: Path, *, fix: str) -> dict[str, Any]:
     try:
         _check_records(path)
         content = load(path)
+        _check_memory(content, path.stat().st_size)
     except Exception as error:  # whatever the bytes of a damaged file lead torch's readers to
         raise CheckpointError(
             "the file is damaged, or holds more than tensors (which could run code, so it is not "
@@ -58,6 +61,19 @@ def load_tensors(path: Path, *, fix: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError("the file is not a table", where=path, fix=fix)
     return content
+
+
+def _check_memory(content: Any, size_bytes: int) -> None:
+    """Raise unless tensors are plain ones, which together take no more memory than the file has
+    bytes: a view may repeat one number any number of times."""
+    total = 0
+    for tensor in tree_leaves(content):
+        if isinstance(tensor, Tensor):
+            if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+                raise ValueError("a tensor is not a plain one")
+            total += tensor.numel() * tensor.element_size()
+    if total > size_bytes:
+        raise ValueError("tensors claim more than the file has")
 
 
 def check_tensors(content: object, path: Path, *, fix: str) -> dict[str, Tensor]:
@@ -79,8 +95,9 @@ def shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def difference(given: dict[str, Tensor], expected: dict[str, Tensor]) -> str | None:
-    """How the names and shapes of a file differ from those of the model; None if they do not."""
-    found, wanted = shapes(given), shapes(expected)
+    """How the names, shapes and kinds of number of a file differ from those of the model; None if
+    they do not."""
+    found, wanted = _forms(given), _forms(expected)
     names = wanted | found
     differing = [name for name in names if wanted.get(name) != found.get(name)]
     if not differing:
@@ -90,6 +107,12 @@ def difference(given: dict[str, Tensor], expected: dict[str, Tensor]) -> str | N
         f"{len(differing)} of {len(names)} tensors differ, first {name} "
         f"(file: {found.get(name, 'none')}, model: {wanted.get(name, 'none')})"
     )
+
+
+def _forms(tensors: dict[str, Tensor]) -> dict[str, str]:
+    """Shapes as text, and kinds of number other than floats."""
+    kinds = {n: "" if t.is_floating_point() else f"{t.dtype} " for n, t in tensors.items()}
+    return {name: f"{kinds[name]}{shape}" for name, shape in shapes(tensors).items()}
 
 
 def safetensors(path: Path) -> ModuleType:

@@ -7,10 +7,13 @@ from typing import Any
 
 from psla_wds.errors import ManifestError
 from psla_wds.io.locations import Location
+from psla_wds.io.regular import SMALL_BYTES, open_text
 from psla_wds.io.stores import at
 from psla_wds.printable import is_printable
 
 CSV_COLUMNS = ("index", "mid", "display_name")
+MAX_CLASSES = 2**16
+"""The column of labels has two bytes per label."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class ClassList:
 def read_class_list(path: Location) -> ClassList:
     """The classes of an AudioSet-style CSV: `index,mid,display_name`, indices 0, 1, 2, ..."""
     try:
-        with at(path).local_copy() as local, local.open(encoding="utf-8-sig", newline="") as file:
+        with at(path).local_copy() as local, open_text(local, max_bytes=SMALL_BYTES) as file:
             rows = list(csv.DictReader(file, skipinitialspace=True))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ManifestError(
@@ -69,15 +72,30 @@ def read_class_list(path: Location) -> ClassList:
             where=path,
             fix=f"--class-labels names a CSV with the columns {','.join(CSV_COLUMNS)}",
         ) from None
+    except OSError as error:
+        raise ManifestError(
+            f"the class list cannot be read: {error.strerror}", where=path, fix="check the path"
+        ) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(
             f"the class list is not CSV in UTF-8: {error}", where=path, fix="convert it to UTF-8"
         ) from None
     _check_rows(rows, path)
+    check_number_of_classes(len(rows), where=path)
     return ClassList(
         tuple(row["mid"].strip() for row in rows),
         tuple(row["display_name"].strip() for row in rows),
     )
+
+
+def check_number_of_classes(number: int, *, where: object) -> None:
+    """`ManifestError` if there are more classes than two bytes can number."""
+    if number > MAX_CLASSES:
+        raise ManifestError(
+            f"there are {number:,} classes, and an index has room for {MAX_CLASSES:,}",
+            where=where,
+            fix="use a list of fewer classes",
+        )
 
 
 def write_class_list(classes: ClassList, path: Location) -> None:

@@ -66,6 +66,8 @@ class Clip:
     """Place of the clip within the file, if the file holds several."""
     refusal: tuple[str, str] | None = None
     """Reason and detail, if the source itself shows that the clip cannot be used."""
+    group: str = ""
+    """Name that clips share which must stay in one split, such as that of their recording."""
 
 
 class LabelError(ValueError):
@@ -205,6 +207,10 @@ def _position(entry: str | int, classes: ClassList) -> int:
 
 
 def _nearest(label: str, classes: ClassList) -> str:
+    for separator in ",;/":
+        parts = [part.strip() for part in label.split(separator)]
+        if len(parts) > 1 and all(classes.find(part) is not None for part in parts):
+            return f"separate labels by |, as in {'|'.join(parts)}"
     nearest = classes.nearest(label)
     return f"did you mean {nearest!r}?" if nearest else "add it to --class-labels"
 

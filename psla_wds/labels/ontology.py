@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from psla_wds.errors import LabelError
+from psla_wds.io.regular import read_text
 from psla_wds.labels.class_list import ClassList
 
 Pairs = Bool[np.ndarray, "classes classes"]
@@ -65,13 +66,17 @@ class Ontology:
     def _nearest(
         self, parent: str, position: dict[str, int], through_abstract: bool
     ) -> Iterator[str]:
-        if parent in self.abstract and not through_abstract:
-            return
-        for child in self.children[parent]:
-            if child in position:
-                yield child
-            elif child in self.abstract:
-                yield from self._nearest(child, position, through_abstract)
+        waiting, seen = [parent], {parent}
+        while waiting:
+            node = waiting.pop()
+            if node in self.abstract and not through_abstract:
+                continue
+            for child in self.children[node]:
+                if child in position:
+                    yield child
+                elif child in self.abstract and child not in seen:
+                    seen.add(child)
+                    waiting.append(child)
 
     def check_classes(self, classes: ClassList, *, where: object) -> None:
         """Raise `LabelError` unless every class is a node."""
@@ -88,7 +93,7 @@ class Ontology:
 def read_ontology(path: Path) -> Ontology:
     """The ontology in a file: a list of nodes with `id`, `child_ids` and `restrictions`."""
     try:
-        nodes = json.loads(path.read_text(encoding="utf-8"))
+        nodes = json.loads(read_text(path))
         if not isinstance(nodes, list) or not nodes:
             raise ValueError(f"{nodes!r:.40} is not a list of nodes")
         listed = [(str(n["id"]), _texts(n["child_ids"]), _texts(n["restrictions"])) for n in nodes]

@@ -4,13 +4,14 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from psla_wds.errors import ConfigError
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.reading.read_ahead import ReadAhead
-from psla_wds.sampling.schedule import BatchLayout, Schedule, TrainingSchedule
+from psla_wds.sampling.schedule import BatchLayout, EvaluationSchedule, Schedule, TrainingSchedule
 from psla_wds.shards.index import ShardIndex
 
 B = TypeVar("B")
@@ -54,10 +55,12 @@ def current_share() -> Share:
 
 
 class BatchSource(ABC, Generic[B]):
-    """Iterates once over a schedule. Close it, best with `with`: it holds threads and files."""
+    """Batches of a schedule: each `for` over an evaluation gives all of them; those of training
+    never end. Close it, best with `with`: it holds threads and files."""
 
     def __init__(self, index: ShardIndex, schedule: Schedule, config: ReaderConfig) -> None:
         self._index, self._is_open = index, True
+        self._schedule, self._pass, self._is_begun = schedule, 0, False
         self._ahead = ReadAhead(index, schedule, config)
 
     @abstractmethod
@@ -67,10 +70,33 @@ class BatchSource(ABC, Generic[B]):
     def __next__(self) -> B:
         if not self._is_open:
             raise RuntimeError("the batches were closed: use them inside the `with` block")
+        self._is_begun = True
         return self._next()
 
     def __iter__(self) -> Iterator[B]:
-        return self
+        return self._all() if isinstance(self._schedule, EvaluationSchedule) else self
+
+    def __len__(self) -> int:
+        """Batches of an evaluation that this process gets."""
+        if not isinstance(self._schedule, EvaluationSchedule):
+            raise TypeError("the batches of training have no end")
+        return self._schedule.num_batches
+
+    def _all(self) -> Iterator[B]:
+        if self._is_begun:
+            self._ahead.forget()
+            self._restart()
+        self._pass += 1
+        number = self._pass
+        with suppress(StopIteration):
+            while True:
+                if number != self._pass:
+                    raise RuntimeError("another `for` over these batches was begun since")
+                yield next(self)
+
+    @abstractmethod
+    def _restart(self) -> None:
+        """Begin with the first batch again."""
 
     def __enter__(self: S) -> S:
         return self
@@ -109,6 +135,10 @@ class Epochs(Generic[B]):
     def damaged(self) -> dict[str, str]:
         """Clips that were replaced because they are damaged, by id, each with what is wrong."""
         return self._source.damaged
+
+    def __len__(self) -> int:
+        """Batches that the next `for` gives."""
+        return self.epoch * self.steps_per_epoch - self.step
 
     def __iter__(self) -> Iterator[B]:
         end = self.epoch * self.steps_per_epoch

@@ -62,7 +62,7 @@ class Loader(BatchSource[Batch]):
         check_dali()
         _check_sample_rate(index, config.features)
         super().__init__(index, schedule, config.reader)
-        self._schedule, self._config, self._device = schedule, config, _device(config)
+        self._config, self._device = config, _device(config)
         self._iteration = 0
         self._front_end: FrontEnd | None = self._open_front_end()
 
@@ -81,6 +81,10 @@ class Loader(BatchSource[Batch]):
         draws, soft_labels = encoded.draws, self._index.soft_labels
         soft_targets = None if soft_labels is None else self._targets(soft_labels, draws)
         return Batch(log_mel, self._targets(self._index, draws), draws.rows, soft_targets)
+
+    def _restart(self) -> None:
+        self._iteration = 0
+        self._front_end = self._open_front_end()
 
     def close(self) -> None:
         """End the threads, DALI's among them, and close the shards."""
@@ -134,7 +138,7 @@ class Loader(BatchSource[Batch]):
         raise ShardError(
             "DALI cannot decode a clip of a batch, though libsndfile can decode all",
             where="; ".join(self._index.where(row) for row, _ in error.batch.clips),
-            fix="build the shards again: psla-wds build",
+            fix="delete this shard and its sidecar, and run the same psla-wds build again",
         ) from error
 
 
@@ -146,7 +150,8 @@ def check_dali() -> None:
         raise ConfigError(
             f"NVIDIA DALI, which makes the batches, cannot be imported: {error}",
             where="the Python environment",
-            fix="python -m pip install 'psla-wds[cuda13]', or [cuda12] for drivers before 580",
+            fix="python -m pip install nvidia-dali-cuda130; for drivers before 580, "
+            "python -m pip install nvidia-dali-cuda120",
         ) from None
 
 

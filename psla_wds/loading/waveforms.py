@@ -8,11 +8,13 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from psla_wds.audio.pcm import decode_float
+from psla_wds.config import Within, check_ranges
 from psla_wds.loading.epochs import BatchSource, Epochs, Share, current_share
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.reading.reader import CLIPS_PER_TASK, DamagedClipError
@@ -35,8 +37,11 @@ class WaveformConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     """Here, `decode_threads` are Python threads; in training they are DALI's."""
-    log_mel_shape: tuple[int, int] = (1056, 128)
+    log_mel_shape: Annotated[tuple[int, int], Within(1, 1_000_000)] = (1056, 128)
     """Frames and mels of the spectrogram that the draw's masks apply to."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 PAPER = WaveformConfig()
@@ -126,6 +131,10 @@ class WaveformLoader(BatchSource[WaveformBatch]):
             self._decoding.popleft()
             self._iteration += 1
             return self._batch(draws, waveforms)
+
+    def _restart(self) -> None:
+        self._decoding.clear()
+        self._iteration = 0
 
     def close(self) -> None:
         """End the threads and close the shards."""

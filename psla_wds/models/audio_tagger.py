@@ -61,7 +61,8 @@ class AudioTagger(nn.Module):
             raise ConfigError(
                 f"{log_mel.shape[1]} frames of {log_mel.shape[2]} mels are too few for a backbone",
                 where="features",
-                fix=f"set --features.num-frames and num-mels to {SMALLEST_IMAGE} or more",
+                fix="set --features.num-frames and --features.num-mels to at least "
+                f"{SMALLEST_IMAGE}",
             )
         return log_mel.transpose(1, 2).unsqueeze(1)
 

@@ -18,7 +18,13 @@ from torch import Tensor
 from psla_wds.config import from_json, to_json
 from psla_wds.errors import CheckpointError
 from psla_wds.features.config import FeatureConfig
-from psla_wds.io.tensor_files import check_tensors, load_tensors, save_tensors, shapes
+from psla_wds.io.tensor_files import (
+    check_tensors,
+    difference,
+    load_tensors,
+    save_tensors,
+    shapes,
+)
 from psla_wds.labels.class_list import ClassList
 from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.backbones import build_trunk
@@ -29,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 FIX = "copy it again, or use another checkpoint"
+MOST_EPOCHS = 10**6
 
 # Official prefix, ours. The published EfficientNets still have their unused ImageNet classifier.
 OURS = {
@@ -65,12 +72,14 @@ class Checkpoint:
         try:
             with torch.device("meta"):  # no memory for what a file claims, unless its weights fit
                 model = AudioTagger(self.model, len(self.classes))
+            if differs := difference(self.weights, model.state_dict()):
+                raise ValueError(differs)
             copies = {name: tensor.clone() for name, tensor in self.weights.items()}
             model.load_state_dict(copies, assign=True)
             if any(buffer.is_meta for buffer in model.buffers()):  # those that are not saved
                 model = AudioTagger(self.model, len(self.classes))
                 model.load_state_dict(self.weights)
-        except (RuntimeError, TypeError, AttributeError, OverflowError) as error:
+        except (RuntimeError, TypeError, AttributeError, ValueError, OverflowError) as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise CheckpointError(
                 f"the weights do not fit the model that the checkpoint describes: {reason}",
@@ -116,12 +125,12 @@ def read_checkpoint(
         if content["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format {content['format_version']}, not {FORMAT_VERSION}")
         return Checkpoint(
-            weights=dict(content["weights"]),
+            weights=check_tensors(content["weights"], path, fix=FIX),
             model=from_json(ModelConfig, content["model"], where=path),
             features=from_json(FeatureConfig, content["features"], where=path),
             classes=ClassList(tuple(content["mids"]), tuple(content["names"])),
-            epoch=int(content["epoch"]),
-            first_epoch=int(content.get("first_epoch", 0)),
+            epoch=_epoch(content["epoch"]),
+            first_epoch=_epoch(content.get("first_epoch", 0)),
         )
     except (KeyError, ValueError, TypeError, OverflowError, RuntimeError) as error:
         raise CheckpointError(
@@ -129,6 +138,12 @@ def read_checkpoint(
             where=path,
             fix="give a run's folder, or a file of its checkpoints folder",
         ) from None
+
+
+def _epoch(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= MOST_EPOCHS:
+        raise ValueError(f"epoch {value!r:.80}")
+    return value
 
 
 def is_official(content: dict[str, Any]) -> bool:

@@ -5,24 +5,23 @@ outside itself, and takes no more memory than its files have bytes. Several mode
 whose scores are averaged.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from psla_wds.config import read_json, to_json
-from psla_wds.errors import CheckpointError, ConfigError
+from psla_wds.config import SEAL, Within, check_ranges, check_seal, read_json, to_json, write_sealed
+from psla_wds.errors import DAMAGE, CheckpointError, ConfigError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.tensor_files import check_tensors, load_tensors, safetensors
 from psla_wds.labels.class_list import ClassList
-from psla_wds.models.checkpoint import Checkpoint, load_checkpoint
+from psla_wds.models.checkpoint import MOST_EPOCHS, Checkpoint, load_checkpoint
 from psla_wds.models.config import RANDOM, ModelConfig
 from psla_wds.models.epochs import CHECKPOINTS, find_checkpoint
 
@@ -49,12 +48,15 @@ class Member:
     """One network of the model."""
 
     file: str
-    size_bytes: int
+    size_bytes: Annotated[int, Within(0, 2**63 - 1)]
     sha256: str
-    epoch: int
+    epoch: Annotated[int, Within(0, MOST_EPOCHS)]
     """Epochs trained; 0 if unknown."""
     model: ModelConfig
     provenance: Provenance
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "members")
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class FolderConfig:
     """config.json of an exported model."""
 
     library_name: str
-    format_version: int
+    format_version: Annotated[int, Within(1, 10**6)]
     members: tuple[Member, ...]
     """One network, or those of an ensemble, whose scores are averaged."""
     features: FeatureConfig
@@ -70,8 +72,11 @@ class FolderConfig:
     names: tuple[str, ...]
     metrics: dict[str, Any] | None
     """Scores over all classes, by psla-wds score."""
-    thresholds: tuple[float | None, ...] | None = None
+    thresholds: Annotated[tuple[float | None, ...] | None, Within(-1e30, 1e30)] = None
     """Score from which each class is present, by psla-wds thresholds; null: it never is."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "config")
 
     @property
     def classes(self) -> ClassList:
@@ -147,8 +152,7 @@ def write_model(
     values = to_json(config)
     if thresholds is None:
         del values["thresholds"]  # so that versions that do not know it read the folder
-    text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    write_sealed(values, folder / CONFIG)
     return config
 
 
@@ -166,10 +170,11 @@ def read_model_config(folder: Path) -> FolderConfig:
     """config.json, checked; the files of weights are not."""
     path = folder / CONFIG
     try:
-        config = read_json(FolderConfig, path)
+        config = read_json(FolderConfig, path, besides=SEAL)
         for wrong in _faults(config):
             raise ValueError(wrong)
-    except (ConfigError, ValueError, TypeError, OverflowError, AttributeError) as error:
+        check_seal(path)
+    except (*DAMAGE, ConfigError) as error:
         raise CheckpointError(
             f"not an exported model: {str(error).splitlines()[0]}", where=path, fix=FIX
         ) from None
@@ -183,20 +188,21 @@ def _faults(config: FolderConfig) -> Iterator[str]:
         yield f"format {config.format_version}"
     if not 1 <= len(config.members) <= MOST_MEMBERS:
         yield f"{len(config.members)} members"
-    if not len(config.classes):  # raises ValueError if they are not a list of classes
+    if not len(config.classes):  # raises ValueError if mids and names do not fit
         yield "no classes"
-    if config.thresholds is not None:
-        if len(config.thresholds) != len(config.classes):
-            yield f"{len(config.thresholds)} thresholds for {len(config.classes)} classes"
-        if not all(t is None or math.isfinite(t) for t in config.thresholds):
-            yield "thresholds are not finite numbers"
-    yield from (f"file {m.file!r}" for m in config.members if not re.fullmatch(FILE_NAME, m.file))
+    if config.thresholds is not None and len(config.thresholds) != len(config.classes):
+        yield f"{len(config.thresholds)} thresholds for {len(config.classes)} classes"
+    files = [member.file for member in config.members]
+    yield from (f"file {file!r}" for file in files if not re.fullmatch(FILE_NAME, file))
+    if len(set(files)) < len(files):
+        yield "two members have one file"
 
 
 def _write_member(path: Path, member: Checkpoint, provenance: Provenance) -> Member:
     # Copies: for a weight that is a view, the whole tensor behind it would be written.
     tensors = {n: t.detach().cpu().clone().contiguous() for n, t in member.weights.items()}
-    # As bytes: save_file makes files that nobody but their owner can read, whatever the umask.
+    # As bytes: `save_file` reports a full disk by an error of its own, and makes files that nobody
+    # but their owner can read, whatever the umask.
     path.write_bytes(safetensors(path).save(tensors, metadata={"format": "pt"}))
     return Member(
         file=path.name,

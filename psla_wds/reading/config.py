@@ -17,22 +17,22 @@ TIMEOUT_S = 600.0
 class ReaderConfig:
     """How clips are read and decoded ahead of the training step, on each rank."""
 
-    threads: Annotated[int | None, Within(1)] = None
+    threads: Annotated[int | None, Within(1, 256)] = None
     """Reader threads. Default: start at 4, and double while training waits for storage and more
     threads help."""
-    prefetch_batches: Annotated[int | None, Within(1)] = None
+    prefetch_batches: Annotated[int | None, Within(1, 4096)] = None
     """Batches that are read ahead. Default: tuned like the threads."""
-    decode_threads: Annotated[int | None, Within(1)] = None
+    decode_threads: Annotated[int | None, Within(1, 256)] = None
     """Threads that decode. Default: as many as this process has cores."""
-    memory_mib: Annotated[int, Within(1)] = 1024
+    memory_mib: Annotated[int, Within(1, 2**24)] = 1024
     """Memory limit in MiB for encoded clips that are read ahead; the next batch is read whatever
     its size. The pipeline holds three more batches: two in work, one in use."""
-    timeout_s: Annotated[float, Within(0, without=(0,))] = TIMEOUT_S
+    timeout_s: Annotated[float, Within(0, 1e6, without=(0,))] = TIMEOUT_S
     """Longest wait for a read in seconds; then the run ends with an error."""
     stage: Annotated[Path | None, arg(aliases=["--stage"])] = None
     """Folder on a fast disk of this node. Shards are copied there during training, and clips are
     read from the copies. Processes and runs can share it."""
-    max_damaged: Annotated[int, Within(0)] = 0
+    max_damaged: Annotated[int, Within(0, 10**9)] = 0
     """Damaged clips that each rank tolerates before the run ends with an error. Other clips are
     drawn in their place, and the log lists them."""
 

@@ -64,7 +64,11 @@ class ReadAhead:
         if is_one_too_many or not self._schedule.replaces_damaged:
             raise error
         self.damaged[error.row] = str(error)
-        self._pending.clear()  # some may have begun to read it
+        self.forget()  # some may have begun to read it
+
+    def forget(self) -> None:
+        """Give up what is being read ahead."""
+        self._pending.clear()
 
     def close(self) -> None:
         """End the threads and close the shards."""

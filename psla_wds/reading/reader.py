@@ -19,7 +19,7 @@ from isal.isal_zlib import crc32
 from jaxtyping import Int64, UInt8
 
 from psla_wds.errors import ConfigError, ShardError
-from psla_wds.io.remote import REQUEST_TIMEOUT_S, ReadError, retry
+from psla_wds.io.remote import ReadError, request_timeout_s, retry
 from psla_wds.io.stores import Store, at
 from psla_wds.reading.config import TIMEOUT_S
 from psla_wds.reading.read_pool import ReadPool
@@ -62,9 +62,8 @@ class Reader:
     ) -> None:
         keep_freed_memory()
         self._index, self._timeout_s = index, timeout_s
-        # All tries of a read, and the pauses between them, fit into its time.
-        request_timeout_s = min(REQUEST_TIMEOUT_S, timeout_s / 10)
-        self._shards = [at(location, request_timeout_s) for location in index.shards]
+        request_s = request_timeout_s(timeout_s)
+        self._shards = [at(location, request_s) for location in index.shards]
         num_local = sum(shard.is_local for shard in self._shards)
         _allow_open_files(num_local + (len(index.shards) if stage else 0))
         # A request takes long: other threads should read the next clips meanwhile.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from psla_wds.errors import ConfigError, PslaError
+from psla_wds.errors import ConfigError, PslaError, system_errors
 from psla_wds.runtime.rendezvous import meeting_place
 
 T = TypeVar("T")
@@ -23,6 +23,8 @@ TIMEOUT_VARIABLE = "PSLA_TIMEOUT_S"
 """Environment variable with the seconds that a rank waits for the others."""
 TIMEOUT_S = 1800.0
 """Default seconds: rank 0 scores and saves while the others wait."""
+
+BY_TORCHRUN = "start by torchrun, which sets it; or unset RANK, LOCAL_RANK and WORLD_SIZE"
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -93,7 +95,8 @@ class World:
         """
         result, message = None, ""
         try:
-            result = work()
+            with system_errors():
+                result = work()
         except PslaError as error:
             if self.size == 1:
                 raise
@@ -136,8 +139,9 @@ class World:
 @contextmanager
 def join_world() -> Iterator[World]:
     """The world of torchrun's environment, or this process alone without torchrun."""
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = _device(int(os.environ.get("LOCAL_RANK", 0)))
+    size = _number("WORLD_SIZE", default=1, least=1)
+    rank = _number("RANK", default=0, most=size - 1)
+    device = _device(_number("LOCAL_RANK", default=0))
     if size == 1:
         yield World(rank, size, device)
         return
@@ -146,6 +150,12 @@ def join_world() -> Iterator[World]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         timeout = _timeout()
+        if not (os.environ.get("MASTER_ADDR") and os.environ.get("MASTER_PORT")):
+            raise ConfigError(
+                f"{size} processes have no place to meet",
+                where="MASTER_ADDR, MASTER_PORT",
+                fix=BY_TORCHRUN,
+            )
         store = meeting_place(rank, size, timeout)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         yield World(rank, size, device)
@@ -156,6 +166,15 @@ def join_world() -> Iterator[World]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _number(name: str, *, default: int, least: int = 0, most: int = 2**31 - 1) -> int:
+    """A number that torchrun puts into the environment."""
+    given = os.environ.get(name, str(default))
+    if not given.isdecimal() or not least <= int(given) <= most:
+        numbers = f"from {least} to {most}" if most < 2**31 - 1 else f"of at least {least}"
+        raise ConfigError(f"{given!r:.40} is not a number {numbers}", where=name, fix=BY_TORCHRUN)
+    return int(given)
 
 
 def _timeout() -> timedelta:

@@ -17,7 +17,7 @@ class SamplerConfig:
     """balanced: with replacement, by the weight of a clip's classes (PSLA III-B).
     systematic: as often on average, and never a whole draw more or less than that.
     shuffle: each clip once."""
-    draws_per_epoch: Annotated[int | None, Within(1)] = None
+    draws_per_epoch: Annotated[int | None, Within(1, 10**8)] = None
     """Draws of a balanced or systematic epoch. Default: as many as there are clips."""
 
     def __post_init__(self) -> None:
@@ -44,13 +44,13 @@ class AugmentConfig:
 
     mixup_rate: Annotated[float, Within(0, 1)] = 0.5
     """Share of draws that are mixed with a second clip (Table V)."""
-    mixup_alpha: Annotated[float, Within(0, without=(0,))] = 10.0
+    mixup_alpha: Annotated[float, Within(0, 1e6, without=(0,))] = 10.0
     """The mixing weight is drawn from Beta(alpha, alpha) (Table VI)."""
-    freq_mask: Annotated[int, Within(0)] = 48
+    freq_mask: Annotated[int, Within(0, 4096)] = 48
     """Largest width of the frequency mask in mels. 0: none."""
-    time_mask: Annotated[int, Within(0)] = 192
+    time_mask: Annotated[int, Within(0, 1_000_000)] = 192
     """Largest width of the time mask in frames. 0: none."""
-    gain_db: Annotated[float, Within(0)] = 0.0
+    gain_db: Annotated[float, Within(0, 200)] = 0.0
     """Largest change of level in dB, up or down, of a clip and of its partner before they are mixed
     (PaSST, Koutini et al. 2022, trains with a gain too). 0: none."""
     time_roll: Annotated[float, Within(0, 0.5)] = 0.0

@@ -167,6 +167,12 @@ class EvaluationSchedule:
         self.clips_per_pass = layout.clips_per_pass
         self._num_clips, self._layout = len(index), layout
 
+    @property
+    def num_batches(self) -> int:
+        """Batches of this rank that have a clip."""
+        first, _ = self._layout.positions(0, 0, self._num_clips)
+        return -(-(self._num_clips - first) // self._layout.batch_size)
+
     def __call__(self, iteration: int, damaged: frozenset[int] = NONE_DAMAGED) -> Draws | None:
         assert not damaged
         start, stop = self._layout.positions(iteration, 0, self._num_clips)

@@ -5,6 +5,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import overload
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt64
@@ -33,7 +34,16 @@ class ClipIds:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def __getitem__(self, row: int | np.integer) -> str:
+    @overload
+    def __getitem__(self, row: int | np.integer) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+    def __getitem__(self, row: int | np.integer | slice) -> str | list[str]:
+        if isinstance(row, slice):
+            return [self[one] for one in range(*row.indices(len(self)))]
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)} clip ids")
+        row = range(len(self))[row]
         return self.values[self.starts[row] : self.starts[row + 1]].tobytes().decode()
 
     def __iter__(self) -> Iterator[str]:

@@ -34,8 +34,6 @@ COLUMN_DTYPES: dict[str, type[np.generic]] = {
 LENGTHS_PLUS_ONE = ("label_starts", "id_starts")
 
 
-MAX_META_BYTES = 64 * 2**20
-"""Largest meta.json behind a URL: enough for some hundred thousand shards of 70 bytes each."""
 MAX_BYTES_PER_CLIP = {"label_values": 64 * 2, "id_bytes": 256}
 """Mean limits behind a URL: 64 labels a clip (AudioSet has 2), and ids of 256 bytes (AudioSet has
 11)."""
@@ -84,7 +82,7 @@ def read_index(shards: Location | str) -> ShardIndex:
 
 def _read_meta(shards: Location, folder: Location, rebuild: str) -> bytes:
     try:
-        return at(folder / META).read(max_bytes=MAX_META_BYTES)
+        return at(folder / META).read()
     except (FileNotFoundError, NotADirectoryError):
         if not at(shards).is_folder():
             raise StaleIndexError(

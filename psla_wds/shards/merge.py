@@ -37,7 +37,11 @@ def merge_sidecars(
     """
     tars = tars_in(shards)
     if not tars:
-        raise ShardError("there are no shards here", where=shards, fix="run psla-wds build")
+        raise ShardError(
+            "there are no shards here",
+            where=shards,
+            fix="check the path; psla-wds build makes shards",
+        )
     sidecars = compared(_finished_sidecars(shards, tars))
     write_index(shards, sidecars, read_class_list(shards / CLASS_LABELS))
     return read_index(shards)

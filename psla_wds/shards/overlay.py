@@ -5,14 +5,17 @@ The same as JSON lines, {"clip_id": ..., "labels": [mids]}, for people and other
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from psla_wds.errors import DAMAGE, LabelError
+from psla_wds.config import SEAL, check_seal, read_json, to_json, write_sealed
+from psla_wds.errors import DAMAGE, ConfigError, LabelError
 from psla_wds.io.atomic_files import atomic_folder, atomic_open, disk_errors
 from psla_wds.io.columns import check_ragged, map_column
+from psla_wds.io.regular import open_regular
 from psla_wds.shards.index import ShardIndex
 
 OVERLAY_VERSION = 1
@@ -22,6 +25,16 @@ COLUMN_DTYPES: dict[str, type[np.generic]] = {
     "label_starts": np.int64,
     "label_values": np.uint16,
 }
+
+
+@dataclass(frozen=True)
+class _Meta:
+    """Content of overlay.json, beside its check sums."""
+
+    format_version: int
+    index_fingerprint: str
+    num_clips: int
+    mids: tuple[str, ...]
 
 
 def publish_overlay(
@@ -59,16 +72,11 @@ def next_step(output: Path, specs: Iterable[str]) -> str:
 
 
 def _write_columns(folder: Path, index: ShardIndex, labelled: ShardIndex) -> None:
-    meta = {
-        "format_version": OVERLAY_VERSION,
-        "index_fingerprint": index.fingerprint,
-        "num_clips": len(index),
-        "mids": index.classes.mids,
-    }
+    meta = _Meta(OVERLAY_VERSION, index.fingerprint, len(index), index.classes.mids)
     for name, dtype in COLUMN_DTYPES.items():
         column = np.asarray(getattr(labelled, name), dtype)
         np.save(folder / f"{name}.npy", column, allow_pickle=False)
-    (folder / META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+    write_sealed(to_json(meta), folder / META, files=[f"{name}.npy" for name in COLUMN_DTYPES])
 
 
 def apply_overlay(index: ShardIndex, folder: Path) -> ShardIndex:
@@ -83,24 +91,25 @@ def apply_overlay(index: ShardIndex, folder: Path) -> ShardIndex:
             fix="--labels names the --output of psla-wds enhance or psla-wds overlay",
         )
     try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
-        if meta["format_version"] != OVERLAY_VERSION:
-            raise ValueError(f"it has format {meta['format_version']}, not {OVERLAY_VERSION}")
-        found = (meta["index_fingerprint"], meta["num_clips"], tuple(meta["mids"]))
+        meta = read_json(_Meta, folder / META, besides=SEAL)
+        if meta.format_version != OVERLAY_VERSION:
+            raise ValueError(f"it has format {meta.format_version}, not {OVERLAY_VERSION}")
         starts, values = (map_column(folder / f"{n}.npy", d) for n, d in COLUMN_DTYPES.items())
-        check_ragged(starts, values, int(meta["num_clips"]), "labels")
-        if len(values) and values.max() >= len(meta["mids"]):
+        check_ragged(starts, values, meta.num_clips, "labels")
+        if len(values) and values.max() >= len(meta.mids):
             raise ValueError("a row names a class that is not listed")
-    except DAMAGE as error:
+        check_seal(folder / META)
+    except (*DAMAGE, ConfigError) as error:
         raise LabelError(
-            f"the label overlay is damaged: {error}",
+            f"the label overlay is damaged: {str(error).splitlines()[0]}",
             where=folder,
-            fix="make it again: psla-wds enhance or psla-wds overlay",
+            fix="make it again with the command that made it, psla-wds enhance or psla-wds overlay",
         ) from None
+    found = (meta.index_fingerprint, meta.num_clips, meta.mids)
     if found != (index.fingerprint, len(index), index.classes.mids):
         raise LabelError(
-            f"this label overlay belongs to another index: it has {found[1]:,} clips and "
-            f"{len(found[2])} classes, this index {len(index):,} and {len(index.classes)}",
+            f"this label overlay belongs to another index: it has {meta.num_clips:,} clips and "
+            f"{len(meta.mids)} classes, this index {len(index):,} and {len(index.classes)}",
             where=folder,
             fix="give the shards and splits that the overlay was made for, in the same order",
         )
@@ -134,9 +143,10 @@ def read_label_rows(path: Path, index: ShardIndex) -> ShardIndex:
 def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
     number = 0
     try:
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):  # noqa: B007
-            row = json.loads(line)
-            yield str(row["clip_id"]), [str(mid) for mid in row["labels"]]
+        with open_regular(path) as file:
+            for number, line in enumerate(file, 1):  # noqa: B007
+                row = json.loads(line)
+                yield str(row["clip_id"]), [str(mid) for mid in row["labels"]]
     except OSError as error:
         raise LabelError(
             f"the list of labels cannot be read: {error.strerror}", where=path, fix="check the path"

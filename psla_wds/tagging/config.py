@@ -17,7 +17,7 @@ DEFAULT_THRESHOLD = 0.5
 class WindowConfig:
     """Windows that a recording is cut into."""
 
-    window_s: Annotated[float | None, Within(0, without=(0,))] = None
+    window_s: Annotated[float | None, Within(0, 86_400, without=(0,))] = None
     """Length of a window in seconds. Default and maximum: the length that the model was trained on
     (10.6 in the paper's recipes, since AudioSet's clips of 10 s are padded)."""
     overlap: Annotated[float, Within(0, 1, without=(1,))] = 0.5
@@ -31,14 +31,14 @@ class WindowConfig:
 class EventConfig:
     """Thresholds on frame scores, and lengths, that define an event."""
 
-    threshold: Annotated[float | None, Within(0, without=(0,))] = None
+    threshold: Annotated[float | None, Within(0, 1e6, without=(0,))] = None
     """Frame score that an event reaches in at least one frame. Default: the thresholds per class
     of the model, or 0.5 if it has none."""
-    low_threshold: Annotated[float | None, Within(0, without=(0,))] = None
+    low_threshold: Annotated[float | None, Within(0, 1e6, without=(0,))] = None
     """Frame score that an event has in all its frames. Default: half of the threshold."""
-    min_event_s: Annotated[float, Within(0)] = 0.0
+    min_event_s: Annotated[float, Within(0, 1e6)] = 0.0
     """Shortest event in seconds; shorter ones are left out."""
-    max_gap_s: Annotated[float, Within(0)] = 0.0
+    max_gap_s: Annotated[float, Within(0, 1e6)] = 0.0
     """Longest gap in seconds between two events of a class that are joined into one."""
 
     def __post_init__(self) -> None:

@@ -99,7 +99,8 @@ class Tags:
                 "the model has no thresholds",
                 where="tags.present()",
                 fix="fit them: psla-wds thresholds SCORES.npz --output T.json, then "
-                "psla-wds export MODEL --thresholds T.json; or set tagger.thresholds",
+                "psla-wds export MODEL --thresholds T.json --output FOLDER; "
+                "or set tagger.thresholds",
             )
         order = np.argsort(-self.scores, kind="stable")
         return self._named(order[(self.scores >= self.thresholds)[order]])
@@ -321,7 +322,7 @@ def _as_array(waveform: Any) -> np.ndarray:
 def _device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).tolist()  # fails where nothing is computed: on meta
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
             f"device {name} cannot be used: {str(error).splitlines()[0]}",

@@ -109,15 +109,9 @@ def _map_columns(member: Checkpoint, num_frames: Sequence[int]) -> list[int]:
 
 def _check_sizes(features: FeatureConfig) -> None:
     """Raise `CheckpointError` before settings that no model was trained with take memory."""
-    largest = max(
-        features.window_samples * features.fft_size,
-        features.num_mels * features.fft_size,
-        features.num_frames * max(features.num_mels, features.fft_size),
-        features.max_clip_samples,
-    )
-    if largest > MOST_NUMBERS:
+    if features.most_numbers > MOST_NUMBERS:
         raise CheckpointError(
-            f"the features of this model take {largest:,} numbers at once",
+            f"the features of this model take {features.most_numbers:,} numbers at once",
             where="features",
             fix="use a model with shorter windows, or fewer frames and mels",
         )

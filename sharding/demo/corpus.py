@@ -51,7 +51,7 @@ class CorpusConfig:
     """Number of clips. A smaller corpus is the beginning of a larger one."""
     seed: Annotated[int, Within(0, 2**32 - 1)] = 0
     """Seed of the clips. Use another seed for evaluation."""
-    clip_s: Annotated[float, Within(0.1, without=(0.1,))] = 2.5
+    clip_s: Annotated[float, Within(0.1, 3600, without=(0.1,))] = 2.5
     """Length of every clip in seconds."""
     families: bool = False
     """Label families, such as Vehicle, as well; also write ontology.json and truth.jsonl."""

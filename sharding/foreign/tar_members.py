@@ -13,7 +13,7 @@ from psla_wds.io.stores import at
 
 LABEL_EXTENSIONS = ("json", "cls", "txt")
 PICKLE_EXTENSIONS = ("pkl", "pickle", "pyd", "pth", "pt")
-REPACK = "pack the tars again: psla-wds build tars FOLDER"
+REPACK = "pack the tars again: psla-wds build tars FOLDER --output SHARDS"
 UNPACK = {
     "gz": "gunzip",
     "tgz": "gunzip",

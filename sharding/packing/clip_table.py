@@ -9,7 +9,9 @@ from psla_wds.io.locations import parse_location
 from psla_wds.io.scratch import scratch_database, scratch_errors, to_bytes, to_text
 from psla_wds.labels.manifest import ByteRange, Cell, Clip, Row
 
-COLUMNS = "clip_id, path, labels, split, source, start_s, end_s, may_be_cut, part, reason, detail"
+COLUMNS = (
+    "clip_id, path, labels, split, source, start_s, end_s, may_be_cut, part, reason, detail, family"
+)
 """Without types, so that SQLite keeps floats as they are, -0.0 and infinity too."""
 READ = f"SELECT {COLUMNS} FROM clips"
 FIRST_DUPLICATE = """
@@ -17,8 +19,16 @@ FIRST_DUPLICATE = """
     FROM clips AS one JOIN clips AS other ON other.rowid = one.rowid + 1
     WHERE one.clip_id = other.clip_id ORDER BY other.number LIMIT 1
 """
+WITH_SPLIT = COLUMNS.replace(
+    "split",
+    "CASE WHEN split <> '' THEN split WHEN rowid IN (SELECT number FROM eval) "
+    "THEN 'eval' ELSE 'train' END",
+)
 HALF = 2**63
 """Integers in SQLite have a sign."""
+
+Unsplit = tuple[int, str, str, tuple[int, ...]]
+"""Number, id, group and labels of a clip without a split."""
 
 
 class ClipTable(Sequence[Clip]):
@@ -27,8 +37,17 @@ class ClipTable(Sequence[Clip]):
     Read from disk when they are asked for, one after another or a slice at a time.
     """
 
-    def __init__(self, placed: Iterable[tuple[int, Clip]]) -> None:
-        """Place, from 0 to below 2**64, and clip; `ManifestError` if two have one id."""
+    def __init__(
+        self,
+        placed: Iterable[tuple[int, Clip]],
+        choose_eval: Callable[[Iterable[Unsplit]], Iterable[int]] | None = None,
+    ) -> None:
+        """Place, from 0 to below 2**64, and clip; `ManifestError` if two have one id.
+
+        Args:
+            choose_eval: gives the numbers of the clips without a split that get eval; the others
+                get train. Default: they stay without one.
+        """
         with scratch_errors():
             self._database = scratch_database(self)
             try:
@@ -36,7 +55,7 @@ class ClipTable(Sequence[Clip]):
             except PslaError:
                 self._put_in_order()  # reports the first of two mistakes in a list
                 raise
-            self._length = self._put_in_order()
+            self._length = self._put_in_order(choose_eval)
 
     def _collect(self, placed: Iterable[tuple[int, Clip]]) -> None:
         self._database.execute(f"CREATE TABLE found (place, {COLUMNS})")
@@ -44,11 +63,19 @@ class ClipTable(Sequence[Clip]):
         marks = ", ".join("?" * (1 + len(COLUMNS.split())))
         self._database.executemany(f"INSERT INTO found VALUES ({marks})", rows)
 
-    def _put_in_order(self) -> int:
+    def _put_in_order(
+        self, choose_eval: Callable[[Iterable[Unsplit]], Iterable[int]] | None = None
+    ) -> int:
         """Sort the clips by copying them, so that slices are contiguous; return their number."""
+        columns = COLUMNS
+        if choose_eval:
+            columns = WITH_SPLIT
+            self._database.execute("CREATE TABLE eval (number INTEGER PRIMARY KEY)")
+            chosen = choose_eval(self._unsplit())
+            self._database.executemany("INSERT INTO eval VALUES (?)", ((one,) for one in chosen))
         self._database.execute(f"CREATE TABLE clips (number, {COLUMNS})")
         length = self._database.execute(
-            f"INSERT INTO clips SELECT rowid, {COLUMNS} FROM found ORDER BY place, clip_id, rowid"
+            f"INSERT INTO clips SELECT rowid, {columns} FROM found ORDER BY place, clip_id, rowid"
         ).rowcount
         self._database.execute("DROP TABLE found")
         duplicate = self._database.execute(FIRST_DUPLICATE).fetchone()
@@ -61,8 +88,18 @@ class ClipTable(Sequence[Clip]):
             )
         return length
 
+    def _unsplit(self) -> Iterator[Unsplit]:
+        wanted = "SELECT rowid, clip_id, family, labels FROM found WHERE split = ''"
+        for number, clip_id, group, labels in self._database.execute(wanted):
+            yield number, clip_id, group, _numbers(labels)
+
     def __len__(self) -> int:
         return self._length
+
+    def num_splits(self) -> int:
+        with scratch_errors():
+            count = "SELECT COUNT(DISTINCT split) FROM clips"
+            return int(self._database.execute(count).fetchone()[0])
 
     def __iter__(self) -> Iterator[Clip]:
         with scratch_errors():
@@ -98,11 +135,13 @@ def _columns(clip: Clip) -> tuple[Any, ...]:
         clip.part and _joined(astuple(clip.part)),
         reason,
         to_bytes(detail),
+        clip.group,
     )
 
 
 def _clip(row: tuple[Any, ...]) -> Clip:
-    clip_id, path, labels, split, source, start_s, end_s, may_be_cut, part, reason, detail = row
+    clip_id, path, labels, split, source, start_s, end_s, may_be_cut, part, reason, *rest = row
+    detail, group = rest
     return Clip(
         clip_id,
         parse_location(path),
@@ -114,6 +153,7 @@ def _clip(row: tuple[Any, ...]) -> Clip:
         bool(may_be_cut),
         None if part is None else _part(_numbers(part)),
         None if reason is None else (reason, to_text(detail)),
+        group,
     )
 
 

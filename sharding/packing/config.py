@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from psla_wds.audio.encode import OPUS_RATES_HZ, Codec
+from psla_wds.audio.encode import OPUS_RATES_HZ, Codec, takes_rate
 from psla_wds.cli import LocationArg
 from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
@@ -22,19 +22,20 @@ class PackConfig:
     """Folder of the shards, or its URL (s3://, gs://): a new one, or one where the same build was
     interrupted."""
     eval_share: Annotated[float, Within(0, 1, without=(1,))] = 0.0
-    """Share of the clips without a split that go to the split eval; the rest go to train."""
-    sample_rate_hz: Annotated[int, Within(1000)] = 16_000
+    """Share of the clips without a split that go to the split eval, of each class as nearly as it
+    can be; the rest go to train."""
+    sample_rate_hz: Annotated[int, Within(1000, 768_000)] = 16_000
     """Sample rate to which clips are resampled."""
     codec: Codec = "flac"
     """flac is about half the size of wav, whose decoding is ten times cheaper. opus and vorbis are
     lossy and take a sixth to a tenth of wav."""
-    clips_per_shard: Annotated[int, Within(1)] = 1000
+    clips_per_shard: Annotated[int, Within(1, 10**7)] = 1000
     """Clips in a shard; the last one may have fewer."""
-    shard_mib: Annotated[int | None, Within(1)] = None
+    shard_mib: Annotated[int | None, Within(1, 2**24)] = None
     """Size of a shard in MiB, approximately, in place of --clips-per-shard."""
-    min_clip_s: Annotated[float, Within(0)] = 0.1
+    min_clip_s: Annotated[float, Within(0, 86_400)] = 0.1
     """Length below which clips are refused."""
-    max_clip_s: Annotated[float | None, Within(0, without=(0,))] = None
+    max_clip_s: Annotated[float | None, Within(0, 86_400, without=(0,))] = None
     """Length to which longer clips are cut. Default: none are cut."""
     keep_unlabelled: bool = False
     """Pack clips without a label instead of refusing them."""
@@ -46,9 +47,9 @@ class PackConfig:
     """Share of the clips that may be refused before the build fails."""
     retry_rejected: bool = False
     """Try the clips in rejected.jsonl again, into new shards; existing shards stay as they are."""
-    seed: int = 0
+    seed: Annotated[int, Within(-(2**63), 2**63 - 1)] = 0
     """Seed for the order of the clips and for --eval-share."""
-    workers: Annotated[int, Within(1)] = field(default_factory=num_cores)
+    workers: Annotated[int, Within(1, 1024)] = field(default_factory=num_cores)
     """Processes; they do not change the result. Default: one a core."""
     engine: Literal["local", "dask"] = "local"
     """local runs --workers processes here; dask uses the workers of --scheduler or
@@ -65,13 +66,14 @@ class PackConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.codec == "opus" and self.sample_rate_hz not in OPUS_RATES_HZ:
+        if not takes_rate(self.codec, self.sample_rate_hz):
+            rates = OPUS_RATES_HZ if self.codec == "opus" else (16_000,)
+            nearest_hz = min(rates, key=lambda rate_hz: abs(rate_hz - self.sample_rate_hz))
             raise ConfigError(
-                f"Opus has no sample rate of {self.sample_rate_hz:,} Hz",
-                where="--codec opus",
-                fix=f"--sample-rate-hz {', '.join(map(str, OPUS_RATES_HZ))}, or another --codec",
+                f"{self.codec} has no sample rate of {self.sample_rate_hz:,} Hz",
+                where=f"--codec {self.codec}",
+                fix=f"--sample-rate-hz {nearest_hz}, or another --codec",
             )
-
         at(self.output).require_writable()
         self._check_engine()
 
@@ -90,6 +92,11 @@ class PackConfig:
                 fix="retry without --task, after psla-wds index; refuse duplicates in a "
                 "build without --task, on a cluster with --engine dask",
             )
+
+    @property
+    def split_by_class(self) -> bool:
+        """Rule for splits of a build that is begun now."""
+        return self.eval_share > 0
 
     @property
     def layout(self) -> Layout:

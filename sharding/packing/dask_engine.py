@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any
 
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.io.atomic_files import disk_errors
+from psla_wds.io.regular import read_text
 from sharding.packing.engines import MAX_TRIES, worker_died
 from sharding.packing.shard import ShardResult, ShardTask, pack_shard
 
@@ -32,12 +34,12 @@ logger = logging.getLogger("sharding.build")
 def scheduler_address(file: Path) -> str:
     """Address in the file that `dask scheduler --scheduler-file` wrote."""
     try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["address"])
+        return str(json.loads(read_text(file))["address"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"cannot read the scheduler's address: {error}",
             where=file,
-            fix="start it first: dask scheduler --scheduler-file FILE",
+            fix=f"start it first: dask scheduler --scheduler-file {shlex.quote(str(file))}",
         ) from None
 
 
@@ -91,7 +93,7 @@ def _connect(address: str) -> Any:
         raise ConfigError(
             "the package distributed is not installed",
             where="--engine dask",
-            fix="pip install 'psla-wds[cluster]'",
+            fix="python -m pip install distributed",
         ) from None
     try:
         asyncio.run(asyncio.wait_for(_identify(address), ANSWER_S))

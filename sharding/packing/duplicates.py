@@ -86,13 +86,15 @@ def read_duplicates(folder: Location) -> dict[str, str]:
     """Duplicates found when the shards in a folder were packed."""
     path = folder / DUPLICATES
     try:
-        found = json.loads(at(path).read().decode())
+        found = json.loads(at(path).read(max_bytes=2**32).decode())
         return {str(clip_id): str(first) for clip_id, first in found.items()}
     except FileNotFoundError:
         return {}
     except (ValueError, AttributeError, OSError, RecursionError) as error:
         raise ShardError(
-            f"the list of duplicates is damaged: {error}", where=path, fix="delete it, run again"
+            f"the list of duplicates is damaged: {error}",
+            where=path,
+            fix="delete it, and run the same command again",
         ) from None
 
 

@@ -5,23 +5,19 @@ An engine decides who makes a shard and when, never its content.
 
 import multiprocessing
 import os
+import signal
 import sys
-import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from ctypes import c_int64
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from multiprocessing import connection, resource_tracker
+from multiprocessing.context import SpawnContext
 from typing import Any
 
-from pebble import ProcessExpired, ProcessPool
-
-from psla_wds.errors import ShardError
+from psla_wds.errors import PslaError, ShardError, system_errors
 from sharding.packing.shard import ShardResult, ShardTask, pack_shard
 
-START_WAIT_S = 5.0
-"""Longest wait in seconds for workers still starting when the work is done."""
 MAX_TRIES = 3
 """Tries of a shard whose worker dies, for example for lack of memory."""
 FATAL_DEATHS = 2
@@ -38,12 +34,15 @@ class _Work:
 
     task: ShardTask
     tries: int = 1
+    row: int | None = None
+    """The clip that is decoded, by its position in the task."""
     deaths: Counter[str] = field(default_factory=Counter)
     """Number of workers that died, by the clip that they decoded."""
 
-    def try_again(self, row: int) -> None:
-        """Count the death of a worker at this clip of the task; `ShardError` after too many."""
-        clip_id = self.task.clips[row].clip_id if row >= 0 else ""
+    def try_again(self) -> None:
+        """Count the death of a worker at this task; `ShardError` after too many."""
+        clip_id = "" if self.row is None else self.task.clips[self.row].clip_id
+        self.row = None
         self.deaths[clip_id] += 1
         if clip_id and self.deaths[clip_id] >= FATAL_DEATHS:
             self.task = replace(self.task, fatal=self.task.fatal | {clip_id})
@@ -54,60 +53,108 @@ class _Work:
             self.tries += 1
 
 
+class _Worker:
+    """A process that makes shards, and what it makes.
+
+    It has a pipe of its own and shares nothing else with this process: it may die at any moment,
+    and neither end waits for a lock that died with the other.
+    """
+
+    def __init__(self, context: SpawnContext) -> None:
+        self.work: _Work | None = None
+        self._context = context
+        self._start()
+
+    def _start(self) -> None:
+        self.pipe, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs,), daemon=True)
+        # Ctrl-C reaches all processes of a terminal: workers, which inherit this, leave it to us.
+        resource_tracker.ensure_running()  # which would end the blocking, if it began within
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
+        self._process = process
+
+    def give(self, work: _Work | None) -> None:
+        """Let the process begin a task, if there is one."""
+        self.work = work
+        try:
+            if work is not None:
+                self.pipe.send(work.task)
+        except OSError:
+            pass  # it died: `answer` finds the end of the pipe
+
+    def answer(self) -> ShardResult | None:
+        """The result of the task, unless the process only began a clip, or died. Raises what the
+        task did."""
+        assert self.work is not None
+        try:
+            answer = self.pipe.recv()
+        except (EOFError, OSError):
+            self.stop()
+            self.work.try_again()
+            self._start()
+            self.give(self.work)
+            return None
+        if isinstance(answer, int):
+            self.work.row = answer
+            return None
+        if isinstance(answer, PslaError):
+            raise answer
+        if isinstance(answer, str):
+            raise RuntimeError(f"in a worker: {answer}")
+        return answer
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self.pipe.close()
+
+
 def run_local(tasks: Sequence[ShardTask], workers: int) -> Iterator[ShardResult]:
     """Run the tasks on processes of this machine; yields each result when its shard is finished."""
     context = multiprocessing.get_context("spawn")
-    workers = min(workers, len(tasks))
-    started, rows = context.Value(c_int64, 0), context.RawArray(c_int64, 2 * workers)
-    pool = ProcessPool(
-        workers, initializer=_start_worker, initargs=[started, rows], context=context
-    )
-    waiting: Iterator[_Work] = map(_Work, tasks)
-    free, running = list(range(len(rows))), dict[Future[Any], tuple[_Work, int]]()
+    waiting = map(_Work, tasks)
+    pool: list[_Worker] = []
     try:
-        while True:
-            for work in islice(waiting, len(free)):
-                place = free.pop()
-                rows[place] = -1
-                running[pool.submit(_pack, None, work.task, place)] = (work, place)
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                work, place = running.pop(future)
-                free.append(place)
-                if not isinstance(future.exception(), ProcessExpired):
-                    yield future.result()
-                else:
-                    work.try_again(rows[place])
-                    waiting = chain([work], waiting)
+        for _ in range(min(workers, len(tasks))):
+            pool.append(_Worker(context))
+        for worker in pool:  # all start at once; a task may have to wait for its worker
+            worker.give(next(waiting, None))
+        while busy := dict[Any, _Worker]((worker.pipe, worker) for worker in pool if worker.work):
+            for worker in [busy[pipe] for pipe in connection.wait(busy)]:
+                result = worker.answer()
+                if result is not None:
+                    yield result
+                    worker.give(next(waiting, None))
     finally:
-        # pebble removes what starting workers need before it stops them, and they would complain.
-        _wait_for_start(started, workers)
-        pool.stop()
-        pool.join()
+        for worker in pool:
+            worker.stop()
 
 
-_rows: Any = None
-"""In a worker: for each running task, the clip that is being decoded."""
-
-
-def _start_worker(started: Any, rows: Any) -> None:
-    global _rows
-    _rows = rows
+def _serve(pipe: connection.Connection) -> None:
+    """Make shards in a worker until the pipe ends, with the build."""
     # webdataset writes tars without torch, but imports it if it can, which takes a worker 1.5 s.
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-    with started.get_lock():
-        started.value += 1
+    try:
+        while True:
+            pipe.send(_made(pipe.recv(), pipe))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
 
 
-def _pack(task: ShardTask, place: int) -> ShardResult:
-    return pack_shard(task, lambda row: _rows.__setitem__(place, row))
-
-
-def _wait_for_start(started: Any, workers: int) -> None:
-    end = time.monotonic() + START_WAIT_S
-    while started.value < workers and time.monotonic() < end:
-        time.sleep(0.02)
+def _made(task: ShardTask, pipe: connection.Connection) -> Any:
+    """The result of a task, the `PslaError` that it raised, or the traceback of a bug."""
+    try:
+        with system_errors():
+            return pack_shard(task, pipe.send)
+    except PslaError as error:
+        return error
+    except Exception:
+        return traceback.format_exc()
 
 
 def worker_died(task: ShardTask) -> ShardError:

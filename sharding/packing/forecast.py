@@ -9,8 +9,9 @@ from psla_wds.errors import ClipRefusedError
 from psla_wds.labels.class_list import ClassList
 from psla_wds.labels.manifest import Clip
 from psla_wds.progress import progress_bar
+from psla_wds.text_table import counted, of_bytes, of_seconds
 from sharding.packing.config import PackConfig
-from sharding.packing.plan import Layout, read_plan
+from sharding.packing.plan import Layout, as_begun, read_plan
 from sharding.packing.shard import Encoding, pack_clip
 
 SAMPLE_CLIPS = 64
@@ -59,7 +60,7 @@ def try_sample(clips: Sequence[Clip], classes: ClassList, encoding: Encoding) ->
 def settled_layout(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> Layout:
     """Layout with a number of clips per shard for --shard-mib: from a sample at first, later as
     begun."""
-    layout = config.layout
+    layout = as_begun(config.layout, config.output)
     if layout.shard_mib is None:
         return layout
     begun = read_plan(config.output)
@@ -76,7 +77,7 @@ def forecast(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> s
     share = sample.num_packed / sample.num_clips
     size_bytes = len(clips) * share * sample.clip_bytes
     num_shards = -(-len(clips) // settled_layout(clips, classes, config).clips_per_shard)
-    hours = len(clips) * sample.elapsed_s / sample.num_clips / config.workers / 3600
+    seconds = len(clips) * sample.elapsed_s / sample.num_clips / config.workers
     counts, used = _counted(clips)
     splits = ", ".join(f"{name} {n:,}" for name, n in sorted(counts.items()))
     refused = ", ".join(f"{n} {reason}" for reason, n in sample.refused.most_common()) or "none"
@@ -85,9 +86,10 @@ def forecast(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> s
             f"clips    {len(clips):,} ({splits})",
             f"classes  {len(classes):,}, {len(used):,} of them with clips",
             f"shards   {num_shards:,}",
-            f"size     about {size_bytes / 1e9:,.3g} GB",
-            f"time     about {hours:,.2g} h with {config.workers} workers",
-            f"refused  {refused}, of {sample.num_clips} clips tried; sizes and time are from these",
+            f"size     about {of_bytes(size_bytes)}",
+            f"time     about {of_seconds(seconds)} with {counted(config.workers, 'worker')}",
+            f"refused  {refused}, of {counted(sample.num_clips, 'clip')} tried; size and time are "
+            "from these",
         ]
     )
 

@@ -30,8 +30,10 @@ from sharding.packing.forecast import settled_layout
 from sharding.packing.plan import (
     TAR_NAME,
     ShardTasks,
+    as_begun,
     check_class_list,
     compared,
+    discard,
     missing_shards,
     open_output,
     plan_shards,
@@ -40,6 +42,7 @@ from sharding.packing.plan import (
 )
 from sharding.packing.reports import (
     COVERAGE,
+    NOTHING_PACKED,
     REJECTED,
     check_rejected,
     coverage,
@@ -192,12 +195,16 @@ def _publish(
     write_rejected(folder / REJECTED, rejected)
     write_coverage(folder / COVERAGE, covered)
     warn_of_losses(covered, folder / COVERAGE)
+    fix = "repair the files and add --retry-rejected"
+    if len(rejected) == len(clips):
+        discard(folder)
+        fix = NOTHING_PACKED
     check_rejected(
         rejected,
         len(clips),
         config.max_rejected,
         where=folder / REJECTED,
-        fix="repair the files and add --retry-rejected",
+        fix=fix,
     )
     with disk_errors(folder / INDEX_FOLDER, "write the index"):
         index = merge_sidecars(folder, lambda sidecars: compared(folder, sidecars, tasks))
@@ -225,7 +232,7 @@ def _finished_plan(folder: Location, classes: ClassList, config: PackConfig) -> 
             where=folder,
             fix="run the same command without --retry-rejected first",
         )
-    wanted = asdict(config.layout)
+    wanted = asdict(as_begun(config.layout, folder))
     if config.shard_mib is not None:
         wanted["clips_per_shard"] = plan["layout"]["clips_per_shard"]
     settings = {"layout": wanted, "encoding": asdict(config.encoding)}

@@ -14,8 +14,8 @@ from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list, write_class_list
 from psla_wds.labels.manifest import Clip
 from psla_wds.shards.index_files import CLASS_LABELS
-from psla_wds.shards.tar import SHARD_NAME, Sidecar, sidecar_path
-from sharding.packing.clip_table import ClipTable
+from psla_wds.shards.tar import SHARD_NAME, Sidecar, sidecar_path, tars_in
+from sharding.packing.reports import COVERAGE, REJECTED
 from sharding.packing.shard import Encoding, ShardTask
 
 PLAN_FILE = "build.json"
@@ -41,6 +41,8 @@ class Layout:
     """Size that `clips_per_shard` is derived from, if that is not given."""
     seed: int
     eval_share: float
+    split_by_class: bool
+    """Clips for eval are chosen by class and group; by their ids alone in the first builds."""
     refuse_duplicates: bool
 
 
@@ -88,15 +90,6 @@ class ShardTasks(Sequence[ShardTask]):
         return sum(len(rows[self._rows(place)]) for place in self.places)
 
 
-def in_order(clips: Iterable[Clip], layout: Layout) -> ClipTable:
-    """Clips with their splits, in a random order that depends only on each id and the seed: any
-    first n clips, and any shard, are a fair sample of the data set."""
-    return ClipTable(
-        (_random_number("order", layout.seed, clip.clip_id), _with_split(clip, layout))
-        for clip in clips
-    )
-
-
 def plan_shards(
     clips: Sequence[Clip],
     classes: ClassList,
@@ -115,17 +108,12 @@ def plan_shards(
     )
 
 
-def _random_number(purpose: str, seed: int, clip_id: str) -> int:
-    digest = hashlib.blake2b(f"{purpose} {seed} {clip_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
-
-
-def _with_split(clip: Clip, layout: Layout) -> Clip:
-    """Put a clip without a split into eval or train by its id, if a share for eval is set."""
-    if clip.split or not layout.eval_share:
-        return clip
-    is_eval = _random_number("split", layout.seed, clip.clip_id) < layout.eval_share * 2**64
-    return replace(clip, split="eval" if is_eval else "train")
+def as_begun(layout: Layout, folder: Location) -> Layout:
+    """Layout with the rule for splits of the build that was begun in a folder, if there is one."""
+    begun = read_plan(folder)
+    if begun is None:
+        return layout
+    return replace(layout, split_by_class=bool(begun["layout"]["split_by_class"]))
 
 
 def open_output(folder: Location, tasks: ShardTasks, classes: ClassList, layout: Layout) -> None:
@@ -171,8 +159,19 @@ def check_class_list(folder: Location, classes: ClassList) -> None:
 
 
 def _is_untouched(folder: Location, names: Iterable[str]) -> bool:
-    """Whether the folder is empty, except for what builds killed at their beginning leave."""
-    return at(folder).size() is None and all(name.startswith(PLAN_FILE) for name in names)
+    """Whether the folder is empty, except for what builds leave that were killed at their beginning
+    or packed nothing."""
+    left = (name in (REJECTED, COVERAGE) or name.startswith(PLAN_FILE) for name in names)
+    return at(folder).size() is None and all(left)
+
+
+def discard(folder: Location) -> None:
+    """Delete a build that packed nothing, but for its lists of why, so that another can begin."""
+    for tar in tars_in(folder):
+        at(sidecar_path(tar)).remove()
+        at(tar).remove()
+    for name in (CLASS_LABELS, PLAN_FILE):
+        at(folder / name).remove()
 
 
 def _write_plan(folder: Location, plan: dict[str, Any]) -> None:
@@ -271,6 +270,7 @@ def read_plan(folder: Location) -> dict[str, Any] | None:
     try:
         plan = json.loads(at(folder / PLAN_FILE).read().decode())
         _check_plan(plan)
+        plan["layout"].setdefault("split_by_class", False)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except DAMAGE as error:

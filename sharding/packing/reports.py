@@ -29,6 +29,12 @@ FLAGS = {
     "misnamed": "named otherwise than they are",
     "no-end-mark": "without a mark of their end",
 }
+NOTHING_PACKED = (
+    "check the paths (--audio-root, if the files lie elsewhere) and the files, and run "
+    "sharding.build again; no shard is left here"
+)
+FEW_CLIPS = 10
+"""Clips that a class counts more when losses are compared, so that one clip of one is not most."""
 NUM_WORST = 3
 """Number of classes that the warning about missing clips names."""
 
@@ -43,7 +49,7 @@ def write_rejected(path: Location, rejected: Sequence[dict[str, str]]) -> None:
 
 def read_rejected(path: Location) -> list[dict[str, str]]:
     try:
-        rows = [json.loads(line) for line in at(path).read().decode().splitlines()]
+        rows = [json.loads(line) for line in at(path).read(max_bytes=2**32).decode().splitlines()]
         if not all(isinstance(row, dict) and "clip_id" in row for row in rows):
             raise ValueError("a line does not describe a refused clip")
     except (OSError, ValueError, RecursionError) as error:
@@ -87,11 +93,15 @@ def check_rejected(
         share = len(rejected) / num_clips
         counts = Counter(clip["reason"] for clip in rejected).most_common()
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts)
-        accept = f"--max-rejected {min(1.0, share * 1.05):.3g} accepts them"
+        if len(rejected) < num_clips:
+            accept = f"--max-rejected {min(1.0, share * 1.05):.3g} accepts them"
+            fix = f"{fix}, or continue without: {accept}"
+        else:
+            reasons += f", such as {rejected[0].get('path', rejected[0]['clip_id'])}"
         raise ManifestError(
             f"{len(rejected):,} of {num_clips:,} clips were refused ({share:.1%}): {reasons}",
             where=where,
-            fix=fix + (f", or continue without: {accept}" if len(rejected) < num_clips else ""),
+            fix=fix,
         )
 
 
@@ -136,7 +146,7 @@ def warn_of_losses(covered: dict[str, Any], where: Location) -> None:
     splits = ", ".join(_loss(name or "all", covered["splits"][name]) for name in lost)
     by_share = sorted(
         (row for row in covered["classes"] if row["missing"]),
-        key=lambda row: (-row["missing"] / row["listed"], row["name"]),
+        key=lambda row: (-row["missing"] / (row["listed"] + FEW_CLIPS), row["name"]),
     )
     worst = ", ".join(_loss(row["name"], row) for row in by_share[:NUM_WORST])
     logger.warning("clips are missing: %s; most from %s (all in %s)", splits, worst, where)

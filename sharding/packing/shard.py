@@ -31,7 +31,7 @@ from psla_wds.shards.tar import (
 )
 from sharding.packing.decode import decode
 
-CLIP_FIELDS = tuple(field.name for field in fields(Clip))
+CLIP_FIELDS = tuple(field.name for field in fields(Clip) if field.name != "group")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +171,14 @@ def finished_sidecar(task: ShardTask) -> Sidecar | None:
 
 def pack_clip(clip: Clip, mids: tuple[str, ...], encoding: Encoding) -> tuple[PackedClip, Notes]:
     """Decode, check and encode a clip; returns it with what is odd about its audio, or raises
-    `ClipRefusedError`."""
+    `ClipRefusedError`, also where its audio takes more memory than there is."""
+    try:
+        return _pack_clip(clip, mids, encoding)
+    except MemoryError as error:
+        raise ClipRefusedError("no-memory", str(error) or "there is not enough memory") from None
+
+
+def _pack_clip(clip: Clip, mids: tuple[str, ...], encoding: Encoding) -> tuple[PackedClip, Notes]:
     rate_hz, max_s = encoding.sample_rate_hz, encoding.max_clip_s or math.inf
     if not mids and encoding.keep_unlabelled and clip.refusal and clip.refusal[0] == "no-label":
         clip = replace(clip, refusal=None)

@@ -52,5 +52,6 @@ def _class_names(rows: list[tuple[str, dict[str, str]]]) -> tuple[str, ...]:
         require(name == row["category"], f"target {row['target']} has two names", where, fix)
     numbers = [str(number) for number in range(len(names))]
     where = rows[0][0] if rows else "esc50.csv"
-    require(sorted(names) == sorted(numbers), "targets are not 0, 1, 2, ...", where, "download it")
+    fix = "download esc50.csv again"
+    require(sorted(names) == sorted(numbers), "targets are not 0, 1, 2, ...", where, fix)
     return tuple(names[number] for number in numbers)

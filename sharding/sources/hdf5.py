@@ -13,10 +13,15 @@ from psla_wds.cli import LocationArg
 from psla_wds.errors import ManifestError
 from psla_wds.labels.class_list import ClassList, read_class_list
 from psla_wds.labels.manifest import Clip, Row
-from sharding.sources.hdf5_files import RATE_ATTRIBUTE, names_of, open_hdf5, targets_of
+from sharding.sources.hdf5_files import (
+    RATE_ATTRIBUTE,
+    ROWS_AT_ONCE,
+    names_of,
+    open_hdf5,
+    targets_of,
+)
 from sharding.sources.source import require
 
-ROWS_AT_ONCE = 10_000
 AUDIOSET_NAME = re.compile(r"Y([\w-]{11})")
 
 

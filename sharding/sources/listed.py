@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tyro.conf import Positional
@@ -22,11 +22,16 @@ class ManifestSource:
     file: Positional[LocationArg]
     """File with columns or keys path (or URL), labels, and optionally clip_id, start_s, end_s,
     split. Labels are mids, display names or indices: a list (or a 0 or 1 for each class) in JSONL,
-    separated by | in CSV."""
+    separated by --separator in CSV."""
     class_labels: LocationArg
     """CSV of the classes: index,mid,display_name."""
     audio_root: LocationArg | None = None
     """Folder or URL that relative paths start from. Default: the folder of the file."""
+    separator: str = "|"
+    """Separator of the labels in a text."""
+    group_column: str | None = None
+    """Column or key of a group, such as recording or speaker: --eval-share puts all clips of a
+    group into one split. Rows where it is empty are groups by themselves."""
 
     def read(self) -> tuple[ClassList, Iterable[Clip]]:
         classes = read_class_list(self.class_labels)
@@ -35,14 +40,24 @@ class ManifestSource:
     def _clips(self, classes: ClassList) -> Iterator[Clip]:
         root = self.audio_root or self.file.parent
         require_folder(root, "set --audio-root")
-        for where, row in _rows(self.file):
-            yield _clip_of_row(row, classes, root, where)
+        for where, row in _rows(self.file, self.group_column):
+            group = _given(row, self.group_column, "") if self.group_column else ""
+            labels = row.get("labels")
+            if isinstance(labels, str) and self.separator != "|":
+                row = row | {"labels": labels.split(self.separator)}
+            yield replace(_clip_of_row(row, classes, root, where), group=str(group))
 
 
-def _rows(path: Location) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(path: Location, group: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
     known = path.suffix in (".jsonl", ".csv")
     require(known, "the manifest is neither .jsonl nor .csv", path, "rename or convert it")
-    return jsonl_rows(path) if path.suffix == ".jsonl" else csv_rows(path, ("path", "labels"))
+    if path.suffix == ".csv":
+        yield from csv_rows(path, ("path", "labels", *filter(None, [group])))
+        return
+    for where, row in jsonl_rows(path):
+        fix = "fill it in (null for none), or name another --group-column"
+        require(group is None or group in row, f"the row has no {group}", where, fix)
+        yield where, row
 
 
 def _clip_of_row(row: dict[str, Any], classes: ClassList, root: Location, where: str) -> Clip:

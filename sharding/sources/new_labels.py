@@ -40,7 +40,7 @@ class TableOptions:
     """Separator of several labels, or confidences, in a text; a comma for FSD50K."""
     confidence_column: str | None = None
     """Column with the confidence of a row, or a list of one for each of its labels."""
-    threshold: Annotated[float | None, Within()] = None
+    threshold: Annotated[float | None, Within(-1e300, 1e300)] = None
     """Confidence that a label must have; labels below it are left out."""
 
     def __post_init__(self) -> None:

@@ -51,6 +51,9 @@ class ParquetSource:
     for 00.parquet."""
     split_column: str | None = None
     """Column of the splits, such as fold, whose numbers become fold1, fold2, ..."""
+    group_column: str | None = None
+    """Column of a group, such as recording or speaker: --eval-share puts all clips of a group into
+    one split."""
 
     def read(self) -> tuple[ClassList, Iterable[Clip]]:
         require(bool(self.files), "no Parquet file is given", "parquet FILE", "name one or more")
@@ -94,6 +97,7 @@ class ParquetSource:
                         split=self._split(row) or split,
                         source=where,
                         part=cell,
+                        group=self._group(row),
                     )
 
     def _columns(self, file: Any, path: Location) -> "Columns":
@@ -101,7 +105,7 @@ class ParquetSource:
         features = _features(schema)
         audio = self.audio_column or _audio_column(schema, features, path)
         labels = self.label_column or _label_column(schema, path)
-        for name in filter(None, (audio, labels, self.id_column, self.split_column)):
+        for name in filter(None, (audio, labels, *self._own_columns())):
             columns, number = ", ".join(schema.names), schema.names.count(name)
             require(number == 1, f"{number} columns are named {name}", path, f"it has {columns}")
         is_audio = _holds_bytes(schema.field(audio).type)
@@ -117,11 +121,14 @@ class ParquetSource:
             class_names=_class_names(features.get(labels)),
         )
 
+    def _own_columns(self) -> tuple[str | None, ...]:
+        return self.id_column, self.split_column, self.group_column
+
     def _rows(self, file: Any, columns: "Columns") -> Iterator[tuple[int, Cell, dict[str, Any]]]:
         """Number in the file, place and values of each row, but for the audio, which is not
         read."""
         number = 0
-        names = [*filter(None, (columns.labels, columns.path, self.id_column, self.split_column))]
+        names = [*filter(None, (columns.labels, columns.path, *self._own_columns()))]
         for group in range(file.num_row_groups):
             row_of_group = 0
             for batch in file.iter_batches(ROWS_AT_ONCE, [group], names, use_threads=False):
@@ -141,6 +148,10 @@ class ParquetSource:
         elif isinstance(value, str) and self.separator != "|":
             value = value.split(self.separator)
         return resolve_labels(value, classes, where)
+
+    def _group(self, row: dict[str, Any]) -> str:
+        value = row[self.group_column] if self.group_column else None
+        return "" if value is None else str(value)
 
     def _split(self, row: dict[str, Any]) -> str:
         value = row[self.split_column] if self.split_column else None

@@ -21,6 +21,7 @@ import numpy as np
 from psla_wds.errors import ClipRefusedError, ConfigError, ManifestError, optional_package
 from psla_wds.io.atomic_files import GO_ON, atomic_open, disk_errors
 from psla_wds.io.locations import Location, parse_location
+from psla_wds.io.regular import open_regular
 from psla_wds.io.remote import PART_BYTES
 from psla_wds.io.stores import at
 from psla_wds.labels.manifest import Cell
@@ -38,12 +39,14 @@ def open_parquet(location: Location, **options: Any) -> Iterator[Any]:
     """Open a file as `pyarrow.parquet.ParquetFile`; `ManifestError` for one that is missing or
     damaged, also where the damage shows within the block."""
     parquet = optional_package(
-        "pyarrow.parquet", "Parquet files", where=location, install="'.[parquet]'"
+        "pyarrow.parquet", "Parquet files", where=location, install="pyarrow"
     )
     import pyarrow
 
     try:
         source = str(location) if isinstance(location, Path) else _File(location)
+        if isinstance(location, Path):
+            open_regular(location).close()
         with parquet.ParquetFile(source, page_checksum_verification=True, **options) as file:
             yield file
     except (FileNotFoundError, IsADirectoryError):
@@ -205,7 +208,7 @@ class _Verbatim:
         self._end = self._position + chunk.total_compressed_size
         self._bytes = None
         if isinstance(location, Path) and chunk.compression == "UNCOMPRESSED":
-            with location.open("rb") as raw:
+            with open_regular(location) as raw:
                 mapped = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
             self._bytes = stack.enter_context(mapped)
 

@@ -5,8 +5,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from psla_wds.audio.folders import is_audio
 from psla_wds.errors import ManifestError
 from psla_wds.io.locations import Location
+from psla_wds.io.regular import open_text
 from psla_wds.io.stores import at
 from sharding.sources.parquet_files import open_parquet
 from sharding.sources.source import require
@@ -17,14 +19,14 @@ ROWS_AT_ONCE = 10_000
 def lines(path: Location) -> Iterator[str]:
     number = 0
     try:
-        with at(path).local_copy() as local, local.open(encoding="utf-8-sig", newline="") as file:
+        with at(path).local_copy() as local, open_text(local) as file:
             for number, line in enumerate(file, 1):  # noqa: B007, for the message
                 yield line
     except UnicodeDecodeError as error:
         raise ManifestError(
             f"the file is not UTF-8: {error}",
             where=f"{path}, after line {number}",
-            fix=f"convert it: iconv -f ITS_ENCODING -t utf-8 {path.name}",
+            fix=f"convert it: iconv -f ITS_ENCODING -t utf-8 {path.name} > utf-8-{path.name}",
         ) from None
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ManifestError("there is no such file", where=path, fix="check the path") from None
@@ -50,16 +52,27 @@ def csv_rows(path: Location, columns: tuple[str, ...]) -> Iterator[tuple[str, di
     """Rows by the names in the first line, which must include `columns`."""
     rows = csv_values(path)
     _, header = next(rows, ("", []))
-    require(
-        set(columns) <= set(header),
-        f"the first line must name the columns {' and '.join(columns)}",
-        path,
-        f"add a header: {','.join(columns)}",
-    )
+    if not set(columns) <= set(header):
+        found = f"has {', '.join(map(repr, header))}" if header else "is missing"
+        raise ManifestError(
+            f"the first line must name the columns {' and '.join(columns)}, but {found}",
+            where=path,
+            fix=_header_fix(columns, header),
+        )
     for where, row in rows:
         complete = len(row) == len(header)
         require(complete, "the row has too many or too few values", where, "quote commas")
         yield where, dict(zip(header, row, strict=True))
+
+
+def _header_fix(columns: tuple[str, ...], header: list[str]) -> str:
+    """Advice by what the first line has: a header with other names or separators, or a clip."""
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
+        return "separate the columns by commas"
+    lacks = ", ".join(name for name in columns if name not in header)
+    if not header or any(is_audio(name) or "/" in name for name in header):
+        return f"add a first line that names the columns: {','.join(columns)}"
+    return f"rename columns in the first line, so that it has: {lacks}"
 
 
 def jsonl_rows(path: Location) -> Iterator[tuple[str, dict[str, Any]]]:

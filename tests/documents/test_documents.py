@@ -27,6 +27,7 @@ REST = {
 """Meaning of `...` after beginnings of commands."""
 OTHER_FLAGS = {
     *("help", "nproc-per-node", "standalone", "max-restarts", "signals-to-handle"),  # torchrun's
+    *("rdzv-conf", "rdzv-endpoint"),
     *("array", "requeue"),  # Slurm's
 }
 OFFICIAL_FLAGS = {

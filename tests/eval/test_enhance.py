@@ -197,17 +197,33 @@ def high_class(folder: Path) -> None:
     np.save(folder / "label_values.npy", values + np.uint16(1))
 
 
+def other_class(folder: Path) -> None:
+    values = np.load(folder / "label_values.npy")
+    np.save(folder / "label_values.npy", values[::-1])
+
+
+def with_meta(name: str, value: object) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        meta = json.loads((folder / META).read_text()) | {name: value}
+        (folder / META).write_text(json.dumps(meta))
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (swap_starts, "the starts of labels do not ascend to their end"),
         (high_class, "names a class that is not listed"),
-        (lambda f: (f / META).write_text("{}"), "damaged: 'format_version'"),
-        (lambda f: (f / META).write_text("[" * 100_000), "damaged: maximum recursion"),
+        (lambda f: (f / META).write_text("{}"), "damaged: .*format_version"),
+        (lambda f: (f / META).write_text("[" * 100_000), "damaged: .*maximum recursion"),
         (lambda f: (f / "label_values.npy").write_bytes(b""), "damaged"),
+        (other_class, "label_values.npy has changed"),
+        (with_meta("num_clips", "60"), "num_clips"),
+        (with_meta("index_fingerprint", "0" * 64), "overlay.json has changed"),
         (lambda f: np.save(f / "label_values.npy", np.array([None])), "damaged"),
     ],
-    ids=["starts", "values", "meta", "deep", "empty", "objects"],
+    ids=["starts", "values", "meta", "deep", "empty", "sum", "type", "own sum", "objects"],
 )
 def test_a_damaged_overlay_is_reported(shards: Path, overlay: Path, spoil: Callable, message: str):
     spoil(overlay)
@@ -270,7 +286,7 @@ def test_bad_scores_ontologies_and_settings_are_refused(
     arrays["scores"][7, 2] = np.nan
     np.savez(tmp_path / "nan.npz", **arrays)
     refused(replace(args, scores=tmp_path / "nan.npz"), r"not finite.*\(nan\)")
-    with pytest.raises(ConfigError, match="101 is not a percentile"):
+    with pytest.raises(ConfigError, match="threshold=101"):
         replace(args, threshold=101.0)
     with pytest.raises(ConfigError, match="the output exists already"):
         replace(args, output=tmp_path)

@@ -1,6 +1,7 @@
 """What holds of a file that was changed: it is refused, or it does no harm, in bounded memory."""
 
 import resource
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +15,9 @@ from hypothesis.strategies import SearchStrategy
 from psla_wds.errors import PslaError
 
 T = TypeVar("T")
+
+TALLY = Counter[str]()
+"""Cases, and what became of what was read; tests print it at their end."""
 
 MEMORY_BYTES = 256 * 2**20
 """What a case may take beside what the process has: far more than any of these files needs, far
@@ -40,6 +44,7 @@ def fuzz(num_cases: int, cases: SearchStrategy[T], check: Callable[[T], None]) -
     )
     @given(cases)
     def each(case: T) -> None:
+        TALLY["cases"] += 1
         check(case)
 
     each()
@@ -50,8 +55,11 @@ def accepted(read: Callable[[], T]) -> T | None:
     test, and so does more memory than a case may take."""
     try:
         with limited_memory():
-            return read()
+            content = read()
+        TALLY["taken"] += 1
+        return content
     except PslaError as error:
+        TALLY["refused"] += 1
         assert "  where: " in str(error) and "  fix:   " in str(error), error
         return None
 

@@ -26,6 +26,16 @@ def drawn(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> str:
     return stream.getvalue()
 
 
+def test_off_a_terminal_two_bars_write_no_codes(monkeypatch: pytest.MonkeyPatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress_bar(desc="outer", total=2) as outer, progress_bar(desc="inner", total=2) as inner:
+        inner.update(2)
+        outer.update(2)
+    assert "inner" in stream.getvalue() and "\x1b" not in stream.getvalue()
+    assert all(line.strip() for line in stream.getvalue().splitlines())
+
+
 def test_off_a_terminal_a_bar_is_a_line_each_interval(monkeypatch: pytest.MonkeyPatch):
     assert progress.LOG_INTERVAL_S == 60
     assert len(drawn(io.StringIO(), monkeypatch).splitlines()) == 2

@@ -108,7 +108,16 @@ def test_check_finds_damage(shards: Path, tmp_path: Path, damage, finding: str):
 def test_damage_is_an_error_of_the_command(shards: Path, tmp_path: Path):
     copied = shutil.copytree(shards, tmp_path / "shards")
     flip_a_byte(copied / "shard-000000.tar")
-    assert_user_error(run_command("sharding.check", str(copied), check=False), "SHA-256 differs")
+    flip_a_byte(copied / "shard-000002.tar")
+    done = run_command("sharding.check", str(copied), check=False)
+    assert_user_error(done, "SHA-256 differs")
+    assert len(done.stderr[done.stderr.index("error: ") :].splitlines()) == 3
+    assert done.stdout.count("SHA-256 differs") == 2
+
+
+def test_a_folder_whose_name_has_a_line_break_is_read(shards: Path, tmp_path: Path):
+    copied = shutil.copytree(shards, tmp_path / "two\nlines")
+    assert check(copied, deep=True) == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import csv
 import os
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from conftest import assert_user_error, run_command
-from data_sets import write_esc50, write_fsd50k, write_table
+from data_sets import write_esc50, write_fsd50k, write_sound, write_table
 
 from psla_wds.errors import ManifestError
 from sharding.labels import Args, class_names
+from sharding.sources import ManifestSource
 
 
 def test_a_class_list_is_made_from_a_folder_or_a_column(tmp_path: Path):
@@ -62,3 +65,40 @@ def test_a_class_list_is_written_once_and_named_as_next(tmp_path: Path):
     assert rows == ["index,mid,display_name", "0,Bark,Bark", "1,Meow,Meow"]
     again = run_command("sharding.labels", *arguments, check=False)
     assert_user_error(again, "the file exists")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("my set", "folder '{0}/my set'"),
+        ("clips.csv", "manifest {0}/clips.csv"),
+        ("clips.parquet", "parquet {0}/clips.parquet"),
+    ],
+)
+def test_the_next_command_names_what_was_read(tmp_path: Path, name: str, words: str):
+    (tmp_path / "my set" / "dog").mkdir(parents=True)
+    write_sound(tmp_path / "my set" / "dog" / "1.wav", 0)
+    write_table(tmp_path / "clips.csv", [["path", "labels"], ["1.wav", "dog"]])
+    columns = {"audio": [b"RIFF"], "labels": ["dog"]}
+    pq.write_table(pa.table(columns), tmp_path / "clips.parquet")
+    arguments = [str(tmp_path / name), f"--output={tmp_path}/made.csv"]
+    done = run_command("sharding.labels", *arguments)
+    build = f"python -m sharding.build {words.format(tmp_path)} --class-labels {tmp_path}/made.csv"
+    assert f"next: {build} --output SHARDS" in done.stdout
+    command = shlex.split(build)[3:]
+    run_command("sharding.build", *command, f"--output={tmp_path}/shards", "--dry-run")
+
+
+def test_labels_joined_otherwise_are_reported_with_the_flag(tmp_path: Path):
+    rows = [["path", "labels"], ["1.wav", "dog, rain"], ["2.wav", "dog"], ["3.wav", "rain"]]
+    table = write_table(tmp_path / "t.csv", rows)
+    done = run_command("sharding.labels", str(table), f"--output={tmp_path}/made.csv")
+    assert "'dog, rain' seems to be 2 classes" in done.stderr and "--separator ','" in done.stderr
+    (tmp_path / "made.csv").unlink()
+    words = [f"--output={tmp_path}/made.csv", "--separator", ","]
+    assert "wrote 2 classes" in run_command("sharding.labels", str(table), *words).stdout
+    source = ManifestSource(file=table, class_labels=tmp_path / "made.csv")
+    with pytest.raises(ManifestError, match=r"'dog, rain' is not .*\n.*\n.* \|, as in dog\|rain"):
+        list(source.read()[1])
+    clips = replace(source, separator=",").read()[1]
+    assert [clip.labels for clip in clips] == [(0, 1), (0,), (1,)]

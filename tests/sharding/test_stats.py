@@ -77,7 +77,9 @@ def test_the_audit_names_a_clip_that_cannot_be_decoded(tmp_path: Path):
     folder = write_members(tmp_path / "tars" / "x.tar", members)
     make_index(folder, write_class_labels(tmp_path / "classes.csv"))
     done = run_command("sharding.stats", str(folder), check=False)
-    assert_user_error(done, "cannot be decoded", "x.tar", "clip b", "psla-wds check --deep")
+    assert_user_error(
+        done, "cannot be decoded", "x.tar", "clip b", f"psla-wds check {folder} --deep"
+    )
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0])

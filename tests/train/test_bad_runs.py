@@ -2,7 +2,10 @@
 
 import resource
 import shutil
+import signal
 import subprocess
+import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ from psla_wds.errors import CheckpointError, ConfigError, PslaError
 from psla_wds.runtime.distributed import World
 from train.config import TrainConfig
 from train.recipes import DEMO
+from train.run.folder import RunDir
+from train.run.log import RunLog
 from train.run.state import StateFiles
 from train.start import _prepare as prepare
 from train.start import train
@@ -38,6 +43,8 @@ UNFIT = "does not fit this model"
         (["format_version"], 1, "the state has format 1"),
         (["step"], "three", "invalid step"),
         (["step"], -1, "invalid step"),
+        (["step"], 2**63, "invalid step"),
+        (["epochs_done"], 2**40, "invalid epochs_done"),
         (["epoch", "loss"], "low", "invalid epoch"),
         (["interval", "new"], 1.0, "invalid interval"),
         (["damaged"], [3], "invalid damaged"),
@@ -116,3 +123,26 @@ def test_processes_that_do_not_divide_the_batch_do_not_resume(begun: TrainConfig
     with pytest.raises(ConfigError, match="6 clips cannot be shared by 4 processes"):
         prepare(begun, four)
     assert before == {p: p.stat().st_mtime_ns for p in begun.run_dir.rglob("*")}
+
+
+def test_ctrl_c_that_a_library_swallows_ends_the_run(shards: Path, tmp_path: Path, monkeypatch):
+    write = RunLog.write
+
+    def swallow(log: RunLog, event: str, *, step: int, **values: Any) -> None:
+        write(log, event, step=step, **values)
+        if step == 2:
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+                time.sleep(1)
+
+    monkeypatch.setattr(RunLog, "write", swallow)
+    config = config_of(shards, tmp_path / "run", log_every_steps=1)
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        with pytest.raises(SystemExit) as end:
+            train(config)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert end.value.code == 130
+    assert RunDir(config.run_dir).states.load()["step"] in (2, 3)

@@ -1,6 +1,5 @@
 """The folder of a run: its lock, its configuration, and the state from which it continues."""
 
-import fcntl
 import json
 import logging
 import os
@@ -12,7 +11,8 @@ from typing import Any
 
 from psla_wds.config import to_json
 from psla_wds.errors import ConfigError, PslaError
-from psla_wds.io.atomic_files import atomic_open, disk_errors
+from psla_wds.io.atomic_files import atomic_open, disk_errors, lock_folder
+from psla_wds.text_table import of_bytes
 from train.config import (
     CONFIG,
     MADE_WITH,
@@ -82,8 +82,8 @@ class RunDir:
         free_bytes = shutil.disk_usage(place).free
         if free_bytes < num_bytes:
             raise PslaError(
-                f"the checkpoints and states of this run take {num_bytes / 1e9:.3g} GB, and "
-                f"{free_bytes / 1e9:.3g} GB are free",
+                f"the checkpoints and states of this run take {of_bytes(num_bytes)}, and "
+                f"{of_bytes(free_bytes)} are free",
                 where=self.folder,
                 fix="choose another --run-dir, or make room there",
             )
@@ -98,26 +98,15 @@ class RunDir:
         again = "run it again, or choose another --run-dir"
         with disk_errors(self.folder, "write the run folder", then=again):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock_folder()
+            # Two runs would spoil the log and the state of both.
+            taken = "another run is training in this folder"
+            fix = "wait for it, or stop it; or choose another --run-dir"
+            self._lock = lock_folder(self.folder, taken, fix=fix)
             if path.exists():
                 _tell_changes(read_made_with(path), made_with, path)
             with atomic_open(path, "w") as file:
                 json.dump(content | {MADE_WITH: made_with}, file, indent=2)
                 file.write("\n")
-
-    def _lock_folder(self) -> None:
-        """Keep other runs out: two of them would spoil the log and the state of both."""
-        self._lock = os.open(self.folder, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PslaError(
-                "another run is training in this folder",
-                where=self.folder,
-                fix="wait for it, or stop it; or choose another --run-dir",
-            ) from None
-        except OSError as error:  # some network file systems have no locks
-            logger.warning("%s cannot be locked: %s", self.folder, error.strerror)
 
     def _check_same_run(self, config: TrainConfig) -> None:
         path = self.folder / CONFIG

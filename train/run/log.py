@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import threading
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 from psla_wds.config import to_json
 from psla_wds.errors import ScoreError
 from psla_wds.io.atomic_files import atomic_open, disk_errors
+from psla_wds.io.regular import read_small
 from train.config import BAD_BATCHES, CONFIG, TrainConfig, read_config, read_made_with
 
 if TYPE_CHECKING:
@@ -39,7 +41,9 @@ class RunLog:
 
             if config.wandb:
                 _start_wandb(config)
+            _leave_errors_to_main()
             with self._disk_errors():
+                _warn_if_gone(folder / LOG, state)
                 for path in (folder / LOG, folder / BAD_BATCHES):
                     _drop_what_is_done_again(path, state)
                 self._file = (folder / LOG).open("a", encoding="utf-8")
@@ -82,6 +86,23 @@ class RunLog:
                 self._board.close()
 
 
+def _warn_if_gone(path: Path, state: dict[str, Any] | None) -> None:
+    """Warn if the log was deleted, or emptied, after a state was saved."""
+    if state and not (path.exists() and (path.stat().st_size or not state["epochs_done"])):
+        logger.warning("%s is gone: it begins again after step %d", path, state["step"])
+
+
+def _leave_errors_to_main() -> None:
+    """Silence errors of TensorBoard's thread: the next call of its writer raises them here."""
+    shown = threading.excepthook
+
+    def show(failed: threading.ExceptHookArgs) -> None:
+        if not type(failed.thread).__module__.startswith("tensorboard"):
+            shown(failed)
+
+    threading.excepthook = show
+
+
 def _start_wandb(config: TrainConfig) -> None:
     """Let W&B follow TensorBoard's events, in a process of its own; a failure is a warning."""
     id_file = config.run_dir / "wandb-id.txt"  # a resumed run continues in the same place
@@ -110,7 +131,7 @@ def _drop_what_is_done_again(path: Path, state: dict[str, Any] | None) -> None:
     """Keep the whole lines of a log that were written before a state was saved."""
     if not path.exists():
         return
-    *lines, _ = path.read_bytes().split(b"\n")  # the last is empty, or cut short by a kill
+    *lines, _ = _read(path).split(b"\n")  # the last is empty, or cut short by a kill
     kept = [line for line in lines if state and _is_known(line, state)]
     with atomic_open(path) as file:
         file.writelines(line + b"\n" for line in kept)
@@ -131,10 +152,10 @@ def _is_known(line: bytes, state: dict[str, Any]) -> bool:
     try:
         record = json.loads(line)
         event, step = record.get("event"), int(record["step"])
+        if event == "epoch":
+            return bool(record.get("epoch", 0) <= state["epochs_done"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return True
-    if event == "epoch":
-        return bool(record.get("epoch", 0) <= state["epochs_done"])
     if event == "damaged":
         return record.get("clip_id") in state["damaged"]
     return step <= state["step"]
@@ -232,7 +253,7 @@ def read_run(folder: Path) -> Run:
                 fix="give the --run-dir of a training run",
             )
     config, made_with = read_config(config_path), read_made_with(config_path)
-    *lines, unfinished = path.read_bytes().split(b"\n")
+    *lines, unfinished = _read(path).split(b"\n")
     cut = unfinished != b"" and _json(unfinished) is None
     if unfinished and not cut:
         lines.append(unfinished)
@@ -254,6 +275,15 @@ def read_run(folder: Path) -> Run:
             epochs[epoch.epoch] = epoch
     in_order = tuple(steps[n] for n in sorted(steps)), tuple(epochs[n] for n in sorted(epochs))
     return Run(folder, config, made_with, *in_order, cut, tuple(damaged))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_small(path)
+    except OSError as error:
+        raise ScoreError(
+            f"the log cannot be read: {error.strerror}", where=path, fix="restore it, or delete it"
+        ) from None
 
 
 def _json(text: bytes) -> object:

@@ -11,7 +11,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from psla_wds.errors import CheckpointError
-from psla_wds.io.atomic_files import sync_folder
+from psla_wds.io.atomic_files import disk_errors, sync_folder
 from psla_wds.io.tensor_files import load_tensors, save_tensors
 from train.steps.metrics import Means
 
@@ -30,6 +30,7 @@ TYPES: dict[str, Any] = {
     "learner": dict[str, Any],
 }
 """Values of a state by name."""
+LARGEST = {"step": 10**15, "epochs_done": 10**6}
 
 
 class StateFiles:
@@ -54,10 +55,11 @@ class StateFiles:
         """Replace the newest state, which becomes the previous one."""
         unfinished = self._newest.with_name("state.next.pt")
         save_tensors(state | {"format_version": FORMAT_VERSION}, unfinished)
-        if self._newest.exists():
-            os.replace(self._newest, self._previous)
-        os.replace(unfinished, self._newest)
-        sync_folder(self._newest.parent)
+        with disk_errors(self._newest, "save the state", then="go on with --resume"):
+            if self._newest.exists():
+                os.replace(self._newest, self._previous)
+            os.replace(unfinished, self._newest)
+            sync_folder(self._newest.parent)
 
 
 class StateWriter:
@@ -104,19 +106,22 @@ def _load(path: Path) -> dict[str, Any]:
     missing = TYPES.keys() - state.keys()
     if missing:
         raise CheckpointError(f"the state lacks {', '.join(sorted(missing))}", where=path, fix=FIX)
+    _check_types(state, path)
     return state
 
 
-def check_types(state: dict[str, Any]) -> None:
-    """Raise unless every value of a state is of its type, and every count at least 0."""
+def _check_types(state: dict[str, Any], path: Path) -> None:
+    """Raise unless every value of a state is of its type, and every count within its bounds."""
     for name, expected in TYPES.items():
         value = state[name]
-        fits = _is_a(value, expected) and not (isinstance(value, int) and value < 0)
+        fits = _is_a(value, expected) and not (
+            isinstance(value, int) and not 0 <= value <= LARGEST[name]
+        )
         if name in ("interval", "epoch"):
             fits = fits and value.keys() == asdict(Means()).keys()
         if not fits:
             what = f"the state has an invalid {name}"
-            raise CheckpointError(what, where="state.pt", fix=FIX)
+            raise CheckpointError(what, where=path, fix=FIX)
 
 
 def _is_a(value: object, expected: Any) -> bool:

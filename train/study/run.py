@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from psla_wds.errors import PslaError
+from psla_wds.io.regular import read_text
 from train.run.log import read_run
 
 logger = logging.getLogger("study")
@@ -156,7 +157,7 @@ def start_process(command: Sequence[str]) -> int:
 def read_json(path: Path) -> Any:
     """The content of a JSON file; `PslaError` if it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise PslaError(
             f"cannot read this file: {error}", where=path, fix="delete it, and run the study again"

@@ -34,7 +34,7 @@ class StudyArgs:
     work: Path = Path("studies")
     """Folder of the runs and of everything made from them. Studies of one set and recipe share
     their runs there."""
-    seeds: Annotated[int, Within(1)] = 1
+    seeds: Annotated[int, Within(1, 1000)] = 1
     """Runs of each row, from the recipe's seed upwards. Committees have their own."""
     dry_run: bool = False
     """Print the commands that would run, and run nothing."""
@@ -58,12 +58,12 @@ class StudyArgs:
     """Shards of ESC-50, for the study elsewhere."""
     fsd50k_index: cli.Shards = ()
     """Shards of FSD50K's evaluation clips, cut to 10 s, for the study elsewhere."""
-    average_from: Annotated[int | None, Within(1)] = None
+    average_from: Annotated[int | None, Within(1, 10**6)] = None
     """First epoch of the averaged weights. Default: the paper's, or for another number of epochs
     the one after the second decay."""
-    sizes: Annotated[tuple[int, ...], Within(1)] = ()
+    sizes: Annotated[tuple[int, ...], Within(1, 2**31)] = ()
     """Numbers of clips for the study training-size. Default: the paper's."""
-    processes: Annotated[int | None, Within(1)] = None
+    processes: Annotated[int | None, Within(1, 1024)] = None
     """Processes of a run, by torchrun on this machine. Default: one for each GPU."""
 
     def __post_init__(self) -> None:
@@ -92,8 +92,9 @@ def base_config(args: StudyArgs, words: Sequence[str]) -> TrainConfig:
     for holds, where, what, fix in (
         (config.index, "--index", "needs shards to train on", "set --index SHARDS"),
         (config.eval_index, "--eval-index", "evaluates its runs", "set --eval-index SHARDS"),
-        (not own_folder, "--run-dir", "names its run folders", "set --work"),
-        (not config.labels, "--labels", "makes its labels", "set --ontology and --teacher"),
+        (not own_folder, "--run-dir", "names its run folders", "set --work FOLDER"),
+        (not config.labels, "--labels", "makes its labels",
+         "set --ontology FILE and --teacher RUN"),
         (not config.distill, "--distill", "learns from labels alone", "choose another --base"),
         (not args.sizes or args.name == "training-size", "--sizes", "other than training-size has "
          "no sizes", "leave them out"),

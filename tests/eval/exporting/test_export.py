@@ -79,7 +79,8 @@ def test_card_has_the_facts(exported: Path):
         "# street-sounds\n\nAn audio tagger: efficientnet-b0 with a single-head-attention head.",
         "| waveform | mono, 16,000 Hz, in [-1, 1] |\n| window | 1.29 s;",
         "| frame scores | (batch, frames, 3), a frame every 0.32 s |",
-        "3 epochs; batches of 24; seed 7; shards with the fingerprint f1e2; all settings",
+        "3 epochs; batches of 24; seed 7; shards with the fingerprint f1e2; begun with the weights "
+        "`weights.pth`, whose licence holds here as well; all settings",
         "On 1,234 clips of Street sounds, 2026:\n\n| mAP | mAUC |\n|--:|--:|\n| 0.4321 | 0.9000 |",
         "\nlow; middle, or so; noise.\n",
     ):

@@ -105,7 +105,7 @@ def test_runs_are_compared_with_their_settings(
     monkeypatch.setattr("sys.argv", ["compare", *words])
     main()
     text, html = capsys.readouterr().out, page.read_text(encoding="utf-8")
-    assert text.endswith(f"wrote {output} and {page}; next: open {page}\n")
+    assert text.endswith(f"wrote {output} and {page}; next: open {page} in a browser\n")
     found = json.loads(output.read_text())
     assert found["settings"]["optimizer.betas"] == ["[0.9, 0.9]", "[0.8, 0.9]", "[0.9, 0.9]"]
     assert found["resamples"] == 20 and "low" in found["changes"][0]["mAP"]

@@ -91,7 +91,7 @@ def test_a_cut_recording_keeps_the_windows_before_the_damage(folder: Path, tmp_p
     [
         ("e.csv", ("cannot be written as .csv", "ends with .npz or .parquet")),
         ("e", ("cannot be written as a bare name",)),
-        ("file/e.npz", ("embeddings cannot be written", "set --embeddings")),
+        ("file/e.npz", ("File exists", "/file")),
     ],
 )
 def test_files_that_cannot_be_written_are_one_error(folder, tmp_path, name: str, needles):
@@ -103,7 +103,7 @@ def test_files_that_cannot_be_written_are_one_error(folder, tmp_path, name: str,
 def test_parquet_without_its_package_is_one_error(tmp_path: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with (
-        pytest.raises(PslaError, match=r"need the package pyarrow\n.*\n.*psla-wds\[parquet\]"),
+        pytest.raises(PslaError, match=r"need the package pyarrow\n.*\n.*pip install pyarrow"),
         open_embeddings(tmp_path / "e.parquet", SIZE, "mean"),
     ):
         pass

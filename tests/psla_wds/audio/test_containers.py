@@ -2,11 +2,15 @@
 
 import io
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from fuzz.mutations import changed_bytes
+from fuzz.properties import fuzz, tiers
+from hypothesis import strategies as st
 
 from psla_wds.audio.containers import W64_DATA, claim_of, lacks, ogg_streams
 from psla_wds.audio.decode import Excerpt, decode, load_clip
@@ -50,6 +54,62 @@ def assert_truncated(content: bytes, path: Path) -> None:
     with pytest.raises(AudioError):
         list(decode(path, RATE_HZ))
     assert cut_short(io.BytesIO(content))
+
+
+@pytest.mark.parametrize("format", ["OGG", "OPUS"])
+def test_ogg_with_damage_in_the_middle_is_refused(format: str, tmp_path: Path):
+    whole = file_of(format, waveform=np.tile(NOISE, 4))
+    pages = [whole.index(b"OggS")]
+    while (place := whole.find(b"OggS", pages[-1] + 1)) > 0:
+        pages.append(place)
+    assert len(pages) > 6
+    start, end = pages[-3], pages[-2]
+    flipped = bytes([whole[(start + end) // 2] ^ 1])
+    for content in (
+        whole[:start] + whole[end:],  # a page is lost
+        whole[: (start + end) // 2] + flipped + whole[(start + end) // 2 + 1 :],
+        whole[:start] + b"oggs" + whole[start + 4 :],
+        whole[: start + 30] + whole[start + 90 :],
+    ):
+        (tmp_path / "clip").write_bytes(content)
+        for source in (tmp_path / "clip", io.BytesIO(content)):
+            with pytest.raises(ClipRefusedError, match=r"damaged|missing|no page") as refused:
+                load_clip(source, Excerpt(0.0, 1.0), sample_rate_hz=RATE_HZ)
+            assert refused.value.reason == "damaged"
+    headers = pages[2]
+    joined = whole[:headers] + whole[pages[4] :]  # a broadcast from where a listener came
+    assert not claim_of(io.BytesIO(joined), "ogg").damage
+
+
+@tiers(40, 2000)
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_cut_is_refused_wherever_it_is(format: str, num_cases: int):
+    whole = file_of(format)
+
+    def cut(size: int) -> None:
+        with pytest.raises(ClipRefusedError):
+            loaded(whole[:size])
+
+    fuzz(num_cases, st.integers(0, len(whole) - 1), cut)
+
+
+@tiers(40, 2000)
+@pytest.mark.parametrize("format", ["OGG", "OPUS"])
+def test_changed_ogg_is_refused_or_the_same(format: str, num_cases: int):
+    whole = file_of(format, waveform=np.tile(NOISE, 2))
+    expected = load_clip(io.BytesIO(whole), sample_rate_hz=RATE_HZ)
+
+    def changed(content: bytes) -> None:
+        with suppress(ClipRefusedError):
+            found = load_clip(io.BytesIO(content), sample_rate_hz=RATE_HZ)
+            assert np.array_equal(found, expected)
+
+    fuzz(num_cases, changed_bytes(whole), changed)
+
+
+@pytest.mark.parametrize("cut", [36, 44])
+def test_a_cut_is_no_header_that_counts_itself(cut: int, tmp_path: Path):
+    assert_truncated(file_of("WAV")[:-cut], tmp_path / "clip")
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -1,12 +1,16 @@
 """Samples of clips: those of 16-bit files exactly, of all others at their level."""
 
 import io
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import soundfile
+from fuzz.properties import limited_memory
 
+from psla_wds.audio.decode import MAX_CLIP_S, MAX_RATE_HZ, load_clip
 from psla_wds.audio.pcm import decode_pcm
+from psla_wds.errors import ClipRefusedError
 
 RATE_HZ = 8_000
 NOISE = np.random.default_rng(0).normal(0, 0.1, (RATE_HZ, 3)).astype(np.float32)
@@ -58,3 +62,18 @@ def test_codecs_that_cannot_seek_are_decoded(subtype: str):
 def test_values_that_are_not_finite_are_refused():
     with pytest.raises(RuntimeError, match="NaN or infinite"):
         decode_pcm(file_of(np.array([0, np.nan, 0], np.float32), "WAV", "FLOAT"))
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 192_000])
+def test_a_claimed_length_takes_no_memory(rate_hz: int):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.tile(NOISE, (1, 2)), rate_hz, format="FLAC")
+    encoded = bytearray(buffer.getvalue())
+    claimed = MAX_CLIP_S * MAX_RATE_HZ // 6 - 1
+    encoded[21] &= 0xF0  # the length has 36 bits
+    encoded[22:26] = int(claimed).to_bytes(4, "big")
+    with limited_memory():
+        with pytest.raises(ClipRefusedError):
+            load_clip(io.BytesIO(encoded), sample_rate_hz=16_000)
+        with suppress(RuntimeError):
+            assert len(decode_pcm(bytes(encoded))[0]) < 10 * len(NOISE)

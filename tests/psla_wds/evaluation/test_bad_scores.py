@@ -85,3 +85,12 @@ def test_scores_of_other_clips_are_refused(
             with_targets(scores, index, where="p.npz")
         else:
             map_scores(scores, index, read_mapping(str(tmp_path / "m.csv")), "first")
+
+
+def test_a_run_in_place_of_its_scores_is_named(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(
+        ScoreError, match=r"folder of a run\n.*\n.*name its scores, .*run/scores\.npz"
+    ):
+        Scores.load(tmp_path / "run")

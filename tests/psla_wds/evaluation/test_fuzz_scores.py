@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 from fuzz.mutations import changed_bytes, npy_bytes, rezipped
 from fuzz.properties import Trap, accepted, fuzz, limited_memory, tiers
+from hypothesis import strategies as st
 
 from psla_wds.errors import ScoreError
+from psla_wds.evaluation.score_folder import ScoreFolder
 from psla_wds.evaluation.scores import LAYOUT, Scores
+from psla_wds.labels.class_list import ClassList
+from psla_wds.shards.clip_ids import ClipIds
 
 SCORES = Scores(
     clip_ids=("a", "b", "c"),
@@ -47,6 +51,32 @@ def test_changed_scores_are_refused_or_what_they_were(tmp_path: Path, num_cases:
 
     fuzz(num_cases // 2, changed_bytes(archive), damaged)
     fuzz(num_cases // 2, rezipped(archive), changed)
+
+
+@tiers(40, 4000)
+def test_a_changed_score_folder_is_refused(tmp_path: Path, num_cases: int):
+    folder = tmp_path / "scores"
+    writer = ScoreFolder(folder, ClassList(SCORES.mids, SCORES.names))
+    writer.begin(ClipIds.of(SCORES.clip_ids))
+    for name in ("scores", "targets"):
+        writer.open(name)[:] = getattr(SCORES, name)
+    writer.finish()
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def changed(case: tuple[str, bytes]) -> None:
+        name, content = case
+        (folder / name).write_bytes(content)
+        scores = accepted(lambda: Scores.load(folder))
+        (folder / name).write_bytes(whole[name])
+        if scores:
+            assert replace(scores, scores=SCORES.scores, targets=SCORES.targets) == SCORES
+            assert np.array_equal(scores.scores, SCORES.scores)
+            assert np.array_equal(scores.targets, SCORES.targets)
+
+    names = st.sampled_from(sorted(whole))
+    fuzz(
+        num_cases, names.flatmap(lambda n: st.tuples(st.just(n), changed_bytes(whole[n]))), changed
+    )
 
 
 def test_scores_that_would_run_code_do_not(tmp_path: Path):

@@ -64,7 +64,7 @@ def test_a_folder_holds_the_same_as_a_file_and_is_mapped(scores: Scores, folder:
     loaded = Scores.load(folder)
     for name in ("clip_ids", "mids", "names"):
         assert getattr(loaded, name) == getattr(scores, name)
-    assert isinstance(loaded.scores, np.memmap) and isinstance(loaded.targets, np.memmap)
+    assert not (loaded.scores.flags.writeable or loaded.targets.flags.writeable)  # mapped
     order = np.random.default_rng(1).permutation(40)
     for name in ("scores", "targets"):
         expected = getattr(scores, name)
@@ -87,6 +87,16 @@ def test_a_place_that_cannot_be_written_is_named(scores: Scores, score_path: Pat
         writer.begin(ClipIds.of(scores.clip_ids))
 
 
+def replace_text(path: Path, old: str, new: str) -> None:
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_a_compressed_file_is_refused(score_path: Path, tmp_path: Path):
+    np.savez_compressed(tmp_path / "c.npz", **dict(np.load(score_path)))
+    with pytest.raises(ScoreError, match="compressed"):
+        Scores.load(tmp_path / "c.npz")
+
+
 def spoil_array(name: str, array: np.ndarray):
     return lambda folder: np.save(folder / f"{name}.npy", array)
 
@@ -100,8 +110,11 @@ def spoil_array(name: str, array: np.ndarray):
         (spoil_array("scores", np.full((40, 5), np.nan, np.float32)), "200 scores are not finite"),
         (spoil_array("scores", np.zeros((39, 5), np.float32)), "with as many clips"),
         (spoil_array("id_starts", np.zeros(41, np.int64)), "starts of clip ids do not ascend"),
+        (spoil_array("scores", np.zeros((40, 5), np.float32)), "scores.npy has changed"),
+        (lambda f: replace_text(f / "scores.json", "Speech", "Cat"), "scores.json has changed"),
+        (lambda f: replace_text(f / "scores.json", '"Dog"', "7"), "names"),
     ],
-    ids=["no scores", "meta", "empty", "nan", "a clip less", "ids"],
+    ids=["no scores", "meta", "empty", "nan", "a clip less", "ids", "values", "a name", "a number"],
 )
 def test_a_bad_folder_says_what_is_wrong(folder: Path, spoil, message: str):
     spoil(folder)

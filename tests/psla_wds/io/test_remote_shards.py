@@ -14,6 +14,7 @@ from services.store_server import Store, serving
 
 from psla_wds import FeatureConfig, LoaderConfig, ReaderConfig, open_indexes, training_batches
 from psla_wds.errors import ConfigError, ShardError, StaleIndexError
+from psla_wds.io import remote
 from psla_wds.reading.reader import DamagedClipError, Reader
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import COLUMN_DTYPES, read_index
@@ -213,3 +214,14 @@ def test_a_damaged_index_is_refused_unread(store: Store, copied: Path, damage: s
     with pytest.raises(StaleIndexError, match=words):
         read_index(store.url())
     assert store.sent_bytes < 100_000
+
+
+def test_sizes_are_asked_for_by_the_clock_of_the_reader(store: Store, monkeypatch):
+    index = read_index(store.url())
+    monkeypatch.setattr(remote, "_default_timeout_s", 60.0)
+    remote.expect_reads_within(2.0)
+    store.fault = lambda path, number: "silent" if path.endswith("2.tar") else None
+    began = time.monotonic()
+    with pytest.raises(ShardError, match=r"did not answer for 0\.2 s"):
+        index.check_shards()
+    assert time.monotonic() - began < 30

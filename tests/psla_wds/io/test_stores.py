@@ -174,8 +174,20 @@ def test_splits_stand_behind_the_last_colon(spec: str, folder: str, splits: list
 
 
 def test_urls_that_cannot_be_used_are_reported(monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="kind of URL is not read"):
         parse_location("nothing://bucket/shards")
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with pytest.raises(PslaError, match=r"pip install 'psla-wds\[gcs\]'"):
+    with pytest.raises(PslaError, match="pip install gcsfs"):
         parse_location("gs://bucket/shards")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("zip://x", "simplecache::http://127.0.0.1:9/x", "ftp://127.0.0.1:9/x", "reference://x"),
+        *("github://a:b@c/x", "http://[::1/x", "hdfs://127.0.0.1:9/x"),
+    ],
+)
+def test_urls_of_other_kinds_are_three_lines(text: str):
+    with pytest.raises(ConfigError, match=r"where: (.|\n)*fix: "):
+        parse_location(text)

@@ -121,3 +121,12 @@ def test_the_ontology_of_the_demo_reads_as_audiosets(tmp_path: Path):
     assert json.loads(ontology())[0].keys() == {"id", "name", "child_ids", "restrictions"}
     tree = read_ontology(tmp_path / "o.json")
     assert {family.mid for family in FAMILIES} <= tree.children.keys()
+
+
+def test_a_long_chain_of_abstract_nodes_is_followed(tmp_path: Path):
+    between = [f"a{number}" for number in range(3000)]
+    nodes = dict(zip(["top", *between], ([name] for name in [*between, "low"]), strict=True))
+    tree = read_ontology(write_ontology(tmp_path / "o.json", nodes, set(between)))
+    mids = ("top", "low")
+    pairs = tree.child_pairs(ClassList(mids, mids), through_abstract=True)
+    assert named(pairs, mids) == {("top", "low")}

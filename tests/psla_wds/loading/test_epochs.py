@@ -131,6 +131,32 @@ def test_each_for_gives_an_epoch_and_a_break_does_not_end_it(index: ShardIndex):
         assert [batches.epoch for _ in batches] == [3, 3, 3, 4]
 
 
+@pytest.mark.parametrize("opened", [evaluation_batches, evaluation_waveforms])
+def test_each_for_over_an_evaluation_begins_anew(index: ShardIndex, opened):
+    config = CONFIG if opened is evaluation_batches else WAVEFORMS
+    with opened(index, batch_size=10, config=config) as batches:
+        passes = []
+        for _ in range(2):
+            rows = [getattr(batch, "draws", batch).rows.tolist() for batch in batches]
+            passes.append(rows)
+            assert len(rows) == len(batches) == 4
+        assert passes[0] == passes[1] and sum(map(len, passes[0])) == len(index)
+        next(cut := iter(batches))  # and a `break`
+        assert len(list(batches)) == 4
+        with pytest.raises(RuntimeError, match="another `for`"):
+            next(cut)
+
+
+def test_a_loader_has_the_length_of_its_next_pass(index: ShardIndex):
+    for rank, expected in enumerate((3, 3, 2)):  # 36 clips: 15, 15, and 6 of which 5 are its own
+        share = Share(rank=rank, world_size=3)
+        with evaluation_waveforms(index, batch_size=15, config=WAVEFORMS, share=share) as batches:
+            assert len(batches) == len(list(batches)) == expected
+    with training_waveforms(index, batch_size=8, config=WAVEFORMS, first_step=2) as batches:
+        assert [len(batches), len(list(batches))] == [2, 2]
+        assert [len(batches), len(list(batches))] == [4, 4]
+
+
 def test_a_process_group_gives_the_share(monkeypatch: pytest.MonkeyPatch):
     assert current_share() == Share(rank=0, world_size=1)
     monkeypatch.setenv("WORLD_SIZE", "2")

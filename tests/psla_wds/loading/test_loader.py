@@ -194,4 +194,4 @@ def test_without_dali_the_error_names_the_extras(index: ShardIndex, monkeypatch)
     monkeypatch.setitem(sys.modules, "psla_wds.features.dali", None)  # its import fails
     with pytest.raises(ConfigError, match="NVIDIA DALI") as caught:
         opened(index)
-    assert "'psla-wds[cuda13]', or [cuda12]" in str(caught.value)
+    assert "pip install nvidia-dali-cuda130; for" in str(caught.value)

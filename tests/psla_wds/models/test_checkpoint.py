@@ -1,10 +1,12 @@
 """Checkpoints: written, read, averaged, and refused where they are damaged or do not fit."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from fuzz.properties import accepted
 
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.evaluation.weight_average import average_weights
@@ -64,6 +66,38 @@ def test_weights_of_another_model_are_refused(checkpoint: Checkpoint):
     other = replace(CONFIG, head="mean-pooling")
     with pytest.raises(CheckpointError, match="do not fit the model"):
         replace(checkpoint, model=other).build()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda t: torch.zeros(1).expand(2**28),
+        lambda t: torch.zeros(1).expand(t.shape),
+        lambda t: t.to(torch.int64),
+        lambda t: t.to(torch.bool),
+        lambda t: t.to(torch.complex64),
+        lambda t: t.to_sparse(),
+        lambda t: t.to("meta"),
+        lambda t: "text",
+        lambda t: 3.0,
+        lambda t: None,
+    ],
+    ids=["huge", "view", "int", "bool", "complex", "sparse", "meta", "text", "number", "none"],
+)
+def test_weights_that_are_no_floats_of_the_file_are_refused(
+    checkpoint: Checkpoint, tmp_path: Path, odd: Callable[[torch.Tensor], object]
+):
+    (tmp_path / "checkpoints").mkdir()
+    path = tmp_path / "checkpoints" / "epoch-001.pt"
+    save_checkpoint(checkpoint, path)
+    content = torch.load(path, weights_only=True)
+    name = max(content["weights"], key=lambda name: content["weights"][name].numel())
+    content["weights"] = {n: t for n, t in content["weights"].items() if n != name} | {
+        name: odd(content["weights"][name])
+    }
+    torch.save(content, path)
+    assert accepted(lambda: load_checkpoint(path).build()) is None
+    assert accepted(lambda: average_weights(tmp_path, 1, 1).build()) is None
 
 
 def test_other_classes_or_another_order_are_refused():

@@ -11,6 +11,7 @@ import torch
 from fuzz.mutations import changed_bytes, changed_content, changed_json, rezipped
 from fuzz.properties import Trap, accepted, fuzz, tiers
 
+from psla_wds.config import SEAL
 from psla_wds.errors import CheckpointError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.labels.class_list import ClassList
@@ -27,6 +28,12 @@ MEMBER = Checkpoint(
 )
 
 
+def unsealed(path: Path) -> bytes:
+    """JSON of an exported model without check sums, which a forger leaves out."""
+    values = json.loads(path.read_bytes())
+    return json.dumps({name: value for name, value in values.items() if name not in SEAL}).encode()
+
+
 def same_tensors(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:
     return some.keys() == others.keys() and all(torch.equal(t, others[n]) for n, t in some.items())
 
@@ -34,7 +41,7 @@ def same_tensors(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor])
 @tiers(20, 3000)
 def test_a_changed_config_is_refused_or_names_a_model(tmp_path: Path, num_cases: int):
     write_model(tmp_path, [MEMBER], [Provenance({"seed": 0}, "f")], metrics={"mAP": 0.5})
-    text = (tmp_path / "config.json").read_bytes()
+    text = unsealed(tmp_path / "config.json")
 
     def changed(text: bytes) -> None:
         (tmp_path / "config.json").write_bytes(text)
@@ -65,7 +72,7 @@ def test_forged_weights_are_refused_or_harmless(tmp_path: Path, num_cases: int):
     """Size and hash in config.json are those of the changed file."""
     write_model(tmp_path, [MEMBER], [Provenance()], metrics=None)
     path, config_path = tmp_path / "model.safetensors", tmp_path / "config.json"
-    whole, config = path.read_bytes(), json.loads(config_path.read_text())
+    whole, config = path.read_bytes(), json.loads(unsealed(config_path))
     header_size = int.from_bytes(whole[:8], "little")
 
     def forged(content: bytes) -> None:
@@ -118,7 +125,7 @@ def test_code_in_the_place_of_weights_does_not_run(tmp_path: Path):
     folder.mkdir()
     write_model(folder, [MEMBER], [Provenance()], metrics=None)
     torch.save({"a": Trap(canary)}, folder / "model.safetensors")
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads(unsealed(folder / "config.json"))
     content = (folder / "model.safetensors").read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     config["members"][0] |= {"size_bytes": len(content), "sha256": sha256}

@@ -91,6 +91,7 @@ def test_changed_weights_are_refused(folder: Path):
 )
 def test_wrong_configs_are_refused(folder: Path, values: dict):
     config = json.loads((folder / "config.json").read_text())
+    del config["meta_sha256"], config["sha256"]
     if "file" in values:
         values = {"members": [config["members"][0] | values]}
     (folder / "config.json").write_text(json.dumps(config | values))
@@ -98,11 +99,33 @@ def test_wrong_configs_are_refused(folder: Path, values: dict):
         read_model(folder)
 
 
-@pytest.mark.parametrize(
-    "features",
-    [{"num_frames": 2**40}, {"num_mels": 2**28}, {"window_ms": 1e9}],
-    ids=str,
-)
+@pytest.mark.parametrize("old, new", [("low_hz", 200.0), ("mids", None), ("epoch", 9)])
+def test_a_changed_setting_is_found_by_its_sum(
+    checkpoint: Checkpoint, tmp_path: Path, old: str, new: object
+):
+    write_model(tmp_path, [checkpoint], [Provenance()], metrics=None)
+    config = json.loads((tmp_path / "config.json").read_text())
+    place = {"low_hz": config["features"], "epoch": config["members"][0]}.get(old, config)
+    place[old] = new or place[old][::-1]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"config\.json has changed"):
+        read_model(tmp_path)
+    del config["meta_sha256"], config["sha256"]  # as older versions wrote it
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert read_model(tmp_path)
+
+
+def test_two_members_of_one_file_are_refused(checkpoint: Checkpoint, tmp_path: Path):
+    write_model(tmp_path, [checkpoint], [Provenance()], metrics=None)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["meta_sha256"], config["sha256"]
+    config["members"] *= 100
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="two members have one file"):
+        read_model(tmp_path)
+
+
+@pytest.mark.parametrize("features", [{"num_frames": 60_000}, {"window_ms": 300.0}], ids=str)
 def test_features_that_claim_much_memory_are_refused(checkpoint: Checkpoint, features: dict):
     claimed = replace(checkpoint, features=FeatureConfig(**features))
     with pytest.raises(CheckpointError, match="numbers at once"):

@@ -1,5 +1,6 @@
 """What processes say to one another: two of them, for real."""
 
+import errno
 import os
 import time
 
@@ -38,6 +39,16 @@ def fail_on_the_second() -> None:
         world.together(work)
 
 
+def fail_on_the_disk_of_the_second() -> None:
+    with join_world() as world:
+
+        def work() -> None:
+            if world.rank == 1:
+                raise OSError(errno.EIO, "Input/output error", "/data/x")
+
+        world.together(work)
+
+
 def disagree() -> None:
     with join_world() as world:
         world.agree(f"plan {world.rank}", "plans of epoch 1")
@@ -47,6 +58,7 @@ def disagree() -> None:
     ("work", "messages"),
     [
         (fail_on_the_second, ["on rank 1: no disk\n  where: /data\n  fix:   mount it"]),
+        (fail_on_the_disk_of_the_second, ["on rank 1: the system reports: Input/output error"]),
         (disagree, ["different plans of epoch 1", "rank 0: plan 0, rank 1: plan 1"]),
     ],
 )
@@ -89,6 +101,28 @@ def meet_a_bug() -> str:
 
 def test_a_bug_is_not_taken_for_a_lost_rank():
     assert in_world(2, meet_a_bug) == ["a bug", "a bug"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [
+        ({"RANK": "x"}, "RANK"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK"),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "-1"}, "WORLD_SIZE"),
+        ({"WORLD_SIZE": "2"}, "MASTER_ADDR"),
+    ],
+)
+def test_variables_that_torchrun_did_not_set_are_refused(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], name: str
+):
+    for one in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(one, raising=False)
+    for one, value in environment.items():
+        monkeypatch.setenv(one, value)
+    with pytest.raises(ConfigError, match=rf"where: {name}(.|\n)*torchrun"), join_world():
+        pass
 
 
 @pytest.mark.parametrize("given", ["soon", "0", "nan", "inf"])

@@ -16,10 +16,13 @@ def test_rows_are_those_of_a_dictionary(have: list[str], wanted: list[str]):
     assert ClipIds.of(have).rows_of(ClipIds.of(wanted)).tolist() == expected
 
 
-@given(TEXTS)
-def test_ids_come_back(texts: list[str]):
+@given(TEXTS, st.slices(12))
+def test_ids_come_back(texts: list[str], some: slice):
     ids = ClipIds.of(texts)
     assert list(ids) == texts == [ids[row] for row in range(len(ids))]
+    assert ids[some] == texts[some] and ids[-1:] == texts[-1:]
+    with pytest.raises(IndexError):
+        ids[len(ids)]
 
 
 def test_two_ids_of_one_hash_are_not_taken_for_one_another(monkeypatch: pytest.MonkeyPatch):

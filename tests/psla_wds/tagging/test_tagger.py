@@ -214,7 +214,12 @@ def test_a_published_checkpoint_needs_a_class_list(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"windows": WindowConfig(window_s=2.0)}, {"device": "gpu"}, {"batch_size": 0}],
+    [
+        {"windows": WindowConfig(window_s=2.0)},
+        {"device": "gpu"},
+        {"device": "meta"},
+        {"batch_size": 0},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(checkpoint: Checkpoint, settings: dict):
     with pytest.raises(ConfigError, match=r"window_s|device|batch_size"):

@@ -25,7 +25,8 @@ from data_sets import (
 )
 
 from psla_wds.audio.pcm import decode_pcm
-from psla_wds.errors import ConfigError
+from psla_wds.errors import ConfigError, ManifestError
+from psla_wds.labels import class_list
 from psla_wds.reading.reader import Reader
 from psla_wds.shards.index_files import read_index
 from psla_wds.shards.tar import read_sidecar
@@ -34,6 +35,7 @@ from sharding.check import check
 from sharding.packing.config import PackConfig
 from sharding.sources import (
     Esc50Source,
+    FolderSource,
     Fsd50kSource,
     Hdf5Source,
     ManifestSource,
@@ -134,7 +136,15 @@ def test_a_shortened_clip_id_is_whole_in_the_json(tmp_path: Path):
         (["folder", "classes", "--clips-per-shard=0"], "--clips-per-shard"),
         (["folder", "classes", "--eval-share=1.5"], "--eval-share"),
         (["folder", "classes", "--max-clip-s=0"], "--max-clip-s"),
+        (["folder", "classes", "--codec=flac", "--sample-rate-hz=700000"], "--codec flac"),
+        (["folder", "classes", "--codec=flac", "--sample-rate-hz=65537"], "--codec flac"),
+        (["folder", "classes", "--codec=vorbis", "--sample-rate-hz=200001"], "--codec vorbis"),
         (["folder", "classes", "--codec=opus", "--sample-rate-hz=32000"], "--codec opus"),
+        (["folder", "classes", "--codec=vorbis", "--sample-rate-hz=250000"], "--codec vorbis"),
+        (["folder", "classes", "--sample-rate-hz=700000"], "--codec flac"),
+        (["folder", "classes", "--sample-rate-hz=100001"], "--codec flac"),
+        (["folder", "classes", "--max-clip-s=1e308"], "--max-clip-s"),
+        (["manifest", "splits.csv", "--class-labels=classes.csv", "--dry-run"], "257 splits"),
         (["folder", "classes"], "2 of 2 clips were refused"),
     ],
 )
@@ -145,6 +155,8 @@ def test_bad_input_gets_one_error_and_overwrites_nothing(
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "unknown.csv").write_text("path,labels\na.wav,dig\n")
     (tmp_path / "twice.csv").write_text("path,labels\na.wav,dog\na.wav,dog\n")
+    rows = (f"{n}.wav,dog,split{n}\n" for n in range(257))
+    (tmp_path / "splits.csv").write_text("path,labels,split\n" + "".join(rows))
     for name in ("bare", "full/precious", "classes/dog"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "file").write_text("precious")
@@ -156,6 +168,25 @@ def test_bad_input_gets_one_error_and_overwrites_nothing(
     assert_user_error(done, message)
     assert (tmp_path / "file").read_text() == "precious"
     assert not (tmp_path / "out" / "index").exists()
+
+
+@pytest.mark.parametrize("source", ["folder", "manifest"])
+def test_too_many_classes_are_refused_before_packing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+):
+    monkeypatch.setattr(class_list, "MAX_CLASSES", 1)
+    for name in ("cat", "dog"):
+        (tmp_path / "clips" / name).mkdir(parents=True)
+        (tmp_path / "clips" / name / "a.wav").touch()
+    (tmp_path / "c.csv").write_text("index,mid,display_name\n0,/t/cat,cat\n1,/t/dog,dog\n")
+    (tmp_path / "m.csv").write_text("path,labels\na.wav,dog\n")
+    sources = {
+        "folder": FolderSource(folder=tmp_path / "clips"),
+        "manifest": ManifestSource(file=tmp_path / "m.csv", class_labels=tmp_path / "c.csv"),
+    }
+    config = PackConfig(output=tmp_path / "out", dry_run=True)
+    with pytest.raises(ManifestError, match="2 classes, and an index has room for 1"):
+        build_from(sources[source], config)
 
 
 def test_an_unknown_split_of_fsd50k_is_refused(tmp_path: Path):
@@ -214,8 +245,9 @@ def test_a_dry_run_foretells_what_the_build_then_gives(tmp_path: Path):
     assert printed["refused"].startswith("none, of 64 clips tried")
     run_command("sharding.build", *arguments, "--max-clip-s=0.8")
     index = read_index(tmp_path / "shards")
-    size_gb = float(printed["size"].split()[1])
-    assert sum(index.shard_sizes) / 1e9 == pytest.approx(size_gb, rel=0.1)
+    _, size_mb, unit = printed["size"].split()
+    assert unit == "MB" and " s with " in printed["time"]
+    assert sum(index.shard_sizes) / 1e6 == pytest.approx(float(size_mb), rel=0.1)
     assert len(index.shards) == int(printed["shards"]) > 1
     assert 0.8 * 2**20 < index.shard_sizes[0] < 1.2 * 2**20
     assert index.num_samples.max() == 0.8 * 16_000

@@ -16,7 +16,8 @@ from psla_wds.labels.class_list import ClassList
 from psla_wds.labels.manifest import ByteRange, Cell, Clip, Row, checked
 from sharding.packing.clip_table import ClipTable
 from sharding.packing.config import PackConfig
-from sharding.packing.plan import in_order, open_output, plan_shards
+from sharding.packing.plan import open_output, plan_shards
+from sharding.packing.split import in_order
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 MESSAGES = st.text(st.characters())
@@ -45,6 +46,7 @@ FIELDS = st.fixed_dictionaries(
         | st.builds(ByteRange, COUNTS, COUNTS)
         | st.builds(Cell, COUNTS, COUNTS, COUNTS),
         "refusal": st.none() | st.tuples(TEXTS, MESSAGES),
+        "group": TEXTS,
     }
 )
 PLACED = st.lists(
@@ -126,7 +128,7 @@ def peak_of_planning(num_clips: int, output: Path) -> int:
     config = PackConfig(output=output, clips_per_shard=20, eval_share=0.1)
     classes = ClassList(("/m/a",), ("a",))
     tracemalloc.start()
-    clips = in_order(checked(map(clip_of, range(num_clips))), config.layout)
+    clips = in_order(checked(map(clip_of, range(num_clips))), config.layout, classes)
     tasks = plan_shards(clips, classes, output, config.clips_per_shard, config.encoding)
     open_output(output, tasks, classes, config.layout)
     peak = tracemalloc.get_traced_memory()[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from builds import build, ids, reasons, tars_of
+from builds import build, content, ids, reasons, tars_of
 from conftest import assert_user_error, manifest_arguments, run, run_command, write_corpus
 from data_sets import write_classes, write_sound
 
@@ -75,6 +75,26 @@ def test_refused_clips_are_tried_again_into_new_shards(damaged: Path, tmp_path: 
         build(damaged, output, SMALL, accept, *again)
         assert tars_of(output) == after and reasons(output) == {LOST: "unreadable"}
         assert len(set(ids(output))) == 19 and set(MENDED) < set(ids(output))
+
+
+@pytest.mark.parametrize("in_tasks", [False, True])
+def test_a_build_that_packed_nothing_leaves_its_folder(
+    corpus: Path, tmp_path: Path, in_tasks: bool
+):
+    bare, output = tmp_path / "bare", tmp_path / "shards"
+    bare.mkdir()
+    for name in ("clips.jsonl", "classes.csv"):
+        shutil.copy(corpus / name, bare)
+    if in_tasks:
+        build(bare, output, "--task=0/1")
+        done = run_command("sharding.index", output, check=False)
+    else:
+        done = build(bare, output, check=False)
+    assert_user_error(done, "clips were refused (100.0%)", f"{bare}/clip.", "--audio-root")
+    assert {name.rpartition(".")[0] for name in content(output)} <= {"rejected", "coverage"}
+    assert set(reasons(output).values()) == {"missing"}
+    build(bare, output, f"--audio-root={corpus}")
+    assert reasons(output) == {} and len(ids(output)) == len(read_index(output))
 
 
 def test_a_clip_that_killed_its_process_is_not_tried_again(damaged: Path, tmp_path: Path):

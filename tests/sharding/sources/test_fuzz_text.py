@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from data_sets import write_class_labels
+from data_sets import write_class_labels, write_classes, write_panns_hdf5
 from fuzz.mutations import AWKWARD_TEXTS, changed_bytes, changed_json
-from fuzz.properties import accepted, fuzz, tiers
+from fuzz.properties import accepted, fuzz, limited_memory, tiers
 from hypothesis import strategies as st
 
 from psla_wds.errors import ClipRefusedError
@@ -15,7 +16,7 @@ from psla_wds.labels.class_list import ClassList, read_class_list
 from psla_wds.labels.manifest import Clip, checked
 from psla_wds.shards.tar import key_of
 from sharding.packing.decode import decode
-from sharding.sources import AudioSetSource, ManifestSource
+from sharding.sources import AudioSetSource, Hdf5Source, ManifestSource
 
 JSONL = json.dumps(
     {"path": "a.wav", "labels": ["low", 1], "start_s": 0.5, "end_s": 1, "clip_id": 3}
@@ -67,6 +68,7 @@ def test_a_changed_manifest_is_refused_or_lists_clips(
 def test_a_changed_segment_list_is_refused_or_lists_clips(tmp_path: Path, num_cases: int):
     path = tmp_path / "train_segments.csv"
     classes = write_class_labels(tmp_path / "classes.csv")
+    (tmp_path / "abc.wav").touch()  # without a file, no list is accepted
     source = AudioSetSource(segments=path, audio_root=tmp_path, class_labels=classes)
 
     def changed(content: bytes) -> None:
@@ -88,3 +90,17 @@ def test_a_changed_class_list_is_refused_or_is_one(tmp_path: Path, num_cases: in
             assert len(classes) == len(set(classes.mids)) == len(set(classes.names))
 
     fuzz(num_cases, changed_text(text), changed)
+
+
+@tiers(40, 2000)
+def test_a_changed_hdf5_file_is_refused_or_lists_clips(tmp_path: Path, num_cases: int):
+    path = write_panns_hdf5(tmp_path / "clips.h5")
+    source = Hdf5Source(files=(path,), class_labels=write_classes(tmp_path))
+
+    def changed(content: bytes) -> None:
+        path.write_bytes(content)
+        for clip in accepted(lambda: list(checked(source.read()[1]))) or ():
+            with suppress(ClipRefusedError), limited_memory():
+                decode(clip, sample_rate_hz=16_000)
+
+    fuzz(num_cases, changed_bytes(path.read_bytes()), changed)

@@ -84,7 +84,11 @@ def test_rows_of_a_csv_become_clips(folder: Path, rows: str, expected: list):
     [
         ("m.csv", "path,labels\n1.wav,Dgo\n", "label 'Dgo' .*\n.*line 2\n.*did you mean 'Dog'"),
         ("m.csv", "path,labels\n1.wav,Rain, heavy\n", "too many or too few values\n.*line 2"),
-        ("m.csv", "file,labels\n1.wav,Dog\n", "name the columns path and labels"),
+        ("m.csv", "file,label\n1.wav,Dog\n", "but has 'file', 'label'\n.*\n.* has: path, labels"),
+        ("m.csv", "path;labels\n1.wav;Dog\n", "name the columns .*\n.*\n.*columns by commas"),
+        ("m.csv", "1.wav,Dog\n", "name the columns .*\n.*\n.*add a first line .* path,labels"),
+        ("m.csv", "", "but is missing"),
+        ("m.csv", "path,labels\n1.wav,Car;Dog\n", r"separate labels by \|, as in Car\|Dog"),
         ("m.csv", "path,labels,start_s\n1.wav,Dog,x\n", "start_s or end_s: .*\n.*line 2"),
         ("m.csv", "path,labels,start_s,end_s\n1.wav,Dog,3,2\n", "from 3.0 s to 2.0 s"),
         ("m.jsonl", '{"path": "1.wav"\n', "not JSON: .*\n.*line 1"),
@@ -180,6 +184,11 @@ def audioset_clips(folder: Path, *file_names: str) -> list[Clip]:
         ("--PJHxphWEs_30_40.m4a", False),
         ("--PJHxphWEs_30.0-40.0.ogg", False),
         ("Y--PJHxphWEs_30.000_40.000.mp3", False),
+        ("Some Title [live] 0 [--PJHxphWEs].webm", True),
+        ("--PJHxphWEs_30-40.wav", False),
+        ("--PJHxphWEs-30-40.mp3", False),
+        ("--PJHxphWEs_30000.flac", False),
+        ("--PJHxphWEs_000030.mp4", False),
     ],
 )
 def test_audioset_files_are_found_under_downloaders_names(
@@ -203,9 +212,27 @@ def test_two_files_for_one_id_are_refused_by_name(folder: Path):
 def test_copies_in_the_folders_of_classes_are_one_clip(folder: Path):
     names = [f"{label}/--PJHxphWEs_30.0-40.0.ogg" for label in ("Speech", "Music")]
     assert audioset_clips(folder, *names)[0].path == folder / "audio" / names[1]
-    (folder / "audio" / names[0]).write_bytes(b"other")
-    with pytest.raises(ManifestError, match="2 files for clip"):
-        audioset_clips(folder)
+    for content in (b"other", b"othe_"):
+        (folder / "audio" / names[0]).write_bytes(content)
+        with pytest.raises(ManifestError, match="2 files for clip"):
+            audioset_clips(folder)
+        (folder / "audio" / names[1]).write_bytes(b"other")
+
+
+def test_names_that_do_not_fit_are_shown_before_packing(
+    folder: Path, caplog: pytest.LogCaptureFixture
+):
+    with pytest.raises(ManifestError, match=r"of 0 audio files, none .*\n.*\n.* ID_30-40,"):
+        audioset_clips(folder, "notes.txt")
+    with pytest.raises(ManifestError, match=r"of 2 audio files, none .*such as '1--PJHxphWEs.wav'"):
+        audioset_clips(folder, "1--PJHxphWEs.wav", "other.wav")
+    assert not caplog.records
+    audioset_clips(folder, "--PJHxphWEs.wav")
+    (text,) = [record.getMessage() for record in caplog.records]
+    assert text.startswith("1 clips have no file, and 2 of 3 files") and "'1--PJ" in text
+    caplog.clear()
+    audioset_clips(folder, "abcdefghijk.wav")
+    assert not caplog.records  # of other lists, perhaps
 
 
 def test_links_are_followed_and_other_files_ignored(folder: Path):

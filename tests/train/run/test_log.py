@@ -1,7 +1,9 @@
 """The log of a run: continued without a trace, and followed by W&B on request."""
 
 import json
+import shutil
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 from tensorboard.summary.writer.event_file_writer import AtomicCounter
 
+from psla_wds.errors import PslaError
 from train.recipes import DEMO
 from train.run.log import RunLog
 
@@ -43,7 +46,8 @@ def test_records_of_what_is_done_again_are_dropped(
     tmp_path: Path, state: dict[str, Any] | None, kept: list[int]
 ):
     log = tmp_path / "log.jsonl"
-    lines = ["a note", *(json.dumps(record) for record in RECORDS)]  # the note is left alone
+    odd = '{"event": "epoch", "step": 1, "epoch": null}'
+    lines = [odd, *(json.dumps(record) for record in RECORDS)]  # what is not ours is left alone
     log.write_text("\n".join([*lines, '{"event": "step", "st']))
     with RunLog(replace(DEMO, run_dir=tmp_path), state, enabled=True) as run_log:
         run_log.write("step", step=7, loss=1.0)
@@ -88,6 +92,33 @@ def test_tensorboard_shows_each_step_once(tmp_path: Path, monkeypatch: pytest.Mo
     events.Reload()
     shown = [(event.step, event.value) for event in events.Scalars("step/loss")]
     assert shown == [(1, 1.0), (2, 2.0), (3, 2.0), (4, 2.0)]
+
+
+@pytest.mark.parametrize("left", [None, ""])
+def test_a_log_that_is_gone_is_a_warning(tmp_path: Path, caplog, left: str | None):
+    config = replace(DEMO, run_dir=tmp_path)
+    for state, gone in ((None, False), (state_of(4, 1, []), True)):
+        if gone and left is None:
+            (tmp_path / "log.jsonl").unlink()
+        elif gone:
+            (tmp_path / "log.jsonl").write_text(left)
+        with RunLog(config, state, enabled=True) as log:
+            log.write("epoch", step=4, epoch=1)
+        warned = [record.getMessage() for record in caplog.records]
+        assert len(warned) == gone
+    assert "log.jsonl is gone" in warned[0] and "step 4" in warned[0]
+
+
+def test_a_run_folder_that_vanishes_is_one_error(tmp_path: Path, capsys):
+    config = replace(DEMO, run_dir=tmp_path / "run")
+    config.run_dir.mkdir()
+    with pytest.raises(PslaError), RunLog(config, None, enabled=True) as log:
+        shutil.rmtree(config.run_dir)
+        (config.run_dir).write_text("in its place")
+        for step in range(100):
+            log.write("step", step=step, loss=1.0)
+            time.sleep(0.02)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 FAKE_WANDB = """

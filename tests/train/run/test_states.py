@@ -1,7 +1,9 @@
 """States: the last good one is found, and saving one holds nothing up."""
 
+import errno
+import os
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,16 @@ import torch
 from psla_wds.errors import CheckpointError, ConfigError, PslaError
 from train.recipes import DEMO
 from train.run.folder import RunDir
-from train.run.state import TYPES, StateFiles, StateWriter
+from train.run.state import StateFiles, StateWriter
+from train.steps.metrics import Means
 
 
 def state(step: int, weights: torch.Tensor | None = None) -> dict[str, Any]:
     tensor = torch.full((1000,), float(step)) if weights is None else weights
-    return dict.fromkeys(TYPES, 0) | {"step": step, "learner": {"model": {"w": tensor}}}
+    means = {name: asdict(Means()) for name in ("interval", "epoch")}
+    lists: dict[str, Any] = {"damaged": [], "bad_steps": []}
+    content = {"step": step, "epochs_done": 0, "index_fingerprint": "f", **means, **lists}
+    return content | {"learner": {"model": {"w": tensor}}}
 
 
 def flip_a_bit(path: Path) -> None:
@@ -122,3 +128,23 @@ def test_a_rename_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
             folder.begin(run, {})
     assert not list(run.run_dir.iterdir())
     assert RunDir(run.run_dir).find_state(replace(run, resume=True)) is None
+
+
+@pytest.mark.parametrize("name", ["replace", "fsync"])
+def test_a_state_that_cannot_be_renamed_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    files = StateFiles(tmp_path)
+    files.save(state(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, fail)
+        with pytest.raises(PslaError, match="Input/output error"):
+            files.save(state(2))
+    assert files.load()["step"] == 1
+    (tmp_path / "state.previous.pt").unlink(missing_ok=True)
+    (tmp_path / "state.previous.pt").mkdir()
+    with pytest.raises(PslaError, match="cannot save the state"):
+        files.save(state(3))
