@@ -239,7 +239,7 @@ def _damaged(error: Exception, folder: Path) -> ScoreError:
     return ScoreError(
         f"the score folder is damaged: {error}",
         where=folder,
-        fix="write it again: python -m eval.predict",
+        fix="write it again: psla-wds predict",
     )
 
 
