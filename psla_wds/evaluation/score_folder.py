@@ -240,7 +240,7 @@ def _damaged(error: Exception, folder: Path) -> ScoreError:
     return ScoreError(
         f"the score folder is damaged: {error}",
         where=folder,
-        fix="write it again: psla-wds predict",
+        fix=f"write it again: psla-wds predict RUN --index SHARDS --output {folder}",
     )
 
 
