@@ -45,12 +45,14 @@ class FrontEnd:
         num_threads: int,
         device: torch.device,
         rolls: bool = False,
+        crops: bool = False,
     ) -> None:
         """A batch of the source may be smaller than `batch_size`, but not larger.
 
-        Clips are rolled only if `rolls` is set, since that costs a copy of each.
+        Clips are rolled only if `rolls` is set, since that costs a copy of each; and cropped only
+        if `crops` is.
         """
-        self._feed = Feed(source, features, rolls=rolls)
+        self._feed = Feed(source, features, rolls=rolls, crops=crops)
         self._device = device
         self._pipeline = Pipeline(
             batch_size=batch_size,
@@ -88,9 +90,14 @@ class Feed:
     """DALI's callback, and what must outlive its calls."""
 
     def __init__(
-        self, source: Callable[[int], EncodedBatch], features: FeatureConfig, *, rolls: bool
+        self,
+        source: Callable[[int], EncodedBatch],
+        features: FeatureConfig,
+        *,
+        rolls: bool = False,
+        crops: bool = False,
     ) -> None:
-        self._source, self._features, self.rolls = source, features, rolls
+        self._source, self._features, self.rolls, self.crops = source, features, rolls, crops
         self._in_work: deque[tuple[EncodedBatch, list[object]]] = deque()
         self._delivered: tuple[EncodedBatch, list[object]] | None = None
         self.error: Exception | None = None
@@ -107,8 +114,7 @@ class Feed:
         draws = batch.draws
         inputs: list[object] = [batch.audio, batch.partner_audio, draws.weights]
         inputs += _mask_regions(draws.masks, self._features)
-        if self.rolls:
-            inputs.append(draws.rolls)
+        inputs += [draws.rolls] * self.rolls + [draws.crops] * self.crops
         self._in_work.append((batch, inputs))
         return inputs
 
@@ -141,8 +147,8 @@ def _device_id(device: torch.device) -> int | None:
 
 def graph_stages(feed: Feed, features: FeatureConfig, device: torch.device) -> dict[str, DataNode]:
     """Outputs of the graph's stages, in order; the last is the input of the model."""
-    num_arrays = 4 if feed.rolls else 3
-    audio, partner_audio, weights, anchors, shapes, *starts = fn.external_source(
+    num_arrays = 3 + feed.rolls + feed.crops
+    audio, partner_audio, weights, anchors, shapes, *shares = fn.external_source(
         source=feed,
         num_outputs=2 + num_arrays,
         batch=True,
@@ -152,9 +158,13 @@ def graph_stages(feed: Feed, features: FeatureConfig, device: torch.device) -> d
     )
     waveform, partner = _decode(audio), _decode(partner_audio)
     stages = {"decode": waveform}
-    for start in starts:
-        waveform, partner = _rolled(waveform, start[0]), _rolled(partner, start[1])
-    num_samples = fn.cast(waveform.shape()[0], dtype=DALIDataType.INT32)
+    if feed.rolls:
+        waveform, partner = _rolled(waveform, shares[0][0]), _rolled(partner, shares[0][1])
+    if feed.crops:
+        longest = features.max_clip_samples
+        waveform = _cropped(waveform, shares[-1][0], longest)
+        partner = _cropped(partner, shares[-1][1], longest)
+    num_samples = _length(waveform)
     if device.type == "cuda":  # the decoder has no GPU version
         waveform, partner, weights = waveform.gpu(), partner.gpu(), weights.gpu()
     mixed = stages["mixup"] = _mixup(waveform, partner, weights, num_samples)
@@ -172,10 +182,26 @@ def _decode(audio: DataNode) -> DataNode:
 
 def _rolled(waveform: DataNode, share: DataNode) -> DataNode:
     """The waveform from `share` of its length on, followed by the part before that."""
-    length = fn.cast(waveform.shape()[0], dtype=DALIDataType.INT32)
-    start = fn.cast(dali_math.floor(share * length), dtype=DALIDataType.INT32)
-    start = dali_math.min(start, length - 1)  # the product can round up to the length
+    length = _length(waveform)
+    start = _first_sample(share, length)
     return fn.slice(fn.cat(waveform, waveform), start=start, shape=length, axes=[0])
+
+
+def _cropped(waveform: DataNode, share: DataNode, longest: int) -> DataNode:
+    """The part of `longest` samples at `share` of a longer waveform; a shorter one as it is."""
+    length = _length(waveform)
+    kept = dali_math.min(length, longest)
+    return fn.slice(waveform, start=_first_sample(share, length - kept + 1), shape=kept, axes=[0])
+
+
+def _first_sample(share: DataNode, num_places: DataNode) -> DataNode:
+    """As `augment.first_sample`."""
+    start = fn.cast(dali_math.floor(share * num_places), dtype=DALIDataType.INT32)
+    return dali_math.min(start, num_places - 1)
+
+
+def _length(waveform: DataNode) -> DataNode:
+    return fn.cast(waveform.shape()[0], dtype=DALIDataType.INT32)
 
 
 def _mixup(

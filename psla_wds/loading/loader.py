@@ -63,6 +63,8 @@ class Loader(BatchSource[Batch]):
         _check_sample_rate(index, config.features)
         super().__init__(index, schedule, config.reader)
         self._schedule, self._config, self._device = schedule, config, _device(config)
+        longest = config.features.max_clip_samples
+        self._has_longer_clips = bool((index.num_samples > longest).any())
         self._iteration = 0
         self._front_end: FrontEnd | None = self._open_front_end()
 
@@ -122,6 +124,7 @@ class Loader(BatchSource[Batch]):
             num_threads=self._config.reader.decoders(),
             device=self._device,
             rolls=self._schedule.rolls,
+            crops=self._schedule.crops and self._has_longer_clips,
         )
 
     def _undecodable_clip(self, error: UndecodableBatchError) -> DamagedClipError:

@@ -32,6 +32,8 @@ class Schedule(Protocol):
     """Whether other clips may be drawn in place of damaged ones."""
     rolls: bool
     """Whether draws may be shifted in time; the graph then has an operator for it."""
+    crops: bool
+    """Whether draws may hear another part of a clip than its first; likewise."""
 
     def __call__(self, iteration: int, damaged: frozenset[int] = NONE_DAMAGED) -> Draws | None:
         """Draws of an iteration without damaged rows; None after the last."""
@@ -115,6 +117,7 @@ class TrainingSchedule:
         self.steps_per_epoch = sampler.steps_per_epoch(len(index), layout.batch_size)
         self.first_step = first_step
         self.clips_per_pass, self.rolls = layout.clips_per_pass, settings.augment.time_roll > 0
+        self.crops = settings.augment.crop == "random"
         self._num_clips, self._settings, self._layout = len(index), settings, layout
         if not self.steps_per_epoch:
             num_draws = sampler.num_draws(len(index))
@@ -161,7 +164,7 @@ class EvaluationSchedule:
     """Every clip once, over all ranks, in the order of the index."""
 
     replaces_damaged = False  # a replacement would be scored under the damaged clip's name
-    rolls = False
+    rolls = crops = False
 
     def __init__(self, index: ShardIndex, layout: BatchLayout) -> None:
         self.clips_per_pass = layout.clips_per_pass

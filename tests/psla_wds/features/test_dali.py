@@ -121,6 +121,20 @@ def test_gains_and_shifts_equal_the_reference():
     assert not torch.allclose(run_once(batch, rolls=True), run_once(plain), atol=0.1)
 
 
+@pytest.mark.parametrize("rolls", [False, True])
+def test_places_in_long_clips_equal_the_reference(rolls: bool):
+    batch, rng = mixed_batch("FLAC"), np.random.default_rng(0)
+    uncropped = run_once(batch)
+    batch.draws.crops[:] = rng.uniform(0, 1, (len(batch.audio), 2))
+    batch.draws.crops[[5, 7]] = [[0.5, 1.0], [1 - 2**-24, 0.3]]
+    if rolls:
+        batch.draws.rolls[:] = rng.uniform(0, 1, batch.draws.rolls.shape)
+    assert_equals_reference(batch, rolls=rolls, crops=True)
+    cropped = run_once(batch, crops=True)
+    changed = [not torch.equal(*pair) for pair in zip(cropped, uncropped, strict=True)]
+    assert changed == [i in (5, 7) for i in range(8)]  # the last is longer, and 5's partner
+
+
 @pytest.mark.parametrize("config", OTHER_CONFIGS.values(), ids=OTHER_CONFIGS)
 def test_other_settings_equal_the_reference_too(config: FeatureConfig):
     batch = plain_batch([encode(white_noise(n)) for n in (300, 20_000, 60_000)])

@@ -30,7 +30,7 @@ def schedule(index: ShardIndex, *, first_step: int = 0, **layout: int) -> Traini
 
 def values(parts: list[Draws]) -> list[tuple]:
     """The draws of all parts, one after another, as comparable values."""
-    names = ("rows", "partners", "lam", "masks")
+    names = ("rows", "partners", "lam", "masks", "crops")
     columns = [np.concatenate([getattr(part, n) for part in parts]).tolist() for n in names]
     return list(zip(*map(list, columns), strict=True))
 
