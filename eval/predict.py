@@ -9,11 +9,12 @@ write it through a shared file system. With --top-k it holds a teacher's scores 
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from tyro.conf import Positional
 
 from psla_wds import cli
+from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
 from psla_wds.evaluation.score_folder import check_top_k
 from psla_wds.evaluation.scores import Origin
@@ -44,13 +45,17 @@ class Args:
     """Accept shards with other classes than the model's. Targets are those of the common classes;
     python -m eval.score --mapping scores the others."""
     batch_size: int = 32
-    """Clips of a forward pass in each process."""
+    """Clips, or windows of clips, of a forward pass in each process."""
+    windows: Annotated[int | None, Within(1)] = None
+    """Most windows of a clip that is longer than the model's: its score is the mean of theirs.
+    Default: as many as cover the clip. 1: only the first, as the paper's code has it."""
     precision: Precision = "float32"
     """Autocast precision of the trunk; the head is float32. Training's own evaluation and eval.tag
     use float32."""
     reader: ReaderConfig = field(default_factory=ReaderConfig)
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_top_k(self.top_k, self.output)
         if self.top_k is not None and self.labels is not None:
             raise ConfigError(
@@ -115,6 +120,7 @@ def main() -> None:
             args.batch_size,
             args.reader,
             args.precision,
+            args.windows,
         )
         if args.output.suffix == ".npz":
             scores = gather_scores(predictor, index, world)

@@ -125,6 +125,9 @@ class TrainConfig:
     max_bad_steps: Annotated[int, Within(0), Kind.SPEED] = 0
     """Steps with a non-finite loss or gradient to skip before the run ends. Their clips are listed
     in bad_batches.jsonl in the run's folder."""
+    eval_windows: Annotated[int | None, Within(1), Kind.SPEED] = None
+    """Most windows of a longer clip that the evaluation after each epoch averages. Default: as many
+    as cover the clip. 1: only the first, as in the paper's code."""
     log_every_steps: Annotated[int, Within(1), Kind.SPEED] = 50
     """Steps between two records in the log."""
     state_every_steps: Annotated[int, Within(1), Kind.SPEED] = 1000

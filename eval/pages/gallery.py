@@ -91,8 +91,7 @@ class _Stages:
     replaces_damaged = False  # another clip would be shown under the name of this one
 
     def __init__(self, draws: Draws, schedule: TrainingSchedule) -> None:
-        self.rolls, self.crops = schedule.rolls, schedule.crops
-        self.clips_per_pass = len(draws.rows)
+        self.changes, self.clips_per_pass = schedule.changes, len(draws.rows)
         plain = replace(plain_draws(draws.rows), crops=draws.crops)
         masked, mixed = replace(plain, masks=draws.masks), replace(draws, masks=plain.masks)
         self._batches = (plain, masked, mixed, draws)

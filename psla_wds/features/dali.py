@@ -6,7 +6,8 @@ source.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.features.encoded_batch import EncodedBatch, UndecodableBatchError
 from psla_wds.features.log_mel import PREEMPHASIS, SMALLEST_ENERGY, hann_window, mel_matrix
+from psla_wds.sampling.augment import Change
 
 PREFETCH_BATCHES = 2  # in work at a time, including the one that DALI returns next
 
@@ -44,15 +46,13 @@ class FrontEnd:
         batch_size: int,
         num_threads: int,
         device: torch.device,
-        rolls: bool = False,
-        crops: bool = False,
+        changes: Sequence[Change] = (),
     ) -> None:
         """A batch of the source may be smaller than `batch_size`, but not larger.
 
-        Clips are rolled only if `rolls` is set, since that costs a copy of each; and cropped only
-        if `crops` is.
+        Clips are rolled or cropped only if `changes` has it, since that costs a copy of each.
         """
-        self._feed = Feed(source, features, rolls=rolls, crops=crops)
+        self._feed = Feed(source, features, changes)
         self._device = device
         self._pipeline = Pipeline(
             batch_size=batch_size,
@@ -61,9 +61,13 @@ class FrontEnd:
             prefetch_queue_depth=PREFETCH_BATCHES,
         )
         with self._pipeline:
-            *_, log_mel = graph_stages(self._feed, features, device).values()
-            self._pipeline.set_outputs(log_mel)
+            stages = graph_stages(self._feed, features, device)
+            *_, log_mel = stages.values()
+            lengths = [_length(stages["decode"])] if "crops" in changes else []
+            self._pipeline.set_outputs(log_mel, *lengths)
         self._pipeline.build()
+        self.lengths: list[int] = []
+        """Samples of the clips of the last batch, as decoded; empty without crops."""
 
     def run(self) -> tuple[Float32[torch.Tensor, "draws frames mels"], EncodedBatch]:
         """The next output and the batch that it comes from. StopIteration after the last one.
@@ -73,11 +77,12 @@ class FrontEnd:
         self._feed.release()
         self._pipeline.schedule_run()
         try:
-            (log_mel,) = self._pipeline.outputs(self._consumer_stream())
+            log_mel, *lengths = self._pipeline.outputs(self._consumer_stream())
         except StopIteration:
             raise (self._feed.error or StopIteration) from None
         except (RuntimeError, ValueError, MemoryError) as error:  # as DALI maps those of C++
             raise UndecodableBatchError(self._feed.deliver()) from error
+        self.lengths = [int(length) for values in lengths for length in values.as_array()]
         return torch.from_dlpack(log_mel.as_tensor()), self._feed.deliver()
 
     def _consumer_stream(self) -> torch.cuda.Stream | None:
@@ -93,11 +98,9 @@ class Feed:
         self,
         source: Callable[[int], EncodedBatch],
         features: FeatureConfig,
-        *,
-        rolls: bool = False,
-        crops: bool = False,
+        changes: Sequence[Change] = (),
     ) -> None:
-        self._source, self._features, self.rolls, self.crops = source, features, rolls, crops
+        self._source, self._features, self.changes = source, features, changes
         self._in_work: deque[tuple[EncodedBatch, list[object]]] = deque()
         self._delivered: tuple[EncodedBatch, list[object]] | None = None
         self.error: Exception | None = None
@@ -114,7 +117,7 @@ class Feed:
         draws = batch.draws
         inputs: list[object] = [batch.audio, batch.partner_audio, draws.weights]
         inputs += _mask_regions(draws.masks, self._features)
-        inputs += [draws.rolls] * self.rolls + [draws.crops] * self.crops
+        inputs += [getattr(draws, change) for change in self.changes]
         self._in_work.append((batch, inputs))
         return inputs
 
@@ -147,7 +150,7 @@ def _device_id(device: torch.device) -> int | None:
 
 def graph_stages(feed: Feed, features: FeatureConfig, device: torch.device) -> dict[str, DataNode]:
     """Outputs of the graph's stages, in order; the last is the input of the model."""
-    num_arrays = 3 + feed.rolls + feed.crops
+    num_arrays = 3 + len(feed.changes)
     audio, partner_audio, weights, anchors, shapes, *shares = fn.external_source(
         source=feed,
         num_outputs=2 + num_arrays,
@@ -158,12 +161,11 @@ def graph_stages(feed: Feed, features: FeatureConfig, device: torch.device) -> d
     )
     waveform, partner = _decode(audio), _decode(partner_audio)
     stages = {"decode": waveform}
-    if feed.rolls:
-        waveform, partner = _rolled(waveform, shares[0][0]), _rolled(partner, shares[0][1])
-    if feed.crops:
-        longest = features.max_clip_samples
-        waveform = _cropped(waveform, shares[-1][0], longest)
-        partner = _cropped(partner, shares[-1][1], longest)
+    cropped = partial(_cropped, longest=features.max_clip_samples)
+    operators: dict[Change, Callable[..., DataNode]] = {"rolls": _rolled, "crops": cropped}
+    for change, share in zip(feed.changes, shares, strict=True):
+        change_by = operators[change]
+        waveform, partner = change_by(waveform, share[0]), change_by(partner, share[1])
     num_samples = _length(waveform)
     if device.type == "cuda":  # the decoder has no GPU version
         waveform, partner, weights = waveform.gpu(), partner.gpu(), weights.gpu()

@@ -115,7 +115,7 @@ def training_waveforms(
     """The draws of `training_batches` with the same arguments, only decoded."""
     layout = (share or current_share()).layout(batch_size)
     schedule = TrainingSchedule(index, config, layout, seed=seed, first_step=first_step)
-    longest = config.longest(index.sample_rate_hz) if schedule.crops else None
+    longest = config.longest(index.sample_rate_hz) if "crops" in schedule.changes else None
     return Epochs(WaveformLoader(index, schedule, config.reader, max_samples=longest), schedule)
 
 

@@ -5,6 +5,7 @@ augmentation depends on (seed, epoch, position) alone.
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt64
@@ -29,6 +30,8 @@ WAVEFORM_NUMBERS = 4
 them gets the same `PURPOSE_AUGMENT` numbers as a run with them."""
 CROP_NUMBERS = 2
 """Places in a clip and in its partner, for the same reason from a stream of their own."""
+Change = Literal["rolls", "crops"]
+"""A column of the draws that changes waveforms before they are mixed; those come in this order."""
 NO_PARTNER = -1
 MAX_REPLACEMENTS = 1000
 
