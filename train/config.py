@@ -104,6 +104,10 @@ class TrainConfig:
     subset_seed: Annotated[int, Within(0)] = 0
     """Seed for choosing the subset. With the same seed, smaller subsets are contained in larger
     ones."""
+    fit: Annotated[Literal["off", "clips", "minutes"], Kind.START] = "off"
+    """clips: choose frames, time mask, batch size and warm-up by the lengths and the number of the
+    clips, as far as no flag states them. minutes: choose the epochs too, so that two CPU cores
+    train a small network within ten minutes."""
     accumulate: Annotated[int, Kind.SPEED] = 1
     """Forward passes into which each process divides its share of a step, to save memory."""
     batch_norm: BatchNormOver = "rank"

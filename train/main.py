@@ -6,6 +6,7 @@ settings are listed by RECIPE --help. To train in one process: python -m train.m
     torchrun --nproc-per-node 8 train/main.py RECIPE --index SHARDS --eval-index SHARDS
 """
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,10 @@ import tyro
 from psla_wds import cli
 from psla_wds.errors import PslaError
 from train.config import TrainConfig, check_all_read
+from train.fit import as_flags, fitted, given_settings
 from train.recipes import RECIPES, find_recipe
+
+logger = logging.getLogger("train")
 
 PROG = "torchrun train/main.py"
 
@@ -42,7 +46,10 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
 
 def main() -> None:
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        config = parse(sys.argv[1:])
+        asked = parse(sys.argv[1:])
+        config = fitted(asked, given_settings(sys.argv))
+        if config != asked:
+            logger.info("fitted to the clips: %s", as_flags(config))
     else:
         config = _parse_silently(sys.argv[1:])
     from train.start import train  # here, since torch takes seconds to import
@@ -54,7 +61,7 @@ def _parse_silently(arguments: Sequence[str]) -> TrainConfig:
     """The configuration, on a rank whose help and errors rank 0 prints already."""
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         try:
-            return parse(arguments)
+            return fitted(parse(arguments), given_settings(arguments))
         except PslaError:
             sys.exit(2)
 
