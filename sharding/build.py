@@ -23,6 +23,7 @@ from tyro.conf import arg, subcommand
 
 from psla_wds import cli
 from psla_wds.errors import ConfigError, ManifestError
+from psla_wds.features.windows import mismatch_by_default
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
 from psla_wds.labels.manifest import checked
@@ -87,6 +88,8 @@ def build(source: Source, config: PackConfig) -> None:
     index = outcome.index
     hours = index.num_samples.sum() / index.sample_rate_hz / 3600
     size_gb = sum(index.shard_sizes) / 1e9
+    if lengths := mismatch_by_default(index.num_samples, index.sample_rate_hz):
+        print(lengths)
     flagged = f"flagged: {outcome.flagged} ({FLAGGED}); " if outcome.flagged else ""
     print(
         f"wrote {len(index):,} clips ({hours:,.1f} h, {len(classes)} classes) in "

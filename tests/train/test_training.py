@@ -88,10 +88,10 @@ def test_an_epoch_is_scored_by_the_windows_asked_for(shards: Path, tmp_path: Pat
     settled = {"model": replace(DEMO.model, batch_norm_momentum=1.0)}
     evaluated = {"eval_index": (f"{shards}:eval",), "features": FeatureConfig(num_frames=32)}
     train(config_of(shards, tmp_path / "run", eval_windows=1, **evaluated, **settled))
-    losses = []
-    for windows in ("--windows=1", "--windows=2"):
+    losses, said = [], ("not heard; leave out --windows 1", "is the mean of at most 2 windows")
+    for windows, line in zip(("--windows=1", "--windows=2"), said, strict=True):
         words = [str(tmp_path / "run"), f"--index={shards}:eval", f"--output={tmp_path}/p.npz"]
-        run_command("eval.predict", *words, windows)
+        assert line in run_command("eval.predict", *words, windows).stderr
         scores = Scores.load(tmp_path / "p.npz")
         targets = torch.from_numpy(scores.targets).float()
         losses.append(float(loss(torch.from_numpy(scores.scores), targets)))
