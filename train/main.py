@@ -17,7 +17,6 @@ import tyro
 from psla_wds import cli
 from psla_wds.errors import PslaError
 from train.config import TrainConfig, check_all_read
-from train.fit import as_flags, fitted, given_settings
 from train.recipes import RECIPES, find_recipe
 
 logger = logging.getLogger("train")
@@ -47,6 +46,8 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
 def main() -> None:
     if os.environ.get("LOCAL_RANK", "0") == "0":
         asked = parse(sys.argv[1:])
+        from train.fit import as_flags, fitted, given_settings  # after --help, which needs no numpy
+
         config = fitted(asked, given_settings(sys.argv))
         if config != asked:
             logger.info("fitted to the clips: %s", as_flags(config))
@@ -61,6 +62,8 @@ def _parse_silently(arguments: Sequence[str]) -> TrainConfig:
     """The configuration, on a rank whose help and errors rank 0 prints already."""
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         try:
+            from train.fit import fitted, given_settings
+
             return fitted(parse(arguments), given_settings(arguments))
         except PslaError:
             sys.exit(2)
