@@ -93,7 +93,7 @@ def _prepare(args: Args) -> tuple[Any, Origin, ShardIndex]:
     if args.labels:
         index = apply_overlay(index, args.labels)
     index.check_shards()
-    return checkpoint, Origin(sha256_of(path), checkpoint.epoch), index
+    return checkpoint, Origin(sha256_of(path), checkpoint.epoch, checkpoint.first_epoch), index
 
 
 def _lengths(args: Args, index: ShardIndex, features: FeatureConfig) -> str | None:

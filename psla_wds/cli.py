@@ -12,6 +12,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from psla_wds.errors import PslaError
 from psla_wds.io.locations import Location, Url, parse_location
+from psla_wds.printable import printable
 
 Args = TypeVar("Args")
 
@@ -40,11 +41,19 @@ def parse(args: type[Args], description: str | None, *, prog: str) -> Args:
     )
 
 
+class _Lines(logging.Formatter):
+    """A line for each record, whatever the names in it hold."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
 def run(main: Callable[[], None]) -> None:
     """Call `main`. Stderr gets the log and, for a `PslaError`, its three lines (exit status 2)."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines("%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for library in ("httpx", "httpx2"):  # which log each request that is made for hf://
         logging.getLogger(library).setLevel(logging.WARNING)
     try:

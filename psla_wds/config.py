@@ -118,6 +118,7 @@ def read_json(config_type: type[C], path: Path, *, besides: tuple[str, ...] = ()
     """The configuration in a file, such as a run's config.json; names in `besides` are ignored."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(values, ensure_ascii=False).encode()  # ValueError: text that UTF-8 cannot hold
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"cannot read the configuration: {error}", where=path, fix="check the path"

@@ -7,6 +7,8 @@ a bug in our code and keeps its traceback.
 from importlib import import_module
 from types import ModuleType
 
+from psla_wds.printable import printable
+
 DAMAGE = (
     ValueError,
     KeyError,
@@ -21,15 +23,22 @@ DAMAGE = (
 
 
 class PslaError(Exception):
-    """Base of every error caused by data, configuration or environment."""
+    """Base of every error caused by data, configuration or environment: three lines at most."""
 
     def __init__(self, what: str, *, where: object = None, fix: str | None = None) -> None:
-        lines = [what]
+        lines = [printable(what)]
         if where is not None:
-            lines.append(f"  where: {where}")
+            lines.append(f"  where: {printable(str(where))}")
         if fix is not None:
-            lines.append(f"  fix:   {fix}")
+            lines.append(f"  fix:   {printable(fix)}")
         super().__init__("\n".join(lines))
+
+    @classmethod
+    def relayed(cls, text: str) -> "PslaError":
+        """An error with the lines of others."""
+        error = cls.__new__(cls)
+        Exception.__init__(error, text)
+        return error
 
 
 class ConfigError(PslaError):

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from psla_wds.printable import printable
+
 MOST_LETTERS = 40
 """Letters of a cell; longer ones lose their middle."""
 
@@ -24,7 +26,7 @@ def text_table(rows: Iterable[Sequence[str]], align: str = "<") -> str:
     Args:
         align: `<` (text) or `>` (numbers) for each column; columns beyond it hold numbers.
     """
-    cut = [[_cut(cell) for cell in row] for row in rows]
+    cut = [[_cut(printable(cell)) for cell in row] for row in rows]
     columns = max(map(len, cut), default=0)
     widths = [max(len(row[i]) for row in cut if i < len(row)) for i in range(columns)]
     sides = align.ljust(columns, ">")

@@ -27,6 +27,7 @@ from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.locations import Location, is_http
 from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list
+from psla_wds.printable import printable
 from psla_wds.progress import progress_bar
 from psla_wds.shards.index import ShardIndex, combined_fingerprint
 from psla_wds.shards.index_files import CLASS_LABELS, read_index
@@ -41,6 +42,7 @@ from sharding.foreign.scan import (
 from sharding.packing.plan import NotPlannedError, compared
 
 MAX_SHOWN = 20
+"""Problems that are listed."""
 MAX_REASON = 200
 """Length limit in characters of a reason that quotes a file."""
 
@@ -305,10 +307,10 @@ def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m sharding.check")
     problems = check(args.shards, deep=args.deep)
     if problems:
-        shown = "\n".join(f"    {problem}" for problem in problems[:MAX_SHOWN])
-        more = f"\n    (+{len(problems) - MAX_SHOWN} more)" if len(problems) > MAX_SHOWN else ""
+        print(*map(printable, problems[:MAX_SHOWN]), sep="\n")
+        more = f" (the first of {len(problems):,} problems)" if len(problems) > 1 else ""
         raise ShardError(
-            f"{len(problems):,} problems:\n{shown}{more}",
+            f"{problems[0]}{more}",
             where=args.shards,
             fix="delete the tars named and their sidecars, and run the same sharding.build again; "
             "tars built elsewhere: copy them again, then python -m sharding.index",

@@ -15,6 +15,7 @@ from psla_wds import cli
 from psla_wds.cli import LocationArg
 from psla_wds.features.windows import mismatch_by_default
 from psla_wds.io.locations import Location
+from psla_wds.printable import printable
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import read_index
 
@@ -84,7 +85,7 @@ def render(summary: dict[str, Any], shards: Location) -> str:
         f"  audio     {summary['sample_rate_hz']:,} Hz, {summary['mean_clip_bytes'] / 1e3:,.0f} kB "
         f"a clip, {duration['min']:.2f} to {duration['max']:.2f} s, median "
         f"{duration['median']:.2f} s",
-        f"  splits    {splits}",
+        f"  splits    {printable(splits)}",
         f"  labels    {summary['labels_per_clip']:.2f} a clip, {len(summary['classes'])} classes",
         *([f"  lengths   {summary['lengths']}"] if summary["lengths"] else []),
         "",

@@ -15,6 +15,7 @@ ALLOWED = {
 }
 ORDER = {
     "psla_wds": [
+        "printable",
         "errors",
         "progress",
         "text_table",

@@ -8,7 +8,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from psla_wds.evaluation.metrics import evaluate
 from psla_wds.evaluation.predict import Predictor, gather_scores
@@ -65,6 +64,10 @@ class Trainer:
         config, world = self._config, self._world
         data = open_training_data(config, world, self._index, first_step=self._step)
         self._total_steps = config.epochs * data.schedule.steps_per_epoch
+        if world.is_main and self._step:
+            at, last = f"step {self._step} of {self._total_steps}", config.epochs
+            epoch = min(self._step // data.schedule.steps_per_epoch + 1, last)
+            logger.info("continuing after %s, in epoch %d of %d", at, epoch, last)
         with data.loader as loader, self._states:
             batches = DataTimer(loader)
             for epoch in range(self._epochs_done + 1, config.epochs + 1):
@@ -73,12 +76,12 @@ class Trainer:
                 waited_before_s = loader.storage_wait_s
                 interval = self._train_epoch(epoch, data, batches, log)
                 storage_wait = (loader.storage_wait_s - waited_before_s) / interval.elapsed_s
-                if world.is_main:
-                    found = loader.verdict(interval.data_wait, storage_wait)
-                    logger.info("epoch %d was %s", epoch, found)
+                waited = loader.verdict(interval.data_wait, storage_wait)
                 self._log_damaged(loader.damaged, log)
                 waits = {"storage_wait": storage_wait} | batches.take_percentiles()
-                self._finish_epoch(epoch, interval, waits, log)
+                quality = self._finish_epoch(epoch, interval, waits, log)
+                if world.is_main:
+                    logger.info("epoch %d/%d: %s; %s", epoch, config.epochs, quality, waited)
 
     @property
     def epochs_left(self) -> int:
@@ -120,22 +123,32 @@ class Trainer:
                 step_loss = learner.step(batches, self._moment(self._step, epoch))
                 self._step += 1
                 self._measures.add(self._step, step_loss, learner.gradient_norm, learner.is_bad)
+                whole.clips += config.batch_size
+                since_log.clips += config.batch_size
                 stops = self._agree_to_stop()
                 if stops or self._step == end or self._must_read():
                     self._read_measures(epoch, data, log)
-                whole.clips += config.batch_size
-                since_log.clips += config.batch_size
+                    now = {"loss": f"{self._interval.mean_loss:.4f}"}
+                    bar.set_postfix(now, data_wait=f"{since_log.data_wait:.0%}", refresh=False)
                 bar.update(config.batch_size)
                 if self._step % config.log_every_steps == 0:
-                    self._log_interval(epoch, since_log, bar, log)
+                    self._log_interval(epoch, since_log, log)
                     since_log = Interval(batches)
                 self._save_state_when_due(stops)
         return whole
 
     def _must_read(self) -> bool:
-        """Whether the numbers are needed now; the same on all ranks."""
+        """Whether the numbers are needed now; the same on all ranks.
+
+        Early in a run the bar shows them at steps 1, 2, 4, 8 and so on.
+        """
         intervals = (self._config.log_every_steps, self._config.state_every_steps)
-        return self._measures.is_full or any(self._step % steps == 0 for steps in intervals)
+        is_power_of_2 = self._step.bit_count() == 1
+        return (
+            is_power_of_2
+            or self._measures.is_full
+            or any(self._step % steps == 0 for steps in intervals)
+        )
 
     def _read_measures(self, epoch: int, data: TrainingData, log: RunLog) -> None:
         """Wait for the GPU and add up the numbers of the last steps; raises if they are bad."""
@@ -155,9 +168,8 @@ class Trainer:
         if bad:
             self._bad_steps.record(bad, epoch, clips_of)
 
-    def _log_interval(self, epoch: int, interval: Interval, bar: tqdm, log: RunLog) -> None:
+    def _log_interval(self, epoch: int, interval: Interval, log: RunLog) -> None:
         (data_wait,), means = self._world.mean([interval.data_wait]), self._interval.take()
-        bar.set_postfix(loss=f"{means['loss']:.4f}", data_wait=f"{data_wait:.0%}", refresh=False)
         if self._world.device.type == "cuda":
             most = torch.cuda.max_memory_allocated(self._world.device)
             means["gpu_memory_gib"] = most / 2**30
@@ -188,11 +200,14 @@ class Trainer:
 
     def _finish_epoch(
         self, epoch: int, interval: Interval, waits: dict[str, float], log: RunLog
-    ) -> None:
+    ) -> str:
         """Evaluate, save the weights, log: the epoch counts once all of this is done.
 
         Args:
             waits: numbers for the log on how this rank waited for data.
+
+        Returns:
+            How well and how fast the epoch went, for a reader.
         """
         train_s, clips_per_s = interval.elapsed_s, interval.clips_per_s
         (data_wait,), means = self._world.mean([interval.data_wait]), self._epoch.take()
@@ -216,6 +231,10 @@ class Trainer:
         )
         self._epochs_done = epoch
         self._save_state()
+        said = f"loss {means['loss']:.4f}"
+        if quality:
+            said += f", eval loss {quality.eval_loss:.4f}, {log.compared(epoch, quality.mAP)}"
+        return f"{said}, {train_s:.0f} s, {clips_per_s:.0f} clips/s"
 
     def _evaluate(self) -> Quality | None:
         """None on ranks other than 0, and in a run without --eval-index."""

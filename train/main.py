@@ -16,8 +16,8 @@ import tyro
 
 from psla_wds import cli
 from psla_wds.errors import PslaError
-from train.config import TrainConfig, check_all_read
-from train.recipes import RECIPES, find_recipe
+from train.config import TrainConfig
+from train.recipes import RECIPES, configure
 
 logger = logging.getLogger("train")
 
@@ -31,16 +31,8 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
             RECIPES, args=arguments, prog=PROG, description=__doc__
         )
     name, *settings = arguments
-    recipe = find_recipe(name, where=PROG)
-    config = tyro.cli(
-        TrainConfig,
-        default=recipe,
-        args=settings,
-        prog=f"{PROG} {name}",
-        description=RECIPES[name][0] if name in RECIPES else __doc__,
-    )
-    check_all_read(config, recipe)
-    return config
+    description = RECIPES[name][0] if name in RECIPES else __doc__
+    return configure(name, settings, where=PROG, prog=f"{PROG} {name}", description=description)
 
 
 def main() -> None:

@@ -1,13 +1,18 @@
 """Recipes: complete configurations by name; each differs from another by `replace`."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import tyro
+
+from psla_wds.config import flag
 from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
+from psla_wds.io.locations import is_url
 from psla_wds.models.config import LITE0, ModelConfig
 from psla_wds.sampling.config import AugmentConfig, SamplerConfig
-from train.config import OptimizerConfig, TrainConfig, read_config
+from train.config import OptimizerConfig, TrainConfig, check_all_read, read_config
 
 # PSLA IV-B: 2M clips, class-balanced draws, 30 epochs.
 AUDIOSET_FULL = TrainConfig(run_dir=Path("runs/audioset-full"))
@@ -119,10 +124,40 @@ RECIPES: dict[str, tuple[str, TrainConfig]] = {
 }
 
 
-def find_recipe(name: str, *, where: str) -> TrainConfig:
-    """The recipe of that name, or the settings in the config.json of a run."""
+SHARDS = ("index", "eval_index")
+"""Settings that name shards, which may lie behind URLs."""
+
+
+def configure(
+    name: str, settings: Sequence[str], *, where: str, prog: str, description: str | None
+) -> TrainConfig:
+    """A recipe, or the settings in the config.json of a run, changed by flags.
+
+    A configuration may come from a stranger, so it neither chooses where this start writes nor
+    makes it ask a server: only flags do.
+    """
+    recipe = _find(name, where=where)
+    given = {word.partition("=")[0].replace("_", "-") for word in settings}
+    new = {option: () for option in SHARDS if flag(option) in given}  # else flags would add to them
+    recipe = replace(recipe, **new)
+    config = tyro.cli(
+        TrainConfig, default=recipe, args=settings, prog=prog, description=description
+    )
+    for option in SHARDS:
+        urls = [spec for spec in getattr(recipe, option) if is_url(spec)]
+        if urls:
+            raise ConfigError(
+                f"{option} in {name} is a URL, which is used only if the command names it",
+                where=urls[0],
+                fix=" ".join(f"add {flag(option)} {spec}" for spec in getattr(recipe, option)),
+            )
+    check_all_read(config, recipe)
+    return config
+
+
+def _find(name: str, *, where: str) -> TrainConfig:
     if name.endswith(".json"):
-        return read_config(Path(name))
+        return _read_recipe(Path(name))
     if name not in RECIPES:
         raise ConfigError(
             f"unknown recipe {name}",
@@ -130,3 +165,15 @@ def find_recipe(name: str, *, where: str) -> TrainConfig:
             fix=f"choose {', '.join(RECIPES)}, or the config.json of a run",
         )
     return RECIPES[name][1]
+
+
+def _read_recipe(path: Path) -> TrainConfig:
+    """The settings in a file, except those that say where to write, or send numbers away."""
+    config = read_config(path)
+    is_own = path.parent.resolve() == config.run_dir.resolve()
+    return replace(
+        config,
+        run_dir=config.run_dir if is_own else TrainConfig().run_dir,
+        wandb=None,
+        reader=replace(config.reader, stage=None),
+    )

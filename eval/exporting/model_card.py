@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from psla_wds.errors import optional_package
 from psla_wds.models.model_folder import LIBRARY, FolderConfig, Member
+from psla_wds.printable import markdown
 
 TASK = "audio-classification"
 METRICS = {"mAP": "mAP", "mAUC": "mAUC", "d_prime": "d'", "accuracy": "accuracy"}
@@ -50,7 +51,7 @@ def card_text(config: FolderConfig, settings: CardSettings) -> str:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["facts"] = _training_facts
+    environment.filters |= {"facts": _training_facts, "markdown": markdown}
     features, metrics = config.features, config.metrics or {}
     scores = {METRICS[key]: metrics[key] for key in METRICS if metrics.get(key) is not None}
     return environment.get_template("model_card.md.jinja").render(

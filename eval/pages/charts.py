@@ -212,6 +212,12 @@ class Figure:
         named = [mark for mark in self.marks if isinstance(mark, Line | Band) and mark.name]
         return named if len(named) > 1 else []
 
+    @property
+    def most_points(self) -> int:
+        """Defined points of the mark that has most."""
+        drawn = (mark.low if isinstance(mark, Band) else mark.y for mark in self.marks)
+        return max((sum(map(math.isfinite, y)) for y in drawn), default=0)
+
     def places(self, x: Sequence[Number], y: Sequence[Number]) -> list[Place | None]:
         """Places of points; None for an undefined one."""
         x_axis, y_axis = self.x_axis, self.y_axis

@@ -78,10 +78,11 @@ def score_figures(run: Run) -> list[Figure]:
 
 
 def training_figures(run: Run) -> list[Figure]:
-    """Loss, evaluation mAP, learning rate and waiting for data, if the log has them."""
+    """Loss, evaluation mAP, learning rate and waiting for data, if the log has several of them."""
     figures = [loss_figure(run)] if run.steps or run.epochs else []
     figures += [learning_curve([run])] if run.evaluated else []
-    return figures + (step_figures(run) if run.steps else [])
+    figures += step_figures(run) if run.steps else []
+    return [figure for figure in figures if figure.most_points > 1]  # one dot shows no course
 
 
 def loss_figure(run: Run) -> Figure:
@@ -182,7 +183,7 @@ def positives_figure(metrics: Metrics, names: Sequence[str]) -> Figure:
     """Average precision of every class against its number of positives."""
     scored = np.flatnonzero(metrics.num_positives)
     counts, values = metrics.num_positives[scored].tolist(), metrics.average_precision[scored]
-    x_axis = log_axis("positives", counts)
+    x_axis = log_axis("positives, log scale", counts)
     x = np.geomspace(x_axis.low, min(x_axis.high, metrics.num_clips), 61).tolist()
     random_ranking = Line("random ranking", x, [v / metrics.num_clips for v in x], "dashed")
     titles = [
@@ -190,7 +191,7 @@ def positives_figure(metrics: Metrics, names: Sequence[str]) -> Figure:
         for k, value, count in zip(scored.tolist(), values.tolist(), counts, strict=True)
     ]
     marks = (random_ranking, Dots(counts, values.tolist(), titles))
-    note = "Each dot is a class. Dashed: a random ranking, whose AP is the share of positives."
+    note = "A dot is a class. Dashed: a random ranking, whose AP is the share of positives."
     title = "Average precision by positives"
     return Figure("positives", title, x_axis, linear_axis("AP", [0, 1]), marks, note)
 

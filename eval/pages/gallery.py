@@ -15,6 +15,7 @@ from eval.pages.runs import open_training_set
 from psla_wds.features.config import FeatureConfig
 from psla_wds.loading.loader import Loader, LoaderConfig
 from psla_wds.loading.waveforms import WaveformLoader
+from psla_wds.printable import printable
 from psla_wds.sampling.augment import NO_PARTNER, Draws, first_sample, plain_draws
 from psla_wds.sampling.schedule import NONE_DAMAGED, BatchLayout, TrainingSchedule
 from psla_wds.shards.index import ShardIndex
@@ -138,7 +139,7 @@ def _named(plan: Plan, row: int, crop: np.float32) -> str:
     num_places = int(index.num_samples[row]) - plan.config.features.max_clip_samples + 1
     start_s = first_sample(crop, max(num_places, 1)) / index.sample_rate_hz
     place = f" from {start_s:.2f} s" if start_s else ""
-    return f"{index.clip_id(row)} ({'; '.join(names) or 'no label'}){place}"
+    return printable(f"{index.clip_id(row)} ({'; '.join(names) or 'no label'}){place}")
 
 
 def gallery(exhibits: Sequence[Exhibit], features: FeatureConfig) -> str:

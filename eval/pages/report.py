@@ -18,16 +18,21 @@ from eval.pages.runs import Scored, find_training_set, predict_again, scored_of_
 from psla_wds.errors import ScoreError
 from psla_wds.evaluation.bootstrap import Intervals, bootstrap
 from psla_wds.evaluation.metrics import Metrics, accuracy, evaluate
+from psla_wds.evaluation.mistakes import Mistakes, find_mistakes
 from psla_wds.evaluation.scores import Origin, Scores
 from psla_wds.evaluation.thresholds import Decisions, decide
 from psla_wds.io.atomic_files import sha256_of
+from psla_wds.io.locations import is_url
 from psla_wds.models.epochs import find_checkpoint
 from psla_wds.shards.clip_ids import NOT_THERE, ClipIds
 from psla_wds.text_table import decimal, text_table
+from train.config import TrainConfig
 from train.run.log import LOG, Run
 
 NUM_ON_SCREEN, NUM_ON_PAGE = 5, 10
 """Number of best classes listed, and of worst ones."""
+MOST_IN_MATRIX, MOST_CONFUSIONS, MOST_WRONG = 30, 30, 20
+"""Classes of a confusion matrix, where more have a list of pairs; pairs in it; clips listed."""
 
 logger = logging.getLogger("score")
 
@@ -52,6 +57,19 @@ class ClassResult:
 
 
 @dataclass(frozen=True)
+class WrongClip:
+    """A clip in which another class scores higher than its own."""
+
+    clip_id: str
+    name: str
+    """Its class."""
+    score: float
+    taken_for: str
+    higher: float
+    """Score of the class that it is taken for."""
+
+
+@dataclass(frozen=True)
 class Report:
     """Scores of a set of clips, and what is known of the run that gave them."""
 
@@ -67,6 +85,10 @@ class Report:
     classes: tuple[ClassResult, ...]
     left_out: tuple[str, ...] = ()
     """Classes of the data set that the model lacks."""
+    mistakes: Mistakes | None = None
+    """None where clips have several labels."""
+    wrong: tuple[WrongClip, ...] = ()
+    """The clips that are most wrong."""
     run: Run | None = None
     scored: Scored | None = None
     """The run's weights that gave the scores."""
@@ -106,6 +128,7 @@ def make_report(
             fix="give the labels by --index SHARDS, and --mapping if its classes are others",
         )
     metrics = evaluate(scores.scores, scores.targets)
+    mistakes = find_mistakes(scores.scores, scores.targets, most=MOST_WRONG)
     intervals = bootstrap(scores.scores, scores.targets, resamples=resamples) if resamples else None
     return Report(
         scores_path=path,
@@ -116,6 +139,8 @@ def make_report(
         intervals=intervals,
         classes=_class_results(scores, metrics, intervals),
         left_out=left_out,
+        mistakes=mistakes,
+        wrong=_wrong_clips(scores, mistakes) if mistakes else (),
         **(_about(run, scores, path, train_index) if run else {}),
     )
 
@@ -127,6 +152,21 @@ def _class_results(
     columns += list(intervals.average_precision) if intervals else []
     rows = zip(scores.mids, scores.names, *(column.tolist() for column in columns), strict=True)
     return tuple(ClassResult(*row) for row in rows)
+
+
+def _wrong_clips(scores: Scores, mistakes: Mistakes) -> tuple[WrongClip, ...]:
+    rows = mistakes.worst
+    labels, found = scores.targets[rows].argmax(axis=1), mistakes.taken_for
+    return tuple(
+        WrongClip(
+            clip_id=scores.clip_ids[row],
+            name=scores.names[label],
+            score=float(scores.scores[row, label]),
+            taken_for=scores.names[other],
+            higher=float(scores.scores[row, other]),
+        )
+        for row, label, other in zip(rows, labels, found, strict=True)
+    )
 
 
 def with_thresholds(
@@ -239,9 +279,19 @@ def render(report: Report, words: Sequence[str]) -> str:
         ranked=sorted(report.classes, key=lambda c: 1.0 if math.isnan(c.AP) else -c.AP),
         by_f1=sorted(report.classes, key=lambda c: 1.0 if math.isnan(c.F1) else -c.F1),
         infinity=math.inf,
+        names=names,
+        matrix=_matrix(report.mistakes) if report.mistakes else [],
+        confusions=report.mistakes.confusions(MOST_CONFUSIONS) if report.mistakes else [],
         settings=settings_of(run) if run else {},
         commands=[*_commands_before(report), f"python -m eval.score {shlex.join(words)}"],
     )
+
+
+def _matrix(mistakes: Mistakes) -> list[int]:
+    """Classes of the confusion matrix; none where they are too many for one."""
+    counts = mistakes.counts
+    used = np.flatnonzero(counts.sum(axis=0) + counts.sum(axis=1))
+    return used.tolist() if len(used) <= MOST_IN_MATRIX else []
 
 
 def _commands_before(report: Report) -> list[str]:
@@ -249,15 +299,27 @@ def _commands_before(report: Report) -> list[str]:
     if report.run is None:
         return []
     run, files = report.run.folder, report.scored.files if report.scored else ()
+    index = report.run.config.eval_index or ("SHARDS",)
     train = ["torchrun", "train/main.py", str(run / "config.json"), "--run-dir", "NEW_RUN"]
+    train += _url_flags(report.run.config)
     if len(files) > 1:
-        epoch = predict_again(run / "checkpoints" / "EPOCH.pt", Path("EPOCH.npz"))
+        epoch = predict_again(run / "checkpoints" / "EPOCH.pt", Path("EPOCH.npz"), index)
         output = shlex.quote(str(report.scores_path))
         mean = f"python -m eval.ensemble EPOCH.npz ... --output {output}"
         return [shlex.join(train), epoch, mean]
     model = run if not files or files[0] == find_checkpoint(run) else files[0]
     commands = [shlex.join(train)]
     if model.parent == run:  # an average
-        words = ["eval.average", str(run), "--epochs", "FIRST", "LAST", "--output", str(model)]
+        (origin,) = report.origins
+        ends = [str(origin.first_epoch or "FIRST"), str(origin.epoch)]
+        words = ["eval.average", str(run), "--epochs", *ends, "--output", str(model)]
         commands.append(f"python -m {shlex.join(words)}")
-    return [*commands, predict_again(model, report.scores_path)]
+    return [*commands, predict_again(model, report.scores_path, index)]
+
+
+def _url_flags(config: TrainConfig) -> list[str]:
+    """Flags for shards behind URLs, which a configuration alone does not open."""
+    places = {"--index": config.index, "--eval-index": config.eval_index}
+    urls = {option for option, specs in places.items() if any(map(is_url, specs))}
+    return [word for option in places for spec in places[option] if option in urls
+            for word in (option, spec)]  # fmt: skip

@@ -56,8 +56,15 @@ class TrainingSet:
 def open_training_set(run: Run, specs: Sequence[str] = ()) -> TrainingSet:
     """The run's training clips, at the places in its configuration or in `specs`.
 
-    Raises `ConfigError` for other clips than those of the run, as far as it recorded them.
+    Raises `ConfigError` for other clips than those of the run, as far as it recorded them, and for
+    URLs that only its configuration names, since a stranger may have written it.
     """
+    if urls := [spec for spec in run.config.index if is_url(spec) and not specs]:
+        raise ConfigError(
+            "the run's shards are behind a URL, which is used only if the command names it",
+            where=urls[0],
+            fix=" ".join(f"add --index {spec}" for spec in run.config.index),
+        )
     config = replace(run.config, index=tuple(specs)) if specs else run.config
     data = TrainingSet(open_training_index(config), config)
     digest = data.index.fingerprint
@@ -187,7 +194,8 @@ def current_scored(origins: Sequence[Origin], run: Path, *, where: Path) -> Scor
     return scored
 
 
-def predict_again(model: Path, scores: Path) -> str:
+def predict_again(model: Path, scores: Path, index: Sequence[str] = ("SHARDS",)) -> str:
     """The command that scores a checkpoint, or the last epoch of a run."""
     model_word, scores_word = shlex.quote(str(model)), shlex.quote(str(scores))
-    return f"python -m eval.predict {model_word} --index SHARDS --output {scores_word}"
+    shards = " ".join(f"--index {shlex.quote(spec)}" for spec in index)
+    return f"python -m eval.predict {model_word} {shards} --output {scores_word}"

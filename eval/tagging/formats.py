@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from psla_wds.errors import ConfigError, PslaError
 from psla_wds.io.atomic_files import atomic_open
+from psla_wds.printable import csv_cell, printable
 
 Format = Literal["text", "json", "csv", "audacity"]
 
@@ -105,7 +106,7 @@ def _text_writer(form: Format, put: Callable[[str], object]) -> Writer:
     def write(recording: Recording, results: Iterable[Result]) -> None:
         for number, result in enumerate(results):
             if form == "text" and number == 0:
-                put(f"{recording.name}\n")
+                put(f"{printable(recording.name)}\n")
             put(RENDER[form](result))
 
     return write
@@ -144,15 +145,16 @@ def _as_json(result: Result) -> str:
         return {name: value for name, value in pairs if value is not None}
 
     content = asdict(result, dict_factory=known)
-    return json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
+    return printable(json.dumps(content, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def _as_csv(result: Result) -> str:
-    stretch = (result.kind, result.recording, f"{result.start_s:.3f}", f"{result.end_s:.3f}")
+    name = csv_cell(result.recording)
+    stretch = (result.kind, name, f"{result.start_s:.3f}", f"{result.end_s:.3f}")
     flags = "|".join(result.flags or ())
     rows = (
-        (*stretch, tag.mid, tag.name, f"{tag.score:.6f}", PRESENT[tag.present], flags)
-        for tag in result.tags
+        (*stretch, *map(csv_cell, (t.mid, t.name)), f"{t.score:.6f}", PRESENT[t.present], flags)
+        for t in result.tags
     )
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)

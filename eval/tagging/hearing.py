@@ -1,6 +1,7 @@
 """Results of recordings, one by one while the recordings are read."""
 
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ from eval.tagging.formats import Recording, Result, Tag, Writer
 from psla_wds.audio.decode import Block, decode
 from psla_wds.audio.files import Notes
 from psla_wds.errors import AudioError
+from psla_wds.printable import printable
 from psla_wds.progress import AUDIO_S, progress_bar
 from psla_wds.tagging.config import EventConfig
 from psla_wds.tagging.events import EventFinder, in_order
@@ -62,7 +64,7 @@ def tag_recordings(
             return
         heard.flagged.update(notes.flags.keys())
         for detail in notes.flags.values():
-            tqdm.write(f"warning: {name}: {detail}", file=sys.stderr)
+            tqdm.write(printable(f"warning: {name}: {detail}"), file=sys.stderr)
 
     with progress_bar(desc="tagging", total=_total_s(recordings), unit=AUDIO_S) as bar:
         numbers = range(len(recordings))
@@ -120,7 +122,7 @@ def _total_s(recordings: list[Recording]) -> int | None:
     """Length of all recordings in whole seconds, rounded up; None if that of one is not known."""
     files = [r.source for r in recordings if isinstance(r.source, Path) and r.source.is_file()]
     try:
-        lengths_s = [soundfile.info(str(file)).duration for file in files]
+        lengths_s = [soundfile.info(os.fsencode(file)).duration for file in files]
     except (RuntimeError, OSError):  # FFmpeg's libraries read it, or nothing does
         return None
     return math.ceil(sum(lengths_s)) if len(files) == len(recordings) else None

@@ -105,9 +105,14 @@ def accuracy(
 ) -> float | None:
     """Share of clips whose true class scores highest; None unless every clip has exactly one
     class."""
-    if not np.all(targets.sum(axis=1, dtype=np.int64) == 1):
+    if not has_one_class(targets):
         return None
     return float(np.mean(scores.argmax(axis=1) == targets.argmax(axis=1)))
+
+
+def has_one_class(targets: UInt8[np.ndarray, "clips classes"]) -> bool:
+    """Whether every clip has exactly one class."""
+    return bool(np.all(targets.sum(axis=1, dtype=np.int64) == 1))
 
 
 def _class_metrics(

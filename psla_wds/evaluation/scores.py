@@ -31,7 +31,9 @@ LAYOUT = {
 ORIGINS = "origins"
 """Array that lists the checkpoints behind the scores; files from elsewhere may lack it."""
 
-WRITTEN_ORIGIN = re.compile(r"(?P<sha256>[0-9a-f]{64}) (?P<epoch>[0-9]{1,9})")
+WRITTEN_ORIGIN = re.compile(
+    r"(?P<sha256>[0-9a-f]{64}) (?P<epoch>[0-9]{1,9})( (?P<first>[0-9]{1,9}))?"
+)
 MOST_DEFLATED = 1032
 """Largest compression ratio of zip's deflate."""
 
@@ -44,10 +46,12 @@ class Origin:
     """Digest of the checkpoint file."""
     epoch: int
     """Epochs trained; for an average, its last epoch; 0 if unknown."""
+    first_epoch: int = 0
+    """First epoch of an average; 0 for the weights of one epoch."""
 
     def __str__(self) -> str:
         """Text form in a score file."""
-        return f"{self.sha256} {self.epoch}"
+        return f"{self.sha256} {self.epoch}" + f" {self.first_epoch}" * (self.first_epoch > 0)
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ class Scores:
         arrays = _read_arrays(path)
         _check(arrays, path)
         texts = {name: tuple(arrays[name].tolist()) for name in ("clip_ids", "mids", "names")}
+        ClassList(texts["mids"], texts["names"])  # checks that they can be shown
         origins = _origins(arrays.get(ORIGINS), path)
         return cls(scores=arrays["scores"], targets=arrays["targets"], origins=origins, **texts)
 
@@ -176,7 +181,11 @@ def _origins(written: np.ndarray | None, path: Path) -> tuple[Origin, ...]:
     found = [WRITTEN_ORIGIN.fullmatch(str(text)) for text in (() if written is None else written)]
     if None in found:
         raise _unusable("its origins (weights and epochs) are not readable", path)
-    return tuple(Origin(match["sha256"], int(match["epoch"])) for match in found if match)
+    return tuple(
+        Origin(match["sha256"], int(match["epoch"]), int(match["first"] or 0))
+        for match in found
+        if match
+    )
 
 
 def _check_sizes(path: Path) -> None:

@@ -21,7 +21,7 @@ def average_weights(run: Path, first: int, last: int, *, first_twice: bool = Fal
     average = RunningAverage()
     for path in [found[0]] * first_twice + found:
         checkpoint = average.add(path)
-    return replace(checkpoint, weights=average.weights())
+    return replace(checkpoint, weights=average.weights(), first_epoch=first)
 
 
 def find_epochs(run: Path, first: int, last: int) -> list[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 from psla_wds.errors import ManifestError
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
+from psla_wds.printable import is_printable
 
 CSV_COLUMNS = ("index", "mid", "display_name")
 
@@ -26,7 +27,13 @@ class ClassList:
     def __post_init__(self) -> None:
         if not len(set(self.mids)) == len(self.mids) == len(self.names):
             raise ValueError("mids and names are not one to one")
-        "".join(self.mids + self.names).encode()  # TypeError or ValueError: they are no text
+        for text in self.mids + self.names:
+            if not is_printable(text):  # TypeError: it is no text
+                raise ManifestError(
+                    "a class has characters that cannot be shown",
+                    where=f"class {text}",
+                    fix="give it another name",
+                )
         named = {key: i for keys in (self.names, self.mids) for i, key in enumerate(keys)}
         object.__setattr__(self, "_named", named)
         # A name or mid that looks like a number means itself, so these come after the indices.

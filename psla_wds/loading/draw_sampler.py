@@ -73,10 +73,15 @@ class DrawSampler(Sampler[list[int]]):
         return rows.reshape(steps, layout.world_size, layout.clips_per_pass)[:, layout.rank]
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch, counted from 1; stay if it is the current one."""
-        self._check(epoch)
-        if epoch != self.epoch:
-            self.step = (epoch - 1) * self.steps_per_epoch
+        """Go to the beginning of an epoch; stay if it is the current one.
+
+        Args:
+            epoch: counted from 0, as by torch's samplers, for the loops that call this (Lightning,
+                Accelerate); everything else here counts from 1, as training does.
+        """
+        self._check(epoch + 1)
+        if epoch + 1 != self.epoch:
+            self.step = epoch * self.steps_per_epoch
 
     def state_dict(self, step: int | None = None) -> dict[str, Any]:
         """The place in the draws, to go on from with any number of processes.
@@ -116,7 +121,7 @@ class DrawSampler(Sampler[list[int]]):
     def _check(self, epoch: int) -> None:
         if epoch < 1:
             raise ConfigError(
-                f"epoch={epoch} is before the first",
+                "the epoch is before the first",
                 where="DrawSampler",
-                fix="count epochs from 1, as training does",
+                fix="count epochs from 1, and from 0 for set_epoch",
             )

@@ -57,6 +57,8 @@ class Checkpoint:
     classes: ClassList
     epoch: int
     """Number of epochs trained; the last one of an average; 0 where the file does not say."""
+    first_epoch: int = 0
+    """First epoch of an average; 0 for the weights of one epoch."""
 
     def build(self) -> AudioTagger:
         """The tagger, in evaluation mode, on the CPU."""
@@ -88,6 +90,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "mids": list(checkpoint.classes.mids),
         "names": list(checkpoint.classes.names),
         "epoch": checkpoint.epoch,
+        "first_epoch": checkpoint.first_epoch,
     }
     save_tensors(content, path)
 
@@ -118,6 +121,7 @@ def read_checkpoint(
             features=from_json(FeatureConfig, content["features"], where=path),
             classes=ClassList(tuple(content["mids"]), tuple(content["names"])),
             epoch=int(content["epoch"]),
+            first_epoch=int(content.get("first_epoch", 0)),
         )
     except (KeyError, ValueError, TypeError, OverflowError, RuntimeError) as error:
         raise CheckpointError(

@@ -104,8 +104,8 @@ class World:
         if not self.is_main:
             raise SystemExit(2)
         if len(set(messages)) == 1:
-            raise PslaError(messages[0])
-        raise PslaError(
+            raise PslaError.relayed(messages[0])
+        raise PslaError.relayed(
             "\n".join(f"on rank {rank}: {text}" for rank, text in enumerate(messages) if text)
         )
 

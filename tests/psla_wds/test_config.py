@@ -75,7 +75,10 @@ def test_a_setting_out_of_range_is_refused_with_its_flag(config: type, setting: 
         config(**setting)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "3", "{", "[" * 20_000], ids=len)
+NO_CONFIGURATIONS = ["", "[]", "3", "{", "[" * 20_000, r'{"run_dir": "\udce9"}']
+
+
+@pytest.mark.parametrize("content", NO_CONFIGURATIONS, ids=len)
 def test_a_file_without_a_configuration_is_refused(tmp_path: Path, content: str):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError):

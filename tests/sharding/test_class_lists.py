@@ -1,11 +1,14 @@
 """Class lists made by `sharding.labels`, from a folder or from a column of a CSV."""
 
 import csv
+import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 from conftest import assert_user_error, run_command
 from data_sets import write_esc50, write_fsd50k, write_table
 
@@ -30,6 +33,17 @@ def test_a_class_list_is_made_from_a_folder_or_a_column(tmp_path: Path):
         assert class_names(Args(tmp_path / "t.parquet", output, column=column)) == names
     with pytest.raises(ManifestError, match="name the columns labels"):
         class_names(Args(esc50, output))
+
+
+def test_a_folder_whose_name_is_no_text_is_one_error(tmp_path: Path):
+    folder = tmp_path / "set" / os.fsdecode(b"caf\xe9")
+    folder.mkdir(parents=True)
+    soundfile.write(os.fsencode(folder / "a.wav"), np.zeros(16_000), 16_000)
+    for words in (["labels", folder.parent], ["build", "folder", folder.parent]):
+        done = run_command(
+            f"sharding.{words[0]}", *words[1:], f"--output={tmp_path}/o", check=False
+        )
+        assert_user_error(done, "characters that cannot be shown", r"caf\udce9")
 
 
 def test_a_field_beyond_the_limit_of_csv_is_an_error(tmp_path: Path):

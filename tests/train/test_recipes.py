@@ -1,14 +1,18 @@
 """The recipes against the numbers of the paper (PSLA IV, and the official run scripts)."""
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
+from psla_wds.config import to_json
 from psla_wds.errors import ConfigError
 from psla_wds.models.config import LITE0
-from train.config import READ_WITH, check_all_read, value_of
+from psla_wds.reading.config import ReaderConfig
+from train.config import READ_WITH, TrainConfig, check_all_read, value_of
 from train.main import parse
 from train.optimizer import Moment, learning_rate
 from train.recipes import DEMO, RECIPES
@@ -116,6 +120,28 @@ def test_setting_without_effect_is_refused(words: str, setting: str, other: str)
     what, where, _ = str(caught.value).splitlines()
     assert what.startswith(f"{setting} has no effect where {other} is ")
     assert where == f"  where: --{setting.replace('_', '-')}"
+
+
+def test_a_configuration_neither_writes_nor_asks_elsewhere(tmp_path: Path):
+    reader = ReaderConfig(stage=tmp_path / "stage", threads=3)
+    config = replace(DEMO, index=("s3://a/b", "c"), wandb="w", reader=reader)
+    own, stranger = tmp_path / "run", tmp_path / "other"
+    for folder in (own, stranger):
+        folder.mkdir()
+        settings = to_json(replace(config, run_dir=own))
+        (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ConfigError) as caught:
+        parse([f"{own}/config.json"])
+    advice = str(caught.value).splitlines()[-1]
+    assert advice == "  fix:   add --index s3://a/b add --index c"
+    words = ["--index=s3://a/b", "--index", "d"]
+    again = parse([f"{own}/config.json", *words])
+    assert again == replace(
+        config, index=("s3://a/b", "d"), wandb=None, reader=replace(reader, stage=None), run_dir=own
+    )
+    assert parse([f"{stranger}/config.json", *words]).run_dir == TrainConfig().run_dir
+    named = parse([f"{stranger}/config.json", "--stage=x", f"--run-dir={own}", "--index=e"])
+    assert (named.run_dir, named.reader.stage, named.index) == (own, Path("x"), ("e",))
 
 
 def test_student_differs_by_network_and_teacher_alone():

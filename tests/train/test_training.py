@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import signal
 import time
@@ -165,12 +166,16 @@ def test_a_run_goes_on_by_other_processes_and_notes_what_made_it(
 
     made_with["versions"]["numpy"] = "1.0"
     (run_dir / "config.json").write_text(json.dumps(content))
+    caplog.set_level("INFO")
     train(parse(arguments(shards, run_dir, "--resume", "--epochs=3")))
     log = read_run(run_dir)
+    assert "continuing after step 12 of 18, in epoch 3 of 3" in caplog.text
+    said = rf"epoch 3/3: loss 0\.\d+, eval loss \d\.\d+, mAP {log.epochs[-1].mAP:.4f} \(best"
+    assert re.search(said, caplog.text)
     assert [r.epoch for r in log.epochs] == [1, 2, 3] and len(log.steps) == 18
     warned = [r.getMessage() for r in caplog.records if "config.json" in r.getMessage()]
-    assert any("numpy was 1.0, now" in line for line in warned)
-    assert any("processes was 2, now 1" in line for line in warned)
+    assert ["numpy was 1.0, now" in line for line in warned] == [True, False]
+    assert "processes was 2, now 1" in warned[1]
     assert read_made_with(run_dir / "config.json")["processes"] == 1
 
 
@@ -243,7 +248,11 @@ def test_a_run_and_its_dry_run_find_a_mistake_before_training(
 
 
 def test_allowed_damaged_clips_are_replaced_and_logged(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ):
     monkeypatch.setattr("psla_wds.io.remote.RETRY_PAUSES_S", ())
     caplog.set_level("INFO")
@@ -254,11 +263,14 @@ def test_allowed_damaged_clips_are_replaced_and_logged(
         train(replace(config, run_dir=tmp_path / "strict"))
     assert index.clip_id(5) in str(caught.value)
     train(replace(config, reader=ReaderConfig(max_damaged=1)))
+    assert "loss=0." in capsys.readouterr().err  # the bar's, though the log has no step yet
     damaged = [record for record in records(config.run_dir) if record["event"] == "damaged"]
     assert [record["clip_id"] for record in damaged] == [index.clip_id(5)]
     assert "CRC-32 differs" in damaged[0]["problem"]
     assert "1 damaged clips were replaced so far" in caplog.text
-    assert "epoch 1 was bounded by" in caplog.text
+    assert re.search(
+        r"epoch 1/1: loss 0\.\d{4}, \d+ s, \d+ clips/s; bounded by .*waiting for data", caplog.text
+    )
 
 
 def test_unknown_recipes_and_flags_get_suggestions(

@@ -143,4 +143,6 @@ def _tell_changes(before: dict[str, Any], now: dict[str, Any], path: Path) -> No
 
 def _flat(made_with: dict[str, Any]) -> dict[str, Any]:
     versions = made_with.get("versions")
-    return made_with | versions if isinstance(versions, dict) else made_with
+    if not isinstance(versions, dict):
+        return made_with
+    return {name: value for name, value in made_with.items() if name != "versions"} | versions

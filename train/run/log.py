@@ -33,6 +33,7 @@ class RunLog:
         folder = self._folder = config.run_dir
         self._file: TextIO | None = None
         self._board: SummaryWriterType | None = None
+        self._best: tuple[float, int] | None = None  # mAP and epoch
         if enabled:
             from torch.utils.tensorboard import SummaryWriter  # 1 s of import
 
@@ -42,6 +43,7 @@ class RunLog:
                 for path in (folder / LOG, folder / BAD_BATCHES):
                     _drop_what_is_done_again(path, state)
                 self._file = (folder / LOG).open("a", encoding="utf-8")
+                self._best = _best_epoch((folder / LOG).read_bytes())
                 next_step = state["step"] + 1 if state else 0
                 self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=next_step)
 
@@ -58,6 +60,14 @@ class RunLog:
             for name, number in numbers.items():
                 if name != "epoch":
                     self._board.add_scalar(f"{event}/{name}", number, step)
+
+    def compared(self, epoch: int, mAP: float) -> str:  # noqa: N803 (as in log.jsonl)
+        """The mAP of an epoch beside the best of the epochs before it, for a reader."""
+        before = self._best
+        if before is None or mAP > before[0]:
+            self._best = (mAP, epoch)
+            return f"mAP {mAP:.4f}" + " (best so far)" * (before is not None)
+        return f"mAP {mAP:.4f} (best: {before[0]:.4f} in epoch {before[1]})"
 
     def _disk_errors(self) -> AbstractContextManager[None]:
         return disk_errors(self._folder, "write the log", then="go on with --resume")
@@ -104,6 +114,16 @@ def _drop_what_is_done_again(path: Path, state: dict[str, Any] | None) -> None:
     kept = [line for line in lines if state and _is_known(line, state)]
     with atomic_open(path) as file:
         file.writelines(line + b"\n" for line in kept)
+
+
+def _best_epoch(log: bytes) -> tuple[float, int] | None:
+    """Highest mAP of a log, with its epoch; lines of other programs are passed over."""
+    records = [record for line in log.splitlines() if isinstance(record := _json(line), dict)]
+    found = [(record.get("mAP"), record.get("epoch")) for record in records]
+    return max(
+        ((mAP, epoch) for mAP, epoch in found if type(mAP) is float and type(epoch) is int),
+        default=None,
+    )
 
 
 def _is_known(line: bytes, state: dict[str, Any]) -> bool:

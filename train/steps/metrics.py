@@ -69,10 +69,15 @@ class Means:
             self.num_gradients += 1
             self.largest = max(self.largest, measured.gradient_norm)
 
+    @property
+    def mean_loss(self) -> float:
+        """NaN without steps."""
+        return self.loss / self.num_losses if self.num_losses else math.nan
+
     def take(self) -> dict[str, float]:
         """The means, or NaN without steps; counting starts again."""
         means = {
-            "loss": self.loss / self.num_losses if self.num_losses else math.nan,
+            "loss": self.mean_loss,
             "gradient_norm": self.gradient_norm / max(self.num_gradients, 1),
             "gradient_norm_max": self.largest,
         }

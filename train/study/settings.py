@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
 from tyro.conf import Positional
 
 from psla_wds import cli
@@ -14,8 +13,8 @@ from psla_wds.config import Within, check_ranges, to_json
 from psla_wds.errors import ConfigError
 from psla_wds.io.atomic_files import atomic_open, disk_errors
 from psla_wds.models.config import IMAGENET
-from train.config import TrainConfig, check_all_read, is_method
-from train.recipes import find_recipe
+from train.config import TrainConfig, is_method
+from train.recipes import configure
 from train.study.paper import SETS, STUDIES, DataSet, data_sets
 from train.study.run import read_json
 
@@ -85,14 +84,15 @@ class StudyArgs:
 
 def base_config(args: StudyArgs, words: Sequence[str]) -> TrainConfig:
     """The recipe with the settings in `words`, which are flags of train/main.py."""
-    recipe = find_recipe(args.base or SETS[args.data_set]["recipe"], where="--base")
-    config = tyro.cli(TrainConfig, default=recipe, args=words, prog=f"{PROG} {args.name}")
-    check_all_read(config, recipe)
+    name = args.base or SETS[args.data_set]["recipe"]
+    prog = f"{PROG} {args.name}"
+    config = configure(name, words, where="--base", prog=prog, description=None)
     draws_once = args.data_set != "balanced" or config.sampler.sampling == "shuffle"
+    own_folder = any(word.startswith(("--run-dir", "--run_dir")) for word in words)
     for holds, where, what, fix in (
         (config.index, "--index", "needs shards to train on", "set --index SHARDS"),
         (config.eval_index, "--eval-index", "evaluates its runs", "set --eval-index SHARDS"),
-        (config.run_dir == recipe.run_dir, "--run-dir", "names its run folders", "set --work"),
+        (not own_folder, "--run-dir", "names its run folders", "set --work"),
         (not config.labels, "--labels", "makes its labels", "set --ontology and --teacher"),
         (not config.distill, "--distill", "learns from labels alone", "choose another --base"),
         (not args.sizes or args.name == "training-size", "--sizes", "other than training-size has "

@@ -2,14 +2,16 @@
 
 import shlex
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import tyro
 
+from psla_wds.config import flag
 from psla_wds.errors import PslaError
+from psla_wds.io.locations import is_url
 from psla_wds.models.config import IMAGENET, RANDOM
 from train.config import TrainConfig
 from train.recipes import RECIPES
@@ -112,11 +114,21 @@ class Steps:
 
         folder = self._args.work / "runs" / model.name / f"seed-{seed}"
         words = [str(self._args.work / BASE), *model.flags, f"--run-dir={folder}"]
-        words += [f"--seed={self.base.seed + seed}", "--resume"]
+        words += [f"--seed={self.base.seed + seed}", "--resume", *self._places()]
         overlays = [self.overlay(model.labels)] if model.labels else []
         words += [f"--labels={overlay.output.parent}" for overlay in overlays]
         output = epoch_path(folder, model.epochs)
         return Step(self._name(folder), TRAIN, tuple(words), output, tuple(overlays))
+
+    def _places(self) -> Iterator[str]:
+        """Flags for what a run takes from its command alone, not from base.json."""
+        for option in ("index", "eval_index"):
+            specs = getattr(self.base, option)
+            yield from (f"{flag(option)}={spec}" for spec in specs if any(map(is_url, specs)))
+        if self.base.reader.stage:
+            yield f"--reader.stage={self.base.reader.stage}"
+        if self.base.wandb:
+            yield f"--wandb={self.base.wandb}"
 
     def last(self, model: Model, seed: int) -> Step:
         """Scores of the last epoch."""

@@ -1,17 +1,21 @@
 """Exported folders: facts on the card, nothing private, uploads, refusals."""
 
+import html
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+from markdown import Markdown
 from services.hub_server import TOKEN, HubServer, hub_server
 from tiny_models import tiny_checkpoint
 
 from eval.export import Args, export, main, push
 from psla_wds.errors import CheckpointError, ConfigError, PslaError, ScoreError
+from psla_wds.labels.class_list import ClassList
 from psla_wds.models.checkpoint import save_checkpoint
 from psla_wds.models.epochs import epoch_path
 from psla_wds.models.model_folder import Provenance, read_model_config
@@ -90,6 +94,20 @@ def test_card_claims_nothing_that_was_not_given(tmp_path: Path):
     assert card.data.license is None and card.data.eval_results is None
     assert "None were given" in card.text and "`model.safetensors`: not known." in card.text
     assert read_model_config(tmp_path / "m").members[0].provenance == Provenance()
+
+
+def test_nothing_on_the_card_is_html_or_a_link(tmp_path: Path):
+    names = ("<script>alert(1)</script>", "![x](http://a)", "[y](javascript:b)")
+    made = tiny_checkpoint()
+    classes = ClassList(made.classes.mids, names)
+    save_checkpoint(replace(made, classes=classes), tmp_path / "alone.pt")
+    export(Args(models=(tmp_path / "alone.pt",), output=tmp_path / "m", title="a <b>"))
+    card = huggingface_hub.ModelCard.load(tmp_path / "m" / "README.md")
+    page = Markdown().convert(card.text)
+    assert not {"<script", "<img", "<b"} & set(re.findall(r"<\w+", page))
+    assert page.count("<a ") == 1  # the paper's
+    for name in (*names, "a <b>"):
+        assert html.escape(name) in page
 
 
 def test_folder_has_settings_and_no_places(exported: Path):

@@ -60,7 +60,8 @@ def test_seeds_may_differ_in_speed_but_not_in_method(tmp_path: Path):
 def test_a_run_without_evaluation_has_no_learning_curve(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    silent = read_run(write_run(tmp_path / "silent", [step_line(50), not_evaluated(1)], seed=2))
+    lines = [step_line(50), step_line(100), not_evaluated(1)]
+    silent = read_run(write_run(tmp_path / "silent", lines, seed=2))
     names = [figure.name for figure in log_figures([silent])]
     assert names == ["loss", "learning-rate", "data-wait"]
     assert "was not evaluated while it trained" in caplog.text
@@ -126,7 +127,7 @@ def test_only_the_shards_of_the_run_are_used(
 def test_the_command_writes_figures_and_their_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    lines = [step_line(50), epoch_line(1, train_loss=None), epoch_line(2)]
+    lines = [step_line(50), epoch_line(1, train_loss=None), step_line(100), epoch_line(2)]
     run = write_run(tmp_path / "run", lines, epochs=2)
     words = ["figures", str(run), "--no-plans"]
     monkeypatch.setattr("sys.argv", [*words, f"--output={tmp_path / 'figures'}"])

@@ -104,6 +104,13 @@ def test_a_gallery_is_one_svg_with_units(shown: list[Exhibit]):
     assert (lightness >= 0).all() and (lightness[13:36] > 0).all()
 
 
+def test_a_url_in_a_run_is_asked_only_if_the_command_names_it(tmp_path: Path):
+    settings = to_json(replace(CONFIG, index=("http://127.0.0.1:1/s", "b")))
+    run = read_run(write_run(tmp_path / "run", [], **settings))
+    with pytest.raises(ConfigError, match=r"add --index http://127\.0\.0\.1:1/s add --index b"):
+        plan_of_run(run, (), STEP)
+
+
 def test_the_command_shows_shards_without_a_run(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

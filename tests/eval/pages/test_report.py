@@ -23,6 +23,7 @@ from train.recipes import DEMO
 
 EVIL = "<script>alert('&')</script>"
 DASH = "\N{EN DASH}"
+STEPS, NOT_FINITE = (step_line(8), step_line(9)), epoch_line(2, map_=None)
 
 
 @pytest.fixture
@@ -159,14 +160,40 @@ def test_a_run_adds_its_training_to_the_page(scores: Scores, score_path: Path, r
     assert "python -m eval.score P.npz &#39;a word&#39;</pre>" in page
 
 
+@pytest.mark.parametrize("num_classes", [6, 40])
+def test_mistakes_are_in_a_report_of_single_labels(tmp_path: Path, num_classes: int):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, num_classes, 300)
+    targets = np.eye(num_classes, dtype=np.uint8)[labels]
+    values = (targets + 0.8 * rng.random(targets.shape)).astype(np.float32)
+    values[7] = np.roll(targets[7], 1) + 0.25  # the clip that is most wrong
+    names = tuple(f"{k} & {EVIL}" for k in range(num_classes))
+    ids = tuple(f"clip-{i}{EVIL}" for i in range(300))
+    Scores(ids, values, targets, names, names).save(tmp_path / "s.npz")
+    _, page = results_of(tmp_path / "s.npz")
+    assert EVIL not in page and ('class="matrix"' in page) == (num_classes == 6)
+    section = page[page.index('id="mistakes"') :]
+    assert section.index("clip-7&lt;") < section.index("</tr>", section.index("clip-"))
+    if num_classes == 6:
+        first = np.bincount(values[labels == 0].argmax(axis=1), minlength=6)
+        cells = re.findall(r"<td[^>]*>(\d*)</td>", section[: section.index("</tr>\n", 3000)])
+        assert [int(cell or 0) for cell in cells[:6]] == first.tolist()
+
+
+def test_a_chart_of_one_dot_is_left_out(scores: Scores, score_path: Path, tmp_path: Path):
+    folder = write_run(tmp_path / "short", [step_line(50), epoch_line(1)])
+    _, page = results_of(score_path, folder)
+    assert {"Loss", "Learning rate"}.isdisjoint(charts_in(page))
+
+
 @pytest.mark.parametrize(
     ("lines", "said", "charts"),
     [
         ([], "No epoch is finished yet", []),
         (['{"event": "step", "st'], "last line of the log is cut", []),
-        ([epoch_line(1), not_evaluated(2)], "Not evaluated: epoch 2.", ["Loss", "Evaluation mAP"]),
-        ([step_line(9), not_evaluated(1)], "Not evaluated: epoch 1.", ["Loss", *STEP_CHARTS]),
-        ([epoch_line(1, map_=None)], "Epoch 1", ["Loss", "Evaluation mAP"]),
+        ([epoch_line(1), not_evaluated(2)], "Not evaluated: epoch 2.", ["Loss"]),
+        ([*STEPS, not_evaluated(1)], "Not evaluated: epoch 1.", ["Loss", *STEP_CHARTS]),
+        ([epoch_line(1), NOT_FINITE, epoch_line(3)], "Epoch 3", ["Loss", "Evaluation mAP"]),
         (['{"event": "damaged", "clip_id": "c.1"}'], "1 damaged clips were replaced", []),
     ],
     ids=["empty", "cut", "a gap", "never evaluated", "not finite", "damaged"],

@@ -23,11 +23,11 @@ from train.run.log import read_run
 CLASSES = ("/m/0", "/m/1")
 
 
-def scores_of(weights: Path, epoch: int) -> Scores:
+def scores_of(weights: Path, epoch: int, first_epoch: int = 0) -> Scores:
     """Scores of 20 clips, marked as those of a checkpoint."""
     values = np.random.default_rng(epoch).random((20, 2), np.float32)
     targets = (np.arange(40).reshape(20, 2) % 3 == 0).astype(np.uint8)
-    origins = (Origin(sha256_of(weights), epoch),)
+    origins = (Origin(sha256_of(weights), epoch, first_epoch),)
     return Scores(tuple(map(str, range(20))), values, targets, CLASSES, CLASSES, origins)
 
 
@@ -99,8 +99,16 @@ def test_a_report_names_weights_and_how_to_score_them(
     assert "scores from epoch-002.pt (epoch 2).</p>" in page(run)
     assert f"eval.predict {run} --index" in page(run) and "eval.average" not in page(run)
     assert json.loads((run / "metrics.json").read_text())["origins"][0].endswith(" 2")
-    assert f"eval.average {other} --epochs FIRST LAST --output {other}/average.pt" in page(other)
-    assert f"eval.predict {other}/average.pt --index" in page(other)
+    average = other / "average.pt"
+    assert f"eval.average {other} --epochs FIRST 2 --output {average}" in page(other)
+    scores_of(average, 2, first_epoch=1).save(other / "scores.npz")
+    assert f"eval.average {other} --epochs 1 2 --output {average}" in page(other)
+    config = other / "config.json"
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps(settings | {"eval_index": ["http://a/b", "c d"]}))
+    told = page(other)
+    assert f"eval.predict {average} --index http://a/b --index &#39;c d&#39; --output" in told
+    assert "--run-dir NEW_RUN --eval-index http://a/b --eval-index &#39;c d&#39;\n" in told
     assert [figure.name for figure in score_figures(read_run(run))] == ["class-ap"]
     assert "scores from" not in caplog.text
     train(run, 3)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -202,6 +203,19 @@ def test_text_has_a_heading_for_each_recording(tag: Run, audio: Path):
     headings = [lines[number] for number in (0, 5, 10)]  # of three events and a recording each
     assert status == 0 and headings == [str(short), str(short), str(audio / "long.flac")]
     assert lines[-1].split()[:4] == ["recording", "0.00", "3.00", "s"]
+
+
+@pytest.mark.parametrize("form", ["text", "json", "csv"])
+def test_a_name_that_is_not_utf8_is_shown_with_escapes(
+    tag: Run, audio: Path, tmp_path: Path, form: str
+):
+    for name in (b"a\xe9\n.wav", b"b.wav"):
+        shutil.copy(audio / "more" / "short.wav", tmp_path / os.fsdecode(name))
+    status, out, err = tag(tmp_path, f"--format={form}", "--embeddings", tmp_path / "e.npz", EAGER)
+    assert status == 0 and "Traceback" not in err
+    shown = f"{tmp_path}/a\\udce9\\n.wav"
+    assert shown in out and f"{tmp_path}/b.wav" in out
+    assert {len(line.split("\x1b")) for line in out.splitlines()} == {1}
 
 
 def test_labels_for_audacity_are_a_file_a_recording(tag: Run, audio: Path, tmp_path: Path):

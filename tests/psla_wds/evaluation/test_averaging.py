@@ -89,7 +89,7 @@ def test_curves_agree_with_the_averages_made_alone(
     run_command("eval.average", str(trained), "--epochs", "1", "2", f"--output={average}")
     run_command("eval.predict", str(average), f"--index={shards}:eval", f"--output={scores}")
     alone = Scores.load(scores)
-    assert alone.origins == (Origin(sha256_of(average), 2),)
+    assert alone.origins == (Origin(sha256_of(average), 2, first_epoch=1),)
     parts = sorted(curves.glob("epoch-*.npz"))
     assert [Scores.load(part).origins[0].epoch for part in parts] == [1, 2]
     expected = evaluate(alone.scores, alone.targets).mAP

@@ -38,6 +38,8 @@ def test_a_class_list_survives_writing_and_reading(tmp_path: Path):
         ("index,mid,display_name\n0,/m/a,A\n1,/m/b,A\n", "display_name A appears twice"),
         ("mid,name\n/m/a,A\n", "needs an index, a mid and a name"),
         ("index,mid,display_name\n0,/m/a,\xe9\n", "not CSV in UTF-8"),
+        ("index,mid,display_name\n0,/m/a,A\x1b[2J\n", r"where: class A\\u001b\[2J\n"),
+        ('index,mid,display_name\n0,"/m/\n/a",A\n', r"where: class /m/\\n/a\n"),
     ],
 )
 def test_a_wrong_class_list_is_refused_with_its_line(tmp_path: Path, content: str, what: str):

@@ -57,7 +57,7 @@ def test_rows_are_those_of_training(index: ShardIndex, kind, rank: int, world_si
     for epoch in (3, 1):
         of_epoch = expected[(epoch - 1) * len(sampler) :][: len(sampler)]
         assert sampler.rows(epoch).tolist() == of_epoch
-        sampler.set_epoch(epoch)
+        sampler.set_epoch(epoch - 1)  # counted from 0, as torch's samplers do
         assert list(sampler) == of_epoch
 
 
@@ -85,7 +85,7 @@ def test_a_state_goes_on_with_any_number_of_processes(index: ShardIndex, done: i
         sampler = DrawSampler(index, batch_size=8, seed=2, rank=rank, world_size=2)
         sampler.load_state_dict(state)
         assert sampler.epoch == done // 4 + 1
-        sampler.set_epoch(sampler.epoch)  # as loops over epochs do; the place stays
+        sampler.set_epoch(sampler.epoch - 1)  # as loops over epochs do; the place stays
         parts.append([rows for _ in range(3 - done // 4) for rows in sampler])
     assert [a + b for a, b in zip(*parts, strict=True)] == whole[done:]
 
@@ -98,7 +98,7 @@ def test_a_break_goes_on_and_another_epoch_begins(index: ShardIndex):
             break
     assert sampler.state_dict() == sampler.state_dict(3) != sampler.state_dict(2)
     assert list(sampler) == whole[3:4] and sampler.epoch == 2
-    sampler.set_epoch(1)
+    sampler.set_epoch(0)
     assert list(sampler) == whole[:4]
 
 
@@ -130,13 +130,11 @@ def test_mistakes_are_one_error(index: ShardIndex, settings: dict[str, int], mes
         DrawSampler(index, **({"batch_size": 8} | settings))
 
 
-def test_epochs_count_from_one(index: ShardIndex):
-    for wrong in (
-        DrawSampler(index, batch_size=8).set_epoch,
-        DrawSampler(index, batch_size=8).rows,
-    ):
-        with pytest.raises(PslaError, match=r"epoch=0 is before the first"):
-            wrong(0)
+def test_an_epoch_before_the_first_is_an_error(index: ShardIndex):
+    sampler = DrawSampler(index, batch_size=8)
+    for wrong, epoch in ((sampler.set_epoch, -1), (sampler.rows, 0)):
+        with pytest.raises(PslaError, match="before the first"):
+            wrong(epoch)
 
 
 def test_workers_of_a_loader_get_every_batch_once(index: ShardIndex):

@@ -52,6 +52,19 @@ def test_records_of_what_is_done_again_are_dropped(
     assert json.loads(last)["step"] == 7
 
 
+def test_an_epoch_is_compared_with_the_best_before_it(tmp_path: Path):
+    config = replace(DEMO, run_dir=tmp_path)
+    with RunLog(config, None, enabled=True) as log:
+        assert log.compared(1, 0.25) == "mAP 0.2500"
+        for epoch, mAP in enumerate((0.25, 0.5), 1):  # noqa: N806 (as in the log)
+            log.write("epoch", step=2 * epoch, epoch=epoch, mAP=mAP)
+    with RunLog(config, state_of(4, 2, []), enabled=True) as log:
+        assert log.compared(3, 0.375) == "mAP 0.3750 (best: 0.5000 in epoch 2)"
+        assert log.compared(4, 0.625) == "mAP 0.6250 (best so far)"
+    with RunLog(config, state_of(2, 1, []), enabled=True) as log:  # epoch 2 is done again
+        assert log.compared(2, 0.375) == "mAP 0.3750 (best so far)"
+
+
 @pytest.mark.parametrize(("state", "kept"), [(state_of(4, 1, []), [2, 4]), (None, [])])
 def test_bad_steps_done_again_are_not_listed_twice(
     tmp_path: Path, state: dict[str, Any] | None, kept: list[int]

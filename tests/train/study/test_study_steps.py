@@ -59,6 +59,15 @@ def test_without_an_ontology_labels_are_those_annotated():
         assert list(with_all_before([train])) == [*before, *overlay, train.name]
 
 
+def test_runs_of_a_study_name_their_urls_and_places():
+    reader = replace(DEMO.reader, stage=Path("fast"))
+    base = replace(BASE, index=("s3://a", "b"), reader=reader, wandb="w")
+    made = Steps(StudyArgs(name="ablation", work=Path("w")), base, 1000)
+    words = made.train(made.model("psla"), 0).words
+    named = ["--index=s3://a", "--index=b", "--reader.stage=fast", "--wandb=w"]
+    assert list(words[-4:]) == named and "--eval-index=eval" not in words
+
+
 def test_a_row_that_changes_nothing_here_is_a_gap():
     base = replace(DEMO, augment=replace(DEMO.augment, freq_mask=0, time_mask=0))
     found = find_numbers(table("ablation", "balanced"), Numbers(steps(base), seeds=1))
