@@ -180,7 +180,7 @@ def main() -> None:
         recipe, found = FeatureConfig(), report["log_mel"]
         logger.warning(
             "the recipes normalise by mean %.4f, std %.4f; of these clips they are %.4f and %.4f: "
-            "train with --features.mean %.4f --features.std %.4f, but a trained tagger with its own",
+            "train with --features.mean %.4f --features.std %.4f; a trained tagger keeps its own",
             *(recipe.mean, recipe.std, found["mean"], found["std"], found["mean"], found["std"]),
         )
     print(json.dumps(report, indent=2) if args.json else render(report, args.shards))
