@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout, suppress
 from dataclasses import MISSING, fields, is_dataclass, replace
-from functools import reduce
+from functools import cache, reduce
 from itertools import pairwise
 from operator import or_
 from pathlib import Path
@@ -197,6 +197,7 @@ def _shown(hint: Any, name: str, default: Any) -> Any:
     return Annotated[(kind, shown, *marks)]
 
 
+@cache
 def _docs_of(kind: type) -> dict[str, str]:
     """Docstrings below the fields of a class, each as one line."""
     found: dict[str, str] = {}

@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def _source(args: Args) -> str:
-    """Words for sharding.build: the source that was read, if it is one of clips as well."""
+    """Words for psla-wds build: the source that was read, if it is one of clips as well."""
     place, kind = shlex.quote(str(args.source)), args.source.suffix
     if kind not in TABLES:
         return f"folder {place}"

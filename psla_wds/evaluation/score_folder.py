@@ -126,11 +126,12 @@ class ScoreFolder:
         shape = (len(clip_ids), self._top_k or len(self._classes))
         with self._disk_errors():
             self._temporary.mkdir(parents=True, exist_ok=True)
-            taken, fix = (
+            taken = ScoreError(
                 "another process writes these scores",
-                "wait for it; or choose another --output",
+                where=self.folder,
+                fix="wait for it, or choose another --output",
             )
-            self._unlock = finalize(self, os.close, lock_folder(self._temporary, taken, fix=fix))
+            self._unlock = finalize(self, os.close, lock_folder(self._temporary, taken))
             for left in self._temporary.iterdir():
                 left.unlink()
             np.save(self._temporary / "id_starts.npy", clip_ids.starts)
@@ -239,7 +240,7 @@ def _damaged(error: Exception, folder: Path) -> ScoreError:
     return ScoreError(
         f"the score folder is damaged: {error}",
         where=folder,
-        fix="write it again: python -m eval.predict",
+        fix=f"write it again: psla-wds predict RUN --index SHARDS --output {folder}",
     )
 
 

@@ -100,15 +100,15 @@ def publish_folder(temporary: Path, folder: Path) -> None:
     sync_folder(folder.parent)
 
 
-def lock_folder(folder: Path, taken: str, *, fix: str) -> int:
+def lock_folder(folder: Path, taken: PslaError) -> int:
     """A descriptor that keeps other processes out of a folder for as long as it is open; it ends
-    with the process, however that ends. `PslaError` with what `taken` says if another has it."""
+    with the process, however that ends. Raises `taken` if another has it."""
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
-        raise PslaError(taken, where=folder, fix=fix) from None
+        raise taken from None
     except OSError as error:  # some network file systems have no locks
         logger.warning("%s cannot be locked: %s", folder, error.strerror)
     return lock

@@ -31,7 +31,7 @@ FLAGS = {
 }
 NOTHING_PACKED = (
     "check the paths (--audio-root, if the files lie elsewhere) and the files, and run "
-    "sharding.build again; no shard is left here"
+    "psla-wds build again; no shard is left here"
 )
 FEW_CLIPS = 10
 """Clips that a class counts more when losses are compared, so that one clip of one is not most."""

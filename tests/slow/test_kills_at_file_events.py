@@ -100,9 +100,7 @@ EVENTS_OF_A_START = 25
 """Until the second state of a run is on the disk."""
 
 
-def test_a_training_goes_on_after_a_kill_at_any_event_of_its_start(
-    shards: Path, site: Path, tmp_path: Path
-):
+def test_a_training_goes_on_after_a_kill_at_any_event(shards: Path, site: Path, tmp_path: Path):
     more = ["--epochs=1", "--resume"]
     left_alone, killed = tmp_path / "alone", tmp_path / "killed"
     assert end(["train.main", *arguments(shards, left_alone, *more)], site, killed, 0) == 0

@@ -99,9 +99,12 @@ class RunDir:
         with disk_errors(self.folder, "write the run folder", then=again):
             self.folder.mkdir(parents=True, exist_ok=True)
             # Two runs would spoil the log and the state of both.
-            taken = "another run is training in this folder"
-            fix = "wait for it, or stop it; or choose another --run-dir"
-            self._lock = lock_folder(self.folder, taken, fix=fix)
+            taken = PslaError(
+                "another run is training in this folder",
+                where=self.folder,
+                fix="wait for it, or stop it; or choose another --run-dir",
+            )
+            self._lock = lock_folder(self.folder, taken)
             if path.exists():
                 _tell_changes(read_made_with(path), made_with, path)
             with atomic_open(path, "w") as file:

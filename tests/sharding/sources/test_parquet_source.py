@@ -132,6 +132,8 @@ def test_the_split_is_in_the_name_of_a_file(tmp_path: Path, name: str, split: st
     options: list[dict[str, Any]] = [{}, {"split": "x"}, {"split_column": "fold"}]
     found = [clips_of(tmp_path, **o)[0].split for o in [*options, {"split_column": "part"}]]
     assert found == [split, "x", "fold3", "dev"]
+    groups = [clips_of(tmp_path, **o)[0].group for o in [{}, {"group_column": "fold"}]]
+    assert groups == ["", "3"]
 
 
 def test_clip_ids_are_unique_and_stable(tmp_path: Path):
