@@ -63,10 +63,11 @@ gpu-loader: $(ENVIRONMENT)
 
 # The demo. One process for each GPU, or two on the CPU.
 PROCESSES = $(shell $(PYTHON) -c 'import torch; print(torch.cuda.device_count() or 2)')
-EPOCHS ?= 6
-AVERAGED ?= 5 6
+# For speed: a smaller network than the recipe's, and half the filters and frames.
+SMALLER := --model.backbone mobilenet-v2 --features.num-mels 64 --features.hop-ms 20
 
 ifdef DATA
+SETTINGS := $(SMALLER) --optimizer.decay cosine --fit minutes $(if $(EPOCHS),--epochs $(EPOCHS))
 NAME := demo-$(basename $(notdir $(DATA:/=)))
 SHARDS := data/$(NAME)/shards
 TRAIN := $(SHARDS):train
@@ -78,15 +79,16 @@ SHARDS := data/demo/shards
 TRAIN := $(SHARDS)/train
 EVAL := $(SHARDS)/eval
 NEEDED := $(TRAIN)/index/meta.json $(EVAL)/index/meta.json
-# For speed: a smaller network than the recipe's, half the filters, and half the frames.
-SMALLER := --model.backbone mobilenet-v2 --features.num-mels 64 --features.num-frames 128 --features.hop-ms 20
+EPOCHS ?= 6
+AVERAGED ?= 5 6
+SETTINGS := $(SMALLER) --features.num-frames 128 --epochs $(EPOCHS)
 endif
 RUN := runs/$(NAME)
 
 demo: $(ENVIRONMENT) $(NEEDED)
-	$(PYTHON) -m torch.distributed.run --standalone --nproc-per-node $(PROCESSES) train/main.py demo --index $(TRAIN) --eval-index $(EVAL) --run-dir $(RUN) --epochs $(EPOCHS) $(SMALLER) --resume
-	$(PYTHON) -m eval.average $(RUN) --epochs $(AVERAGED) --output $(RUN)/average.pt
-	$(PYTHON) -m eval.predict $(RUN)/average.pt --index $(EVAL) --output $(RUN)/scores.npz
+	$(PYTHON) -m torch.distributed.run --standalone --nproc-per-node $(PROCESSES) train/main.py demo --index $(TRAIN) --eval-index $(EVAL) --run-dir $(RUN) $(SETTINGS) --resume
+	$(if $(AVERAGED),$(PYTHON) -m eval.average $(RUN) --epochs $(AVERAGED) --output $(RUN)/average.pt)
+	$(PYTHON) -m eval.predict $(RUN)$(if $(AVERAGED),/average.pt) --index $(EVAL) --output $(RUN)/scores.npz
 	$(PYTHON) -m eval.score $(RUN)/scores.npz --output $(RUN) --run $(RUN)
 
 data/demo/corpus/%/segments.csv: | $(ENVIRONMENT)

@@ -208,7 +208,7 @@ def check_equal(ways: dict[str, Open]) -> None:
 def stage_rows(clips: Batches, device: torch.device, args: Args) -> list[Row]:
     """The cost of each stage, from graphs that end with it. Decoding always runs on the CPU."""
     with Pipeline(1, 1, None):
-        feed = Feed(partial(encoded, clips), FEATURES, rolls=False)
+        feed = Feed(partial(encoded, clips), FEATURES)
         names = list(graph_stages(feed, FEATURES, CPU))
     ways: dict[str, Open] = {name: partial(stage_way, clips, device, name) for name in names}
     before_us, rows = 0.0, []
@@ -222,7 +222,7 @@ def stage_rows(clips: Batches, device: torch.device, args: Args) -> list[Row]:
 @contextmanager
 def stage_way(clips: Batches, device: torch.device, stage: str) -> Iterator[Iterator[object]]:
     """The graph up to a stage; what only later stages need is not computed."""
-    feed = Feed(partial(encoded, clips), FEATURES, rolls=False)
+    feed = Feed(partial(encoded, clips), FEATURES)
     gpu = None if device.type == "cpu" else torch.cuda.current_device()
     pipeline = Pipeline(len(clips[0]), num_cores(), gpu, prefetch_queue_depth=PREFETCH_BATCHES)
     with pipeline:

@@ -7,6 +7,7 @@ An output without .npz is a folder of memory-mapped arrays, for millions of clip
 write it through a shared file system. With --top-k it holds a teacher's scores for its students.
 """
 
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,8 @@ from psla_wds.config import BATCH_SIZE, Within
 from psla_wds.errors import ConfigError
 from psla_wds.evaluation.score_folder import check_top_k
 from psla_wds.evaluation.scores import Origin
+from psla_wds.features.config import FeatureConfig
+from psla_wds.features.windows import mismatch
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.remote import expect_reads_within
 from psla_wds.models.config import Precision
@@ -25,6 +28,8 @@ from psla_wds.reading.config import ReaderConfig
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
 from psla_wds.shards.overlay import apply_overlay
+
+logger = logging.getLogger("predict")
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,10 @@ class Args:
     """Accept shards with other classes than the model's. Targets are those of the common classes;
     psla-wds score --mapping scores the others."""
     batch_size: Annotated[int, BATCH_SIZE] = 32
-    """Clips of a forward pass in each process."""
+    """Clips, or windows of clips, of a forward pass in each process."""
+    windows: Annotated[int | None, Within(1, 10**6)] = None
+    """Most windows of a clip that is longer than the model's: its score is the mean of theirs.
+    Default: as many as cover the clip. 1: only the first, as the paper's code has it."""
     precision: Precision = "float32"
     """Autocast precision of the trunk; the head is float32. Training's own evaluation and
     psla-wds tag use float32."""
@@ -89,6 +97,16 @@ def _prepare(args: Args) -> tuple[Any, Origin, ShardIndex]:
     return checkpoint, Origin(sha256_of(path), checkpoint.epoch, checkpoint.first_epoch), index
 
 
+def _lengths(args: Args, index: ShardIndex, features: FeatureConfig) -> str | None:
+    """One line on clips that are much shorter or longer than the model's window."""
+    longer = "the score of each is the mean of {windows} windows"
+    if args.windows == 1:
+        longer = "{unheard} % of the audio is not heard; leave out --windows 1"
+    elif args.windows:
+        longer = f"the score of each is the mean of at most {args.windows} windows"
+    return mismatch(index.num_samples, features, shorter="{padding} % padding", longer=longer)
+
+
 def _what_was_written(args: Args, num_clips: int, num_classes: int) -> str:
     if args.top_k is None:
         run = f" --run {args.model}" if (args.model / "config.json").exists() else ""
@@ -111,6 +129,8 @@ def main() -> None:
 
     with join_world() as world:
         checkpoint, origin, index = world.together(lambda: _prepare(args))
+        if world.is_main and (lengths := _lengths(args, index, checkpoint.features)):
+            logger.info("%s", lengths)
         model = checkpoint.build().to(world.device)
         predictor = Predictor(
             model,
@@ -119,6 +139,7 @@ def main() -> None:
             args.batch_size,
             args.reader,
             args.precision,
+            args.windows,
         )
         if args.output.suffix == ".npz":
             scores = gather_scores(predictor, index, world)

@@ -28,6 +28,7 @@ from tyro.conf import arg
 from psla_wds import cli
 from psla_wds.commands import called_as
 from psla_wds.errors import ConfigError, ManifestError
+from psla_wds.features.windows import mismatch_by_default
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
 from psla_wds.labels.class_list import check_number_of_classes
@@ -98,6 +99,8 @@ def build(source: Source, config: PackConfig) -> None:
     _clean_up(source)
     index = outcome.index
     length = of_seconds(index.num_samples.sum() / index.sample_rate_hz)
+    if lengths := mismatch_by_default(index.num_samples, index.sample_rate_hz):
+        print(lengths)
     flagged = f"flagged: {outcome.flagged} ({FLAGGED}); " if outcome.flagged else ""
     print(
         f"wrote {counted(len(index), 'clip')} ({length}, {len(classes):,} classes) in "

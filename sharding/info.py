@@ -15,6 +15,7 @@ from tyro.conf import Positional
 
 from psla_wds import cli
 from psla_wds.cli import LocationArg
+from psla_wds.features.windows import mismatch_by_default
 from psla_wds.io.locations import Location
 from psla_wds.printable import printable
 from psla_wds.shards.index import ShardIndex
@@ -52,6 +53,7 @@ def summarise(index: ShardIndex) -> dict[str, Any]:
         "duration_s": dict(
             zip(("min", "q25", "median", "q75", "max"), quantiles.tolist(), strict=True)
         ),
+        "lengths": mismatch_by_default(index.num_samples, index.sample_rate_hz),
         "duration_histogram": _histogram(duration_s),
         "mean_clip_bytes": float(index.size.mean()) if len(index) else 0.0,
         "labels_per_clip": float(labels_per_clip.mean()) if len(index) else 0.0,
@@ -106,6 +108,7 @@ def render(summary: dict[str, Any], shards: Location) -> str:
         f"{duration['median']:.2f} s",
         f"  splits    {printable(splits)}",
         f"  labels    {summary['labels_per_clip']:.2f} a clip, {len(summary['classes'])} classes",
+        *([f"  lengths   {summary['lengths']}"] if summary["lengths"] else []),
         "",
     ]
     bins = summary["duration_histogram"]

@@ -142,10 +142,11 @@ def test_the_demo_of_ones_own_clips_builds_them_first(tmp_path: Path):
         in manifest[0]
     )
     for commands, name in ((folder, "demo-mine"), (manifest, "demo-clips")):
-        steps = ["sharding.build", "sharding.info", "train/main.py demo", "eval.average"]
-        steps += ["eval.predict", "eval.score"]
+        steps = ["sharding.build", "sharding.info", "train/main.py demo"]
+        steps += [f"eval.predict runs/{name} ", "eval.score"]
         for step, line in zip(steps, commands, strict=True):
             assert step in line and name in line
+        assert "--fit minutes" in commands[2]
 
 
 def test_commands_in_the_documents_exist():

@@ -114,6 +114,10 @@ class TrainConfig:
     subset_seed: Annotated[int, SEED] = 0
     """Seed for choosing the subset. With the same seed, smaller subsets are contained in larger
     ones."""
+    fit: Annotated[Literal["off", "clips", "minutes"], Kind.START] = "off"
+    """clips: choose frames, time mask, batch size and warm-up by the lengths and the number of the
+    clips, as far as no flag states them. minutes: choose the epochs too, so that two CPU cores
+    train a small network within ten minutes."""
     accumulate: Annotated[int, BATCH_SIZE, Kind.SPEED] = 1
     """Forward passes into which each process divides its share of a step, to save memory."""
     batch_norm: BatchNormOver = "rank"
@@ -135,6 +139,9 @@ class TrainConfig:
     max_bad_steps: Annotated[int, Within(0, 10**9), Kind.SPEED] = 0
     """Steps with a non-finite loss or gradient to skip before the run ends. Their clips are listed
     in bad_batches.jsonl in the run's folder."""
+    eval_windows: Annotated[int | None, Within(1, 10**6), Kind.SPEED] = None
+    """Most windows of a longer clip that the evaluation after each epoch averages. Default: as many
+    as cover the clip. 1: only the first, as in the paper's code."""
     log_every_steps: Annotated[int, Within(1, 10**9), Kind.SPEED] = 50
     """Steps between two records in the log."""
     state_every_steps: Annotated[int, Within(1, 10**9), Kind.SPEED] = 1000

@@ -246,6 +246,7 @@ class Trainer:
             self._config.features,
             layout_of(self._config, self._world).clips_per_pass,
             self._config.reader,
+            windows=self._config.eval_windows,
         )
         scores = gather_scores(predictor, self._eval_index, self._world)
         if scores is None:

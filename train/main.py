@@ -8,6 +8,7 @@ the same. RECIPE is a name from the list below, or the config.json of a run, whi
 Every setting is an option, which psla-wds train RECIPE --help lists.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from psla_wds.commands import called_as
 from psla_wds.errors import ConfigError, PslaError
 from train.config import TrainConfig
 from train.recipes import RECIPES, configure
+
+logger = logging.getLogger("train")
 
 
 def parse(arguments: Sequence[str]) -> TrainConfig:
@@ -37,7 +40,12 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
 
 def main() -> None:
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        config = parse(sys.argv[1:])
+        asked = parse(sys.argv[1:])
+        from train.fit import as_flags, fitted, given_settings  # after --help, which needs no numpy
+
+        config = fitted(asked, given_settings(sys.argv))
+        if config != asked:
+            logger.info("fitted to the clips: %s", as_flags(config))
     else:
         config = _parse_silently(sys.argv[1:])
     from train.start import train  # here, since torch takes seconds to import
@@ -49,7 +57,9 @@ def _parse_silently(arguments: Sequence[str]) -> TrainConfig:
     """The configuration, on a rank whose help and errors rank 0 prints already."""
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         try:
-            return parse(arguments)
+            from train.fit import fitted, given_settings
+
+            return fitted(parse(arguments), given_settings(arguments))
         except PslaError:
             sys.exit(2)
 

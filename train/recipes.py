@@ -63,10 +63,12 @@ AUDIOSET_STUDENT = replace(
 )
 
 # Ours: a trained tagger goes on with other clips and classes. The head is new, and learns ten times
-# as fast as the trunk, which is not to forget; a small set has few steps to warm up in.
+# as fast as the trunk, which is not to forget; a small set has few steps to warm up in. Frames
+# follow from the clips.
 FINE_TUNE = replace(
     AUDIOSET_FULL,
     run_dir=Path("runs/fine-tune"),
+    fit="clips",
     epochs=20,
     batch_size=16,
     model=ModelConfig(initial_weights="runs/audioset-full"),

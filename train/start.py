@@ -1,6 +1,7 @@
 """A run from start to end: every check first, then training, then the command to run next."""
 
 import json
+import logging
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -29,7 +30,9 @@ from train.loop import Trainer
 from train.run.clips import open_training_index
 from train.run.folder import RunDir
 from train.run.log import RunLog
-from train.training_data import layout_of
+from train.training_data import layout_of, lengths_of
+
+logger = logging.getLogger("train")
 
 
 def train(config: TrainConfig) -> None:
@@ -53,13 +56,17 @@ def train(config: TrainConfig) -> None:
         checkpoint, saved = learner.saved_bytes()
         room = trainer.epochs_left * checkpoint + 3 * saved  # at most three states at a time
         world.together(lambda: run_dir.check_room(room) if world.is_main else None)
+        lengths = lengths_of(config, index)
         if config.dry_run:
             dry_run = partial(try_out, config, world, index, eval_index, learner, first_step)
             found = world.together(dry_run)
             if world.is_main:
+                found |= {"lengths": lengths} if lengths else {}
                 print("\n".join(f"{name:<16}{text}" for name, text in found.items()))
                 print(f"wrote nothing to {config.run_dir}; next: the same without --dry-run")
             return
+        if lengths and world.is_main:
+            logger.info("%s", lengths)
         made_with = environment() | {
             "processes": world.size,
             "clips": len(index),

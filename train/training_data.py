@@ -1,5 +1,6 @@
 """The data of a run: its clips and labels, and this rank's share of every step."""
 
+from psla_wds.features.windows import HEARD, SCORED, mismatch
 from psla_wds.loading.batches import TrainingData, open_training
 from psla_wds.loading.loader import LoaderConfig
 from psla_wds.runtime.distributed import World
@@ -17,6 +18,17 @@ def layout_of(config: TrainConfig, world: World) -> BatchLayout:
         world_size=world.size,
         accumulate=config.accumulate,
     )
+
+
+def lengths_of(config: TrainConfig, index: ShardIndex) -> str | None:
+    """One line on clips that are much shorter or longer than the model's window, with the flag."""
+    heard, scored, most = HEARD, SCORED, config.eval_windows
+    if config.augment.crop == "start":
+        heard = "training never hears {unheard} % of the audio (--augment.crop random would)"
+    if most is not None:
+        first = "the first window" if most == 1 else f"at most {most} windows"
+        scored = f"evaluation scores {first}"
+    return mismatch(index.num_samples, config.features, longer=f"{heard}, {scored}")
 
 
 def open_training_data(

@@ -16,7 +16,7 @@ from psla_wds.features.config import FeatureConfig
 from psla_wds.loading.loader import Loader, LoaderConfig
 from psla_wds.loading.waveforms import WaveformLoader
 from psla_wds.printable import printable
-from psla_wds.sampling.augment import NO_PARTNER, Draws, plain_draws
+from psla_wds.sampling.augment import NO_PARTNER, Draws, first_sample, plain_draws
 from psla_wds.sampling.schedule import NONE_DAMAGED, BatchLayout, TrainingSchedule
 from psla_wds.shards.index import ShardIndex
 from train.config import TrainConfig
@@ -91,9 +91,9 @@ class _Stages:
 
     replaces_damaged = False  # another clip would be shown under the name of this one
 
-    def __init__(self, draws: Draws, *, rolls: bool) -> None:
-        self.rolls, self.clips_per_pass = rolls, len(draws.rows)
-        plain = plain_draws(draws.rows)
+    def __init__(self, draws: Draws, schedule: TrainingSchedule) -> None:
+        self.changes, self.clips_per_pass = schedule.changes, len(draws.rows)
+        plain = replace(plain_draws(draws.rows), crops=draws.crops)
         masked, mixed = replace(plain, masks=draws.masks), replace(draws, masks=plain.masks)
         self._batches = (plain, masked, mixed, draws)
 
@@ -105,7 +105,7 @@ class _Stages:
 def exhibits(plan: Plan, limit: int) -> list[Exhibit]:
     """The first draws of the step, at each stage of the front end."""
     draws = plan.draws(limit)
-    stages = _Stages(draws, rolls=plan.schedule.rolls)
+    stages = _Stages(draws, plan.schedule)
     with WaveformLoader(plan.index, stages, plan.config.reader) as waveforms:
         batch = next(waveforms)
     with Loader(plan.index, stages, plan.config) as batches:
@@ -114,7 +114,7 @@ def exhibits(plan: Plan, limit: int) -> list[Exhibit]:
         ]
     return [
         Exhibit(
-            title=_title(plan.index, draws, i),
+            title=_title(plan, draws, i),
             waveform=waveform,
             sample_rate_hz=plan.index.sample_rate_hz,
             log_mels=tuple(stage[i] for stage in log_mels),
@@ -123,17 +123,23 @@ def exhibits(plan: Plan, limit: int) -> list[Exhibit]:
     ]
 
 
-def _title(index: ShardIndex, draws: Draws, i: int) -> str:
-    first = _named(index, int(draws.rows[i]))
+def _title(plan: Plan, draws: Draws, i: int) -> str:
+    first = _named(plan, int(draws.rows[i]), draws.crops[i, 0])
     if draws.partners[i] == NO_PARTNER:
         return f"{first}, not mixed"
     share = 1 - float(draws.lam[i])
-    return f"{first}, mixed with {share:.0%} of {_named(index, int(draws.partners[i]))}"
+    partner = _named(plan, int(draws.partners[i]), draws.crops[i, 1])
+    return f"{first}, mixed with {share:.0%} of {partner}"
 
 
-def _named(index: ShardIndex, row: int) -> str:
+def _named(plan: Plan, row: int, crop: np.float32) -> str:
+    """A clip with its classes; from its first sample that is heard on, if that is not the first."""
+    index = plan.index
     names = [index.classes.names[label] for label in index.labels(row)]
-    return printable(f"{index.clip_id(row)} ({'; '.join(names) or 'no label'})")
+    num_places = int(index.num_samples[row]) - plan.config.features.max_clip_samples + 1
+    start_s = first_sample(crop, max(num_places, 1)) / index.sample_rate_hz
+    place = f" from {start_s:.2f} s" if start_s else ""
+    return printable(f"{index.clip_id(row)} ({'; '.join(names) or 'no label'}){place}")
 
 
 def gallery(exhibits: Sequence[Exhibit], features: FeatureConfig) -> str:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Int64
 
 from psla_wds.evaluation.score_folder import ROWS_AT_ONCE, ScoreFolder
 from psla_wds.evaluation.scores import Origin, Scores, targets_of
 from psla_wds.features.config import FeatureConfig
+from psla_wds.features.windows import windows_of
 from psla_wds.labels.class_list import ClassList
 from psla_wds.loading.batches import evaluation_batches
 from psla_wds.loading.epochs import Share
@@ -37,6 +39,8 @@ class Predictor:
     reader: ReaderConfig
     precision: Precision = "float32"
     """Precision of the trunk."""
+    windows: int | None = None
+    """Most windows of a clip, whose scores are averaged. Default: as many as cover it."""
 
     def batches(self, index: ShardIndex, world: World) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Rows of the index with their scores; each row once over all ranks."""
@@ -49,14 +53,18 @@ class Predictor:
             index,
             batch_size=max(self.batch_size, least) * world.size,
             config=LoaderConfig(features=self.features, reader=self.reader, device=world.device),
+            windows=self.windows,
             share=Share(rank=world.rank, world_size=world.size),
         )
         bar = progress_bar(desc="scoring", total=len(index), disable=not world.is_main)
+        means = WindowMeans(windows_of(index.num_samples, self.features, most=self.windows))
         with loader as batches, bar, closing(on_cores) as forward:
             for batch in batches:
                 (scores,) = forward(batch.log_mel)
-                yield batch.rows, scores.cpu().numpy()
-                bar.update(min(len(batch.rows) * world.size, len(index) - bar.n))
+                rows, of_clips = means.add(batch.rows, scores.cpu().numpy())
+                if len(rows):
+                    yield rows, of_clips
+                bar.update(min(len(rows) * world.size, len(index) - bar.n))
 
     def _forward(self, log_mel: torch.Tensor) -> tuple[torch.Tensor]:
         with autocast(self.precision, log_mel.device):
@@ -86,6 +94,35 @@ class Predictor:
                 rows = np.arange(first, min(first + ROWS_AT_ONCE, len(index)))
                 targets[rows] = targets_of(index, rows, self.classes)
         folder.finish(origins)
+
+
+class WindowMeans:
+    """Mean scores of clips over their windows, which come one after another."""
+
+    def __init__(self, counts: Int64[np.ndarray, " clips"]) -> None:
+        self._counts = counts
+        self._rows: Int64[np.ndarray, " windows"] = np.empty(0, np.int64)
+        self._scores: list[Float32[np.ndarray, "windows classes"]] = []  # of a clip that goes on
+
+    def add(
+        self,
+        rows: Int64[np.ndarray, " windows"],
+        scores: Float32[np.ndarray, "windows classes"],
+    ) -> tuple[Int64[np.ndarray, " clips"], Float32[np.ndarray, "clips classes"]]:
+        """Rows and scores of the clips of which this was the last window."""
+        rows = np.concatenate([self._rows, rows])
+        scores = np.concatenate([*self._scores, scores])
+        starts = np.flatnonzero(np.diff(rows, prepend=-1))
+        sizes = np.diff(starts, append=len(rows))
+        is_whole = sizes == self._counts[rows[starts]]  # only the last may lack some
+        end = len(rows) if is_whole.all() else starts[-1]
+        self._rows, self._scores = rows[end:], [scores[end:]]
+        starts, sizes = starts[is_whole], sizes[is_whole, None]
+        if not len(starts):
+            return rows[:0], scores[:0]
+        # In float64, from which the score of a single window comes back as it was.
+        sums = np.add.reduceat(scores[:end].astype(np.float64), starts)
+        return rows[starts], (sums / sizes).astype(np.float32)
 
 
 def gather_scores(predictor: Predictor, index: ShardIndex, world: World) -> Scores | None:

@@ -6,7 +6,8 @@ source.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.features.encoded_batch import EncodedBatch, UndecodableBatchError
 from psla_wds.features.log_mel import PREEMPHASIS, SMALLEST_ENERGY, hann_window, mel_matrix
+from psla_wds.sampling.augment import Change
 
 PREFETCH_BATCHES = 2  # in work at a time, including the one that DALI returns next
 
@@ -44,13 +46,13 @@ class FrontEnd:
         batch_size: int,
         num_threads: int,
         device: torch.device,
-        rolls: bool = False,
+        changes: Sequence[Change] = (),
     ) -> None:
         """A batch of the source may be smaller than `batch_size`, but not larger.
 
-        Clips are rolled only if `rolls` is set, since that costs a copy of each.
+        Clips are rolled or cropped only if `changes` has it, since that costs a copy of each.
         """
-        self._feed = Feed(source, features, rolls=rolls)
+        self._feed = Feed(source, features, changes)
         self._device = device
         self._pipeline = Pipeline(
             batch_size=batch_size,
@@ -59,9 +61,13 @@ class FrontEnd:
             prefetch_queue_depth=PREFETCH_BATCHES,
         )
         with self._pipeline:
-            *_, log_mel = graph_stages(self._feed, features, device).values()
-            self._pipeline.set_outputs(log_mel)
+            stages = graph_stages(self._feed, features, device)
+            *_, log_mel = stages.values()
+            lengths = [_length(stages["decode"])] if "crops" in changes else []
+            self._pipeline.set_outputs(log_mel, *lengths)
         self._pipeline.build()
+        self.lengths: list[int] = []
+        """Samples of the clips of the last batch, as decoded; empty without crops."""
 
     def run(self) -> tuple[Float32[torch.Tensor, "draws frames mels"], EncodedBatch]:
         """The next output and the batch that it comes from. StopIteration after the last one.
@@ -71,11 +77,12 @@ class FrontEnd:
         self._feed.release()
         self._pipeline.schedule_run()
         try:
-            (log_mel,) = self._pipeline.outputs(self._consumer_stream())
+            log_mel, *lengths = self._pipeline.outputs(self._consumer_stream())
         except StopIteration:
             raise (self._feed.error or StopIteration) from None
         except (RuntimeError, ValueError, MemoryError) as error:  # as DALI maps those of C++
             raise UndecodableBatchError(self._feed.deliver()) from error
+        self.lengths = [int(length) for values in lengths for length in values.as_array()]
         return torch.from_dlpack(log_mel.as_tensor()), self._feed.deliver()
 
     def _consumer_stream(self) -> torch.cuda.Stream | None:
@@ -88,9 +95,12 @@ class Feed:
     """DALI's callback, and what must outlive its calls."""
 
     def __init__(
-        self, source: Callable[[int], EncodedBatch], features: FeatureConfig, *, rolls: bool
+        self,
+        source: Callable[[int], EncodedBatch],
+        features: FeatureConfig,
+        changes: Sequence[Change] = (),
     ) -> None:
-        self._source, self._features, self.rolls = source, features, rolls
+        self._source, self._features, self.changes = source, features, changes
         self._in_work: deque[tuple[EncodedBatch, list[object]]] = deque()
         self._delivered: tuple[EncodedBatch, list[object]] | None = None
         self.error: Exception | None = None
@@ -107,8 +117,7 @@ class Feed:
         draws = batch.draws
         inputs: list[object] = [batch.audio, batch.partner_audio, draws.weights]
         inputs += _mask_regions(draws.masks, self._features)
-        if self.rolls:
-            inputs.append(draws.rolls)
+        inputs += [getattr(draws, change) for change in self.changes]
         self._in_work.append((batch, inputs))
         return inputs
 
@@ -141,8 +150,8 @@ def _device_id(device: torch.device) -> int | None:
 
 def graph_stages(feed: Feed, features: FeatureConfig, device: torch.device) -> dict[str, DataNode]:
     """Outputs of the graph's stages, in order; the last is the input of the model."""
-    num_arrays = 4 if feed.rolls else 3
-    audio, partner_audio, weights, anchors, shapes, *starts = fn.external_source(
+    num_arrays = 3 + len(feed.changes)
+    audio, partner_audio, weights, anchors, shapes, *shares = fn.external_source(
         source=feed,
         num_outputs=2 + num_arrays,
         batch=True,
@@ -152,9 +161,12 @@ def graph_stages(feed: Feed, features: FeatureConfig, device: torch.device) -> d
     )
     waveform, partner = _decode(audio), _decode(partner_audio)
     stages = {"decode": waveform}
-    for start in starts:
-        waveform, partner = _rolled(waveform, start[0]), _rolled(partner, start[1])
-    num_samples = fn.cast(waveform.shape()[0], dtype=DALIDataType.INT32)
+    cropped = partial(_cropped, longest=features.max_clip_samples)
+    operators: dict[Change, Callable[..., DataNode]] = {"rolls": _rolled, "crops": cropped}
+    for change, share in zip(feed.changes, shares, strict=True):
+        change_by = operators[change]
+        waveform, partner = change_by(waveform, share[0]), change_by(partner, share[1])
+    num_samples = _length(waveform)
     if device.type == "cuda":  # the decoder has no GPU version
         waveform, partner, weights = waveform.gpu(), partner.gpu(), weights.gpu()
     mixed = stages["mixup"] = _mixup(waveform, partner, weights, num_samples)
@@ -172,10 +184,26 @@ def _decode(audio: DataNode) -> DataNode:
 
 def _rolled(waveform: DataNode, share: DataNode) -> DataNode:
     """The waveform from `share` of its length on, followed by the part before that."""
-    length = fn.cast(waveform.shape()[0], dtype=DALIDataType.INT32)
-    start = fn.cast(dali_math.floor(share * length), dtype=DALIDataType.INT32)
-    start = dali_math.min(start, length - 1)  # the product can round up to the length
+    length = _length(waveform)
+    start = _first_sample(share, length)
     return fn.slice(fn.cat(waveform, waveform), start=start, shape=length, axes=[0])
+
+
+def _cropped(waveform: DataNode, share: DataNode, longest: int) -> DataNode:
+    """The part of `longest` samples at `share` of a longer waveform; a shorter one as it is."""
+    length = _length(waveform)
+    kept = dali_math.min(length, longest)
+    return fn.slice(waveform, start=_first_sample(share, length - kept + 1), shape=kept, axes=[0])
+
+
+def _first_sample(share: DataNode, num_places: DataNode) -> DataNode:
+    """As `augment.first_sample`."""
+    start = fn.cast(dali_math.floor(share * num_places), dtype=DALIDataType.INT32)
+    return dali_math.min(start, num_places - 1)
+
+
+def _length(waveform: DataNode) -> DataNode:
+    return fn.cast(waveform.shape()[0], dtype=DALIDataType.INT32)
 
 
 def _mixup(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from psla_wds.features.windows import windows_of
 from psla_wds.loading.epochs import Epochs, Share, current_share
 from psla_wds.loading.loader import Batch, Loader, LoaderConfig
 from psla_wds.sampling.schedule import BatchLayout, EvaluationSchedule, TrainingSchedule
@@ -37,16 +38,22 @@ def evaluation_batches(
     *,
     batch_size: int,
     config: LoaderConfig = PAPER,
+    windows: int | None = 1,
     share: Share | None = None,
 ) -> Loader:
     """Every clip once over all processes, neither mixed nor masked.
 
     The last batch is cut, and may be missing on the last ranks. The configuration's sampler and
     augmentation are not used; the other arguments are those of `training_batches`.
+
+    Args:
+        windows: most windows of a clip that is longer than the model's; None: as many as cover it.
+            Those of a clip follow one another on one process, and `Batch.rows` repeats its row.
     """
     index.check_shards()
     layout = (share or current_share()).layout(batch_size)
-    return Loader(index, EvaluationSchedule(index, layout), config)
+    counts = windows_of(index.num_samples, config.features, most=windows)
+    return Loader(index, EvaluationSchedule(index, layout, counts), config)
 
 
 @dataclass(frozen=True)

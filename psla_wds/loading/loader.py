@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int64
 from psla_wds.audio.pcm import decode_pcm
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.features.config import FeatureConfig
-from psla_wds.features.encoded_batch import UndecodableBatchError
+from psla_wds.features.encoded_batch import EncodedBatch, UndecodableBatchError
 from psla_wds.loading.epochs import BatchSource
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.reading.read_tuner import verdict
@@ -62,7 +62,10 @@ class Loader(BatchSource[Batch]):
         check_dali()
         _check_sample_rate(index, config.features)
         super().__init__(index, schedule, config.reader)
-        self._config, self._device = config, _device(config)
+        self._schedule, self._config, self._device = schedule, config, _device(config)
+        self._changes = schedule.changes
+        if not (index.num_samples > config.features.max_clip_samples).any():
+            self._changes = tuple(c for c in schedule.changes if c != "crops")
         self._iteration = 0
         self._front_end: FrontEnd | None = self._open_front_end()
 
@@ -78,6 +81,8 @@ class Loader(BatchSource[Batch]):
                 # the bad one, so that no batch is lost and the order stays.
                 self._front_end = self._open_front_end()
         self._iteration += 1
+        if not self._schedule.replaces_damaged:
+            self._check_lengths(encoded, self._front_end.lengths)
         draws, soft_labels = encoded.draws, self._index.soft_labels
         soft_targets = None if soft_labels is None else self._targets(soft_labels, draws)
         return Batch(log_mel, self._targets(self._index, draws), draws.rows, soft_targets)
@@ -125,8 +130,16 @@ class Loader(BatchSource[Batch]):
             batch_size=self._schedule.clips_per_pass,
             num_threads=self._config.reader.decoders(),
             device=self._device,
-            rolls=self._schedule.rolls,
+            changes=self._changes,
         )
+
+    def _check_lengths(self, batch: EncodedBatch, lengths: list[int]) -> None:
+        """Raise if a clip of several windows is not as long as the index says, which counts
+        them."""
+        for row, length in zip(batch.draws.rows.tolist(), lengths, strict=False):
+            if length != self._index.num_samples[row]:
+                stated = f"{self._index.num_samples[row]:,} samples by the index"
+                raise DamagedClipError(f"has {length:,} and {stated}", self._index, row)
 
     def _undecodable_clip(self, error: UndecodableBatchError) -> DamagedClipError:
         """The clip that DALI failed on; DALI does not say which."""

@@ -1,7 +1,7 @@
 """Waveforms and targets in NumPy, for any framework: the draws of training, only decoded.
 
-Neither torch nor DALI is imported. Draws, their order, partners, mixing weights and masks are
-those of `psla_wds.loading.batches` for the same seed.
+Neither torch nor DALI is imported. Draws, their order, partners, mixing weights, masks and places
+in long clips are those of `psla_wds.loading.batches` for the same seed.
 """
 
 from collections import deque
@@ -15,10 +15,11 @@ from jaxtyping import Float32, UInt8
 
 from psla_wds.audio.pcm import decode_float
 from psla_wds.config import Within, check_ranges
+from psla_wds.features.config import FeatureConfig
 from psla_wds.loading.epochs import BatchSource, Epochs, Share, current_share
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.reading.reader import CLIPS_PER_TASK, DamagedClipError
-from psla_wds.sampling.augment import Draws
+from psla_wds.sampling.augment import Draws, first_sample
 from psla_wds.sampling.config import AugmentConfig, SamplerConfig
 from psla_wds.sampling.schedule import EvaluationSchedule, Schedule, TrainingSchedule
 from psla_wds.shards.index import ShardIndex
@@ -39,9 +40,20 @@ class WaveformConfig:
     """Here, `decode_threads` are Python threads; in training they are DALI's."""
     log_mel_shape: Annotated[tuple[int, int], Within(1, 1_000_000)] = (1056, 128)
     """Frames and mels of the spectrogram that the draw's masks apply to."""
+    max_clip_samples: Annotated[int | None, Within(1, 2**31)] = None
+    """Samples that these frames cover, to which `WaveformBatch.mixed` crops longer clips
+    (`FeatureConfig.max_clip_samples`). Default: those of frames of 25 ms every 10 ms."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+    def longest(self, sample_rate_hz: int) -> int:
+        """Most samples that the model hears of a clip."""
+        if self.max_clip_samples is not None:
+            return self.max_clip_samples
+        frames, high_hz = self.log_mel_shape[0], sample_rate_hz / 2
+        features = FeatureConfig(num_frames=frames, sample_rate_hz=sample_rate_hz, high_hz=high_hz)
+        return features.max_clip_samples
 
 
 PAPER = WaveformConfig()
@@ -61,22 +73,34 @@ class WaveformBatch:
     partner_waveforms: list[Waveform]
     """Partners of the draws that are mixed (`draws.mixed`), in their order."""
     partner_targets: Float32[np.ndarray, "mixed classes"]
+    max_samples: int | None = None
+    """Samples to which `mixed` crops longer clips; None: it does not."""
 
     def mixed(self) -> tuple[list[Waveform], Float32[np.ndarray, "draws classes"]]:
-        """Waveforms and soft targets as in training: shifted, mixed, with the mean removed.
+        """Waveforms and soft targets as in training: shifted, cropped, mixed, with the mean
+        removed.
 
         A partner is cut or padded to the length of its clip, as in the official code.
         """
         draws, weights = self.draws, self.draws.weights
-        shifted = map(_rolled, self.waveforms, draws.rolls[:, 0])
-        mixed = [weight * waveform for weight, waveform in zip(weights[:, 0], shifted, strict=True)]
+        shares = np.stack([draws.rolls, draws.crops], axis=2)
+        heard = map(self._heard, self.waveforms, shares[:, 0])
+        mixed = [weight * waveform for weight, waveform in zip(weights[:, 0], heard, strict=True)]
         places = np.flatnonzero(draws.mixed)
         for place, waveform in zip(places, self.partner_waveforms, strict=True):
-            partner = _rolled(waveform, draws.rolls[place, 1])
+            partner = self._heard(waveform, shares[place, 1])
             common = min(len(mixed[place]), len(partner))
             mixed[place][:common] += weights[place, 1] * (partner - partner.mean())[:common]
         targets = draws.mix(self.targets.copy(), self.partner_targets)
         return [waveform - waveform.mean() for waveform in mixed], targets
+
+    def _heard(self, waveform: Waveform, shares: Float32[np.ndarray, "2"]) -> Waveform:
+        """What a draw hears of a clip, by its roll and its crop."""
+        start = first_sample(shares[0], len(waveform))
+        rolled = np.roll(waveform, -start) if start else waveform
+        kept = min(len(waveform), self.max_samples or len(waveform))
+        first = first_sample(shares[1], len(waveform) - kept + 1)
+        return rolled[first : first + kept]
 
 
 def training_waveforms(
@@ -91,7 +115,8 @@ def training_waveforms(
     """The draws of `training_batches` with the same arguments, only decoded."""
     layout = (share or current_share()).layout(batch_size)
     schedule = TrainingSchedule(index, config, layout, seed=seed, first_step=first_step)
-    return Epochs(WaveformLoader(index, schedule, config.reader), schedule)
+    longest = config.longest(index.sample_rate_hz) if "crops" in schedule.changes else None
+    return Epochs(WaveformLoader(index, schedule, config.reader, max_samples=longest), schedule)
 
 
 def evaluation_waveforms(
@@ -109,8 +134,16 @@ def evaluation_waveforms(
 class WaveformLoader(BatchSource[WaveformBatch]):
     """Decoded batches of a schedule; threads decode one while another is in use."""
 
-    def __init__(self, index: ShardIndex, schedule: Schedule, config: ReaderConfig) -> None:
+    def __init__(
+        self,
+        index: ShardIndex,
+        schedule: Schedule,
+        config: ReaderConfig,
+        *,
+        max_samples: int | None = None,
+    ) -> None:
         index.check_shards()
+        self._max_samples = max_samples
         super().__init__(index, schedule, config)
         self._pool = ThreadPoolExecutor(config.decoders(), thread_name_prefix="decode")
         self._decoding: deque[tuple[Draws, Iterator[list[Waveform]]]] = deque()
@@ -173,11 +206,5 @@ class WaveformLoader(BatchSource[WaveformBatch]):
             targets=index.targets(draws.rows),
             partner_waveforms=waveforms[num_draws:],
             partner_targets=index.targets(draws.partners[draws.mixed]),
+            max_samples=self._max_samples,
         )
-
-
-def _rolled(waveform: Waveform, share: np.float32) -> Waveform:
-    """The waveform from the sample at `share` of its length on, then what lies before: the sample
-    in float32, as the graph computes it."""
-    start = min(int(share * np.float32(len(waveform))), len(waveform) - 1)
-    return np.roll(waveform, -start) if start else waveform

@@ -99,10 +99,11 @@ class Reader:
                 shard.close()
 
     def _read_chunk(self, chunk: "_Chunk") -> list[UInt8[np.ndarray, " bytes"]]:
-        clips = []
+        clips: list[np.ndarray] = []
         for row in chunk.rows:
+            is_again = bool(clips) and row == chunk.reading  # another window of the clip before
             chunk.reading = int(row)
-            clips.append(self._read(int(row)))
+            clips.append(clips[-1] if is_again else self._read(int(row)))
         return clips
 
     def _read(self, row: int) -> UInt8[np.ndarray, " bytes"]:

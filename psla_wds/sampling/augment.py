@@ -1,10 +1,11 @@
-"""The random part of each draw: mixup partner, mixing weight, two masks, gains and shifts.
+"""The random part of each draw: mixup partner, mixing weight, two masks, gains, shifts, places.
 
 Each draw takes its uniform numbers from fixed places in counter-based streams, so that its
 augmentation depends on (seed, epoch, position) alone.
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt64
@@ -13,6 +14,7 @@ from psla_wds.errors import ShardError
 from psla_wds.sampling.config import AugmentConfig
 from psla_wds.sampling.plan import (
     PURPOSE_AUGMENT,
+    PURPOSE_CROP,
     PURPOSE_WAVEFORM,
     EpochPlan,
     raw_bits,
@@ -26,6 +28,10 @@ NUMBERS_PER_DRAW = 8
 WAVEFORM_NUMBERS = 4
 """Gain and shift of a draw and of its partner. They have their own stream, so that a run without
 them gets the same `PURPOSE_AUGMENT` numbers as a run with them."""
+CROP_NUMBERS = 2
+"""Places in a clip and in its partner, for the same reason from a stream of their own."""
+Change = Literal["rolls", "crops"]
+"""A column of the draws that changes waveforms before they are mixed; those come in this order."""
 NO_PARTNER = -1
 MAX_REPLACEMENTS = 1000
 
@@ -46,6 +52,9 @@ class Draws:
     rolls: Float32[np.ndarray, "draws 2"]
     """Start of the clip and of its partner as shares of their lengths, below 1; the samples before
     the start come last."""
+    crops: Float32[np.ndarray, "draws 2"]
+    """Places, from 0 to 1, of the part that the model hears of the clip and of its partner, if they
+    are longer than its window: `first_sample` has the sample. They are cut after the roll."""
     spare: UInt64[np.ndarray, " draws"]
     """Random bits that choose another clip if this one is damaged."""
 
@@ -80,6 +89,16 @@ class Draws:
         return targets
 
 
+def first_sample(share: np.float32, num_places: int) -> int:
+    """The first sample of the part at `share` of a clip, where there are `num_places` to begin at:
+    one more than the clip has samples beyond the part.
+
+    The product is rounded to float32, as the graph computes it, and to the integer below. A share
+    of 1 is the last place, up to 2^24 of them.
+    """
+    return min(int(np.float32(share) * np.float32(num_places)), num_places - 1)
+
+
 def mixed_targets(
     labels: ShardIndex | SoftLabels, draws: Draws
 ) -> Float32[np.ndarray, "draws classes"]:
@@ -88,7 +107,7 @@ def mixed_targets(
 
 
 def plain_draws(rows: Int64[np.ndarray, " draws"]) -> Draws:
-    """Draws that are neither mixed nor masked, for evaluation."""
+    """Draws of the first part of each clip, neither mixed nor masked, for evaluation."""
     count = len(rows)
     return Draws(
         rows,
@@ -96,6 +115,7 @@ def plain_draws(rows: Int64[np.ndarray, " draws"]) -> Draws:
         np.ones(count, np.float32),
         np.zeros((count, 4), np.int32),
         np.ones((count, 2), np.float32),
+        np.zeros((count, 2), np.float32),
         np.zeros((count, 2), np.float32),
         np.zeros(count, np.uint64),
     )
@@ -133,6 +153,7 @@ def augmented_draws(
         np.where(partners == NO_PARTNER, 1.0, lam).astype(np.float32),
         np.concatenate([freq, time], axis=1),
         *_gains_and_rolls(plan, config, start, stop - start),
+        _crops(plan, config, start, stop - start),
         bits[:, 7],
     )
 
@@ -169,6 +190,16 @@ def _gains_and_rolls(
     gain_db, roll = (2 * uniform.reshape(count, 2, 2) - 1).transpose(1, 0, 2)  # from -1 to 1
     gains = 10 ** (config.gain_db * gain_db / 20)
     return gains.astype(np.float32), (config.time_roll * roll % 1.0).astype(np.float32)
+
+
+def _crops(
+    plan: EpochPlan, config: AugmentConfig, start: int, count: int
+) -> Float32[np.ndarray, "draws 2"]:
+    if config.crop == "start":
+        return np.zeros((count, 2), np.float32)
+    words = (start * CROP_NUMBERS, count * CROP_NUMBERS)
+    uniform = to_uniform(raw_bits(plan.seed, plan.epoch, PURPOSE_CROP, *words))
+    return uniform.reshape(count, CROP_NUMBERS).astype(np.float32)
 
 
 def without_damaged(

@@ -7,6 +7,7 @@ from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
 
 Sampling = Literal["balanced", "systematic", "shuffle"]
+Crop = Literal["random", "start"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,10 @@ class AugmentConfig:
     time_roll: Annotated[float, Within(0, 0.5)] = 0.0
     """Largest shift of a clip and of its partner in either direction, as a share of its length; the
     end that is pushed out comes in at the other side (PaSST trains with a roll too). 0: none."""
+    crop: Crop = "random"
+    """Part of a clip that the model hears if the clip is longer than its window
+    (--features.num-frames). random: a part at another place in each draw, and another of its
+    partner. start: the first, as in the paper's code, which never hears the remainder."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "augment")

@@ -19,6 +19,7 @@ PURPOSE_DRAWS = 0
 PURPOSE_AUGMENT = 1
 PURPOSE_ORDER = 2
 PURPOSE_WAVEFORM = 3
+PURPOSE_CROP = 4
 
 DRAWS_AT_ONCE = 2**17
 """Draws looked up in one go: few enough for the processor's caches."""

@@ -6,10 +6,12 @@ from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int64
 
 from psla_wds.errors import ConfigError
 from psla_wds.sampling.augment import (
     AugmentConfig,
+    Change,
     Draws,
     augmented_draws,
     plain_draws,
@@ -30,8 +32,8 @@ class Schedule(Protocol):
     """Draws of an iteration; the last one may have fewer."""
     replaces_damaged: bool
     """Whether other clips may be drawn in place of damaged ones."""
-    rolls: bool
-    """Whether draws may be shifted in time; the graph then has an operator for it."""
+    changes: tuple[Change, ...]
+    """Changes of waveforms that draws may have; the graph has operators for these alone."""
 
     def __call__(self, iteration: int, damaged: frozenset[int] = NONE_DAMAGED) -> Draws | None:
         """Draws of an iteration without damaged rows; None after the last."""
@@ -114,7 +116,12 @@ class TrainingSchedule:
         self._plans: dict[int, Future[EpochPlan]] = {}
         self.steps_per_epoch = sampler.steps_per_epoch(len(index), layout.batch_size)
         self.first_step = first_step
-        self.clips_per_pass, self.rolls = layout.clips_per_pass, settings.augment.time_roll > 0
+        self.clips_per_pass, augment = layout.clips_per_pass, settings.augment
+        wanted: dict[Change, bool] = {
+            "rolls": augment.time_roll > 0,
+            "crops": augment.crop == "random",
+        }
+        self.changes = tuple(change for change, is_wanted in wanted.items() if is_wanted)
         self._num_clips, self._settings, self._layout = len(index), settings, layout
         if not self.steps_per_epoch:
             num_draws = sampler.num_draws(len(index))
@@ -158,22 +165,35 @@ class TrainingSchedule:
 
 
 class EvaluationSchedule:
-    """Every clip once, over all ranks, in the order of the index."""
+    """Every clip once, over all ranks, in the order of the index. If clips have several windows,
+    those of one follow each other on one rank, at equal distances from its start to its end."""
 
     replaces_damaged = False  # a replacement would be scored under the damaged clip's name
-    rolls = False
 
-    def __init__(self, index: ShardIndex, layout: BatchLayout) -> None:
-        self.clips_per_pass = layout.clips_per_pass
-        self._num_clips, self._layout = len(index), layout
+    def __init__(
+        self,
+        index: ShardIndex,
+        layout: BatchLayout,
+        windows: Int64[np.ndarray, " clips"] | None = None,
+    ) -> None:
+        """`windows` are the numbers of windows of the clips. Default: the first of each."""
+        self.clips_per_pass = size = layout.clips_per_pass
+        rows = np.arange(len(index))
+        rows = rows[rows % layout.batch_size // size == layout.rank]
+        counts = np.ones(len(rows), np.int64) if windows is None else windows[rows]
+        self._rows = np.repeat(rows, counts)
+        numbers = np.arange(len(self._rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        self._places = (numbers / np.repeat(np.maximum(counts - 1, 1), counts)).astype(np.float32)
+        self.changes: tuple[Change, ...] = ("crops",) if (counts > 1).any() else ()
 
     @property
     def num_batches(self) -> int:
         """Batches of this rank that have a clip."""
-        first, _ = self._layout.positions(0, 0, self._num_clips)
-        return -(-(self._num_clips - first) // self._layout.batch_size)
+        return -(-len(self._rows) // self.clips_per_pass)
 
     def __call__(self, iteration: int, damaged: frozenset[int] = NONE_DAMAGED) -> Draws | None:
         assert not damaged
-        start, stop = self._layout.positions(iteration, 0, self._num_clips)
-        return plain_draws(np.arange(start, stop)) if start < stop else None
+        part = slice(iteration * self.clips_per_pass, (iteration + 1) * self.clips_per_pass)
+        draws = plain_draws(self._rows[part])
+        draws.crops[:, 0] = self._places[part]
+        return draws if len(draws.rows) else None

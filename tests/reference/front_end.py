@@ -46,6 +46,7 @@ def _draw(batch: EncodedBatch, row: int, features: FeatureConfig) -> torch.Tenso
     clips = [decode(batch.audio[row]), decode(batch.partner_audio[row])]
     shifts = [int(r * np.float32(len(c))) for c, r in zip(clips, draws.rolls[row], strict=True)]
     clips = [torch.roll(c, -shift) for c, shift in zip(clips, shifts, strict=True)]
+    clips = [_cropped(c, r, features) for c, r in zip(clips, draws.crops[row], strict=True)]
     clips = [float(gain) * c for c, gain in zip(clips, draws.gains[row], strict=True)]
     waveform = mix(clips[0], clips[1], float(draws.lam[row]))
     log_mel = kaldi_log_mel(waveform, features)[: features.num_frames]
@@ -55,6 +56,14 @@ def _draw(batch: EncodedBatch, row: int, features: FeatureConfig) -> torch.Tenso
     fitted[:, freq_start : freq_start + freq_width] = 0.0
     fitted[time_start : time_start + time_width] = 0.0
     return (fitted - features.mean) / features.std
+
+
+def _cropped(clip: torch.Tensor, share: np.float32, features: FeatureConfig) -> torch.Tensor:
+    beyond = len(clip) - features.max_clip_samples
+    if beyond <= 0:
+        return clip
+    start = min(int(share * np.float32(beyond + 1)), beyond)
+    return clip[start : start + features.max_clip_samples]
 
 
 def mix(waveform: torch.Tensor, partner: torch.Tensor, lam: float) -> torch.Tensor:

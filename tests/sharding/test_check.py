@@ -32,7 +32,9 @@ def test_check_and_info_agree_with_the_shards(shards: Path):
     assert sum(info["splits"].values()) == 48
     assert sum(entry["clips"] for entry in info["duration_histogram"]) == 48
     assert 0 < info["audio_bytes"] < info["bytes"]
-    assert "noise" in run_command("sharding.info", str(shards)).stdout
+    text = run_command("sharding.info", str(shards)).stdout
+    assert "noise" in text and info["lengths"] in text
+    assert info["lengths"].endswith("94 % padding; --features.num-frames 96")
 
 
 def flip_a_byte(tar: Path) -> None:

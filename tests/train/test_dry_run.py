@@ -11,8 +11,10 @@ from worlds import outcomes_in_world
 
 from psla_wds.errors import CheckpointError, PslaError
 from train.main import parse
+from train.run.clips import open_training_index
 from train.run.state import StateFiles
 from train.start import train
+from train.training_data import lengths_of
 
 
 def everything_below(folder: Path) -> dict[str, tuple[int, int]]:
@@ -44,8 +46,27 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
         "0.000333 in step 1 (0.15 to 0.9 of it for the trunk's layers); 0.001 at the end of epoch 1"
     )
     assert lines["first batch"].startswith("6 x 64 x 128 (clips, frames, mels), read")
+    assert "lengths" not in lines  # 0.7 s, where the model takes 0.7 s
     assert output.splitlines()[-1].startswith("wrote nothing")
     assert everything_below(shards) == before and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--features.num-frames=1056"], ": 94 % padding; --features.num-frames 96"),
+        (["--features.num-frames=32"], "hears a random 0.3 s of each in each epoch, evaluation av"),
+        (["--features.num-frames=32", "--augment.crop=start"], "% of the audio (--augment.crop"),
+        (["--features.num-frames=32", "--eval-windows=1"], ", evaluation scores the first window"),
+    ],
+)
+def test_a_run_says_where_its_clips_do_not_fit(
+    shards: Path, tmp_path: Path, flags: list[str], said: str
+):
+    config = parse([*arguments(shards, tmp_path / "run"), *flags])
+    line = lengths_of(config, open_training_index(config))
+    assert line is not None and line.startswith("clips have 0.7 s (median), the model takes ")
+    assert said in line
 
 
 def test_a_dry_run_of_a_resumed_run_goes_on_from_its_state(

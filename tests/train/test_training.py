@@ -30,6 +30,7 @@ from psla_wds.errors import ConfigError, PslaError, StaleIndexError
 from psla_wds.evaluation.metrics import evaluate
 from psla_wds.evaluation.scores import Scores
 from psla_wds.features.config import FeatureConfig
+from psla_wds.models.audio_tagger import loss
 from psla_wds.models.epochs import epoch_checkpoints
 from psla_wds.models.initial_weights import build_model
 from psla_wds.reading.config import ReaderConfig
@@ -82,6 +83,21 @@ def test_scores_of_a_checkpoint_are_those_that_training_logged(
     assert scores.scores.std(axis=0).min() > 1e-4  # or the order would be rounding
     logged = read_run(trained).epochs[-1]
     assert evaluate(scores.scores, scores.targets).mAP == pytest.approx(logged.mAP, abs=1e-6)
+
+
+def test_an_epoch_is_scored_by_the_windows_asked_for(shards: Path, tmp_path: Path):
+    settled = {"model": replace(DEMO.model, batch_norm_momentum=1.0)}
+    evaluated = {"eval_index": (f"{shards}:eval",), "features": FeatureConfig(num_frames=32)}
+    train(config_of(shards, tmp_path / "run", eval_windows=1, **evaluated, **settled))
+    losses, said = [], ("not heard; leave out --windows 1", "is the mean of at most 2 windows")
+    for windows, line in zip(("--windows=1", "--windows=2"), said, strict=True):
+        words = [str(tmp_path / "run"), f"--index={shards}:eval", f"--output={tmp_path}/p.npz"]
+        assert line in run_command("eval.predict", *words, windows).stderr
+        scores = Scores.load(tmp_path / "p.npz")
+        targets = torch.from_numpy(scores.targets).float()
+        losses.append(float(loss(torch.from_numpy(scores.scores), targets)))
+    assert losses[0] == pytest.approx(read_run(tmp_path / "run").epochs[-1].eval_loss, abs=1e-5)
+    assert abs(losses[1] - losses[0]) > 1e-4
 
 
 def test_stepped_warm_up_has_no_rate_but_moves_the_statistics(shards: Path, tmp_path: Path):

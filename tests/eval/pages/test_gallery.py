@@ -13,7 +13,8 @@ from eval.pages.gallery import Exhibit, Plan, coloured, exhibits, gallery, plan_
 from psla_wds.config import to_json
 from psla_wds.errors import ConfigError
 from psla_wds.loading.batches import evaluation_batches, training_batches
-from psla_wds.sampling.augment import NO_PARTNER
+from psla_wds.sampling.augment import NO_PARTNER, first_sample
+from psla_wds.sampling.schedule import BatchLayout, TrainingSchedule
 from train.recipes import DEMO
 from train.run.log import read_run
 
@@ -45,6 +46,28 @@ def test_the_last_stage_is_the_input_of_the_model(shown: list[Exhibit], plan: Pl
         np.testing.assert_allclose(exhibit.log_mels[3], batch.log_mel[i].numpy(), atol=1e-5)
         assert exhibit.title.startswith(plan.index.clip_id(batch.rows[i]))
     assert len(shown) == CLIPS
+
+
+def test_the_place_in_a_long_clip_is_that_of_training(plan: Plan):
+    features = replace(plan.config.features, num_frames=32)
+    config = replace(plan.config, features=features, device="cpu")
+    schedule = TrainingSchedule(
+        plan.index, config, BatchLayout(batch_size=BATCH), seed=5, first_step=STEP - 1
+    )
+    shown = exhibits(Plan(plan.index, config, schedule), CLIPS)
+    with training_batches(
+        plan.index, batch_size=BATCH, seed=5, first_step=STEP - 1, config=config
+    ) as batches:
+        log_mel = next(iter(batches)).log_mel.numpy()
+    for exhibit, trained, crop in zip(shown, log_mel, schedule(0).crops[:, 0], strict=False):
+        plain, masked, mixed, both = exhibit.log_mels
+        np.testing.assert_allclose(both, trained, atol=1e-5)
+        if "not mixed" in exhibit.title:
+            np.testing.assert_allclose(plain, mixed, atol=1e-5)
+        beyond = len(exhibit.waveform) - features.max_clip_samples
+        start_s = first_sample(crop, beyond + 1) / 16_000
+        assert f") from {start_s:.2f} s" in exhibit.title
+        assert masked.shape == (32, 128)
 
 
 def test_each_stage_changes_what_its_name_says(shown: list[Exhibit], plan: Plan):

@@ -18,8 +18,9 @@ from psla_wds import (
     evaluation_waveforms,
     open_indexes,
 )
-from psla_wds.errors import ConfigError
+from psla_wds.errors import ConfigError, ShardError
 from psla_wds.evaluation.predict import Predictor, gather_scores
+from psla_wds.features.log_mel import LogMel, fit, normalise
 from psla_wds.models.audio_tagger import AudioTagger
 from psla_wds.models.config import Precision
 from psla_wds.runtime.distributed import World
@@ -49,7 +50,7 @@ def index(shards: Path) -> ShardIndex:
 
 
 def predictor(index: ShardIndex, model: AudioTagger, **options: Precision) -> Predictor:
-    features = FeatureConfig(num_frames=64)
+    features = FeatureConfig(num_frames=128)  # all of each clip
     reader = ReaderConfig(decode_threads=1)
     return Predictor(model, index.classes, features, batch_size=5, reader=reader, **options)
 
@@ -84,6 +85,57 @@ def test_the_precision_is_float32_unless_another_is_asked_for(index: ShardIndex)
     np.testing.assert_allclose(close.scores, scores.scores, rtol=0.02)
     with pytest.raises(ConfigError, match="float16 needs a GPU"):
         gather_scores(predictor(index, Witness(), precision="float16"), index, ALONE)
+
+
+class Lengthy(Witness):
+    """Scores of a clip do not depend, by a bit, on the clips beside it."""
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        return log_mel.double().mean(dim=1)[:, 8::32].float()
+
+
+def of_ranks(predictor: Predictor, index: ShardIndex, num_ranks: int) -> np.ndarray:
+    """Scores of all clips in the order of the index, by ranks one after another."""
+    scores = np.full((len(index), 4), np.nan, np.float32)
+    for rank in range(num_ranks):
+        for rows, of_rows in predictor.batches(index, World(rank, num_ranks, torch.device("cpu"))):
+            assert np.isnan(scores[rows]).all()
+            scores[rows] = of_rows
+    return scores
+
+
+def test_a_long_clip_has_the_mean_of_windows_over_all_of_it(index: ShardIndex):
+    features = FeatureConfig(num_frames=40)
+    long = replace(predictor(index, Lengthy()), features=features)
+    window = features.max_clip_samples
+    with evaluation_waveforms(index, batch_size=12) as batches:
+        (waveforms,) = (batch.waveforms for batch in batches)
+    log_mel, expected = LogMel(features), []
+    for waveform in waveforms:
+        count = -(-len(waveform) // window)
+        starts = np.linspace(0, max(len(waveform) - window, 0), count).round().astype(int)
+        cut = [torch.from_numpy(waveform[start : start + window]) for start in starts]
+        heard = torch.stack([normalise(fit(log_mel(part), 40), features) for part in cut])
+        expected.append(long.model(heard).mean(0))
+    assert {-(-len(w) // window) for w in waveforms} == {1, 2, 3}
+    scores = of_ranks(long, index, 1)
+    np.testing.assert_allclose(scores, torch.stack(expected), atol=2e-3)  # a sample's shift
+    for ranks, batch_size in ((1, 1), (1, 7), (2, 3), (5, 2)):
+        again = of_ranks(replace(long, batch_size=batch_size), index, ranks)
+        assert np.array_equal(again, scores)
+    first = of_ranks(replace(long, windows=1), index, 1)
+    differs = (first != scores).any(axis=1)
+    assert differs.tolist() == [len(w) > window + features.hop_samples for w in waveforms]
+
+
+def test_a_long_clip_must_be_as_long_as_the_index_says(index: ShardIndex):
+    num_samples = index.num_samples.copy()
+    num_samples[5] += 1
+    wrong = replace(index, num_samples=num_samples)
+    long = replace(predictor(index, Lengthy()), features=FeatureConfig(num_frames=40))
+    with pytest.raises(ShardError, match=f"{num_samples[5]:,} samples by the index") as caught:
+        of_ranks(long, wrong, 1)
+    assert index.clip_id(5) in str(caught.value)
 
 
 def scores_of_both(index: ShardIndex, precision: Precision) -> tuple[np.ndarray, np.ndarray]:

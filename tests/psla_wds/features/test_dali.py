@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from psla_wds.features.dali import (
 )
 from psla_wds.features.encoded_batch import EncodedBatch
 from psla_wds.features.log_mel import LogMel, WindowFeatures, fit, normalise
+from psla_wds.sampling.augment import Change
 
 DEFAULT = FeatureConfig()
 FEW_FRAMES = replace(DEFAULT, num_frames=8)  # small outputs, where their size does not matter
@@ -41,14 +43,14 @@ CPU = torch.device("cpu")
 
 
 def open_front_end(
-    source: Callable[[int], EncodedBatch], features: FeatureConfig = FEW_FRAMES, **options: int
+    source: Callable[[int], EncodedBatch], features: FeatureConfig = FEW_FRAMES, **options: Any
 ) -> FrontEnd:
     settings = {"batch_size": 4, "num_threads": 1} | options
     return FrontEnd(source, features, device=CPU, **settings)
 
 
 def run_once(
-    batch: EncodedBatch, features: FeatureConfig = DEFAULT, **options: int
+    batch: EncodedBatch, features: FeatureConfig = DEFAULT, **options: Any
 ) -> torch.Tensor:
     """Normalised log-mel of the batch."""
     options = {"batch_size": len(batch.audio)} | options
@@ -62,7 +64,7 @@ def log_mel_of(output: torch.Tensor, features: FeatureConfig = DEFAULT) -> torch
 
 
 def assert_equals_reference(
-    batch: EncodedBatch, features: FeatureConfig = DEFAULT, **options: int
+    batch: EncodedBatch, features: FeatureConfig = DEFAULT, **options: Any
 ) -> None:
     output, expected = run_once(batch, features, **options), front_end(batch, features)
     assert_same_log_mel(log_mel_of(output, features), log_mel_of(expected, features))
@@ -117,8 +119,22 @@ def test_gains_and_shifts_equal_the_reference():
     rolls[[0, 4]] = [[0.0, 1 - 2**-24], [0.0, 0.0]]
     gains = rng.uniform(0.3, 2, shape).astype(np.float32)
     batch = replace(plain, draws=replace(plain.draws, gains=gains, rolls=rolls))
-    assert_equals_reference(batch, rolls=True)
-    assert not torch.allclose(run_once(batch, rolls=True), run_once(plain), atol=0.1)
+    assert_equals_reference(batch, changes=["rolls"])
+    assert not torch.allclose(run_once(batch, changes=["rolls"]), run_once(plain), atol=0.1)
+
+
+@pytest.mark.parametrize("changes", [["crops"], ["rolls", "crops"]])
+def test_places_in_long_clips_equal_the_reference(changes: list[Change]):
+    batch, rng = mixed_batch("FLAC"), np.random.default_rng(0)
+    uncropped = run_once(batch)
+    batch.draws.crops[:] = rng.uniform(0, 1, (len(batch.audio), 2))
+    batch.draws.crops[[5, 7]] = [[0.5, 1.0], [1 - 2**-24, 0.3]]
+    if "rolls" in changes:
+        batch.draws.rolls[:] = rng.uniform(0, 1, batch.draws.rolls.shape)
+    assert_equals_reference(batch, changes=changes)
+    cropped = run_once(batch, changes=["crops"])
+    changed = [not torch.equal(*pair) for pair in zip(cropped, uncropped, strict=True)]
+    assert changed == [i in (5, 7) for i in range(8)]  # the last is longer, and 5's partner
 
 
 @pytest.mark.parametrize("config", OTHER_CONFIGS.values(), ids=OTHER_CONFIGS)

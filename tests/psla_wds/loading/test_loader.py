@@ -29,6 +29,7 @@ from psla_wds import (
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.io.stores import Store
 from psla_wds.loading.batches import open_training
+from psla_wds.loading.loader import Loader
 from psla_wds.reading.read_tuner import FIRST_THREADS
 from psla_wds.reading.reader import DamagedClipError, Reader
 from psla_wds.sampling.schedule import BatchLayout, TrainingSchedule
@@ -59,9 +60,10 @@ def opened(
     return training_batches(index, first_step=first_step, share=share, **settings)
 
 
-def kept(epochs: Epochs[Batch], count: int) -> list[Batch]:
-    """The next batches, whatever epochs they belong to."""
-    batches = islice(chain.from_iterable(repeat(epochs)), count)
+def kept(epochs: Epochs[Batch] | Loader, count: int) -> list[Batch]:
+    """The next batches, whatever epochs they belong to; of an evaluation, those that are left."""
+    endless = chain.from_iterable(repeat(epochs)) if isinstance(epochs, Epochs) else epochs
+    batches = islice(endless, count)
     return [replace(batch, log_mel=batch.log_mel.clone()) for batch in batches]
 
 
@@ -150,6 +152,22 @@ def test_evaluation_ends_after_a_smaller_batch(index: ShardIndex):
         rows = [batch.rows.tolist() for batch in batches]
     assert [len(part) for part in rows] == [10, 10, 10, 10, 8]
     assert sum(rows, []) == list(range(48))  # noqa: RUF017
+
+
+def test_windows_of_a_clip_come_one_after_another(index: ShardIndex):
+    options = {"batch_size": 7, "config": replace(CONFIG, features=FeatureConfig(num_frames=32))}
+    with evaluation_batches(index, windows=2, **options) as batches:
+        found = kept(batches, 100)
+    rows = np.concatenate([batch.rows for batch in found])
+    log_mel = torch.cat([batch.log_mel for batch in found])
+    counts = np.bincount(rows)
+    assert rows.tolist() == np.repeat(np.arange(48), counts).tolist()
+    assert counts.tolist() == (1 + (index.num_samples > 32 * 160 + 400)).tolist()
+    with evaluation_batches(index, **options) as batches:
+        first = torch.cat([batch.log_mel for batch in kept(batches, 100)])
+    starts = np.cumsum(counts) - counts
+    assert (log_mel[starts] - first).abs().max() < 5e-3
+    assert (log_mel[starts + counts - 1] - first).abs().max() > 0.1
 
 
 @pytest.fixture

@@ -42,8 +42,8 @@ def index(shards: Path) -> ShardIndex:
 
 @pytest.mark.parametrize(
     "augment",
-    [AugmentConfig(), AugmentConfig(gain_db=6.0, time_roll=0.5)],
-    ids=["paper", "gain and roll"],
+    [AugmentConfig(crop="start"), AugmentConfig(), AugmentConfig(gain_db=6.0, time_roll=0.5)],
+    ids=["start", "random", "gain and roll"],
 )
 def test_waveforms_are_those_of_training_in_its_order(index: ShardIndex, augment: AugmentConfig):
     config, waveforms_config = (replace(c, augment=augment) for c in (CONFIG, WAVEFORMS))
@@ -58,6 +58,11 @@ def test_waveforms_are_those_of_training_in_its_order(index: ShardIndex, augment
     for ours, trained in zip(decoded, of_training, strict=True):
         waveforms, targets = ours.mixed()
         assert ours.draws.rows.tolist() == trained.rows.tolist()
+        lengths = [len(waveform) for waveform in waveforms]
+        whole = [len(waveform) for waveform in ours.waveforms]
+        assert max(whole) > FEATURES.max_clip_samples
+        longest = max(whole) if augment.crop == "start" else FEATURES.max_clip_samples
+        assert lengths == [min(length, longest) for length in whole]
         assert ours.clip_ids == tuple(index.clip_id(row) for row in trained.rows)
         assert torch.equal(torch.from_numpy(targets), trained.targets)
         features = torch.stack([fit(log_mel(torch.from_numpy(w)), 64) for w in waveforms])

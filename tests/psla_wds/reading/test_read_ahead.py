@@ -64,7 +64,7 @@ class InOrder:
     """Rows 0, 1, 2, ..., some an iteration."""
 
     replaces_damaged = True
-    rolls = False
+    changes = ()
 
     def __init__(self, num_rows: int, batch_size: int) -> None:
         self._num_rows, self.clips_per_pass = num_rows, batch_size

@@ -45,6 +45,23 @@ def test_clips_come_in_the_order_of_the_rows_with_repeats(shards: Path):
         assert clip == content[start : start + index.size[row]]
 
 
+def test_a_clip_that_comes_again_at_once_is_read_once(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked, read_one = [], Reader._read
+
+    def counted(reader: Reader, row: int) -> np.ndarray:
+        asked.append(row)
+        return read_one(reader, row)
+
+    monkeypatch.setattr(Reader, "_read", counted)
+    rows = [3, 3, 3, 4, 3]
+    clips = dict(zip(range(5), read(shards, np.arange(5)), strict=True))
+    asked.clear()
+    assert read(shards, np.array(rows)) == [clips[row] for row in rows]
+    assert asked == [3, 4, 3]
+
+
 def test_a_flipped_bit_is_named_with_shard_offset_and_clip(copied: Path):
     index = read_index(copied)
     row, tar = 7, index.shards[index.shard[7]]

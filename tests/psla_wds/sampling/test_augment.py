@@ -1,6 +1,6 @@
 """What is random about a draw: it depends on the draw's place alone, and has its distribution."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +15,7 @@ from psla_wds.sampling.augment import (
     Draws,
     augmented_draws,
     drawn_partners,
+    first_sample,
     without_damaged,
 )
 from psla_wds.sampling.plan import EpochPlan
@@ -83,6 +84,31 @@ def test_gains_and_shifts_are_uniform_and_change_nothing_else():
     for number in numbers:
         assert kstest(number, uniform(-1, 2).cdf).pvalue > 1e-3
     assert np.abs(np.corrcoef(numbers) - np.eye(4)).max() < 0.02
+
+
+def test_places_are_uniform_and_change_nothing_else():
+    config = AugmentConfig(gain_db=6.0, time_roll=0.1)
+    cropped, start = draws(config), draws(replace(config, crop="start"))
+    assert (start.crops == 0).all()
+    for name in (field.name for field in fields(Draws) if field.name != "crops"):
+        assert (getattr(cropped, name) == getattr(start, name)).all()
+    for shares in cropped.crops.T:
+        assert kstest(shares, uniform(0, 1).cdf).pvalue > 1e-3
+    of_another_seed = draws(config, seed=1).crops
+    # Two of a draw's places and four of its gains and shifts: one stream would show in every other.
+    columns = (cropped.crops, cropped.crops[::2], cropped.gains, cropped.rolls, of_another_seed)
+    numbers = [number for column in columns for number in column[: MANY // 2].T]
+    assert np.abs(np.corrcoef(numbers) - np.eye(10)).max() < 0.03
+    first = np.array([first_sample(share, 5) for share in cropped.crops[:, 0]])
+    assert np.abs(np.bincount(first) / MANY - 0.2).max() < 0.01
+
+
+@given(st.floats(0, 1, width=32), st.integers(1, 2**31 - 1))
+def test_the_first_sample_is_one_of_the_places(share: float, num_places: int):
+    found = [first_sample(np.float32(s), num_places) for s in (0, share, 1)]
+    assert 0 == found[0] <= found[1] <= found[2] < num_places
+    assert abs(found[1] - share * num_places) <= max(1, num_places * 2**-23)
+    assert found[2] == num_places - 1 or num_places > 2**24
 
 
 @given(st.sets(st.integers(0, 19), max_size=15), st.integers(0, 2**32))

@@ -30,7 +30,7 @@ def schedule(index: ShardIndex, *, first_step: int = 0, **layout: int) -> Traini
 
 def values(parts: list[Draws]) -> list[tuple]:
     """The draws of all parts, one after another, as comparable values."""
-    names = ("rows", "partners", "lam", "masks")
+    names = ("rows", "partners", "lam", "masks", "crops")
     columns = [np.concatenate([getattr(part, n) for part in parts]).tolist() for n in names]
     return list(zip(*map(list, columns), strict=True))
 
@@ -70,18 +70,38 @@ def test_a_run_that_resumes_draws_what_was_left(index: ShardIndex, stopped_at: i
         assert values(of_step) == values(parts)
 
 
-@given(st.integers(1, 9), st.integers(1, 9))
-def test_evaluation_reads_every_clip_once(index: ShardIndex, ranks: int, clips_per_pass: int):
-    rows = []
+def evaluated(evaluation: EvaluationSchedule) -> list[tuple[int, float]]:
+    """Row and place of each window that a rank scores, in its order."""
+    found, iteration = [], 0
+    while (draws := evaluation(iteration)) is not None:
+        assert not draws.mixed.any() and not draws.masks.any()
+        assert len(draws.rows) <= evaluation.clips_per_pass
+        found += zip(draws.rows.tolist(), draws.crops[:, 0].tolist(), strict=True)
+        iteration += 1
+    return found
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.booleans())
+def test_evaluation_reads_every_window_once(
+    index: ShardIndex, ranks: int, clips_per_pass: int, several: bool
+):
+    counts = np.random.default_rng(ranks).integers(1, 5, len(index))
+    windows = []
     for rank in range(ranks):
         layout = BatchLayout(batch_size=ranks * clips_per_pass, rank=rank, world_size=ranks)
-        evaluation, iteration = EvaluationSchedule(index, layout), 0
-        while (draws := evaluation(iteration)) is not None:
-            assert not draws.mixed.any() and not draws.masks.any()
-            assert len(draws.rows) <= evaluation.clips_per_pass
-            rows += draws.rows.tolist()
-            iteration += 1
-    assert sorted(rows) == list(range(len(index)))
+        found = evaluated(EvaluationSchedule(index, layout, counts if several else None))
+        assert found == sorted(found)  # windows of a clip follow each other on one rank
+        windows += found
+        if not several:
+            steps = range(0, len(index), layout.batch_size)
+            slices = [layout.positions(step, 0, len(index)) for step in range(len(steps))]
+            assert [row for row, _ in found] == [row for part in slices for row in range(*part)]
+    expected = [
+        (row, pytest.approx(place))
+        for row, count in enumerate(counts if several else np.ones_like(counts))
+        for place in (np.linspace(0, 1, count) if count > 1 else [0.0])
+    ]
+    assert sorted(windows) == expected
 
 
 @pytest.mark.parametrize(

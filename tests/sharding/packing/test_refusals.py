@@ -68,6 +68,7 @@ def test_refused_clips_are_tried_again_into_new_shards(damaged: Path, tmp_path: 
     mend(damaged)
     done = build(damaged, output, SMALL, "--retry-rejected", accept)
     assert "wrote 19 clips" in done.stdout and "1 refused" in done.stdout
+    assert "models take by default 10.6 s: " in done.stdout
     after = tars_of(output)
     assert {name: after[name] for name in before} == before and len(after) == len(before) + 1
     assert check(output, deep=True) == []
