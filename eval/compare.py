@@ -27,7 +27,7 @@ class Args:
     """JSON file to write the comparison to."""
     page: Path | None = None
     """HTML page to write."""
-    bootstrap: Annotated[int, Within(0, 10_000)] = 1000
+    bootstrap: Annotated[int, Within(20, 10_000)] = 1000
     """Resamples of the clips for the 95 % intervals."""
 
     def __post_init__(self) -> None:
