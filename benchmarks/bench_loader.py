@@ -56,7 +56,7 @@ from psla_wds.sampling.plan import plan_epoch
 from psla_wds.sampling.schedule import BatchLayout, TrainingSchedule
 from sharding.packing.engines import num_cores
 
-PLAIN = AugmentConfig(mixup_rate=0.0, freq_mask=0, time_mask=0)
+PLAIN = AugmentConfig(mixup_rate=0.0, freq_mask=0, time_mask=0, crop="start")
 """Without mixup, so that each draw reads one clip, as the peers do."""
 READER_SETTINGS: tuple[Setting, ...] = tuple(
     {"threads": threads, "prefetch_batches": prefetch}

@@ -200,7 +200,7 @@ def step_config(args: Args) -> TrainConfig:
         precision="bfloat16" if ON_GPU else "float32",
         batch_size=args.batch_size,
         features=FeatureConfig(num_frames=args.num_frames),
-        augment=replace(paper.augment, time_mask=time_mask),
+        augment=replace(paper.augment, time_mask=time_mask, crop="start"),
         model=ModelConfig(backbone=args.backbone, initial_weights="none"),
     )
 

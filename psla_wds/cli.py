@@ -84,7 +84,7 @@ def parse(args: type[Args], description: str | None, /, *, prog: str, **options:
     options |= {"prog": called_as(prog) if prog in MODULES else prog, "registry": _RULES}
     if not {"-h", "--help"} & {*words}:
         given = tyro.cli(args, **options)
-        check_ranges(given)
+        check_ranges(given[0] if options.get("return_unknown_args") else given)
         return given
     shown, columns = io.StringIO(), os.environ.get("COLUMNS", "")
     os.environ["COLUMNS"] = str(_width())

@@ -100,19 +100,20 @@ def _start(model: dict[str, Any]) -> list[str]:
     if not weights or weights in known:
         return [known[weights]] if weights else []
     digest = f" (SHA-256 {sha256[:12]})" if sha256 else ""
-    return [f"begun with the weights `{weights}`{digest}, whose licence holds here as well"]
+    name = markdown(str(weights))
+    return [f"begun with the weights {name}{digest}, whose licence holds here as well"]
 
 
 def _training_facts(member: Member) -> str:
     recipe: dict[str, Any] = member.provenance.recipe or {}
     facts = [f"{member.epoch} epochs"] if member.epoch else []
     facts += [
-        f"{shown} {recipe[name]}"
+        f"{shown} {markdown(str(recipe[name]))}"
         for name, shown in {"batch_size": "batches of", "seed": "seed"}.items()
         if name in recipe
     ]
     if member.provenance.index_fingerprint:
-        facts.append(f"shards with the fingerprint {member.provenance.index_fingerprint}")
+        facts.append(f"shards with the fingerprint {markdown(member.provenance.index_fingerprint)}")
     facts += _start(recipe.get("model") or {})
     more = "; all settings are in config.json" if recipe else ""
     return ("; ".join(facts) or "not known") + more

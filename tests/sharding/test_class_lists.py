@@ -83,9 +83,9 @@ def test_the_next_command_names_what_was_read(tmp_path: Path, name: str, words: 
     pq.write_table(pa.table(columns), tmp_path / "clips.parquet")
     arguments = [str(tmp_path / name), f"--output={tmp_path}/made.csv"]
     done = run_command("sharding.labels", *arguments)
-    build = f"python -m sharding.build {words.format(tmp_path)} --class-labels {tmp_path}/made.csv"
+    build = f"psla-wds build {words.format(tmp_path)} --class-labels {tmp_path}/made.csv"
     assert f"next: {build} --output SHARDS" in done.stdout
-    command = shlex.split(build)[3:]
+    command = shlex.split(build)[2:]
     run_command("sharding.build", *command, f"--output={tmp_path}/shards", "--dry-run")
 
 

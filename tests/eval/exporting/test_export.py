@@ -80,7 +80,7 @@ def test_card_has_the_facts(exported: Path):
         "| waveform | mono, 16,000 Hz, in [-1, 1] |\n| window | 1.29 s;",
         "| frame scores | (batch, frames, 3), a frame every 0.32 s |",
         "3 epochs; batches of 24; seed 7; shards with the fingerprint f1e2; begun with the weights "
-        "`weights.pth`, whose licence holds here as well; all settings",
+        "weights.pth, whose licence holds here as well; all settings",
         "On 1,234 clips of Street sounds, 2026:\n\n| mAP | mAUC |\n|--:|--:|\n| 0.4321 | 0.9000 |",
         "\nlow; middle, or so; noise.\n",
     ):

@@ -78,7 +78,7 @@ def test_metrics_json_holds_the_metrics(scores: Scores, score_path: Path, capsys
     counts = {"clips": 40, "classes": 5, "classes_scored": 4}
     assert record == {**means, "mean_prevalence": metrics.mean_prevalence, **counts}
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[0] == "mAP" and lines[-1].endswith("out/report.html")
+    assert lines[0].split()[0] == "mAP" and lines[-1].endswith("out/report.html in a browser")
     rows = page.partition("sortable")[2].partition("<tbody>")[2].split("<tr>")[1:]
     mids = [re.search('class="mid">(.*?)<', row)[1] for row in rows]
     assert sorted(mids) == list(scores.mids) and mids[-1] == "/m/3"

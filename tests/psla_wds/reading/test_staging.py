@@ -142,7 +142,7 @@ def test_a_kill_at_any_moment_leaves_no_half_copy(
 def test_two_processes_copy_each_shard_once(
     shards: Path, index: ShardIndex, tmp_path: Path, expected: list[bytes]
 ):
-    processes = [staging_process(shards, tmp_path, pause_s=0.01) for _ in range(2)]
+    processes = [staging_process(shards, tmp_path, pause_s=0.05) for _ in range(2)]
     temporaries: dict[str, set[int]] = {}
     while any(process.poll() is None for process in processes):
         for part in tmp_path.rglob("*.tar.tmp"):

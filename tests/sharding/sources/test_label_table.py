@@ -260,4 +260,4 @@ def test_both_commands_have_the_flags(tmp_path: Path, classes: Path):
     done = run_command(
         "sharding.build", "tars", str(folder), *words, f"--output={tmp_path / 'out'}"
     )
-    assert "wrote 1 clips" in done.stdout
+    assert "wrote 1 clip " in done.stdout
