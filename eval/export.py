@@ -127,7 +127,8 @@ def export(args: Args) -> list[str]:
         if args.onnx:
             from eval.exporting.portable import write_onnx  # torch's exporter takes a second
 
-            write_onnx(model, config.classes, folder / "model.onnx", args.onnx_embeddings)
+            path, limits = folder / "model.onnx", config.thresholds
+            write_onnx(model, config.classes, path, args.onnx_embeddings, thresholds=limits)
         settings = CardSettings(
             title=args.title or args.push or args.output.resolve().name,
             repository=args.push,

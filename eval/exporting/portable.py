@@ -4,6 +4,7 @@ also embeddings.
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,14 @@ OUTPUTS = ("scores", "frame_scores", "embeddings")
 
 
 def write_onnx(
-    model: WaveformModel, classes: ClassList, path: Path, pooling: Pooling | None = None
+    model: WaveformModel,
+    classes: ClassList,
+    path: Path,
+    pooling: Pooling | None = None,
+    *,
+    thresholds: Sequence[float | None] | None = None,
 ) -> None:
-    """Write a file for ONNX Runtime and others, with the class list in its metadata.
+    """Write a file for ONNX Runtime and others; classes and thresholds are in its metadata.
 
     Args:
         pooling: pooling of the third output, the embeddings; default: there are none.
@@ -53,6 +59,8 @@ def write_onnx(
         mids=json.dumps(classes.mids),
         names=json.dumps(classes.names, ensure_ascii=False),
     )
+    if thresholds:
+        exported.model.metadata_props["thresholds"] = json.dumps(thresholds)
     if pooling:
         exported.model.metadata_props["pooling"] = pooling
     exported.save(path, external_data=False)

@@ -28,12 +28,18 @@ def members() -> list[Checkpoint]:
     return [tiny_checkpoint(), tiny_checkpoint(1, head="multi-head-attention")]
 
 
+LIMITS = [0.25, None, 0.5]
+
+
 @pytest.fixture(scope="module")
 def exported(members: list[Checkpoint], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("portable")
     for number, member in enumerate(members):
         save_checkpoint(member, folder / f"{number}.pt")
+    limits = [{"mid": m, "threshold": t} for m, t in zip(CLASSES.mids, LIMITS, strict=True)]
+    (folder / "limits.json").write_text(json.dumps({"per_class": limits}))
     words = [folder / "0.pt", folder / "1.pt", f"--output={folder / 'model'}", "--onnx"]
+    words += [f"--thresholds={folder}/limits.json"]
     done = run_command("eval.export", *words, "--onnx-embeddings=attention")
     assert done.stderr == "" and len(done.stdout.splitlines()) == 2  # not what libraries log
     return folder / "model"
@@ -60,6 +66,7 @@ def test_onnx_is_one_valid_file_that_names_its_classes(exported: Path):
     assert (metadata["sample_rate_hz"], metadata["frame_s"]) == ("16000", "0.32")
     assert {path.name for path in exported.glob("*.onnx*")} == {"model.onnx"}
     assert metadata["pooling"] == "attention"
+    assert json.loads(metadata["thresholds"]) == LIMITS
     card = (exported / "README.md").read_text()
     assert "scores, frame_scores, embeddings = session.run(" in card and "(batch, 2560)" in card
     assert len(Tagger.load(exported, device="cpu")(sweep(0.5), RATE_HZ).scores) == 3
