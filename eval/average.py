@@ -5,6 +5,7 @@
 Each epoch counts once (PSLA III-E; the official training script counts the first one twice).
 """
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +13,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional
 
 from psla_wds import cli
-from psla_wds.config import Within, check_ranges
+from psla_wds.config import Within
 from psla_wds.errors import ConfigError
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.shards.index_files import open_indexes
@@ -40,7 +41,10 @@ class Args:
     reader: ReaderConfig = field(default_factory=ReaderConfig)
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        if self.output.suffix != ".pt":
+            raise ConfigError(
+                f"{self.output} is not a .pt", where="--output", fix="set --output AVERAGE.pt"
+            )
         if (self.batch_norm == "estimate") != bool(self.index):
             raise ConfigError(
                 "--index is needed for --batch-norm estimate, and only for it",
@@ -71,7 +75,7 @@ def main() -> None:
     save_checkpoint(average, args.output)
     print(
         f"wrote the average of epochs {first} to {last} to {args.output}; next: "
-        f"psla-wds predict {args.output} --index SHARDS --output P.npz"
+        f"psla-wds predict {shlex.quote(str(args.output))} --index SHARDS --output P.npz"
     )
 
 

@@ -9,6 +9,7 @@ Face Hub. --onnx adds the model with its front end for other runtimes.
 
 import json
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,8 @@ def main() -> None:
         print(f"uploaded {args.output} to {url}")
     if args.onnx:
         print("model.onnx gives the model's scores in ONNX Runtime: compared on inputs of 3 shapes")
-    print(f"wrote {', '.join(names)} to {args.output}; next: psla-wds tag {args.output} FILES")
+    folder = shlex.quote(str(args.output))
+    print(f"wrote {', '.join(names)} to {args.output}; next: psla-wds tag {folder} FILES")
 
 
 if __name__ == "__main__":

@@ -120,6 +120,7 @@ def main() -> None:
     from psla_wds.evaluation.thresholds import read_thresholds
     from psla_wds.tagging.tagger import Tagger
 
+    _check_outputs(args, recordings)
     with ExitStack() as files:
         write = files.enter_context(open_writer(args.format, args.output, recordings))
         tagger = Tagger.load(
@@ -145,6 +146,12 @@ def main() -> None:
             events=args.events,
             embeddings=embeddings,
         )
+        if len(heard.failures) == len(recordings):  # no output replaces an earlier one
+            raise AudioError(
+                "no recording could be read",
+                where=f"first {recordings[0].name}",
+                fix="see the messages above",
+            )
     report(args, len(recordings) - len(heard.failures), heard.flagged, embeddings)
     if heard.failures:
         raise AudioError(
@@ -153,6 +160,20 @@ def main() -> None:
             where=f"first {recordings[min(heard.failures)].name}",
             fix="see the messages above; the others are tagged",
         )
+
+
+def _check_outputs(args: Args, recordings: list[Recording]) -> None:
+    """Raise `ConfigError` if an output is a recording, which would be lost."""
+    sources = [source for r in recordings if isinstance(source := r.source, Path)]
+    for option, output in (("--output", args.output), ("--embeddings", args.embeddings)):
+        if output is None or not output.is_file():
+            continue
+        if any(source.exists() and source.samefile(output) for source in sources):
+            raise ConfigError(
+                "the output is one of the recordings",
+                where=f"{option} {output}",
+                fix=f"choose another {option}",
+            )
 
 
 def report(args: Args, num_tagged: int, flagged: Mapping[str, int], embeddings: object) -> None:

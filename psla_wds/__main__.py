@@ -29,10 +29,14 @@ def _summary(module: str) -> str:
 def main() -> None:
     """The console script."""
     name = sys.argv[1] if sys.argv[1:] else "--help"
-    if name in ("-h", "--help"):
-        print(overview())
-    elif name == "--version":
-        print(f"psla-wds {__version__}")
+    if name in ("-h", "--help", "--version"):
+        text = f"psla-wds {__version__}" if name == "--version" else overview()
+        try:
+            print(text, flush=True)
+        except OSError:  # which the import reports that takes a quarter of a second
+            from psla_wds import cli
+
+            cli.run(lambda: print(text))
     else:
         _leave_current_folder()
         del sys.argv[1]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType, TracebackType
+from typing import Any
 
 from psla_wds.printable import printable
 
@@ -43,6 +44,10 @@ class PslaError(Exception):
         error = cls.__new__(cls)
         Exception.__init__(error, text)
         return error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How another process gets it: by its lines, as they are."""
+        return type(self).relayed, (str(self),)
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

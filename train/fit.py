@@ -7,6 +7,7 @@ from typing import Any
 from psla_wds.config import flag
 from psla_wds.features.config import FeatureConfig
 from psla_wds.features.windows import frames_for
+from psla_wds.sampling.config import AugmentConfig
 from psla_wds.shards.index import ShardIndex
 from train.config import CONFIG, TrainConfig, read_config, value_of
 from train.run.clips import open_training_index
@@ -38,6 +39,8 @@ def fitted(config: TrainConfig, given: set[str]) -> TrainConfig:
     index = None if begun else open_training_index(config)
     left_alone = given if config.fit == "minutes" else given | {"epochs"}
     if "features.num_frames" in given:
+        if "augment.time_mask" not in given:
+            config = _changed(config, "augment.time_mask", _most_masked(config))
         left_alone = left_alone | {"augment.time_mask"}
     for setting, choose in CHOICES.items():
         if setting not in left_alone:
@@ -62,6 +65,12 @@ def _time_mask(config: TrainConfig, index: ShardIndex) -> int:
     """As large a share of the frames as before."""
     share = _num_frames(config, index) / config.features.num_frames
     return round(share * config.augment.time_mask)
+
+
+def _most_masked(config: TrainConfig) -> int:
+    """The time mask, up to the paper's share of the frames."""
+    paper = AugmentConfig().time_mask / FeatureConfig().num_frames
+    return min(config.augment.time_mask, round(paper * config.features.num_frames))
 
 
 def _num_frames(config: TrainConfig, index: ShardIndex) -> int:

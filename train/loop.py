@@ -56,12 +56,13 @@ class Trainer:
         self._bad_steps = BadSteps(config.run_dir, world, most=config.max_bad_steps)
         self._damaged: list[str] = []  # ids of the damaged clips in the log
         self._stop_signal = 0
+        self._is_stepping = False  # whether a signal is looked for after each step
 
     def train(self, log: RunLog) -> None:
         """Train the epochs that are left; a signal to stop raises `SystemExit`."""
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._on_stop_signal)
-        signal.signal(signal.SIGINT, self._on_interrupt)
+        signal.signal(signal.SIGINT, self._on_interrupt)  # Ctrl-C
         config, world = self._config, self._world
         data = open_training_data(config, world, self._index, first_step=self._step)
         self._total_steps = config.epochs * data.schedule.steps_per_epoch
@@ -119,6 +120,7 @@ class Trainer:
             total=(end - self._step) * config.batch_size,
             disable=not self._world.is_main,
         ) as bar:
+            self._is_stepping = True
             while self._step < end:
                 step_loss = learner.step(batches, self._moment(self._step, epoch))
                 self._step += 1
@@ -135,6 +137,7 @@ class Trainer:
                     self._log_interval(epoch, since_log, log)
                     since_log = Interval(batches)
                 self._save_state_when_due(stops)
+        self._is_stepping = False
         return whole
 
     def _must_read(self) -> bool:
@@ -266,9 +269,11 @@ class Trainer:
         self._stop_signal = number
 
     def _on_interrupt(self, number: int, _: FrameType | None) -> None:
-        """Ctrl-C: end at once; at the next step, should a library have swallowed the exception."""
-        self._stop_signal = number
-        raise KeyboardInterrupt
+        """Stop as on SIGTERM; at once if asked again, or where no step will look for it."""
+        again, self._stop_signal = self._stop_signal > 0, number
+        if again or not self._is_stepping:
+            raise KeyboardInterrupt
+        logger.info("stopping after a step, whose state is saved; Ctrl-C again stops at once")
 
     def _agree_to_stop(self) -> bool:
         """Whether a rank got a signal to stop; the same on all: they ask at the same steps."""

@@ -266,6 +266,9 @@ def _wrong_values(
 
 def _unusable(reason: str, path: Path) -> ScoreError:
     again = f"write it again: psla-wds predict RUN --index SHARDS --output {path}"
+    if path.suffix == ".pt":
+        reason = "this is a checkpoint"
+        again = f"score clips with it: psla-wds predict {path} --index SHARDS --output P.npz"
     if (path / "config.json").exists():
         reason = "this is the folder of a run"
         file = path / "scores.npz"

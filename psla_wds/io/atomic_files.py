@@ -1,6 +1,7 @@
 """Files and folders on disks that are whole or absent: written under a temporary name, synced, then
 renamed."""
 
+import errno
 import fcntl
 import hashlib
 import logging
@@ -9,6 +10,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import IO
 
@@ -78,16 +80,41 @@ def _linked(temporary: Path, path: Path) -> bool:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to fill; it appears as `folder`, complete, when the block ends well."""
-    temporary = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    """A new folder to fill; it appears as `folder`, complete, when the block ends well.
+
+    Several processes may write it, each under a name of its own: the first that ends wins, and the
+    others get a `PslaError`. What a killed one left is deleted.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep_folders(folder)
+    temporary = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    lock = lock_folder(temporary, _TAKEN)
     try:
         yield temporary
         publish_folder(temporary, folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise PslaError(
+                "another process has written this folder meanwhile",
+                where=folder,
+                fix="look at it; choose another --output for a second one",
+            ) from None
         raise
+    finally:
+        os.close(lock)
+
+
+_TAKEN = PslaError("another process writes this folder")
+
+
+def _sweep_folders(folder: Path) -> None:
+    """Delete temporary folders for `folder` that no living process fills."""
+    for left in folder.parent.glob(f"{escape(folder.name)}.*.tmp"):
+        with suppress(PslaError, OSError):
+            os.close(lock_folder(left, _TAKEN))
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def publish_folder(temporary: Path, folder: Path) -> None:

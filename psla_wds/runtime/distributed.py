@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -171,7 +172,7 @@ def join_world() -> Iterator[World]:
 def _number(name: str, *, default: int, least: int = 0, most: int = 2**31 - 1) -> int:
     """A number that torchrun puts into the environment."""
     given = os.environ.get(name, str(default))
-    if not given.isdecimal() or not least <= int(given) <= most:
+    if not re.fullmatch("[0-9]{1,10}", given) or not least <= int(given) <= most:
         numbers = f"from {least} to {most}" if most < 2**31 - 1 else f"of at least {least}"
         raise ConfigError(f"{given!r:.40} is not a number {numbers}", where=name, fix=BY_TORCHRUN)
     return int(given)

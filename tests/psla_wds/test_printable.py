@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 
 import pytest
 
@@ -29,6 +30,8 @@ def test_no_name_adds_a_line_to_an_error():
         f"  fix:   name {SHOWN}",
     ]
     assert str(PslaError.relayed(str(error))) == str(error)
+    sent = pickle.loads(pickle.dumps(error))
+    assert type(sent) is ConfigError and str(sent) == str(error)
 
 
 def test_no_name_adds_a_line_to_a_log_or_a_table(

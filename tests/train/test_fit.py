@@ -74,6 +74,9 @@ def test_what_is_given_stays_and_the_rest_follows_it(monkeypatch, index: ShardIn
     assert found == {"frames": 512, "mask": 93, "batch": 16, "epochs": 20, "warm-up": 16}
     found = chosen(replace(FINE_TUNE, epochs=5), "epochs", "features.num_frames")
     assert found == {"frames": 1056, "mask": 192, "batch": 16, "epochs": 5, "warm-up": 4}
+    fewer = replace(FINE_TUNE, features=FeatureConfig(num_frames=264))
+    assert chosen(fewer, "features.num_frames")["mask"] == 48  # of the recipe's 192 for 1,056
+    assert chosen(fewer, "features.num_frames", "augment.time_mask")["mask"] == 192
     config = replace(FINE_TUNE, index=("shards",), fit="off")
     assert fitted(config, set()) is config
 

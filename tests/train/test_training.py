@@ -153,6 +153,17 @@ def test_a_run_that_is_stopped_saves_its_state_first(
     assert logged_losses(tmp_path / "run") == logged_losses(uninterrupted)
 
 
+def test_ctrl_c_saves_the_state_first(shards: Path, uninterrupted: Path, tmp_path: Path):
+    process = start(shards, tmp_path / "run", "--state-every-steps=1000")
+    wait_until(lambda: num_logged(tmp_path / "run") >= 2, process)
+    process.send_signal(signal.SIGINT)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + signal.SIGINT and "Traceback" not in stderr
+    assert "saved step" in stderr and "Ctrl-C again" in stderr
+    train(parse(arguments(shards, tmp_path / "run", "--resume")))
+    assert logged_losses(tmp_path / "run") == logged_losses(uninterrupted)
+
+
 def test_a_run_goes_on_by_other_processes_and_notes_what_made_it(
     shards: Path, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

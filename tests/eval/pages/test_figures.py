@@ -137,7 +137,7 @@ def test_the_command_writes_figures_and_their_numbers(
     assert numbers["loss"]["marks"][1]["y"] == [None, 0.4]  # strict JSON
     assert all((tmp_path / "figures" / f"{name}.svg").exists() for name in numbers)
     monkeypatch.setattr("sys.argv", [*words, f"--output={run / 'log.jsonl' / 'figures'}"])
-    with pytest.raises(PslaError, match="cannot write the figures: Not a directory"):
+    with pytest.raises(PslaError, match="cannot write the figures: File exists"):
         main()
     with pytest.raises(ConfigError, match="the output exists already"):
         Args((run,), run)

@@ -260,6 +260,21 @@ def test_mistakes_are_one_error(tag: Run, arguments: list[str], message: str, tm
     assert status == 2 and message in err and out == ""
 
 
+def test_no_output_replaces_a_recording_or_earlier_results(tag: Run, audio: Path, tmp_path: Path):
+    recording = shutil.copy(audio / "long.flac", tmp_path / "long.flac")
+    content = recording.read_bytes()
+    for option in ("--output", "--embeddings"):
+        link = tmp_path / f"link{'.npz' if option == '--embeddings' else '.txt'}"
+        link.symlink_to(recording)
+        status, _, err = tag(tmp_path / "long.flac", f"{option}={link}")
+        assert status == 2 and "the output is one of the recordings" in err
+    assert recording.read_bytes() == content
+    (tmp_path / "before.txt").write_text("earlier")
+    status, _, err = tag(audio / "broken.wav", f"--output={tmp_path}/before.txt")
+    assert status == 2 and "no recording could be read" in err
+    assert (tmp_path / "before.txt").read_text() == "earlier"
+
+
 def test_without_stdin_nothing_can_be_read_from_it(tag: Run, monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)  # as Python has it where a shell closed it: <&-
     status, _, err = tag("-")
