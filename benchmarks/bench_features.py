@@ -186,7 +186,7 @@ def dali_way(
 ) -> Iterator[Iterator[torch.Tensor]]:
     """The graph of training."""
     settings = {"batch_size": len(clips[0]), "num_threads": threads, "device": device}
-    front_end = FrontEnd(partial(encoded, clips), FEATURES, **settings)
+    front_end = FrontEnd(Feed(partial(encoded, clips), FEATURES), **settings)
     yield (front_end.run()[0] for _ in itertools.count())
     del front_end
 
@@ -209,7 +209,7 @@ def stage_rows(clips: Batches, device: torch.device, args: Args) -> list[Row]:
     """The cost of each stage, from graphs that end with it. Decoding always runs on the CPU."""
     with Pipeline(1, 1, None):
         feed = Feed(partial(encoded, clips), FEATURES)
-        names = list(graph_stages(feed, FEATURES, CPU))
+        names = list(graph_stages(feed, CPU))
     ways: dict[str, Open] = {name: partial(stage_way, clips, device, name) for name in names}
     before_us, rows = 0.0, []
     for row in compare_opened(ways, args):
@@ -226,7 +226,7 @@ def stage_way(clips: Batches, device: torch.device, stage: str) -> Iterator[Iter
     gpu = None if device.type == "cpu" else torch.cuda.current_device()
     pipeline = Pipeline(len(clips[0]), num_cores(), gpu, prefetch_queue_depth=PREFETCH_BATCHES)
     with pipeline:
-        pipeline.set_outputs(graph_stages(feed, FEATURES, device)[stage])
+        pipeline.set_outputs(graph_stages(feed, device)[stage])
     with warnings.catch_warnings():  # inputs of later stages are not used
         warnings.filterwarnings("ignore", message="The external source node")
         pipeline.build()

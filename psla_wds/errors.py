@@ -95,7 +95,10 @@ def system_errors() -> Iterator[None]:
 
 
 def end_quietly() -> None:
-    """Let Ctrl-C end this process without a traceback, also while modules are imported."""
+    """Let Ctrl-C end a command without a traceback, also while `python -m` imports its modules,
+    which takes a second. Nothing changes in a program of others that imports them."""
+    if sys.argv[:1] != ["-m"]:
+        return
     shown = sys.excepthook
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -131,7 +131,7 @@ def main() -> None:
     words, prog = sys.argv[1:], called_as("build")
     name = next((word for word in words if word in SOURCES), "")
     if not name and {"-h", "--help"} & {*words}:
-        summaries = {name: _description(kind).split("\n")[0] for name, kind in SOURCES.items()}
+        summaries = {name: _summary(kind) for name, kind in SOURCES.items()}
         cli.show_choices(prog, "SOURCE", __doc__, summaries)
     if not name:
         given = f"there is no source {words[0]}" if words else "a source is missing"
@@ -139,15 +139,14 @@ def main() -> None:
     words.remove(name)
     fields = {"source": SOURCES[name], "pack": PackConfig}
     flat = [(field, Annotated[kind, arg(name="")]) for field, kind in fields.items()]
-    args: Any = cli.parse(
-        make_dataclass("Args", flat), _description(SOURCES[name]), prog=f"{prog} {name}", args=words
-    )
+    kind, description = make_dataclass("Args", flat), inspect.getdoc(SOURCES[name])
+    args: Any = cli.parse(kind, description, prog=f"{prog} {name}", args=words)
     build(args.source, args.pack)
 
 
-def _description(source: type) -> str:
-    """The docstring with the lines of its paragraphs joined."""
-    return "\n\n".join(" ".join(p.split()) for p in (inspect.getdoc(source) or "").split("\n\n"))
+def _summary(source: type) -> str:
+    """The first paragraph of the docstring."""
+    return " ".join((inspect.getdoc(source) or "").partition("\n\n")[0].split())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Settings of a training run, and which of them have an effect only with certain others."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import pairwise
@@ -146,7 +146,7 @@ class TrainConfig:
     """Steps between two records in the log."""
     state_every_steps: Annotated[int, Within(1, 10**9), Kind.SPEED] = 1000
     """Steps between two saves of the state that --resume continues from. It is also saved at the
-    end of each epoch and on SIGTERM or SIGUSR1."""
+    end of each epoch and on SIGTERM, SIGUSR1 or Ctrl-C."""
     wandb: Annotated[str | None, Kind.START] = None
     """Weights & Biases project that gets the log's numbers too (needs the package wandb)."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -217,6 +217,12 @@ def check_all_read(config: TrainConfig, recipe: TrainConfig) -> None:
                 where=flag(rule.setting),
                 fix=f"leave it out, or change {flag(rule.other)}",
             )
+
+
+def given_settings(arguments: Sequence[str]) -> set[str]:
+    """Dotted names of the settings that a command line states."""
+    flags = (word.partition("=")[0] for word in arguments if word.startswith("--"))
+    return {name.removeprefix("--").replace("-", "_") for name in flags}
 
 
 def value_of(config: TrainConfig, setting: str) -> Any:

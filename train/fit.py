@@ -1,6 +1,6 @@
 """Settings of a run that follow from its clips: frames, batches, epochs and warm-up."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,12 +19,6 @@ WARMUP_SHARE = 0.1
 FRAMES_IN_MINUTES = 4_000_000
 """Frames that two CPU cores train MobileNetV2 on in about five minutes, at 64 mels."""
 FEWEST_EPOCHS, MOST_EPOCHS = 2, 60
-
-
-def given_settings(arguments: Sequence[str]) -> set[str]:
-    """Dotted names of the settings that a command line states."""
-    flags = (word.partition("=")[0] for word in arguments if word.startswith("--"))
-    return {name.removeprefix("--").replace("-", "_") for name in flags}
 
 
 def fitted(config: TrainConfig, given: set[str]) -> TrainConfig:

@@ -17,7 +17,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from psla_wds import cli
 from psla_wds.commands import called_as
 from psla_wds.errors import ConfigError, PslaError
-from train.config import TrainConfig
+from train.config import TrainConfig, given_settings
 from train.recipes import RECIPES, configure
 
 logger = logging.getLogger("train")
@@ -41,7 +41,7 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
 def main() -> None:
     if os.environ.get("LOCAL_RANK", "0") == "0":
         asked = parse(sys.argv[1:])
-        from train.fit import as_flags, fitted, given_settings  # after --help, which needs no numpy
+        from train.fit import as_flags, fitted  # after --help, which needs no numpy
 
         config = fitted(asked, given_settings(sys.argv))
         if config != asked:
@@ -57,7 +57,7 @@ def _parse_silently(arguments: Sequence[str]) -> TrainConfig:
     """The configuration, on a rank whose help and errors rank 0 prints already."""
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         try:
-            from train.fit import fitted, given_settings
+            from train.fit import fitted
 
             return fitted(parse(arguments), given_settings(arguments))
         except PslaError:

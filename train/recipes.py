@@ -11,7 +11,7 @@ from psla_wds.features.config import FeatureConfig
 from psla_wds.io.locations import is_url
 from psla_wds.models.config import LITE0, ModelConfig
 from psla_wds.sampling.config import AugmentConfig, SamplerConfig
-from train.config import OptimizerConfig, TrainConfig, check_all_read, read_config
+from train.config import OptimizerConfig, TrainConfig, check_all_read, given_settings, read_config
 
 # PSLA IV-B: 2M clips, class-balanced draws, 30 epochs.
 AUDIOSET_FULL = TrainConfig(run_dir=Path("runs/audioset-full"))
@@ -136,8 +136,8 @@ def configure(
     makes it ask a server: only flags do.
     """
     recipe = _find(name, where=where)
-    given = {word.partition("=")[0].replace("_", "-") for word in settings}
-    new = {option: () for option in SHARDS if flag(option) in given}  # else flags would add to them
+    new = {option: () for option in given_settings(settings).intersection(SHARDS)}
+    # Flags would add to a tuple that is not empty.
     recipe = replace(recipe, **new)
     config = cli.parse(TrainConfig, description, default=recipe, args=settings, prog=prog)
     for option in SHARDS:

@@ -14,7 +14,8 @@ Codec = Literal["flac", "opus", "vorbis", "wav"]
 EXTENSIONS = {"flac": "flac", "opus": "opus", "vorbis": "ogg", "wav": "wav"}
 """Extension of the members of a tar, by codec."""
 OPUS_RATES_HZ = (8_000, 12_000, 16_000, 24_000, 48_000)
-HIGHEST_RATES_HZ = {"flac": 655_350, "opus": 48_000, "vorbis": 200_000, "wav": 768_000}
+HIGHEST_RATES_HZ = {"flac": 655_350, "vorbis": 200_000, "wav": 768_000}
+"""Highest sample rates of codecs that have others than a few."""
 
 _FORMATS = {
     "flac": ("FLAC", "PCM_16"),

@@ -126,12 +126,14 @@ class ScoreFolder:
         shape = (len(clip_ids), self._top_k or len(self._classes))
         with self._disk_errors():
             self._temporary.mkdir(parents=True, exist_ok=True)
-            taken = ScoreError(
-                "another process writes these scores",
-                where=self.folder,
-                fix="wait for it, or choose another --output",
-            )
-            self._unlock = finalize(self, os.close, lock_folder(self._temporary, taken))
+            lock = lock_folder(self._temporary)
+            if lock is None:
+                raise ScoreError(
+                    "another process writes these scores",
+                    where=self.folder,
+                    fix="wait for it, or choose another --output",
+                )
+            self._unlock = finalize(self, os.close, lock)
             for left in self._temporary.iterdir():
                 left.unlink()
             np.save(self._temporary / "id_starts.npy", clip_ids.starts)

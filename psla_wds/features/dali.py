@@ -40,20 +40,19 @@ class FrontEnd:
 
     def __init__(
         self,
-        source: Callable[[int], EncodedBatch],
-        features: FeatureConfig,
+        feed: "Feed",
         *,
         batch_size: int,
         num_threads: int,
         device: torch.device,
-        changes: Sequence[Change] = (),
+        with_lengths: bool = False,
     ) -> None:
-        """A batch of the source may be smaller than `batch_size`, but not larger.
+        """A batch of the feed may be smaller than `batch_size`, but not larger.
 
-        Clips are rolled or cropped only if `changes` has it, since that costs a copy of each.
+        Args:
+            with_lengths: whether `lengths` is wanted, for which the host waits.
         """
-        self._feed = Feed(source, features, changes)
-        self._device = device
+        self._feed, self._device = feed, device
         self._pipeline = Pipeline(
             batch_size=batch_size,
             num_threads=num_threads,
@@ -61,13 +60,13 @@ class FrontEnd:
             prefetch_queue_depth=PREFETCH_BATCHES,
         )
         with self._pipeline:
-            stages = graph_stages(self._feed, features, device)
+            stages = graph_stages(feed, device)
             *_, log_mel = stages.values()
-            lengths = [_length(stages["decode"])] if "crops" in changes else []
+            lengths = [_length(stages["decode"])] if with_lengths else []
             self._pipeline.set_outputs(log_mel, *lengths)
         self._pipeline.build()
         self.lengths: list[int] = []
-        """Samples of the clips of the last batch, as decoded; empty without crops."""
+        """Samples of the clips of the last batch, as decoded; empty if they are not wanted."""
 
     def run(self) -> tuple[Float32[torch.Tensor, "draws frames mels"], EncodedBatch]:
         """The next output and the batch that it comes from. StopIteration after the last one.
@@ -100,7 +99,8 @@ class Feed:
         features: FeatureConfig,
         changes: Sequence[Change] = (),
     ) -> None:
-        self._source, self._features, self.changes = source, features, changes
+        """Clips are rolled or cropped only if `changes` has it, since that costs a copy of each."""
+        self._source, self.features, self.changes = source, features, changes
         self._in_work: deque[tuple[EncodedBatch, list[object]]] = deque()
         self._delivered: tuple[EncodedBatch, list[object]] | None = None
         self.error: Exception | None = None
@@ -116,7 +116,7 @@ class Feed:
             raise StopIteration from None
         draws = batch.draws
         inputs: list[object] = [batch.audio, batch.partner_audio, draws.weights]
-        inputs += _mask_regions(draws.masks, self._features)
+        inputs += _mask_regions(draws.masks, self.features)
         inputs += [getattr(draws, change) for change in self.changes]
         self._in_work.append((batch, inputs))
         return inputs
@@ -148,9 +148,9 @@ def _device_id(device: torch.device) -> int | None:
     return torch.cuda.current_device() if device.index is None else device.index
 
 
-def graph_stages(feed: Feed, features: FeatureConfig, device: torch.device) -> dict[str, DataNode]:
+def graph_stages(feed: Feed, device: torch.device) -> dict[str, DataNode]:
     """Outputs of the graph's stages, in order; the last is the input of the model."""
-    num_arrays = 3 + len(feed.changes)
+    features, num_arrays = feed.features, 3 + len(feed.changes)
     audio, partner_audio, weights, anchors, shapes, *shares = fn.external_source(
         source=feed,
         num_outputs=2 + num_arrays,

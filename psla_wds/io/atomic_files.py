@@ -89,7 +89,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     _sweep_folders(folder)
     temporary = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.tmp")
     temporary.mkdir()
-    lock = lock_folder(temporary, _TAKEN)
+    lock = lock_folder(temporary)
     try:
         yield temporary
         publish_folder(temporary, folder)
@@ -103,18 +103,18 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             ) from None
         raise
     finally:
-        os.close(lock)
-
-
-_TAKEN = PslaError("another process writes this folder")
+        if lock is not None:
+            os.close(lock)
 
 
 def _sweep_folders(folder: Path) -> None:
     """Delete temporary folders for `folder` that no living process fills."""
     for left in folder.parent.glob(f"{escape(folder.name)}.*.tmp"):
-        with suppress(PslaError, OSError):
-            os.close(lock_folder(left, _TAKEN))
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):
+            lock = lock_folder(left)
+            if lock is not None:
+                os.close(lock)
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def publish_folder(temporary: Path, folder: Path) -> None:
@@ -127,15 +127,15 @@ def publish_folder(temporary: Path, folder: Path) -> None:
     sync_folder(folder.parent)
 
 
-def lock_folder(folder: Path, taken: PslaError) -> int:
+def lock_folder(folder: Path) -> int | None:
     """A descriptor that keeps other processes out of a folder for as long as it is open; it ends
-    with the process, however that ends. Raises `taken` if another has it."""
+    with the process, however that ends. None if another process has it."""
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
-        raise taken from None
+        return None
     except OSError as error:  # some network file systems have no locks
         logger.warning("%s cannot be locked: %s", folder, error.strerror)
     return lock

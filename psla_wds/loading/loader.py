@@ -62,7 +62,7 @@ class Loader(BatchSource[Batch]):
         check_dali()
         _check_sample_rate(index, config.features)
         super().__init__(index, schedule, config.reader)
-        self._schedule, self._config, self._device = schedule, config, _device(config)
+        self._config, self._device = config, _device(config)
         self._changes = schedule.changes
         if not (index.num_samples > config.features.max_clip_samples).any():
             self._changes = tuple(c for c in schedule.changes if c != "crops")
@@ -81,8 +81,7 @@ class Loader(BatchSource[Batch]):
                 # the bad one, so that no batch is lost and the order stays.
                 self._front_end = self._open_front_end()
         self._iteration += 1
-        if not self._schedule.replaces_damaged:
-            self._check_lengths(encoded, self._front_end.lengths)
+        self._check_lengths(encoded, self._front_end.lengths)
         draws, soft_labels = encoded.draws, self._index.soft_labels
         soft_targets = None if soft_labels is None else self._targets(soft_labels, draws)
         return Batch(log_mel, self._targets(self._index, draws), draws.rows, soft_targets)
@@ -121,16 +120,16 @@ class Loader(BatchSource[Batch]):
 
     def _open_front_end(self) -> "FrontEnd":
         """A pipeline that begins with the current iteration."""
-        from psla_wds.features.dali import FrontEnd
+        from psla_wds.features.dali import Feed, FrontEnd
 
-        first = self._iteration
+        first, features = self._iteration, self._config.features
+        feed = Feed(lambda i: self._ahead.batch(first + i), features, self._changes)
         return FrontEnd(
-            lambda iteration: self._ahead.batch(first + iteration),
-            self._config.features,
+            feed,
             batch_size=self._schedule.clips_per_pass,
             num_threads=self._config.reader.decoders(),
             device=self._device,
-            changes=self._changes,
+            with_lengths="crops" in self._changes and not self._schedule.replaces_damaged,
         )
 
     def _check_lengths(self, batch: EncodedBatch, lengths: list[int]) -> None:

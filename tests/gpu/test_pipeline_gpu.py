@@ -9,7 +9,7 @@ from reference.front_end import assert_same_log_mel, decode, front_end, kaldi_lo
 from reference.signals import SIGNALS, encode, mixed_batch, plain_batch, source_of, white_noise
 
 from psla_wds.features.config import FeatureConfig
-from psla_wds.features.dali import FrontEnd, UndecodableBatchError
+from psla_wds.features.dali import Feed, FrontEnd, UndecodableBatchError
 from psla_wds.features.encoded_batch import EncodedBatch
 
 pytestmark = pytest.mark.gpu
@@ -23,8 +23,7 @@ def open_front_end(
     batches: list[EncodedBatch], features: FeatureConfig, device: str = "cuda"
 ) -> FrontEnd:
     return FrontEnd(
-        source_of(*batches),
-        features,
+        Feed(source_of(*batches), features),
         batch_size=max(len(batch.audio) for batch in batches),
         num_threads=4,
         device=torch.device(device),

@@ -11,8 +11,8 @@ from psla_wds.config import to_json
 from psla_wds.features.config import FeatureConfig
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
-from train.config import TrainConfig
-from train.fit import fitted, given_settings
+from train.config import TrainConfig, given_settings
+from train.fit import fitted
 from train.main import main
 from train.recipes import DEMO, FINE_TUNE
 

@@ -98,13 +98,13 @@ class RunDir:
         again = "run it again, or choose another --run-dir"
         with disk_errors(self.folder, "write the run folder", then=again):
             self.folder.mkdir(parents=True, exist_ok=True)
-            # Two runs would spoil the log and the state of both.
-            taken = PslaError(
-                "another run is training in this folder",
-                where=self.folder,
-                fix="wait for it, or stop it; or choose another --run-dir",
-            )
-            self._lock = lock_folder(self.folder, taken)
+            self._lock = lock_folder(self.folder)
+            if self._lock is None:  # two runs would spoil the log and the state of both
+                raise PslaError(
+                    "another run is training in this folder",
+                    where=self.folder,
+                    fix="wait for it, or stop it; or choose another --run-dir",
+                )
             if path.exists():
                 _tell_changes(read_made_with(path), made_with, path)
             with atomic_open(path, "w") as file:

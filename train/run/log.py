@@ -44,10 +44,9 @@ class RunLog:
             _leave_errors_to_main()
             with self._disk_errors():
                 _warn_if_gone(folder / LOG, state)
-                for path in (folder / LOG, folder / BAD_BATCHES):
-                    _drop_what_is_done_again(path, state)
+                self._best = _best_epoch(_drop_what_is_done_again(folder / LOG, state))
+                _drop_what_is_done_again(folder / BAD_BATCHES, state)
                 self._file = (folder / LOG).open("a", encoding="utf-8")
-                self._best = _best_epoch((folder / LOG).read_bytes())
                 next_step = state["step"] + 1 if state else 0
                 self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=next_step)
 
@@ -127,19 +126,20 @@ def _start_wandb(config: TrainConfig) -> None:
         )
 
 
-def _drop_what_is_done_again(path: Path, state: dict[str, Any] | None) -> None:
-    """Keep the whole lines of a log that were written before a state was saved."""
+def _drop_what_is_done_again(path: Path, state: dict[str, Any] | None) -> list[bytes]:
+    """Keep the whole lines of a log that were written before a state was saved; return them."""
     if not path.exists():
-        return
+        return []
     *lines, _ = _read(path).split(b"\n")  # the last is empty, or cut short by a kill
     kept = [line for line in lines if state and _is_known(line, state)]
     with atomic_open(path) as file:
         file.writelines(line + b"\n" for line in kept)
+    return kept
 
 
-def _best_epoch(log: bytes) -> tuple[float, int] | None:
+def _best_epoch(lines: list[bytes]) -> tuple[float, int] | None:
     """Highest mAP of a log, with its epoch; lines of other programs are passed over."""
-    records = [record for line in log.splitlines() if isinstance(record := _json(line), dict)]
+    records = [record for line in lines if isinstance(record := _json(line), dict)]
     found = [(record.get("mAP"), record.get("epoch")) for record in records]
     return max(
         ((mAP, epoch) for mAP, epoch in found if type(mAP) is float and type(epoch) is int),

@@ -10,7 +10,6 @@ where it stopped. All of its runs take the options of psla-wds train, such as --
 """
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -33,7 +32,6 @@ NOTE = (
 
 def main(start: Callable[[Sequence[str]], int] = start_process) -> None:
     """The command; `start` runs a command of the study and returns its exit status."""
-    words = sys.argv[1:]
     args, words = cli.parse(StudyArgs, __doc__, prog="study", return_unknown_args=True)
     if args.name == "list":
         print(listing())

@@ -14,7 +14,7 @@ from psla_wds.config import Within, check_ranges, to_json
 from psla_wds.errors import ConfigError
 from psla_wds.io.atomic_files import atomic_open, disk_errors
 from psla_wds.models.config import IMAGENET
-from train.config import TrainConfig, is_method
+from train.config import TrainConfig, given_settings, is_method
 from train.recipes import configure
 from train.study.paper import SETS, STUDIES, DataSet, data_sets
 from train.study.run import read_json
@@ -87,12 +87,12 @@ def base_config(args: StudyArgs, words: Sequence[str]) -> TrainConfig:
     name = args.base or SETS[args.data_set]["recipe"]
     prog = f"{called_as('study')} {args.name}"
     config = configure(name, words, where="--base", prog=prog, description=None)
+    given = given_settings(words)
     draws_once = args.data_set != "balanced" or config.sampler.sampling == "shuffle"
-    own_folder = any(word.startswith(("--run-dir", "--run_dir")) for word in words)
     for holds, where, what, fix in (
         (config.index, "--index", "needs shards to train on", "set --index SHARDS"),
         (config.eval_index, "--eval-index", "evaluates its runs", "set --eval-index SHARDS"),
-        (not own_folder, "--run-dir", "names its run folders", "set --work FOLDER"),
+        ("run_dir" not in given, "--run-dir", "names its run folders", "set --work FOLDER"),
         (not config.labels, "--labels", "makes its labels",
          "set --ontology FILE and --teacher RUN"),
         (not config.distill, "--distill", "learns from labels alone", "choose another --base"),

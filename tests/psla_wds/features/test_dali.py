@@ -29,6 +29,7 @@ from reference.signals import (
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.features.dali import (
+    Feed,
     FrontEnd,
     UndecodableBatchError,
     mel_pre_weights,
@@ -46,7 +47,8 @@ def open_front_end(
     source: Callable[[int], EncodedBatch], features: FeatureConfig = FEW_FRAMES, **options: Any
 ) -> FrontEnd:
     settings = {"batch_size": 4, "num_threads": 1} | options
-    return FrontEnd(source, features, device=CPU, **settings)
+    feed = Feed(source, features, settings.pop("changes", ()))
+    return FrontEnd(feed, device=CPU, **settings)
 
 
 def run_once(
