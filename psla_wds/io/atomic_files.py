@@ -2,7 +2,6 @@
 renamed."""
 
 import errno
-import fcntl
 import hashlib
 import logging
 import os
@@ -130,6 +129,8 @@ def publish_folder(temporary: Path, folder: Path) -> None:
 def lock_folder(folder: Path) -> int | None:
     """A descriptor that keeps other processes out of a folder for as long as it is open; it ends
     with the process, however that ends. None if another process has it."""
+    import fcntl  # which Windows lacks; nothing that only reads gets here
+
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

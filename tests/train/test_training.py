@@ -221,10 +221,10 @@ def test_a_used_run_folder_is_not_touched_without_resume(
 
 
 def test_two_runs_do_not_write_to_one_folder(shards: Path, tmp_path: Path):
-    process = start(shards, tmp_path / "run", "--epochs=500")
+    process = start(shards, tmp_path / "run", "--epochs=50")
     wait_until(lambda: num_logged(tmp_path / "run") >= 1, process)
     with pytest.raises(PslaError, match="another run is training in this folder"):
-        train(parse(arguments(shards, tmp_path / "run", "--epochs=500", "--resume")))
+        train(parse(arguments(shards, tmp_path / "run", "--epochs=50", "--resume")))
     process.kill()
     process.communicate()
 

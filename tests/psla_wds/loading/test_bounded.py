@@ -90,7 +90,7 @@ def test_whoever_is_killed_leaves_no_process_and_no_file(shards: Path, tmp_path:
     words += [str(MAIN), "demo", f"--index={shards}:train", f"--run-dir={run_dir}"]
     words += ["--batch-size=6", "--log-every-steps=1", "--features.num-frames=64"]
     agent = subprocess.Popen(
-        [*words, "--epochs=500"],
+        [*words, "--epochs=50"],
         env=os.environ | {"MARKER": str(tmp_path), "TMPDIR": str(tmp_path)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
