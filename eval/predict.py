@@ -24,6 +24,7 @@ from psla_wds.features.windows import mismatch
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.remote import expect_reads_within
 from psla_wds.models.config import Precision
+from psla_wds.printable import typed
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
@@ -33,13 +34,13 @@ logger = logging.getLogger("predict")
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(cli.Overwrite):
     model: Positional[Path]
     """A run folder (for its last epoch), a checkpoint, an average, or a checkpoint from the paper's
     authors (.pth)."""
     index: cli.Shards
     """Shards to score; repeat the option for several sets."""
-    output: Path
+    output: Annotated[Path, cli.New()]
     """Score file to write, .npz; or a folder, for more scores than memory holds."""
     top_k: Annotated[int | None, Within(1, 2**16)] = None
     """Number of highest scores to keep for each clip, as a teacher's: a folder with 4 bytes per
@@ -109,15 +110,15 @@ def _lengths(args: Args, index: ShardIndex, features: FeatureConfig) -> str | No
 
 def _what_was_written(args: Args, num_clips: int, num_classes: int) -> str:
     if args.top_k is None:
-        run = f" --run {args.model}" if (args.model / "config.json").exists() else ""
+        run = f" --run {typed(args.model)}" if (args.model / "config.json").exists() else ""
         return (
             f"wrote scores of {num_clips:,} clips, {num_classes} classes, to {args.output}; "
-            f"next: psla-wds score {args.output} --output DIR{run}"
+            f"next: psla-wds score {typed(args.output)} --output DIR{run}"
         )
     return (
         f"wrote the {args.top_k} highest of {num_classes} scores of {num_clips:,} clips to "
         f"{args.output}; next: psla-wds train RECIPE --index "
-        f"{' --index '.join(args.index)} --distill {args.output}"
+        f"{' --index '.join(map(typed, args.index))} --distill {typed(args.output)}"
     )
 
 

@@ -20,12 +20,14 @@ from psla_wds import cli
 from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
 
+METRICS, PAGE = "metrics.json", "report.html"
+
 
 @dataclass(frozen=True)
-class Args:
+class Args(cli.Overwrite):
     scores: Positional[Path]
     """Score file (.npz) or folder, from psla-wds predict or ensemble."""
-    output: Path
+    output: Annotated[Path, cli.New((METRICS, PAGE))]
     """Folder for metrics.json and report.html; made if it does not exist."""
     run: Path | None = None
     """Run folder whose training curves and configuration the report shows."""
@@ -95,7 +97,7 @@ def score(args: Args, words: Sequence[str] = ()) -> None:
     )
     if thresholds is not None:
         report = with_thresholds(report, scores, thresholds)
-    page, metrics = args.output / "report.html", args.output / "metrics.json"
+    page, metrics = args.output / PAGE, args.output / METRICS
     write_texts({metrics: to_json(report), page: render(report, words)}, "results")
     print(to_text(report))
     print(f"wrote {metrics} and {page}; next: open {page} in a browser")

@@ -32,7 +32,7 @@ EMBEDDING_SUFFIXES = (".npz", ".parquet")
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(cli.Overwrite):
     model: Positional[Path]
     """A run's folder (its last epoch is taken), a checkpoint, an average, an exported folder, or a
     checkpoint of the paper's authors (.pth; needs --class-labels)."""
@@ -40,9 +40,9 @@ class Args:
     """Files and folders of audio, or - for WAV or AU from stdin."""
     format: Format = "text"
     """text for people, json (an object a line), csv (a row a tag) or audacity (label tracks)."""
-    output: Path | None = None
+    output: Annotated[Path | None, cli.New()] = None
     """File to write (default: stdout); for audacity, a folder with a file for each recording."""
-    embeddings: Path | None = None
+    embeddings: Annotated[Path | None, cli.New()] = None
     """File for an embedding of each window and each recording, .npz or .parquet: the features
     that the head sees, as one float32 vector. No second forward pass is needed."""
     pooling: Pooling = "attention"

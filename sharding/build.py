@@ -18,7 +18,7 @@ docs/data_sets.md has the commands from each published data set to its shards.
 """
 
 import inspect
-import shlex
+import logging
 import sys
 from dataclasses import make_dataclass
 from typing import Annotated, Any
@@ -31,8 +31,9 @@ from psla_wds.errors import ConfigError, ManifestError
 from psla_wds.features.windows import mismatch_by_default
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
-from psla_wds.labels.class_list import check_number_of_classes
+from psla_wds.labels.class_list import check_number_of_classes, joined_classes
 from psla_wds.labels.manifest import checked
+from psla_wds.printable import typed
 from psla_wds.progress import progress_bar
 from psla_wds.runtime.array_tasks import parse_task
 from psla_wds.shards.index import check_number_of_splits
@@ -55,6 +56,8 @@ from sharding.sources import (
     Source,
     TarsSource,
 )
+
+logger = logging.getLogger("sharding.build")
 
 SOURCES: dict[str, type] = {
     "folder": FolderSource,
@@ -79,6 +82,8 @@ def build(source: Source, config: PackConfig) -> None:
             fix="add --eval-share 0.2, or leave --group-column out",
         )
     classes, found = source.read()
+    if hasattr(source, "separator") and (seems := joined_classes(classes)):
+        logger.warning("%s", seems)
     found = checked(iter(progress_bar(found, desc="reading the source")))
     clips = in_order(found, as_begun(config.layout, config.output), classes)
     if not clips:
@@ -88,9 +93,10 @@ def build(source: Source, config: PackConfig) -> None:
     check_number_of_classes(len(classes), where=source)
     check_number_of_splits(clips.num_splits(), where=source)
     if config.dry_run:
-        print(forecast(clips, classes, config))
-        _clean_up(source)
-        print("nothing was written; next: the same command without --dry-run")
+        try:
+            print(forecast(clips, classes, config))
+        finally:
+            _clean_up(source)
         return
     if config.task is not None:
         print(pack_share(clips, classes, config, parse_task(config.task)))
@@ -106,7 +112,7 @@ def build(source: Source, config: PackConfig) -> None:
         f"wrote {counted(len(index), 'clip')} ({length}, {len(classes):,} classes) in "
         f"{counted(len(index.shards), 'shard')} ({of_bytes(sum(index.shard_sizes))}) to "
         f"{config.output}; {len(outcome.rejected):,} refused; {flagged}"
-        f"next: psla-wds check {shlex.quote(str(config.output))}"
+        f"next: psla-wds check {typed(config.output)}"
     )
 
 

@@ -27,6 +27,7 @@ from psla_wds.audio.quality import SILENT_DBFS, Spectrum, is_clipped, level_dbfs
 from psla_wds.config import SEED, Within
 from psla_wds.errors import ShardError
 from psla_wds.features.config import FeatureConfig
+from psla_wds.printable import typed
 from psla_wds.progress import progress_bar
 from psla_wds.reading.reader import Reader
 from psla_wds.shards.index import ShardIndex
@@ -131,7 +132,7 @@ def _decoded(index: ShardIndex, row: np.integer, audio: bytes) -> Float32[np.nda
         raise ShardError(
             f"the clip cannot be decoded: {reason_of(error)}",
             where=index.where(row),
-            fix=f"find all such clips: psla-wds check {index.shards[0].parent} --deep",
+            fix=f"find all such clips: psla-wds check {typed(index.shards[0].parent)} --deep",
         ) from None
     return pcm.astype(np.float32) / 32768
 

@@ -18,6 +18,7 @@ from psla_wds.models.batch_norm import check_batch_norm
 from psla_wds.models.config import RANDOM
 from psla_wds.models.epochs import epoch_path
 from psla_wds.models.initial_weights import Start, build_model, first_tagger
+from psla_wds.printable import typed
 from psla_wds.runtime.distributed import World, join_world
 from psla_wds.runtime.environment import environment, sources_digest
 from psla_wds.shards.index import ShardIndex
@@ -147,5 +148,5 @@ def _print_next(config: TrainConfig) -> None:
     target = config.eval_index[0] if config.eval_index else "SHARDS"
     print(
         f"wrote {counted(config.epochs, 'epoch')} to {config.run_dir} (last: {last}); next: "
-        f"psla-wds predict {config.run_dir} --index {target} --output P.npz"
+        f"psla-wds predict {typed(config.run_dir)} --index {typed(target)} --output P.npz"
     )

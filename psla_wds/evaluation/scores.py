@@ -21,6 +21,7 @@ from psla_wds.evaluation.score_folder import check_sums, read_score_folder, row_
 from psla_wds.io.atomic_files import atomic_open, disk_errors
 from psla_wds.io.regular import open_regular
 from psla_wds.labels.class_list import ClassList
+from psla_wds.printable import typed
 from psla_wds.shards.index import ShardIndex
 
 LAYOUT = {
@@ -265,15 +266,17 @@ def _wrong_values(
 
 
 def _unusable(reason: str, path: Path) -> ScoreError:
-    again = f"write it again: psla-wds predict RUN --index SHARDS --output {path}"
+    again = (
+        f"write it again: psla-wds predict RUN --index SHARDS --output {typed(path)} --overwrite"
+    )
     if path.suffix == ".pt":
         reason = "this is a checkpoint"
-        again = f"score clips with it: psla-wds predict {path} --index SHARDS --output P.npz"
+        again = f"score clips with it: psla-wds predict {typed(path)} --index SHARDS --output P.npz"
     if (path / "config.json").exists():
         reason = "this is the folder of a run"
         file = path / "scores.npz"
-        again = f"name its scores, {file}; psla-wds predict {path} --index SHARDS --output "
-        again += f"{file} writes them"
+        again = f"name its scores, {file}; psla-wds predict {typed(path)} --index SHARDS --output "
+        again += f"{typed(file)} writes them"
     return ScoreError(f"the score file cannot be used: {reason}", where=path, fix=again)
 
 
