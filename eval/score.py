@@ -77,6 +77,7 @@ def score(args: Args, words: Sequence[str] = ()) -> None:
     run = read_run(args.run) if args.run else None
     mapping = read_mapping(args.mapping) if args.mapping else None
     scores = Scores.load(args.scores)
+    scores.warn_if_alike()
     limits = read_thresholds(args.thresholds) if args.thresholds else None
     if args.index:
         index = open_indexes(args.index)

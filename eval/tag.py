@@ -147,6 +147,8 @@ def main() -> None:
             embeddings=embeddings,
         )
         if len(heard.failures) == len(recordings):  # no output replaces an earlier one
+            if len(recordings) == 1:
+                raise heard.failures[0]
             raise AudioError(
                 "no recording could be read",
                 where=f"first {recordings[0].name}",

@@ -108,20 +108,14 @@ def check_outputs(given: Any) -> None:
     replaced."""
     may = getattr(given, "overwrite", None)
     for name, hint in get_type_hints(type(given), include_extras=True).items():
-        for new in (mark for mark in get_args(hint)[1:] if isinstance(mark, New)):
-            output, option = getattr(given, name), f"--{name.replace('_', '-')}"
-            for path in (output / file for file in new.files or [""]) if output else ():
-                if os.path.lexists(path) and not (may and path.is_file()):
-                    add = (
-                        ", or add --overwrite to replace it"
-                        if may is False and path.is_file()
-                        else ""
-                    )
-                    raise ConfigError(
-                        "the output exists already",
-                        where=path,
-                        fix=f"choose another {option}{add}",
-                    )
+        output, marks = getattr(given, name), get_args(hint)[1:]
+        names = [file for new in marks if isinstance(new, New) for file in new.files or [""]]
+        for path in [output / file for file in names] if output else []:
+            is_file = path.is_file()
+            if os.path.lexists(path) and not (may and is_file):
+                fix = f"choose another --{name.replace('_', '-')}"
+                fix += ", or add --overwrite to replace it" if may is False and is_file else ""
+                raise ConfigError("the output exists already", where=path, fix=fix)
 
 
 def parse(args: type[Args], description: str | None, /, *, prog: str, **options: Any) -> Args:
@@ -198,9 +192,9 @@ def _options(kind: Any, section: str = "--") -> Iterator[str]:
     """Names of the options of a dataclass, those in its sections with theirs."""
     hints = get_type_hints(kind, include_extras=True)
     for field in fields(kind):
-        hint, marks = hints[field.name], ()
-        if get_origin(hint) is Annotated:
-            hint, *marks = get_args(hint)
+        hint = hints[field.name]
+        marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+        hint = get_args(hint)[0] if marks else hint
         name = f"{section}{field.name.replace('_', '-')}"
         if is_dataclass(hint):
             is_flat = any(getattr(mark, "name", None) == "" for mark in marks)

@@ -20,7 +20,10 @@ docs/data_sets.md has the commands from each published data set to its shards.
 import inspect
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import make_dataclass
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import arg
@@ -70,6 +73,17 @@ SOURCES: dict[str, type] = {
     "parquet": ParquetSource,
     "tars": TarsSource,
 }
+
+BY_SUFFIX = {
+    ".csv": "manifest",
+    ".jsonl": "manifest",
+    ".json": "psla-json",
+    ".parquet": "parquet",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".hdf": "hdf5",
+}
+"""Sources of files."""
 
 
 def build(source: Source, config: PackConfig) -> None:
@@ -140,14 +154,35 @@ def main() -> None:
         summaries = {name: _summary(kind) for name, kind in SOURCES.items()}
         cli.show_choices(prog, "SOURCE", __doc__, summaries)
     if not name:
-        given = f"there is no source {words[0]}" if words else "a source is missing"
-        raise ConfigError(given, where=prog, fix=f"type {prog} SOURCE ...: {', '.join(SOURCES)}")
+        raise _no_source(words, prog)
     words.remove(name)
     fields = {"source": SOURCES[name], "pack": PackConfig}
     flat = [(field, Annotated[kind, arg(name="")]) for field, kind in fields.items()]
     kind, description = make_dataclass("Args", flat), inspect.getdoc(SOURCES[name])
     args: Any = cli.parse(kind, description, prog=f"{prog} {name}", args=words)
     build(args.source, args.pack)
+
+
+def _no_source(words: Sequence[str], prog: str) -> ConfigError:
+    """The error of a command that names no source, with the one that seems to be meant."""
+    first = words[0] if words else "-"
+    given = "a source is missing" if first.startswith("-") else f"there is no source {first}"
+    fix = f"type {prog} SOURCE ...: {', '.join(SOURCES)}"
+    found = next(filter(None, map(_source_of, words)), None)
+    close = [] if Path(first).exists() else get_close_matches(first, SOURCES, 1)
+    if close or found:
+        fix = f"type {prog} {typed(*([*close, *words[1:]] if close else [found, *words]))}"
+    return ConfigError(given, where=prog, fix=fix)
+
+
+def _source_of(word: str) -> str | None:
+    """The source for a file or folder of this name."""
+    path = Path(word)
+    if path.is_dir():
+        return "tars" if any(path.glob("*.tar")) else "folder"
+    if path.is_file():
+        return BY_SUFFIX.get(path.suffix)
+    return None
 
 
 def _summary(source: type) -> str:

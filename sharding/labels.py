@@ -50,7 +50,8 @@ class Args:
 
 def class_names(args: Args) -> list[str]:
     """Classes of a folder or table, sorted and unique."""
-    if args.source.suffix not in TABLES and at(args.source).is_folder():
+    is_table = args.source.suffix in TABLES or at(args.source).size() is not None
+    if not is_table:
         return [folder.name for folder in class_folders(args.source)]
     names = sorted(set(_labels(args)))
     if not names:

@@ -86,7 +86,8 @@ def test_every_option_has_a_text(monkeypatch: pytest.MonkeyPatch):
     """More than whether it is required, and its default."""
     silent = []
     for words in WORDS:
-        entries = re.split(r"\n(?=  ?\S|\n)", help_of(words, monkeypatch, 100))
+        text = help_of(words, monkeypatch, 100).partition("\n\n")[2]  # below the usage
+        entries = re.split(r"\n(?=  ?\S|\n)", text)
         for entry in (entry for entry in entries if re.match("  [-[A-Z]", entry)):
             name, *text = re.split(r"\s{2,}", entry.strip(), maxsplit=1)
             if not re.sub(r"\((required|repeatable|default)[^)]*\)", "", "".join(text)).strip():

@@ -25,7 +25,7 @@ from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
 from psla_wds.text_table import counted
 from train.config import KINDS, TrainConfig
-from train.dry_run import try_out
+from train.dry_run import normalisation, try_out
 from train.learner import Learner
 from train.loop import Trainer
 from train.run.clips import open_training_index
@@ -63,6 +63,8 @@ def train(config: TrainConfig) -> None:
             found = world.together(dry_run)
             if world.is_main:
                 found |= {"lengths": lengths} if lengths else {}
+                is_trained = start.is_trained or state is not None
+                found["normalisation"] = normalisation(config, index, is_trained=is_trained)
                 print("\n".join(f"{name:<16}{text}" for name, text in found.items()))
                 print(f"wrote nothing to {config.run_dir}; next: the same without --dry-run")
             return

@@ -85,7 +85,7 @@ def check_rejected(
     num_clips: int,
     max_rejected: float,
     *,
-    where: Location,
+    where: object,
     fix: str,
 ) -> None:
     """Raise `ManifestError` if more than `max_rejected` of the clips were refused, or all of
