@@ -62,6 +62,7 @@ JARGON = {
     ),
     r"invalid literal for int\(\) with base 10: ('.*')": r"\1 is not a whole number",
     r"could not convert string to float: ('.*')": r"\1 is not a number",
+    r"Could not parse arguments \[(.*)\] into .*": r"\1 cannot be its values",
 }
 """Patterns in tyro's messages, and plainer words."""
 

@@ -197,4 +197,5 @@ def current_scored(origins: Sequence[Origin], run: Path, *, where: Path) -> Scor
 def predict_again(model: Path, scores: Path, index: Sequence[str] = ("SHARDS",)) -> str:
     """The command that scores a checkpoint, or the last epoch of a run."""
     shards = (word for spec in index for word in ("--index", spec))
-    return f"psla-wds predict {typed(model, *shards, '--output', scores, '--overwrite')}"
+    words = [model, *shards, "--output", scores, *(["--overwrite"] if scores.is_file() else [])]
+    return f"psla-wds predict {typed(*words)}"

@@ -64,7 +64,7 @@ def test_a_class_list_is_written_once_and_named_as_next(tmp_path: Path):
     rows = (tmp_path / "made.csv").read_text().splitlines()
     assert rows == ["index,mid,display_name", "0,Bark,Bark", "1,Meow,Meow"]
     again = run_command("sharding.labels", *arguments, check=False)
-    assert_user_error(again, "the file exists")
+    assert_user_error(again, "exists already")
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,9 @@ def test_a_class_list_is_written_once_and_named_as_next(tmp_path: Path):
 def test_the_next_command_names_what_was_read(tmp_path: Path, name: str, words: str):
     (tmp_path / "my set" / "dog").mkdir(parents=True)
     write_sound(tmp_path / "my set" / "dog" / "1.wav", 0)
-    write_table(tmp_path / "clips.csv", [["path", "labels"], ["1.wav", "dog"]])
-    columns = {"audio": [b"RIFF"], "labels": ["dog"]}
+    write_table(tmp_path / "clips.csv", [["path", "labels"], ["my set/dog/1.wav", "dog"]])
+    sound = (tmp_path / "my set" / "dog" / "1.wav").read_bytes()
+    columns = {"audio": [sound], "labels": ["dog"]}
     pq.write_table(pa.table(columns), tmp_path / "clips.parquet")
     arguments = [str(tmp_path / name), f"--output={tmp_path}/made.csv"]
     done = run_command("sharding.labels", *arguments)
@@ -93,7 +94,11 @@ def test_labels_joined_otherwise_are_reported_with_the_flag(tmp_path: Path):
     rows = [["path", "labels"], ["1.wav", "dog, rain"], ["2.wav", "dog"], ["3.wav", "rain"]]
     table = write_table(tmp_path / "t.csv", rows)
     done = run_command("sharding.labels", str(table), f"--output={tmp_path}/made.csv")
-    assert "'dog, rain' seems to be 2 classes" in done.stderr and "--separator ','" in done.stderr
+    seems = "'dog, rain' seems to be 2 classes"
+    assert seems in done.stderr and "--separator ','" in done.stderr
+    build = ["manifest", str(table), f"--class-labels={tmp_path}/made.csv", "--dry-run"]
+    again = run_command("sharding.build", *build, f"--output={tmp_path}/shards", check=False)
+    assert seems in again.stderr and "--separator ','" in again.stderr
     (tmp_path / "made.csv").unlink()
     words = [f"--output={tmp_path}/made.csv", "--separator", ","]
     assert "wrote 2 classes" in run_command("sharding.labels", str(table), *words).stdout
