@@ -72,11 +72,11 @@ def test_files_are_replaced_only_if_asked_and_folders_never(tmp_path: Path):
     file.touch()
     folder.mkdir()
     (tmp_path / "lost").symlink_to("nowhere")
-    with pytest.raises(ConfigError, match="exists already\n.*a.npz\n.*--overwrite to replace it"):
+    with pytest.raises(ConfigError, match=r"exists already\n.*a.npz\n.*--overwrite to replace it"):
         parsed("m", f"--output={file}")
     assert parsed("m", f"--output={file}", "--overwrite").output == file
     for path in (folder, tmp_path / "lost"):
-        with pytest.raises(ConfigError, match="exists already\n.*\n.*choose another --output$"):
+        with pytest.raises(ConfigError, match=r"exists already\n.*\n.*choose another --output$"):
             parsed("m", f"--output={path}", "--overwrite")
     new = f"--output={tmp_path}/new"
     assert parsed("m", new, f"--page={folder}").page == folder

@@ -15,6 +15,7 @@ from conftest import assert_user_error, run_command
 from data_sets import write_esc50, write_fsd50k, write_sound, write_table
 
 from psla_wds.errors import ManifestError
+from psla_wds.labels.class_list import ClassList, joined_classes
 from sharding.labels import Args, class_names
 from sharding.sources import ManifestSource
 
@@ -88,6 +89,28 @@ def test_the_next_command_names_what_was_read(tmp_path: Path, name: str, words: 
     assert f"next: {build} --output SHARDS" in done.stdout
     command = shlex.split(build)[2:]
     run_command("sharding.build", *command, f"--output={tmp_path}/shards", "--dry-run")
+
+
+@pytest.mark.parametrize(
+    ("names", "joined"),
+    [
+        (("animal", "cat,animal"), "cat,animal"),
+        (("cat,animal", "rain"), "cat,animal"),
+        (("cat; rain", "rain"), "cat; rain"),
+        (("Chicken, rooster", "1,000 Hz", "rain"), ""),
+    ],
+)
+def test_a_class_of_several_names_is_found(names: tuple[str, ...], joined: str):
+    found = joined_classes(ClassList(names, names))
+    assert (repr(joined) in (found or "")) if joined else found is None
+
+
+@pytest.mark.parametrize("name", ["my_clpis", "clips.csv", "notes.txt"])
+def test_a_path_that_is_wrong_is_the_error(tmp_path: Path, name: str):
+    (tmp_path / "notes.txt").touch()
+    done = run_command("sharding.labels", tmp_path / name, "--output=c.csv", check=False)
+    wrong = "not .csv, .jsonl or .parquet" if name == "notes.txt" else "there is no such f"
+    assert_user_error(done, wrong)
 
 
 def test_labels_joined_otherwise_are_reported_with_the_flag(tmp_path: Path):
