@@ -134,6 +134,8 @@ def _what_was_written(args: Args, num_clips: int, num_classes: int) -> str:
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="predict")
     # Imported here, since torch takes seconds.
+    import torch
+
     from psla_wds.evaluation.predict import Predictor, gather_scores
     from psla_wds.runtime.distributed import join_world
 
@@ -141,7 +143,8 @@ def main() -> None:
         checkpoint, origin, index = world.together(lambda: _prepare(args))
         if world.is_main and (lengths := _lengths(args, index, checkpoint.features)):
             logger.info("%s", lengths)
-        model = checkpoint.build().to(world.device)
+        # The format that training has, so that an exported model gives the same scores to the bit.
+        model = checkpoint.build().to(world.device).to(memory_format=torch.channels_last)
         predictor = Predictor(
             model,
             checkpoint.classes,

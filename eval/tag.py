@@ -147,13 +147,7 @@ def main() -> None:
             embeddings=embeddings,
         )
         if len(heard.failures) == len(recordings):  # no output replaces an earlier one
-            if len(recordings) == 1:
-                raise heard.failures[0]
-            raise AudioError(
-                "no recording could be read",
-                where=f"first {recordings[0].name}",
-                fix="see the messages above",
-            )
+            raise _nothing_read(heard.failures, recordings)
     report(args, len(recordings) - len(heard.failures), heard.flagged, embeddings)
     if heard.failures:
         raise AudioError(
@@ -162,6 +156,14 @@ def main() -> None:
             where=f"first {recordings[min(heard.failures)].name}",
             fix="see the messages above; the others are tagged",
         )
+
+
+def _nothing_read(failures: Mapping[int, AudioError], recordings: list[Recording]) -> AudioError:
+    """The error of a command that could read none of its recordings."""
+    if len(recordings) == 1:
+        return failures[0]
+    first = f"first {recordings[0].name}"
+    return AudioError("no recording could be read", where=first, fix="see the messages above")
 
 
 def _check_outputs(args: Args, recordings: list[Recording]) -> None:

@@ -88,15 +88,19 @@ def _read_meta(shards: Location, folder: Location, rebuild: str) -> bytes:
     try:
         return at(folder / META).read()
     except (FileNotFoundError, NotADirectoryError):
-        what, fix = "there is no index here", f"for a folder of shards: {rebuild}"
         if not at(shards).is_folder():
-            what, fix = "there is no such folder", "check the path"
-            if splits := split_spec(str(shards))[1]:
-                fix = f"name the folder without :{','.join(splits)}"
-        elif builds := _builds_in(shards):
-            what += f", but in {counted(len(builds), 'folder')} of it"
-            fix = f"name one of them: {typed(*builds[:MOST_NAMED])}"
-        raise StaleIndexError(what, where=shards, fix=fix) from None
+            splits = split_spec(str(shards))[1]
+            fix = f"name the folder without :{','.join(splits)}" if splits else "check the path"
+            raise StaleIndexError("there is no such folder", where=shards, fix=fix) from None
+        if builds := _builds_in(shards):
+            raise StaleIndexError(
+                f"there is no index here, but in {counted(len(builds), 'folder')} of it",
+                where=shards,
+                fix=f"name one of them: {typed(*builds[:MOST_NAMED])}",
+            ) from None
+        raise StaleIndexError(
+            "there is no index here", where=shards, fix=f"for a folder of shards: {rebuild}"
+        ) from None
     except (OSError, ValueError) as error:
         raise StaleIndexError(f"the index is damaged: {error}", where=folder, fix=rebuild) from None
 

@@ -291,7 +291,7 @@ def test_a_build_without_a_source_names_the_one_meant(words: list[str], meant: s
     for file in ("a.csv", "tars of others/a.tar"):
         (tmp_path / file).touch()
     done = run_command("sharding.build", *words, cwd=tmp_path, check=False)
-    assert_user_error(done, f"sharding.build {meant}")
+    assert_user_error(done, f".py {meant}")
 
 
 @pytest.mark.parametrize("plan_stands", [False, True])
