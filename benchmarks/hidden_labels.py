@@ -1,0 +1,272 @@
+"""Measure label enhancement where the truth is known: labels are hidden, and put back.
+
+The clips have all their labels. For each seed, a share of the labels that the ontology connects
+with others of their clip is hidden. A teacher learns the rest, and scores the clips that it learned
+from. What its scores put back is compared with what was hidden, by type and threshold; "none" puts
+back all that the ontology allows, without a teacher. Students learn the labels hidden, put back and
+complete, and are scored on other clips, with all labels of these.
+
+    python -m benchmarks.hidden_labels --index SHARDS --eval-index SHARDS --ontology ontology.json
+
+All runs take the options of psla-wds train, such as --epochs 10. Start the command again to go on
+where it stopped.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Annotated, Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from benchmarks.harness import RESULTS, Column, Row, record, table
+from benchmarks.harness import write as write_record
+from benchmarks.tables import markdown
+from psla_wds import cli
+from psla_wds.config import Within, check_ranges, to_json
+from psla_wds.errors import ConfigError, PslaError
+from psla_wds.evaluation.enhancement import (
+    Enhancement,
+    Teacher,
+    Threshold,
+    against_truth,
+    enhance,
+    propagate,
+)
+from psla_wds.evaluation.scores import Scores
+from psla_wds.labels.ontology import Pairs, read_ontology
+from psla_wds.models.epochs import epoch_path
+from psla_wds.shards.index import ShardIndex
+from psla_wds.shards.index_files import open_indexes
+from psla_wds.shards.overlay import publish_overlay
+from train.config import TrainConfig, is_method
+from train.recipes import configure
+from train.run.log import read_run
+from train.study.run import TRAIN, Runner, Step, read_json, start_process
+from train.study.settings import write
+
+PROG = "python -m benchmarks.hidden_labels"
+HIDDEN, COMPLETE, SETTINGS = "hidden", "complete", "settings.json"
+TYPES = {"I": ("I",), "II": ("II",), "both": ("I", "II")}
+THRESHOLDS: dict[str, Threshold | None] = {
+    "none": None, "mean": "mean", "25": 25.0, "10": 10.0, "5": 5.0
+}  # fmt: skip
+"""By name; None adds all that the ontology allows."""
+BACK_COLUMNS = (
+    Column("type", "type"),
+    Column("threshold", "threshold"),
+    Column("hidden", "missing", "{:,.0f}"),
+    Column("put back", "added", "{:,.0f}"),
+    Column("precision", "precision", "{:>}"),
+    Column("recall", "recall", "{:>}"),
+)
+STUDENT_COLUMNS = (
+    Column("labels to train on", "name"),
+    Column("labels a clip", "labels_per_clip", "{:.2f}"),
+    Column("mAP", "mAP", "{:>}"),
+    Column("change", "change", "{:>}"),
+)
+Labels = Bool[np.ndarray, "clips classes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    ontology: Path
+    """AudioSet's ontology.json, or another with the classes of the shards."""
+    base: str = "esc50"
+    """Recipe, or config.json of a run, of all models."""
+    work: Path = Path("data/hidden-labels")
+    """Folder of the runs and labels."""
+    seeds: Annotated[int, Within(1, 1000)] = 3
+    """Times that labels are hidden, each with its own models."""
+    share: Annotated[float, Within(0, 1)] = 0.3
+    """Chance of a label to be hidden, if the ontology connects it with one that stays."""
+    students: tuple[str, ...] = ("both-mean", "II-none", COMPLETE)
+    """Labels that a model learns beside the hidden ones: TYPE-THRESHOLD, or complete."""
+    output: Path = RESULTS / "hidden_labels.json"
+    """File for the results."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        known = [COMPLETE, *(f"{kind}-{name}" for kind in TYPES for name in THRESHOLDS)]
+        unknown = [name for name in self.students if name not in known]
+        if unknown:
+            fix = f"choose {', '.join(known)}"
+            raise ConfigError(f"there are no labels {unknown[0]}", where="--students", fix=fix)
+
+
+class Experiment:
+    """Hides labels and trains models, one seed at a time."""
+
+    def __init__(
+        self, args: Args, words: Sequence[str], start: Callable[[Sequence[str]], int]
+    ) -> None:
+        self._args, self._words = args, words
+        self.base = configure(args.base, words, where="--base", prog=PROG, description=None)
+        self.truth, other = open_indexes(self.base.index), open_indexes(self.base.eval_index)
+        ontology = read_ontology(args.ontology)
+        ontology.check_classes(self.truth.classes, where=args.ontology)
+        self.pairs = {
+            "I": ontology.child_pairs(self.truth.classes, through_abstract=False),
+            "II": ontology.ancestor_pairs(self.truth.classes, through_abstract=False),
+        }
+        self._runner = Runner(1, start)
+        _begin(args, self.base, [self.truth.fingerprint, other.fingerprint])
+
+    def measure(self, seed: int) -> dict[str, list[Row]]:
+        """Rows of both tables, for one seed."""
+        folder, rng = self._args.work / f"seed-{seed}", np.random.default_rng(seed)
+        before = hide(self.truth, self.pairs, self._args.share, rng)
+        teacher = self._train(folder, HIDDEN, before, seed)
+        words = (str(teacher.folder), *(f"--index={spec}" for spec in self.base.index))
+        output = folder / "teacher.npz"
+        words = (*words, f"--output={output}")
+        self._run(Step(f"seed-{seed}/teacher.npz", "predict", words, output, (teacher,)))
+        done = self._enhanced(before, Scores.load(output), output)
+        rows = [self._back(name, enhancement) for name, enhancement in done.items()]
+        labels = {name: enhancement.after for name, enhancement in done.items()}
+        labels |= {COMPLETE: self.truth}
+        runs = {HIDDEN: (before, teacher)}
+        for name in self._args.students:
+            runs[name] = labels[name], self._train(folder, name, labels[name], seed)
+        for _, step in runs.values():
+            self._run(step)
+        return {"back": rows, "students": [_student(n, *run) for n, run in runs.items()]}
+
+    def _train(self, folder: Path, name: str, labelled: ShardIndex, seed: int) -> Step:
+        """A run on these labels, which goes on where it stopped."""
+        overlay, run = folder / "labels" / name, folder / "runs" / name
+        shutil.rmtree(overlay, ignore_errors=True)  # the same again, or a run refuses to go on
+        publish_overlay(overlay, (self.truth, labelled), {}, "", export=None)
+        own = (f"--labels={overlay}", f"--run-dir={run}", f"--seed={seed}", "--resume")
+        words = (self._args.base, *self._words, *own)
+        return Step(f"seed-{seed}/{name}", TRAIN, words, epoch_path(run, self.base.epochs))
+
+    def _run(self, step: Step) -> None:
+        if self._runner.run([*step.after, step]):
+            raise PslaError(f"{step.name} failed", where=step.output, fix="see its message above")
+
+    def _enhanced(self, before: ShardIndex, scores: Scores, path: Path) -> dict[str, Enhancement]:
+        clip_ids = [before.clip_id(row) for row in range(len(before))]
+        teacher = Teacher(scores.scores, scores.rows_of(clip_ids, where=path))
+        done = {}
+        for kind, parts in TYPES.items():
+            pairs = {part: self.pairs[part] for part in parts}
+            for name, threshold in THRESHOLDS.items():
+                done[f"{kind}-{name}"] = (
+                    propagate(before, pairs)
+                    if threshold is None
+                    else enhance(before, teacher, pairs, threshold)
+                )
+        return done
+
+    def _back(self, name: str, done: Enhancement) -> Row:
+        """What was put back, of the hidden labels that this type can reach."""
+        kind, _, threshold = name.partition("-")
+        visible, complete = _labels(done.before), _labels(self.truth)
+        missing = complete & ~visible & _reached(visible, list(done.pairs), self.pairs)
+        found = against_truth(done, self.truth)
+        counts = {key: found[key] for key in ("added", "right", "precision")}
+        counts |= {"missing": int(missing.sum()), "recall": found["right"] / missing.sum()}
+        return {"type": kind, "threshold": threshold} | counts
+
+
+def hide(
+    truth: ShardIndex, pairs: dict[str, Pairs], share: float, rng: np.random.Generator
+) -> ShardIndex:
+    """Hide each label by chance, where one that stays is its parent (I) or is below it (II)."""
+    labels = _labels(truth)
+    visible = labels & (rng.random(labels.shape) >= share)
+    visible |= labels & ~_reached(visible, list(pairs), pairs)
+    starts = np.cumsum([0, *visible.sum(axis=1)], dtype=np.int64)
+    return truth.with_labels(starts, visible.nonzero()[1].astype(np.uint16))
+
+
+def _reached(labels: Labels, kinds: Sequence[str], pairs: dict[str, Pairs]) -> Labels:
+    """Labels that the ontology allows to add, by any of these types."""
+    allowed = np.any([pairs[kind] for kind in kinds], axis=0)
+    return labels.astype(np.int32) @ allowed > 0
+
+
+def _labels(index: ShardIndex) -> Labels:
+    labels = np.zeros((len(index), len(index.classes)), bool)
+    labels[np.repeat(np.arange(len(index)), np.diff(index.label_starts)), index.label_values] = True
+    return labels
+
+
+def _student(name: str, labelled: ShardIndex, train: Step) -> Row:
+    per_clip = len(labelled.label_values) / len(labelled)
+    return {
+        "name": name,
+        "labels_per_clip": per_clip,
+        "mAP": read_run(train.folder).epochs[-1].mAP,
+    }
+
+
+def _begin(args: Args, base: TrainConfig, shards: list[str]) -> None:
+    """Write what the runs in the folder depend on; `ConfigError` if they have other settings."""
+    method = {name: value for name, value in to_json(base).items() if is_method(name)}
+    now = {"share": args.share, "shards": shards, **method}
+    now, path = json.loads(json.dumps(now, default=str)), args.work / SETTINGS
+    if path.exists() and read_json(path) != now:
+        fix = "give the same settings, or choose another --work"
+        raise ConfigError("this folder was begun with other settings", where=path, fix=fix)
+    write(args.work, {SETTINGS: json.dumps(now, indent=1)})
+
+
+def gather(seeds: list[dict[str, list[Row]]]) -> list[dict[str, Any]]:
+    """The two tables: means over seeds, with their deviations; rows keep the numbers by seed."""
+    back = [
+        _mean_row(rows, ("precision", "recall"))
+        for rows in zip(*(seed["back"] for seed in seeds), strict=True)
+    ]
+    for seed in seeds:
+        for row in seed["students"]:
+            row["change"] = row["mAP"] - seed["students"][0]["mAP"]
+    students = [
+        _mean_row(rows, ("mAP", "change"))
+        for rows in zip(*(seed["students"] for seed in seeds), strict=True)
+    ]
+    students[0]["change"] = None
+    return [table(BACK_COLUMNS, back), table(STUDENT_COLUMNS, students)]
+
+
+def _mean_row(rows: Sequence[Row], shown: Sequence[str]) -> Row:
+    """Means of what is counted; texts of what is shown with its deviation."""
+    row = {key: value for key, value in rows[0].items() if isinstance(value, str)}
+    for key in rows[0].keys() - row.keys():
+        values = [r[key] for r in rows if r[key] is not None]
+        row[key] = _text(values, signed=key == "change") if key in shown else mean(values)
+    return row | {"seeds": [dict(r) for r in rows]}
+
+
+def _text(values: list[float], *, signed: bool) -> str | None:
+    if not values:
+        return None
+    spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{mean(values):{'+' if signed else ''}.3f}{spread}"
+
+
+def main(start: Callable[[Sequence[str]], int] = start_process) -> None:
+    """The command; `start` runs a command of the experiment and returns its exit status."""
+    args, words = cli.parse(Args, __doc__, prog=PROG, return_unknown_args=True)
+    experiment = Experiment(args, words, start)
+    tables = gather([experiment.measure(seed) for seed in range(args.seeds)])
+    base, truth = experiment.base, experiment.truth
+    title = f"Hidden labels put back, {len(truth):,} clips, {len(truth.classes)} classes"
+    content = record(title, tables, args, notes=[f"Mean ± deviation of {args.seeds} seeds."])
+    content["conditions"] = asdict(args) | {
+        "clips": len(truth), "epochs": base.epochs, "settings": list(words)
+    }  # fmt: skip
+    content = json.loads(json.dumps(content, default=str))
+    print(markdown(content))
+    write_record(content, args.output)
+    print(f"wrote {args.output}; next: python -m benchmarks.tables")
+
+
+if __name__ == "__main__":
+    cli.run(main)
