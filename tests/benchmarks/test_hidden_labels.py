@@ -24,6 +24,7 @@ OVER = {"dog": ["animal"], "bark": ["animal", "dog"], "bird": ["animal"]}
 CHILD, ABOVE = (
     np.array([[c in found.get(mid, ()) for c in MIDS] for mid in MIDS]) for found in (BELOW, OVER)
 )
+QUALITY = {"hidden": 0.2, "both-mean": 0.1, "II-none": 0.4, "complete": 0.7}
 PAIRS = {"I": CHILD, "II": ABOVE}
 
 
@@ -48,6 +49,8 @@ def test_seeds_hide_other_labels_and_a_seed_the_same():
     assert (matrix(hidden()) == matrix(hidden())).all()
     assert (matrix(hidden()) != matrix(hidden(seed=1))).any()
     assert (matrix(hidden(share=0)) == matrix(CLIPS)).all()
+    few, more = (hidden(share) for share in (0.1, 0.3))
+    assert len(more.label_values) < len(few.label_values) < len(CLIPS.label_values)
 
 
 class Commands:
@@ -65,7 +68,7 @@ class Commands:
             scored = Scores(ids, self.scores, targets, MIDS, MIDS)
             scored.save(Path(flags["--output"]))
             return 0
-        quality = 0.2 if Path(flags["--run-dir"]).name == "hidden" else 0.5
+        quality = QUALITY[Path(flags["--run-dir"]).name]
         folder = write_run(Path(flags["--run-dir"]), [epoch_line(1, quality)], epochs=1)
         (folder / "checkpoints").mkdir()
         (folder / "checkpoints/epoch-001.pt").touch()
@@ -113,7 +116,7 @@ def test_students_are_compared_and_nothing_runs_twice(measured, tmp_path: Path):
     assert rows_of(first)["both", "mean"]["added"] == 0  # no score is above the mean
     students = first["tables"][1]["rows"]
     assert [row["name"] for row in students] == ["hidden", "both-mean", "II-none", "complete"]
-    assert [row["change"] for row in students] == [None, "+0.300", "+0.300", "+0.300"]
+    assert [row["change"] for row in students] == [None, "-0.100", "+0.200", "+0.500"]
     assert students[0]["labels_per_clip"] == students[1]["labels_per_clip"] < 14 / 6
     assert measured(commands) == first and len(commands.done) == 5
     assert "| II | none | " in markdown(first) and "Mean ± deviation of 1 seed" in markdown(first)
