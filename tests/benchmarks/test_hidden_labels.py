@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -49,8 +50,13 @@ def test_seeds_hide_other_labels_and_a_seed_the_same():
     assert (matrix(hidden()) == matrix(hidden())).all()
     assert (matrix(hidden()) != matrix(hidden(seed=1))).any()
     assert (matrix(hidden(share=0)) == matrix(CLIPS)).all()
-    few, more = (hidden(share) for share in (0.1, 0.3))
-    assert len(more.label_values) < len(few.label_values) < len(CLIPS.label_values)
+
+
+def test_a_label_is_hidden_with_the_given_chance():
+    drawn = SimpleNamespace(random=lambda shape: np.tile([0.29, 0.31, 0.99, 0.3, 0.0], (300, 1)))
+    done = hidden_labels.hide(CLIPS, PAIRS, 0.3, drawn)
+    first = [list(done.labels(row)) for row in range(len(LABELS))]
+    assert first == [[1, 2], [1], [3], [0], [4], [1, 2, 3, 4]]
 
 
 class Commands:
