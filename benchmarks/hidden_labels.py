@@ -13,9 +13,10 @@ where it stopped.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Annotated, Any
@@ -258,11 +259,9 @@ def main(start: Callable[[Sequence[str]], int] = start_process) -> None:
     tables = gather([experiment.measure(seed) for seed in range(args.seeds)])
     base, truth = experiment.base, experiment.truth
     title = f"Hidden labels put back, {len(truth):,} clips, {len(truth.classes)} classes"
-    content = record(title, tables, args, notes=[f"Mean ± deviation of {args.seeds} seeds."])
-    content["conditions"] = asdict(args) | {
-        "clips": len(truth), "epochs": base.epochs, "settings": list(words)
-    }  # fmt: skip
-    content = json.loads(json.dumps(content, default=str))
+    content = record(title, tables, args, notes=[f"Mean ± deviation; seeds: {args.seeds}."])
+    settings = [re.sub(r"(^|=)/.*/", r"\1", word) for word in words]  # names, no folders
+    content["conditions"] |= {"clips": len(truth), "epochs": base.epochs, "settings": settings}
     print(markdown(content))
     write_record(content, args.output)
     print(f"wrote {args.output}; next: python -m benchmarks.tables")

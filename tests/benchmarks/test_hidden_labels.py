@@ -117,17 +117,19 @@ def test_a_teacher_that_knows_puts_all_back_and_no_other(measured):
 
 def test_students_are_compared_and_nothing_runs_twice(measured, tmp_path: Path):
     commands = Commands(np.full((300, 5), 0.5, np.float32))
-    first = measured(commands)
+    weights = f"--model.initial-weights={tmp_path / 'weights.pth'}"
+    first = measured(commands, weights)
+    assert str(tmp_path) not in json.dumps(first)  # a record names no place
     assert commands.done == ["train", "predict", "train", "train", "train"]
     assert rows_of(first)["both", "mean"]["added"] == 0  # no score is above the mean
     students = first["tables"][1]["rows"]
     assert [row["name"] for row in students] == ["hidden", "both-mean", "II-none", "complete"]
     assert [row["change"] for row in students] == [None, "-0.100", "+0.200", "+0.500"]
     assert students[0]["labels_per_clip"] == students[1]["labels_per_clip"] < 14 / 6
-    assert measured(commands) == first and len(commands.done) == 5
-    assert "| II | none | " in markdown(first) and "Mean ± deviation of 1 seed" in markdown(first)
+    assert measured(commands, weights) == first and len(commands.done) == 5
+    assert "| II | none | " in markdown(first) and "Mean ± deviation; seeds: 1." in markdown(first)
     with pytest.raises(PslaError, match="begun with other settings"):
-        measured(commands, "--share=0.5")
+        measured(commands, weights, "--share=0.5")
 
 
 def test_labels_that_do_not_exist_are_an_error(measured):
