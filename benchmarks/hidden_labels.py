@@ -201,11 +201,8 @@ def _labels(index: ShardIndex) -> Labels:
 
 def _student(name: str, labelled: ShardIndex, train: Step) -> Row:
     per_clip = len(labelled.label_values) / len(labelled)
-    return {
-        "name": name,
-        "labels_per_clip": per_clip,
-        "mAP": read_run(train.folder).epochs[-1].mAP,
-    }
+    quality = read_run(train.folder).epochs[-1].mAP
+    return {"name": name.replace("-", ", "), "labels_per_clip": per_clip, "mAP": quality}
 
 
 def _begin(args: Args, base: TrainConfig, shards: list[str]) -> None:

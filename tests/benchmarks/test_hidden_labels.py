@@ -123,7 +123,7 @@ def test_students_are_compared_and_nothing_runs_twice(measured, tmp_path: Path):
     assert commands.done == ["train", "predict", "train", "train", "train"]
     assert rows_of(first)["both", "mean"]["added"] == 0  # no score is above the mean
     students = first["tables"][1]["rows"]
-    assert [row["name"] for row in students] == ["hidden", "both-mean", "II-none", "complete"]
+    assert [row["name"] for row in students] == ["hidden", "both, mean", "II, none", "complete"]
     assert [row["change"] for row in students] == [None, "-0.100", "+0.200", "+0.500"]
     assert students[0]["labels_per_clip"] == students[1]["labels_per_clip"] < 14 / 6
     assert measured(commands, weights) == first and len(commands.done) == 5
