@@ -108,6 +108,9 @@ class Experiment:
     ) -> None:
         self._args, self._words = args, words
         self.base = configure(args.base, words, where="--base", prog=PROG, description=None)
+        if not self.base.eval_index:
+            fix = "set --eval-index SHARDS"
+            raise ConfigError("students are scored on other clips", where="--eval-index", fix=fix)
         self.truth, other = open_indexes(self.base.index), open_indexes(self.base.eval_index)
         ontology = read_ontology(args.ontology)
         ontology.check_classes(self.truth.classes, where=args.ontology)

@@ -86,8 +86,8 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     ontology = write_ontology(tmp_path / "ontology.json", BELOW, set())
     monkeypatch.setattr(hidden_labels, "open_indexes", lambda specs: CLIPS)
 
-    def measure(commands: Commands, *more: str) -> dict:
-        words = [f"--ontology={ontology}", f"--work={tmp_path / 'w'}", *WORDS]
+    def measure(commands: Commands, *more: str, data: tuple[str, ...] = WORDS) -> dict:
+        words = [f"--ontology={ontology}", f"--work={tmp_path / 'w'}", *data]
         words += ["--seeds=1", f"--output={tmp_path / 'record.json'}", *more]
         monkeypatch.setattr(sys, "argv", ["hidden_labels", *words])
         hidden_labels.main(commands)
@@ -132,6 +132,10 @@ def test_students_are_compared_and_nothing_runs_twice(measured, tmp_path: Path):
         measured(commands, weights, "--share=0.5")
 
 
-def test_labels_that_do_not_exist_are_an_error(measured):
+def test_mistakes_are_reported_before_anything_runs(measured, tmp_path: Path):
+    commands = Commands(np.zeros((300, 5)))
     with pytest.raises(PslaError, match="there are no labels mean"):
-        measured(Commands(np.zeros((300, 5))), "--students", "mean")
+        measured(commands, "--students", "mean")
+    with pytest.raises(PslaError, match="scored on other clips"):
+        measured(commands, data=WORDS[:1])
+    assert not commands.done and not (tmp_path / "w").exists()
