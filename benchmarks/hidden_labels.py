@@ -3,8 +3,10 @@
 The clips have all their labels. For each seed, a share of the labels that the ontology connects
 with others of their clip is hidden. A teacher learns the rest, and scores the clips that it learned
 from. What its scores put back is compared with what was hidden, by type and threshold; "none" puts
-back all that the ontology allows, without a teacher. Students learn the labels hidden, put back and
-complete, and are scored on other clips, with all labels of these.
+back all that the ontology allows, without a teacher. Type I is shown in two parts as well: a usual
+child is one that more than half of the clips with its parent have, so that labels alone suggest it.
+Students learn the labels hidden, put back and complete, and are scored on other clips, with all
+labels of these.
 
     python -m benchmarks.hidden_labels --index SHARDS --eval-index SHARDS --ontology ontology.json
 
@@ -15,7 +17,7 @@ where it stopped.
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -52,7 +54,7 @@ from train.study.settings import write
 
 PROG = "python -m benchmarks.hidden_labels"
 HIDDEN, COMPLETE, SETTINGS = "hidden", "complete", "settings.json"
-TYPES = {"I": ("I",), "II": ("II",), "both": ("I", "II")}
+TYPES = ("I", "II", "both", "I, usual", "I, others")
 THRESHOLDS: dict[str, Threshold | None] = {
     "none": None, "mean": "mean", "25": 25.0, "10": 10.0, "5": 5.0
 }  # fmt: skip
@@ -130,9 +132,10 @@ class Experiment:
         output = folder / "teacher.npz"
         words = (*words, f"--output={output}")
         self._run(Step(f"seed-{seed}/teacher.npz", "predict", words, output, (teacher,)))
-        done = self._enhanced(before, Scores.load(output), output)
-        rows = [self._back(name, enhancement) for name, enhancement in done.items()]
-        labels = {name: enhancement.after for name, enhancement in done.items()}
+        rows, labels = [], {}
+        for kind, threshold, pairs, done in self._enhanced(before, Scores.load(output), output):
+            rows.append({"type": kind, "threshold": threshold} | self._back(done, pairs))
+            labels[f"{kind}-{threshold}"] = done.after
         labels |= {COMPLETE: self.truth}
         runs = {HIDDEN: (before, teacher)}
         for name in self._args.students:
@@ -154,29 +157,30 @@ class Experiment:
         if self._runner.run([*step.after, step]):
             raise PslaError(f"{step.name} failed", where=step.output, fix="see its message above")
 
-    def _enhanced(self, before: ShardIndex, scores: Scores, path: Path) -> dict[str, Enhancement]:
+    def _enhanced(
+        self, before: ShardIndex, scores: Scores, path: Path
+    ) -> Iterator[tuple[str, str, dict[str, Pairs], Enhancement]]:
+        """Types and thresholds, with the pairs of classes allowed and what is put back."""
         clip_ids = [before.clip_id(row) for row in range(len(before))]
         teacher = Teacher(scores.scores, scores.rows_of(clip_ids, where=path))
-        done = {}
-        for kind, parts in TYPES.items():
-            pairs = {part: self.pairs[part] for part in parts}
-            for name, threshold in THRESHOLDS.items():
-                done[f"{kind}-{name}"] = (
-                    propagate(before, pairs)
-                    if threshold is None
-                    else enhance(before, teacher, pairs, threshold)
-                )
-        return done
+        one, two, usual = *self.pairs.values(), _usual(before)
+        parts = ({"I": one}, {"II": two}, self.pairs, {"I": one & usual}, {"I": one & ~usual})
+        for kind, pairs in zip(TYPES, parts, strict=True):
+            for name, value in THRESHOLDS.items():
+                if value is None:
+                    done = propagate(before, pairs)
+                else:
+                    done = enhance(before, teacher, pairs, value)
+                yield kind, name, pairs, done
 
-    def _back(self, name: str, done: Enhancement) -> Row:
-        """What was put back, of the hidden labels that this type can reach."""
-        kind, _, threshold = name.partition("-")
+    def _back(self, done: Enhancement, pairs: dict[str, Pairs]) -> Row:
+        """What was put back, of the hidden labels that these pairs can reach."""
         visible, complete = _labels(done.before), _labels(self.truth)
-        missing = complete & ~visible & _reached(visible, list(done.pairs), self.pairs)
+        missing = int((complete & ~visible & _reached(visible, pairs)).sum())
         found = against_truth(done, self.truth)
         counts = {key: found[key] for key in ("added", "right", "precision")}
-        counts |= {"missing": int(missing.sum()), "recall": found["right"] / missing.sum()}
-        return {"type": kind, "threshold": threshold} | counts
+        recall = found["right"] / missing if missing else None
+        return {"missing": missing, "recall": recall} | counts
 
 
 def hide(
@@ -185,15 +189,20 @@ def hide(
     """Hide each label by chance, where one that stays is its parent (I) or is below it (II)."""
     labels = _labels(truth)
     visible = labels & (rng.random(labels.shape) >= share)
-    visible |= labels & ~_reached(visible, list(pairs), pairs)
+    visible |= labels & ~_reached(visible, pairs)
     starts = np.cumsum([0, *visible.sum(axis=1)], dtype=np.int64)
     return truth.with_labels(starts, visible.nonzero()[1].astype(np.uint16))
 
 
-def _reached(labels: Labels, kinds: Sequence[str], pairs: dict[str, Pairs]) -> Labels:
+def _reached(labels: Labels, pairs: dict[str, Pairs]) -> Labels:
     """Labels that the ontology allows to add, by any of these types."""
-    allowed = np.any([pairs[kind] for kind in kinds], axis=0)
-    return labels.astype(np.int32) @ allowed > 0
+    return labels.astype(np.int32) @ np.any(list(pairs.values()), axis=0) > 0
+
+
+def _usual(index: ShardIndex) -> Pairs:
+    """[k, c] is true if more than half of the clips of class k have class c."""
+    labels = _labels(index).astype(np.int32)
+    return labels.T @ labels > labels.sum(axis=0)[:, None] / 2
 
 
 def _labels(index: ShardIndex) -> Labels:
