@@ -4,9 +4,9 @@ The clips have all their labels. For each seed, a share of the labels that the o
 with others of their clip is hidden. A teacher learns the rest, and scores the clips that it learned
 from. What its scores put back is compared with what was hidden, by type and threshold; "none" puts
 back all that the ontology allows, without a teacher. Type I is shown in two parts as well: a usual
-child is one that more than half of the clips with its parent have, so that labels alone suggest it.
-Students learn the labels hidden, put back and complete, and are scored on other clips, with all
-labels of these.
+label is one that more than half of the clips with another label of its clip have, so that labels
+alone suggest it. Students learn the labels hidden, put back and complete, and are scored on other
+clips, with all labels of these.
 
     python -m benchmarks.hidden_labels --index SHARDS --eval-index SHARDS --ontology ontology.json
 
@@ -36,7 +36,6 @@ from psla_wds.evaluation.enhancement import (
     Enhancement,
     Teacher,
     Threshold,
-    against_truth,
     enhance,
     propagate,
 )
@@ -54,7 +53,7 @@ from train.study.settings import write
 
 PROG = "python -m benchmarks.hidden_labels"
 HIDDEN, COMPLETE, SETTINGS = "hidden", "complete", "settings.json"
-TYPES = ("I", "II", "both", "I, usual", "I, others")
+TYPES = ("I", "II", "both", USUAL := "I, usual", OTHERS := "I, others")
 THRESHOLDS: dict[str, Threshold | None] = {
     "none": None, "mean": "mean", "25": 25.0, "10": 10.0, "5": 5.0
 }  # fmt: skip
@@ -95,7 +94,7 @@ class Args:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        known = [COMPLETE, *(f"{kind}-{name}" for kind in TYPES for name in THRESHOLDS)]
+        known = [COMPLETE, *(f"{kind}-{name}" for kind in TYPES[:3] for name in THRESHOLDS)]
         unknown = [name for name in self.students if name not in known]
         if unknown:
             fix = f"choose {', '.join(known)}"
@@ -133,9 +132,14 @@ class Experiment:
         words = (*words, f"--output={output}")
         self._run(Step(f"seed-{seed}/teacher.npz", "predict", words, output, (teacher,)))
         rows, labels = [], {}
+        usual = _reached(_labels(before), {"": _usual(before)})
         for kind, threshold, pairs, done in self._enhanced(before, Scores.load(output), output):
-            rows.append({"type": kind, "threshold": threshold} | self._back(done, pairs))
+            parts = {USUAL: usual, OTHERS: ~usual} if kind == "I" else {}
+            for part, among in {kind: usual | ~usual, **parts}.items():
+                row = self._back(done, pairs, among)
+                rows.append({"type": part, "threshold": threshold} | row)
             labels[f"{kind}-{threshold}"] = done.after
+        rows.sort(key=lambda row: TYPES.index(row["type"]))
         labels |= {COMPLETE: self.truth}
         runs = {HIDDEN: (before, teacher)}
         for name in self._args.students:
@@ -163,9 +167,8 @@ class Experiment:
         """Types and thresholds, with the pairs of classes allowed and what is put back."""
         clip_ids = [before.clip_id(row) for row in range(len(before))]
         teacher = Teacher(scores.scores, scores.rows_of(clip_ids, where=path))
-        one, two, usual = *self.pairs.values(), _usual(before)
-        parts = ({"I": one}, {"II": two}, self.pairs, {"I": one & usual}, {"I": one & ~usual})
-        for kind, pairs in zip(TYPES, parts, strict=True):
+        parts = [{kind: pairs} for kind, pairs in self.pairs.items()]
+        for kind, pairs in zip(TYPES, (*parts, self.pairs), strict=False):
             for name, value in THRESHOLDS.items():
                 if value is None:
                     done = propagate(before, pairs)
@@ -173,14 +176,15 @@ class Experiment:
                     done = enhance(before, teacher, pairs, value)
                 yield kind, name, pairs, done
 
-    def _back(self, done: Enhancement, pairs: dict[str, Pairs]) -> Row:
-        """What was put back, of the hidden labels that these pairs can reach."""
+    def _back(self, done: Enhancement, pairs: dict[str, Pairs], among: Labels) -> Row:
+        """What was put back of the labels that these pairs can reach, and that `among` has."""
         visible, complete = _labels(done.before), _labels(self.truth)
-        missing = int((complete & ~visible & _reached(visible, pairs)).sum())
-        found = against_truth(done, self.truth)
-        counts = {key: found[key] for key in ("added", "right", "precision")}
-        recall = found["right"] / missing if missing else None
-        return {"missing": missing, "recall": recall} | counts
+        among = among & _reached(visible, pairs) & ~visible
+        added, missing = _labels(done.after) & among, int((complete & among).sum())
+        count, right = int(added.sum()), int((added & complete).sum())
+        shares = {"precision": right / count if count else None}
+        shares["recall"] = right / missing if missing else None
+        return {"missing": missing, "added": count, "right": right} | shares
 
 
 def hide(
