@@ -28,6 +28,12 @@ from fuzz.properties import TALLY  # noqa: E402
 
 from psla_wds import cli  # noqa: E402
 
+# Processes that tests start take deprecated calls as errors too, as pyproject.toml has it here.
+os.environ["PYTHONWARNINGS"] = ",".join(
+    f"error::{kind}"
+    for kind in ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning")
+)
+
 torch.set_num_threads(1)  # tiny tensors: more threads cost more than they bring
 
 settings.register_profile("no deadline", deadline=None)  # the machine may be busy

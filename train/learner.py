@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -173,8 +174,10 @@ def _data_parallel(model: torch.nn.Module, world: World) -> torch.nn.Module:
         return model
     device_ids = [world.device.index] if world.device.type == "cuda" else None
     # Training does not read running statistics: sharing them before evaluation is enough.
+    renamed = "forward_sync_buffers" in signature(DistributedDataParallel).parameters  # torch 2.15
+    shares = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
     return DistributedDataParallel(
-        model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        model, device_ids=device_ids, gradient_as_bucket_view=True, **shares
     )
 
 

@@ -135,12 +135,16 @@ class ScoreFolder:
                     fix="wait for it, or choose another --output",
                 )
             self._unlock = finalize(self, os.close, lock)
-            for left in self._temporary.iterdir():
-                left.unlink()
-            np.save(self._temporary / "id_starts.npy", clip_ids.starts)
-            np.save(self._temporary / "id_bytes.npy", clip_ids.values)
-            for name, dtype in kinds.items():
-                _allocate(self._temporary / f"{name}.npy", dtype, shape)
+            try:
+                for left in self._temporary.iterdir():
+                    left.unlink()
+                np.save(self._temporary / "id_starts.npy", clip_ids.starts)
+                np.save(self._temporary / "id_bytes.npy", clip_ids.values)
+                for name, dtype in kinds.items():
+                    _allocate(self._temporary / f"{name}.npy", dtype, shape)
+            except BaseException:
+                self._unlock()  # now: the error's traceback may keep this object
+                raise
 
     def open(self, name: str) -> np.memmap:
         """An array of the folder, mapped for writing."""

@@ -2,7 +2,6 @@
 
 import io
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,10 @@ SCORES = Scores(
 )
 
 
+def texts_of(scores: Scores) -> tuple[object, ...]:
+    return scores.clip_ids, scores.mids, scores.names, scores.origins
+
+
 ARRAYS = {n: np.asarray(getattr(SCORES, n), dtype) for n, (dtype, _) in LAYOUT.items()}
 
 
@@ -47,7 +50,7 @@ def test_changed_scores_are_refused_or_what_they_were(tmp_path: Path, num_cases:
         scores = accepted(lambda: Scores.load(path))
         if scores:
             assert np.array_equal(scores.scores, SCORES.scores)
-            assert replace(scores, scores=SCORES.scores, targets=SCORES.targets) == SCORES
+            assert texts_of(scores) == texts_of(SCORES)
 
     fuzz(num_cases // 2, changed_bytes(archive), damaged)
     fuzz(num_cases // 2, rezipped(archive), changed)
@@ -69,7 +72,7 @@ def test_a_changed_score_folder_is_refused(tmp_path: Path, num_cases: int):
         scores = accepted(lambda: Scores.load(folder))
         (folder / name).write_bytes(whole[name])
         if scores:
-            assert replace(scores, scores=SCORES.scores, targets=SCORES.targets) == SCORES
+            assert texts_of(scores) == texts_of(SCORES)
             assert np.array_equal(scores.scores, SCORES.scores)
             assert np.array_equal(scores.targets, SCORES.targets)
 
