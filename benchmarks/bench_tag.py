@@ -90,8 +90,9 @@ def _member(config: ModelConfig, num_classes: int) -> Checkpoint:
 def _ways(member: Checkpoint, args: Args, folder: Path) -> dict[str, Rate]:
     features = member.features
     waveforms = _sound(args.windows * features.max_clip_samples).reshape(args.windows, -1)
-    model = WaveformModel([member])
+    model = WaveformModel([member]).to(memory_format=torch.channels_last)
     write_onnx(model, member.classes, folder / "model.onnx")
+    model.simplify()  # as Tagger does
     runs = {
         "PyTorch": _by_torch(model),
         "ONNX Runtime": _by_onnx_runtime(folder / "model.onnx", args.threads),

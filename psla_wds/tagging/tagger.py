@@ -149,6 +149,8 @@ class Tagger:
         self.layout = window_layout(windows or WindowConfig(), model)
         self.embedding_size = model.embedding_size
         """Numbers of an embedding: the features of the trunk, in an ensemble those of all."""
+        if self.device.type == "cpu":
+            model.simplify()
         model = model.to(self.device).to(memory_format=torch.channels_last)
         self._forward = OnCores(model, self.device)
         on_cpu = min(self._forward.threads, MOST_WINDOWS)
