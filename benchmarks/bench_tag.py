@@ -107,8 +107,13 @@ def _ways(member: Checkpoint, args: Args, folder: Path) -> dict[str, Rate]:
     length_s = args.windows * features.max_clip_samples / features.sample_rate_hz
     sound = _sound(round(length_s * FILE_RATE_HZ))
     soundfile.write(path, np.stack([sound, sound[::-1]], axis=1), FILE_RATE_HZ)
-    tagger = Tagger([member], windows=WindowConfig(overlap=0.0), device="cpu")
-    return ways | {"eval.tag, a FLAC file at 44.1 kHz": timed(partial(_tag_file, tagger, path))}
+    taggers = [Tagger([member], windows=WindowConfig(overlap=0.0), device="cpu") for _ in range(2)]
+    taggers[1].use_onnx_runtime(folder)
+    names = ("eval.tag, a FLAC file at 44.1 kHz", "eval.tag, the same, --runtime onnx")
+    return ways | {
+        name: timed(partial(_tag_file, tagger, path))
+        for name, tagger in zip(names, taggers, strict=True)
+    }
 
 
 def _by_torch(model: WaveformModel) -> Run:

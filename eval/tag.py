@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
@@ -28,6 +28,7 @@ from psla_wds.models.config import Pooling, Precision
 from psla_wds.tagging.config import EventConfig, WindowConfig
 
 STDIN = "-"
+Runtime = Literal["torch", "onnx"]
 EMBEDDING_SUFFIXES = (".npz", ".parquet")
 
 
@@ -62,6 +63,9 @@ class Args:
     """cpu or cuda. Default: a GPU if there is one."""
     precision: Precision = "float32"
     """Autocast precision of the trunk, as for psla-wds predict; the head is float32."""
+    runtime: Runtime = "torch"
+    """torch, or onnx for the model.onnx of an exported folder in ONNX Runtime, on the CPU in
+    float32: the same scores up to 1e-4, in less time."""
     windows: WindowConfig = field(default_factory=WindowConfig)
     events: EventConfig = field(default_factory=EventConfig)
 
@@ -72,6 +76,12 @@ class Args:
                 "stdin cannot be tagged together with files",
                 where=STDIN,
                 fix="give files, or - alone",
+            )
+        if self.runtime == "onnx" and self.precision != "float32":
+            raise ConfigError(
+                "ONNX Runtime computes in float32 here",
+                where=f"--precision {self.precision}",
+                fix="leave it or --runtime onnx out",
             )
         if self.embeddings and self.embeddings.suffix not in EMBEDDING_SUFFIXES:
             raise ConfigError(
@@ -128,9 +138,11 @@ def main() -> None:
             classes=read_class_list(args.class_labels) if args.class_labels else None,
             windows=args.windows,
             batch_size=1 if STDIN in args.recordings else args.batch_size,
-            device=args.device,
+            device=args.device or ("cpu" if args.runtime == "onnx" else None),
             precision=args.precision,
         )
+        if args.runtime == "onnx":
+            tagger.use_onnx_runtime(args.model)
         if args.thresholds:
             thresholds = read_thresholds(args.thresholds)
             tagger.thresholds = thresholds.of(tagger.classes.mids, where=args.thresholds)

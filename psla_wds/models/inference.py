@@ -29,6 +29,7 @@ def simplify(trunk: nn.Module) -> None:
                 convolution.padding, convolution.static_padding = (top, left), nn.Identity()
     for of_convolution, of_norm in _pairs(trunk):
         convolution, norm = trunk.get_submodule(of_convolution), trunk.get_submodule(of_norm)
+        assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
         with torch.no_grad():
             trunk.set_submodule(of_convolution, fuse_conv_bn_eval(convolution, norm))
         trunk.set_submodule(of_norm, nn.Identity())
