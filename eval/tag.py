@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional
 
@@ -26,6 +26,9 @@ from psla_wds.errors import AudioError, ConfigError
 from psla_wds.labels.class_list import read_class_list
 from psla_wds.models.config import Pooling, Precision
 from psla_wds.tagging.config import EventConfig, WindowConfig
+
+if TYPE_CHECKING:
+    from psla_wds.tagging.tagger import Tagger
 
 STDIN = "-"
 Runtime = Literal["torch", "onnx"]
@@ -121,31 +124,38 @@ def find_recordings(names: tuple[str, ...]) -> list[Recording]:
     return recordings
 
 
+def load_tagger(args: Args) -> "Tagger":
+    """The model, with thresholds and runtime as the arguments say."""
+    from psla_wds.evaluation.thresholds import read_thresholds
+    from psla_wds.tagging.tagger import Tagger
+
+    tagger = Tagger.load(
+        args.model,
+        classes=read_class_list(args.class_labels) if args.class_labels else None,
+        windows=args.windows,
+        batch_size=1 if STDIN in args.recordings else args.batch_size,
+        device=args.device or ("cpu" if args.runtime == "onnx" else None),
+        precision=args.precision,
+    )
+    if args.runtime == "onnx":
+        tagger.use_onnx_runtime(args.model)
+    if args.thresholds:
+        thresholds = read_thresholds(args.thresholds)
+        tagger.thresholds = thresholds.of(tagger.classes.mids, where=args.thresholds)
+    return tagger
+
+
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="tag")
     recordings = find_recordings(args.recordings)
     # Here, since torch takes seconds to import, which --help does not need.
     from eval.tagging.embeddings import open_embeddings
     from eval.tagging.hearing import tag_recordings
-    from psla_wds.evaluation.thresholds import read_thresholds
-    from psla_wds.tagging.tagger import Tagger
 
     _check_outputs(args, recordings)
     with ExitStack() as files:
         write = files.enter_context(open_writer(args.format, args.output, recordings))
-        tagger = Tagger.load(
-            args.model,
-            classes=read_class_list(args.class_labels) if args.class_labels else None,
-            windows=args.windows,
-            batch_size=1 if STDIN in args.recordings else args.batch_size,
-            device=args.device or ("cpu" if args.runtime == "onnx" else None),
-            precision=args.precision,
-        )
-        if args.runtime == "onnx":
-            tagger.use_onnx_runtime(args.model)
-        if args.thresholds:
-            thresholds = read_thresholds(args.thresholds)
-            tagger.thresholds = thresholds.of(tagger.classes.mids, where=args.thresholds)
+        tagger = load_tagger(args)
         embeddings = None
         if args.embeddings:
             opened = open_embeddings(args.embeddings, tagger.embedding_size, args.pooling)
