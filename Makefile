@@ -87,9 +87,9 @@ RUN := runs/$(NAME)
 
 demo: $(ENVIRONMENT) $(NEEDED)
 	$(PYTHON) -m torch.distributed.run --standalone --nproc-per-node $(PROCESSES) train/main.py demo --index $(TRAIN) --eval-index $(EVAL) --run-dir $(RUN) $(SETTINGS) --resume
-	$(if $(AVERAGED),$(PYTHON) -m eval.average $(RUN) --epochs $(AVERAGED) --output $(RUN)/average.pt)
-	$(PYTHON) -m eval.predict $(RUN)$(if $(AVERAGED),/average.pt) --index $(EVAL) --output $(RUN)/scores.npz
-	$(PYTHON) -m eval.score $(RUN)/scores.npz --output $(RUN) --run $(RUN)
+	$(if $(AVERAGED),$(PYTHON) -m eval.average $(RUN) --epochs $(AVERAGED) --output $(RUN)/average.pt --overwrite)
+	$(PYTHON) -m eval.predict $(RUN)$(if $(AVERAGED),/average.pt) --index $(EVAL) --output $(RUN)/scores.npz --overwrite
+	$(PYTHON) -m eval.score $(RUN)/scores.npz --output $(RUN) --run $(RUN) --overwrite
 
 data/demo/corpus/%/segments.csv: | $(ENVIRONMENT)
 	rm -rf data/demo/corpus/$*

@@ -5,7 +5,6 @@
 Each epoch counts once (PSLA III-E; the official training script counts the first one twice).
 """
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,17 +14,18 @@ from tyro.conf import Positional
 from psla_wds import cli
 from psla_wds.config import Within
 from psla_wds.errors import ConfigError
+from psla_wds.printable import typed
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.shards.index_files import open_indexes
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(cli.Overwrite):
     run: Positional[Path]
     """Run folder."""
     epochs: Annotated[tuple[int, int], Within(1, 10**6)]
     """First and last epoch of the average."""
-    output: Path
+    output: Annotated[Path, cli.New()]
     """Checkpoint file to write."""
     batch_norm: Literal["average", "estimate"] = "average"
     """BatchNorm's running statistics. average treats them like weights; estimate measures them with
@@ -75,7 +75,7 @@ def main() -> None:
     save_checkpoint(average, args.output)
     print(
         f"wrote the average of epochs {first} to {last} to {args.output}; next: "
-        f"psla-wds predict {shlex.quote(str(args.output))} --index SHARDS --output P.npz"
+        f"psla-wds predict {typed(args.output)} --index SHARDS --output P.npz"
     )
 
 

@@ -20,12 +20,12 @@ from psla_wds.config import Within, check_ranges
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(cli.Overwrite):
     runs: Positional[tuple[Path, ...]]
     """Run folders with scores.npz, or score files; the others are compared with the first."""
-    output: Path | None = None
+    output: Annotated[Path | None, cli.New()] = None
     """JSON file to write the comparison to."""
-    page: Path | None = None
+    page: Annotated[Path | None, cli.New()] = None
     """HTML page to write."""
     bootstrap: Annotated[int, Within(20, 10_000)] = 1000
     """Resamples of the clips for the 95 % intervals."""

@@ -44,7 +44,7 @@ class Args:
     """Shards whose labels are enhanced, the same as for psla-wds predict."""
     ontology: Path
     """AudioSet's ontology.json, or another list of nodes with id, child_ids and restrictions."""
-    output: Path
+    output: Annotated[Path, cli.New()]
     """Folder for the overlay; it must not exist."""
     hierarchy: bool = False
     """Add all classes above those of a clip, without a teacher."""
@@ -64,16 +64,12 @@ class Args:
     """Accept classes without clips. They have no threshold, so they are never added."""
     truth: Path | None = None
     """Complete labels (JSON lines) to compare the added labels with."""
-    export: Path | None = None
+    export: Annotated[Path | None, cli.New()] = None
     """JSON lines file for the enhanced labels, in addition to the overlay."""
 
     def __post_init__(self) -> None:
         self._check_way()
         check_ranges(self)
-        if self.output.exists():
-            raise ConfigError(
-                "the output exists already", where=self.output, fix="choose another --output"
-            )
 
     def _check_way(self) -> None:
         """Raise `ConfigError` unless there is a teacher or --hierarchy, with its own settings."""

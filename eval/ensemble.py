@@ -24,15 +24,16 @@ from psla_wds.evaluation.metrics import evaluate
 from psla_wds.evaluation.score_folder import check_top_k
 from psla_wds.evaluation.scores import Scores
 from psla_wds.evaluation.teacher import joint_teacher
+from psla_wds.printable import typed
 from psla_wds.progress import progress_bar
 from psla_wds.text_table import decimal, text_table
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(cli.Overwrite):
     scores: Annotated[Positional[tuple[Path, ...]], arg(metavar="SCORES [SCORES ...]")]
     """Score files for the same clips, from psla-wds predict; with --top-k also top-k folders."""
-    output: Path
+    output: Annotated[Path, cli.New()]
     """Score file to write, .npz; with --top-k a folder."""
     top_k: Annotated[int | None, Within(1, 2**16)] = None
     """Number of highest mean scores to keep for each clip, as a teacher's."""
@@ -76,13 +77,13 @@ def main() -> None:
         print(
             f"wrote the {args.top_k} highest mean scores of {len(args.scores)} models for "
             f"{num_clips:,} clips to {args.output}; next: psla-wds train RECIPE "
-            f"--index SHARDS --distill {args.output}"
+            f"--index SHARDS --distill {typed(args.output)}"
         )
         return
     scores, model_maps = ensemble(args.scores)
     scores.save(args.output)
     print(table(scores, model_maps))
-    print(f"wrote {args.output}; next: psla-wds score {args.output} --output DIR")
+    print(f"wrote {args.output}; next: psla-wds score {typed(args.output)} --output DIR")
 
 
 if __name__ == "__main__":

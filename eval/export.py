@@ -9,10 +9,9 @@ Face Hub. --onnx adds the model with its front end for other runtimes.
 
 import json
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from tyro.conf import Positional
 
@@ -22,6 +21,7 @@ from psla_wds.io.atomic_files import atomic_folder, disk_errors
 from psla_wds.io.regular import read_text
 from psla_wds.labels.class_list import read_class_list
 from psla_wds.models.config import Pooling
+from psla_wds.printable import typed
 
 CARD = "README.md"
 HEADLINES = (
@@ -43,7 +43,7 @@ class Args:
     """A run's folder (its last epoch is used), a checkpoint, an average, an exported folder, or a
     checkpoint of the paper's authors (.pth; needs --class-labels). Several form an ensemble, whose
     scores are averaged."""
-    output: Path
+    output: Annotated[Path, cli.New()]
     """Folder to write."""
     class_labels: Path | None = None
     """Class list (index,mid,display_name), for checkpoints of the paper's authors."""
@@ -112,12 +112,6 @@ def export(args: Args) -> list[str]:
     if args.thresholds:
         read = read_thresholds(args.thresholds)
         thresholds = read.of(members[0].classes.mids, where=args.thresholds)
-    if args.output.exists():
-        raise ConfigError(
-            "there is something here already",
-            where=args.output,
-            fix="choose another --output, or delete it",
-        )
     again = "run it again, or choose another --output"
     with (
         disk_errors(args.output, "write the model", then=again),
@@ -181,7 +175,7 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
             f"the upload failed: {reason}",
             where=repository,
             fix="check the network, log in with `hf auth login`, then run: "
-            f"hf upload {repository} {folder}{' --private' if private else ''}",
+            f"hf upload {repository} {typed(folder)}{' --private' if private else ''}",
         ) from None
     return str(url)
 
@@ -194,8 +188,9 @@ def main() -> None:
         print(f"uploaded {args.output} to {url}")
     if args.onnx:
         print("model.onnx gives the model's scores in ONNX Runtime: compared on inputs of 3 shapes")
-    folder = shlex.quote(str(args.output))
-    print(f"wrote {', '.join(names)} to {args.output}; next: psla-wds tag {folder} FILES")
+    print(
+        f"wrote {', '.join(names)} to {args.output}; next: psla-wds tag {typed(args.output)} FILES"
+    )
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from psla_wds import cli
 from psla_wds.config import BATCH_SIZE
 from psla_wds.errors import ConfigError
 from psla_wds.io.atomic_files import atomic_folder, disk_errors
+from psla_wds.printable import typed
 from psla_wds.reading.config import ReaderConfig
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ logger = logging.getLogger("figures")
 class Args:
     runs: Positional[tuple[Path, ...]]
     """Run folders; several must differ only by their seed."""
-    output: Path
+    output: Annotated[Path, cli.New()]
     """Folder to write; it must not exist."""
     index: cli.Shards = ()
     """Shards to evaluate every epoch of the first run on, for the averages."""
@@ -49,10 +50,6 @@ class Args:
     def __post_init__(self) -> None:
         if not self.runs:
             raise ConfigError("no run is given", where="RUN", fix="name the folder of a run")
-        if self.output.exists():
-            raise ConfigError(
-                "the output exists already", where=self.output, fix="choose another --output"
-            )
 
 
 def main() -> None:
@@ -67,9 +64,8 @@ def main() -> None:
     kinds = "SVG" if reason else "SVG and PNG"
     print(f"wrote {args.output}: {', '.join(f.name for f in figures)} ({kinds})")
     if args.index:
-        print(
-            f"{figures[-1].note} Next: psla-wds ensemble {args.output}/epoch-*.npz --output E.npz"
-        )
+        scores = f"{typed(args.output)}/epoch-*.npz"
+        print(f"{figures[-1].note} Next: psla-wds ensemble {scores} --output E.npz")
     if reason:
         logger.warning("%s", reason)
 

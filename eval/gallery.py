@@ -26,10 +26,10 @@ SETTINGS = ("features", "sampler", "augment", "seed")
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(cli.Overwrite):
     run: Positional[Path | None] = None
     """Run folder, for its settings and training shards."""
-    output: Path = Path("gallery.svg")
+    output: Annotated[Path, cli.New()] = Path("gallery.svg")
     """File to write; the .png has the same name."""
     index: cli.Shards = ()
     """Shards, without a run; with a run, its training shards if they were moved."""

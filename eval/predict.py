@@ -24,6 +24,8 @@ from psla_wds.features.windows import mismatch
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.remote import expect_reads_within
 from psla_wds.models.config import Precision
+from psla_wds.models.epochs import epoch_checkpoints
+from psla_wds.printable import typed
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
@@ -33,13 +35,13 @@ logger = logging.getLogger("predict")
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(cli.Overwrite):
     model: Positional[Path]
-    """A run folder (for its last epoch), a checkpoint, an average, or a checkpoint from the paper's
-    authors (.pth)."""
+    """A run folder (for its last epoch), a checkpoint, an average, an exported folder of one model,
+    or a checkpoint from the paper's authors (.pth)."""
     index: cli.Shards
     """Shards to score; repeat the option for several sets."""
-    output: Path
+    output: Annotated[Path, cli.New()]
     """Score file to write, .npz; or a folder, for more scores than memory holds."""
     top_k: Annotated[int | None, Within(1, 2**16)] = None
     """Number of highest scores to keep for each clip, as a teacher's: a folder with 4 bytes per
@@ -72,8 +74,8 @@ class Args:
 
 def _prepare(args: Args) -> tuple[Any, Origin, ShardIndex]:
     """The checkpoint, its origin, and the clips to score."""
-    from psla_wds.models.checkpoint import check_classes, load_checkpoint
-    from psla_wds.models.epochs import find_checkpoint
+    from psla_wds.models.checkpoint import check_classes
+    from psla_wds.models.model_folder import load_members, weights_of
 
     expect_reads_within(args.reader.timeout_s)
     index = open_indexes(args.index)
@@ -81,8 +83,15 @@ def _prepare(args: Args) -> tuple[Any, Origin, ShardIndex]:
         raise ConfigError(
             "the shards have no clips to score", where=args.index, fix="check --index"
         )
-    path = find_checkpoint(args.model)
-    checkpoint = load_checkpoint(path, classes=index.classes)
+    members = load_members(args.model, classes=index.classes)
+    if len(members) > 1:
+        raise ConfigError(
+            f"this is an ensemble of {len(members)} models, and scores are those of one",
+            where=args.model,
+            fix="score the runs that it is made of, then: psla-wds ensemble A.npz B.npz --output "
+            "E.npz",
+        )
+    (checkpoint,) = members
     if not args.other_classes:
         check_classes(checkpoint.classes, index.classes, where=args.model)
     if args.top_k is not None and args.top_k > len(checkpoint.classes):
@@ -94,7 +103,8 @@ def _prepare(args: Args) -> tuple[Any, Origin, ShardIndex]:
     if args.labels:
         index = apply_overlay(index, args.labels)
     index.check_shards()
-    return checkpoint, Origin(sha256_of(path), checkpoint.epoch, checkpoint.first_epoch), index
+    file = weights_of(args.model)
+    return checkpoint, Origin(sha256_of(file), checkpoint.epoch, checkpoint.first_epoch), index
 
 
 def _lengths(args: Args, index: ShardIndex, features: FeatureConfig) -> str | None:
@@ -109,21 +119,23 @@ def _lengths(args: Args, index: ShardIndex, features: FeatureConfig) -> str | No
 
 def _what_was_written(args: Args, num_clips: int, num_classes: int) -> str:
     if args.top_k is None:
-        run = f" --run {args.model}" if (args.model / "config.json").exists() else ""
+        run = f" --run {typed(args.model)}" if epoch_checkpoints(args.model) else ""
         return (
             f"wrote scores of {num_clips:,} clips, {num_classes} classes, to {args.output}; "
-            f"next: psla-wds score {args.output} --output DIR{run}"
+            f"next: psla-wds score {typed(args.output)} --output DIR{run}"
         )
     return (
         f"wrote the {args.top_k} highest of {num_classes} scores of {num_clips:,} clips to "
         f"{args.output}; next: psla-wds train RECIPE --index "
-        f"{' --index '.join(args.index)} --distill {args.output}"
+        f"{' --index '.join(map(typed, args.index))} --distill {typed(args.output)}"
     )
 
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="predict")
     # Imported here, since torch takes seconds.
+    import torch
+
     from psla_wds.evaluation.predict import Predictor, gather_scores
     from psla_wds.runtime.distributed import join_world
 
@@ -131,7 +143,8 @@ def main() -> None:
         checkpoint, origin, index = world.together(lambda: _prepare(args))
         if world.is_main and (lengths := _lengths(args, index, checkpoint.features)):
             logger.info("%s", lengths)
-        model = checkpoint.build().to(world.device)
+        # The format that training has, so that an exported model gives the same scores to the bit.
+        model = checkpoint.build().to(world.device).to(memory_format=torch.channels_last)
         predictor = Predictor(
             model,
             checkpoint.classes,
@@ -144,6 +157,7 @@ def main() -> None:
         if args.output.suffix == ".npz":
             scores = gather_scores(predictor, index, world)
             if scores:
+                scores.warn_if_alike()
                 replace(scores, origins=(origin,)).save(args.output)
         else:
             predictor.to_folder(index, world, args.output, top_k=args.top_k, origins=(origin,))

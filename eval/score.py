@@ -20,12 +20,14 @@ from psla_wds import cli
 from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
 
+METRICS, PAGE = "metrics.json", "report.html"
+
 
 @dataclass(frozen=True)
-class Args:
+class Args(cli.Overwrite):
     scores: Positional[Path]
     """Score file (.npz) or folder, from psla-wds predict or ensemble."""
-    output: Path
+    output: Annotated[Path, cli.New((METRICS, PAGE))]
     """Folder for metrics.json and report.html; made if it does not exist."""
     run: Path | None = None
     """Run folder whose training curves and configuration the report shows."""
@@ -75,6 +77,7 @@ def score(args: Args, words: Sequence[str] = ()) -> None:
     run = read_run(args.run) if args.run else None
     mapping = read_mapping(args.mapping) if args.mapping else None
     scores = Scores.load(args.scores)
+    scores.warn_if_alike()
     limits = read_thresholds(args.thresholds) if args.thresholds else None
     if args.index:
         index = open_indexes(args.index)
@@ -95,7 +98,7 @@ def score(args: Args, words: Sequence[str] = ()) -> None:
     )
     if thresholds is not None:
         report = with_thresholds(report, scores, thresholds)
-    page, metrics = args.output / "report.html", args.output / "metrics.json"
+    page, metrics = args.output / PAGE, args.output / METRICS
     write_texts({metrics: to_json(report), page: render(report, words)}, "results")
     print(to_text(report))
     print(f"wrote {metrics} and {page}; next: open {page} in a browser")

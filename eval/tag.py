@@ -36,7 +36,7 @@ EMBEDDING_SUFFIXES = (".npz", ".parquet")
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(cli.Overwrite):
     model: Positional[Path]
     """A run's folder (its last epoch is taken), a checkpoint, an average, an exported folder, or a
     checkpoint of the paper's authors (.pth; needs --class-labels)."""
@@ -44,9 +44,9 @@ class Args:
     """Files and folders of audio, or - for WAV or AU from stdin."""
     format: Format = "text"
     """text for people, json (an object a line), csv (a row a tag) or audacity (label tracks)."""
-    output: Path | None = None
+    output: Annotated[Path | None, cli.New()] = None
     """File to write (default: stdout); for audacity, a folder with a file for each recording."""
-    embeddings: Path | None = None
+    embeddings: Annotated[Path | None, cli.New()] = None
     """File for an embedding of each window and each recording, .npz or .parquet: the features
     that the head sees, as one float32 vector. No second forward pass is needed."""
     pooling: Pooling = "attention"
@@ -169,11 +169,7 @@ def main() -> None:
             embeddings=embeddings,
         )
         if len(heard.failures) == len(recordings):  # no output replaces an earlier one
-            raise AudioError(
-                "no recording could be read",
-                where=f"first {recordings[0].name}",
-                fix="see the messages above",
-            )
+            raise _nothing_read(heard.failures, recordings)
     report(args, len(recordings) - len(heard.failures), heard.flagged, embeddings)
     if heard.failures:
         raise AudioError(
@@ -182,6 +178,14 @@ def main() -> None:
             where=f"first {recordings[min(heard.failures)].name}",
             fix="see the messages above; the others are tagged",
         )
+
+
+def _nothing_read(failures: Mapping[int, AudioError], recordings: list[Recording]) -> AudioError:
+    """The error of a command that could read none of its recordings."""
+    if len(recordings) == 1:
+        return failures[0]
+    first = f"first {recordings[0].name}"
+    return AudioError("no recording could be read", where=first, fix="see the messages above")
 
 
 def _check_outputs(args: Args, recordings: list[Recording]) -> None:

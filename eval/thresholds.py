@@ -29,6 +29,7 @@ from psla_wds.evaluation.thresholds import (
     f1_intervals,
     fit_thresholds,
 )
+from psla_wds.printable import typed
 from psla_wds.text_table import decimal, text_table
 
 FORMAT_VERSION = 1
@@ -39,10 +40,10 @@ logger = logging.getLogger("thresholds")
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(cli.Overwrite):
     scores: Positional[Path]
     """Score file (.npz) or folder of labelled clips, from psla-wds predict or ensemble."""
-    output: Path
+    output: Annotated[Path, cli.New()]
     """File to write: JSON with the threshold of each class."""
     precision: Annotated[float | None, Within(0, 1, without=(0,))] = None
     """Take the lowest threshold with at least this precision. A class for which none has it is
@@ -96,7 +97,7 @@ def main() -> None:
     write_texts({args.output: json_text(record)}, "thresholds")
     print(to_text(decisions, rows, args.min_positives, fit.pooled))
     print(
-        f"wrote {args.output}; next: psla-wds export MODEL --thresholds {args.output} "
+        f"wrote {args.output}; next: psla-wds export MODEL --thresholds {typed(args.output)} "
         "--output FOLDER"
     )
 

@@ -48,7 +48,7 @@ def main() -> None:
 def _run(name: str) -> None:
     check_packages()
     if name not in MODULES:
-        close = get_close_matches(name, MODULES, 1, 0.5)
+        close = get_close_matches(name, ["--version", "--help", *MODULES], 1, 0.5)
         raise ConfigError(
             f"there is no command {name}",
             where="psla-wds",

@@ -10,11 +10,12 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout, suppress
-from dataclasses import MISSING, fields, is_dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from difflib import get_close_matches
 from functools import cache, reduce
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from operator import or_
 from pathlib import Path
 from types import NoneType, UnionType
@@ -43,13 +44,27 @@ from tyro.constructors import (
 
 from psla_wds.commands import MODULES, called_as
 from psla_wds.config import check_ranges
-from psla_wds.errors import PslaError, system_errors
+from psla_wds.errors import ConfigError, PslaError, system_errors
 from psla_wds.io.locations import Location, Url, parse_location
-from psla_wds.printable import printable
+from psla_wds.printable import printable, typed
 
 Args = TypeVar("Args")
 WIDTH = 100
 """Width limit of text, in columns."""
+WIDEST = 10_000
+"""Width for text that is not to be filled, in columns."""
+JARGON = {
+    r"^Unrecognized options: ": "these words are not understood here: ",
+    r"^Missing value for argument '(\S+)'\. Expected 1 values": r"\1 needs a value",
+    r"^Missing value for argument '(\S+)'\. Expected (\d+) values": r"\1 needs \2 values",
+    r"^invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*?),?\)": (
+        r"\2: '\1' is not one of \3"
+    ),
+    r"invalid literal for int\(\) with base 10: ('.*')": r"\1 is not a whole number",
+    r"could not convert string to float: ('.*')": r"\1 is not a number",
+    r"Could not parse arguments \[(.*)\] into .*": r"\1 cannot be its values",
+}
+"""Patterns in tyro's messages, and plainer words."""
 
 LocationArg: TypeAlias = Annotated[
     Location,
@@ -69,6 +84,41 @@ Shards: TypeAlias = Annotated[
 """Type of an option that names sets of shards, and may be repeated."""
 
 
+@dataclass(frozen=True)
+class New:
+    """Mark of a path that a command writes, as in `Annotated[Path, New()]`.
+
+    One rule for all commands: what is there already is an error, unless the command has --overwrite
+    and it is given; a folder is never replaced.
+    """
+
+    files: tuple[str, ...] = ()
+    """Names of the files in a folder, which may be there. Default: the path is what is written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overwrite:
+    """Base of the arguments of commands that write files."""
+
+    overwrite: bool = False
+    """Replace files that are there already; without it, they are an error."""
+
+
+def check_outputs(given: Any) -> None:
+    """Raise `ConfigError` if something that a command writes is there already, and may not be
+    replaced."""
+    may = getattr(given, "overwrite", None)
+    for name, hint in get_type_hints(type(given), include_extras=True).items():
+        output, marks = getattr(given, name), get_args(hint)[1:]
+        names = [file for new in marks if isinstance(new, New) for file in new.files or [""]]
+        for path in [output / file for file in names] if output else []:
+            is_file = path.is_file()
+            if os.path.lexists(path) and not (may and is_file):
+                fix = f"choose another --{name.replace('_', '-')}"
+                fix += ", or add --overwrite to replace it" if may is False and is_file else ""
+                raise ConfigError("the output exists already", where=path, fix=fix)
+
+
 def parse(args: type[Args], description: str | None, /, *, prog: str, **options: Any) -> Args:
     """The arguments of a command, by its dataclass; options may come before or after words.
 
@@ -82,15 +132,20 @@ def parse(args: type[Args], description: str | None, /, *, prog: str, **options:
     """
     words = options.setdefault("args", sys.argv[1:])
     options |= {"prog": called_as(prog) if prog in MODULES else prog, "registry": _RULES}
+    shown = io.StringIO()
     if not {"-h", "--help"} & {*words}:
-        given = tyro.cli(args, **options)
-        check_ranges(given[0] if options.get("return_unknown_args") else given)
+        try:
+            with redirect_stderr(shown), _columns(WIDEST):
+                given = tyro.cli(args, **options)
+        except SystemExit:
+            raise _usage_error(args, options["prog"], words, shown.getvalue()) from None
+        known = given[0] if options.get("return_unknown_args") else given
+        check_ranges(known)
+        check_outputs(known)
         return given
-    shown, columns = io.StringIO(), os.environ.get("COLUMNS", "")
-    os.environ["COLUMNS"] = str(_width())
     useful = tyro.conf.FlagCreatePairsOff  # of --x and --no-x, the one that changes something
     try:
-        with redirect_stdout(shown):
+        with redirect_stdout(shown), _columns(_width()):
             return tyro.cli(args, description="", config=(useful,), **options)
     except SystemExit:
         usage, _, groups = shown.getvalue().partition("\n\n")
@@ -100,8 +155,53 @@ def parse(args: type[Args], description: str | None, /, *, prog: str, **options:
         text = "\n\n".join([usage, *([wrapped(description)] if description else []), groups])
         print("\n".join(line.rstrip() for line in text.rstrip().splitlines()))
         raise
+
+
+@contextmanager
+def _columns(width: int) -> Iterator[None]:
+    """Let tyro write for a terminal of this width."""
+    before = os.environ.get("COLUMNS", "")
+    os.environ["COLUMNS"] = str(width)
+    try:
+        yield
     finally:
-        os.environ["COLUMNS"] = columns
+        os.environ["COLUMNS"] = before
+
+
+def _usage_error(kind: type, prog: str, words: Sequence[str], box: str) -> ConfigError:
+    """What is wrong with the words of a command, from the box that tyro shows."""
+    listed, options = f"{prog} --help lists all options", [*_options(kind)]
+    for word in words:
+        name = word.partition("=")[0].replace("_", "-")
+        if name.startswith("--") and not {name, name.replace("--no-", "--", 1)} & {*options}:
+            close = get_close_matches(name, options, 1)
+            fix = f"type {close[0]}; {listed}" if close else listed
+            return ConfigError(f"there is no option {name}", where=prog, fix=fix)
+    lines = [line.strip("\u2502").rstrip() for line in box.splitlines()[1:-1]]
+    text = [*takewhile(lambda line: "\u2500" not in line, lines)]
+    if missing := re.findall(r"^ {5}(\S.*)", "\n".join(text), re.MULTILINE):
+        names = " and ".join(name.split()[0] for name in missing)
+        fix = f"type {' '.join([prog, *map(typed, words), *missing])}; {listed}"
+        return ConfigError(f"{names} must be given", where=prog, fix=fix)
+    what = re.sub(r"^Error parsing (\S+): ", r"\1: ", " ".join(text).strip().rstrip("."))
+    for jargon, plain in JARGON.items():
+        what = re.sub(jargon, plain, what)
+    return ConfigError(what or box, where=prog, fix=listed)
+
+
+def _options(kind: Any, section: str = "--") -> Iterator[str]:
+    """Names of the options of a dataclass, those in its sections with theirs."""
+    hints = get_type_hints(kind, include_extras=True)
+    for field in fields(kind):
+        hint = hints[field.name]
+        marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+        hint = get_args(hint)[0] if marks else hint
+        name = f"{section}{field.name.replace('_', '-')}"
+        if is_dataclass(hint):
+            is_flat = any(getattr(mark, "name", None) == "" for mark in marks)
+            yield from _options(hint, section if is_flat else f"{name}.")
+        elif tyro.conf.Positional not in marks:
+            yield name
 
 
 def show_choices(
@@ -165,7 +265,7 @@ def _dataclass(info: StructTypeInfo) -> StructConstructorSpec | None:
         return None
     hints, docs = get_type_hints(info.type, include_extras=True), _docs_of(info.type)
     specs = []
-    for field in fields(info.type):
+    for field in sorted(fields(info.type), key=lambda field: field.name == "overwrite"):
         own = tyro.MISSING_NONPROP if field.default is MISSING else field.default
         own = own if field.default_factory is MISSING else field.default_factory()
         default = own

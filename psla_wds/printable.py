@@ -2,6 +2,7 @@
 
 import html
 import re
+import shlex
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Controls of terminals, ends of lines, changes of direction, and bytes that are not UTF-8."""
@@ -19,6 +20,11 @@ def printable(text: str) -> str:
 def is_printable(text: str) -> bool:
     """Whether `printable` changes nothing."""
     return _UNPRINTABLE.search(text) is None
+
+
+def typed(*words: object) -> str:
+    """Words as they are typed in a shell, such as paths with spaces in quotes."""
+    return shlex.join(map(str, words))
 
 
 def markdown(text: str) -> str:

@@ -18,9 +18,12 @@ docs/data_sets.md has the commands from each published data set to its shards.
 """
 
 import inspect
-import shlex
+import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import make_dataclass
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import arg
@@ -31,8 +34,9 @@ from psla_wds.errors import ConfigError, ManifestError
 from psla_wds.features.windows import mismatch_by_default
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
-from psla_wds.labels.class_list import check_number_of_classes
+from psla_wds.labels.class_list import check_number_of_classes, joined_classes
 from psla_wds.labels.manifest import checked
+from psla_wds.printable import typed
 from psla_wds.progress import progress_bar
 from psla_wds.runtime.array_tasks import parse_task
 from psla_wds.shards.index import check_number_of_splits
@@ -56,6 +60,8 @@ from sharding.sources import (
     TarsSource,
 )
 
+logger = logging.getLogger("sharding.build")
+
 SOURCES: dict[str, type] = {
     "folder": FolderSource,
     "manifest": ManifestSource,
@@ -68,6 +74,17 @@ SOURCES: dict[str, type] = {
     "tars": TarsSource,
 }
 
+BY_SUFFIX = {
+    ".csv": "manifest",
+    ".jsonl": "manifest",
+    ".json": "psla-json",
+    ".parquet": "parquet",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".hdf": "hdf5",
+}
+"""Sources of files."""
+
 
 def build(source: Source, config: PackConfig) -> None:
     """Read the source, make the shards that are missing, and publish them by their index."""
@@ -79,6 +96,8 @@ def build(source: Source, config: PackConfig) -> None:
             fix="add --eval-share 0.2, or leave --group-column out",
         )
     classes, found = source.read()
+    if hasattr(source, "separator") and (seems := joined_classes(classes)):
+        logger.warning("%s", seems)
     found = checked(iter(progress_bar(found, desc="reading the source")))
     clips = in_order(found, as_begun(config.layout, config.output), classes)
     if not clips:
@@ -88,9 +107,10 @@ def build(source: Source, config: PackConfig) -> None:
     check_number_of_classes(len(classes), where=source)
     check_number_of_splits(clips.num_splits(), where=source)
     if config.dry_run:
-        print(forecast(clips, classes, config))
-        _clean_up(source)
-        print("nothing was written; next: the same command without --dry-run")
+        try:
+            print(forecast(clips, classes, config))
+        finally:
+            _clean_up(source)
         return
     if config.task is not None:
         print(pack_share(clips, classes, config, parse_task(config.task)))
@@ -106,7 +126,7 @@ def build(source: Source, config: PackConfig) -> None:
         f"wrote {counted(len(index), 'clip')} ({length}, {len(classes):,} classes) in "
         f"{counted(len(index.shards), 'shard')} ({of_bytes(sum(index.shard_sizes))}) to "
         f"{config.output}; {len(outcome.rejected):,} refused; {flagged}"
-        f"next: psla-wds check {shlex.quote(str(config.output))}"
+        f"next: psla-wds check {typed(config.output)}"
     )
 
 
@@ -134,14 +154,35 @@ def main() -> None:
         summaries = {name: _summary(kind) for name, kind in SOURCES.items()}
         cli.show_choices(prog, "SOURCE", __doc__, summaries)
     if not name:
-        given = f"there is no source {words[0]}" if words else "a source is missing"
-        raise ConfigError(given, where=prog, fix=f"type {prog} SOURCE ...: {', '.join(SOURCES)}")
+        raise _no_source(words, prog)
     words.remove(name)
     fields = {"source": SOURCES[name], "pack": PackConfig}
     flat = [(field, Annotated[kind, arg(name="")]) for field, kind in fields.items()]
     kind, description = make_dataclass("Args", flat), inspect.getdoc(SOURCES[name])
     args: Any = cli.parse(kind, description, prog=f"{prog} {name}", args=words)
     build(args.source, args.pack)
+
+
+def _no_source(words: Sequence[str], prog: str) -> ConfigError:
+    """The error of a command that names no source, with the one that seems to be meant."""
+    first = words[0] if words else "-"
+    given = "a source is missing" if first.startswith("-") else f"there is no source {first}"
+    fix = f"type {prog} SOURCE ...: {', '.join(SOURCES)}"
+    found = next(filter(None, map(_source_of, words)), None)
+    close = [] if Path(first).exists() else get_close_matches(first, SOURCES, 1)
+    if close or found:
+        fix = f"type {prog} {typed(*([*close, *words[1:]] if close else [found, *words]))}"
+    return ConfigError(given, where=prog, fix=fix)
+
+
+def _source_of(word: str) -> str | None:
+    """The source for a file or folder of this name."""
+    path = Path(word)
+    if path.is_dir():
+        return "tars" if any(path.glob("*.tar")) else "folder"
+    if path.is_file():
+        return BY_SUFFIX.get(path.suffix)
+    return None
 
 
 def _summary(source: type) -> str:

@@ -27,7 +27,7 @@ from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.locations import Location, is_http
 from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list
-from psla_wds.printable import printable
+from psla_wds.printable import printable, typed
 from psla_wds.progress import progress_bar
 from psla_wds.shards.index import ShardIndex, combined_fingerprint
 from psla_wds.shards.index_files import CLASS_LABELS, read_index
@@ -319,7 +319,7 @@ def main() -> None:
         )
     print(
         f"checked {args.shards}: tars, sidecars and index agree; next: "
-        f"psla-wds train RECIPE --index {args.shards}"
+        f"psla-wds train RECIPE --index {typed(args.shards)}"
     )
 
 

@@ -10,7 +10,6 @@ the tars) are scanned, and each gets a sidecar; the tars do not change.
 """
 
 import logging
-import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from psla_wds.io.atomic_files import disk_errors
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list, write_class_list
+from psla_wds.printable import typed
 from psla_wds.progress import progress_bar
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import CLASS_LABELS, INDEX_FOLDER, META
@@ -309,7 +309,7 @@ def main() -> None:
         f"wrote the index of {counted(len(index), 'clip')} in "
         f"{counted(len(index.shards), 'shard')} to "
         f"{args.shards}{scanned if found.tar_of else ''}{flagged}; "
-        f"next: psla-wds check {shlex.quote(str(args.shards))}"
+        f"next: psla-wds check {typed(args.shards)}"
     )
 
 

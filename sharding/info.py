@@ -1,6 +1,6 @@
 """Summarise a folder of shards: clips, classes, durations, sizes.
 
-    psla-wds info SHARDS [--json]
+    psla-wds info SHARDS[:split,...] [--json]
 
 Nothing is decoded: all of it is in the index.
 """
@@ -14,12 +14,10 @@ from jaxtyping import Float, Int64
 from tyro.conf import Positional
 
 from psla_wds import cli
-from psla_wds.cli import LocationArg
 from psla_wds.features.windows import mismatch_by_default
-from psla_wds.io.locations import Location
 from psla_wds.printable import printable
 from psla_wds.shards.index import ShardIndex
-from psla_wds.shards.index_files import read_index
+from psla_wds.shards.index_files import open_indexes
 from psla_wds.text_table import counted, of_bytes, of_seconds
 
 BAR_WIDTH = 40
@@ -31,8 +29,8 @@ MOST_SPLITS = 6
 
 @dataclass(frozen=True)
 class Args:
-    shards: Positional[LocationArg]
-    """Folder of the shards, or its URL."""
+    shards: Positional[str]
+    """Folder of the shards, or its URL; SHARDS:train,eval takes only these splits."""
     json: bool = False
     """Print one JSON object instead of text."""
 
@@ -96,7 +94,7 @@ def _histogram(duration_s: Float[np.ndarray, " clips"]) -> list[dict[str, float]
     ]
 
 
-def render(summary: dict[str, Any], shards: Location) -> str:
+def render(summary: dict[str, Any], shards: object) -> str:
     """The summary as text, with histograms of durations and classes."""
     duration = summary["duration_s"]
     splits = ", ".join(f"{name or '(none)'} {n:,}" for name, n in summary["splits"].items())
@@ -139,7 +137,7 @@ def _bar(count: int, most: int) -> str:
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="info")
-    summary = summarise(read_index(args.shards))
+    summary = summarise(open_indexes([args.shards]))
     print(json.dumps(summary, indent=2) if args.json else render(summary, args.shards))
 
 

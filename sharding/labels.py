@@ -9,19 +9,25 @@ model.
 """
 
 import logging
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from tyro.conf import Positional
 
 from psla_wds import cli
 from psla_wds.cli import LocationArg
-from psla_wds.errors import ConfigError, ManifestError
+from psla_wds.errors import ManifestError
 from psla_wds.io.atomic_files import disk_errors
 from psla_wds.io.stores import at
-from psla_wds.labels.class_list import CSV_COLUMNS, ClassList, write_class_list
+from psla_wds.labels.class_list import (
+    CSV_COLUMNS,
+    ClassList,
+    joined_classes,
+    write_class_list,
+)
+from psla_wds.printable import typed
 from sharding.sources.class_folders import class_folders
 from sharding.sources.rows import table_rows
 
@@ -34,7 +40,7 @@ TABLES = (".csv", ".jsonl", ".parquet")
 class Args:
     source: Positional[LocationArg]
     """A folder with a subfolder per class, or a table: .csv with a header, .jsonl or .parquet."""
-    output: Path
+    output: Annotated[Path, cli.New()]
     """Class list to write: index,mid,display_name."""
     column: str = "labels"
     """Column of the table that holds the labels; category for ESC-50."""
@@ -44,7 +50,8 @@ class Args:
 
 def class_names(args: Args) -> list[str]:
     """Classes of a folder or table, sorted and unique."""
-    if args.source.suffix not in TABLES and at(args.source).is_folder():
+    is_table = args.source.suffix in TABLES or at(args.source).size() is not None
+    if not is_table:
         return [folder.name for folder in class_folders(args.source)]
     names = sorted(set(_labels(args)))
     if not names:
@@ -65,17 +72,13 @@ def _labels(args: Args) -> Iterator[str]:
 
 def main() -> None:
     args = cli.parse(Args, __doc__, prog="labels")
-    if args.output.exists():
-        raise ConfigError(
-            "the file exists, and a model's outputs may follow its order",
-            where=args.output,
-            fix="choose another --output",
-        )
     names = tuple(class_names(args))
+    classes = ClassList(names, names)
     with disk_errors(args.output, "write the class list"):
-        write_class_list(ClassList(names, names), args.output)
-    _warn_of_joined(names)
-    output = shlex.quote(str(args.output))
+        write_class_list(classes, args.output)
+    if seems := joined_classes(classes):
+        logger.warning("%s", seems)
+    output = typed(args.output)
     print(
         f"wrote {len(names):,} classes ({','.join(CSV_COLUMNS)}) to {args.output}; next: "
         f"psla-wds build {_source(args)} --class-labels {output} --output SHARDS"
@@ -84,28 +87,12 @@ def main() -> None:
 
 def _source(args: Args) -> str:
     """Words for psla-wds build: the source that was read, if it is one of clips as well."""
-    place, kind = shlex.quote(str(args.source)), args.source.suffix
+    place, kind = typed(args.source), args.source.suffix
     if kind not in TABLES:
         return f"folder {place}"
     if kind == ".parquet":
         return f"parquet {place}"
     return f"manifest {place if args.column == 'labels' else 'CLIPS.csv'}"
-
-
-def _warn_of_joined(names: tuple[str, ...]) -> None:
-    """Report a class that is several others, with another separator between them."""
-    known = set(names)
-    for name in names:
-        for separator in ",;":
-            parts = [part.strip() for part in name.split(separator)]
-            if len(parts) > 1 and known.issuperset(parts):
-                logger.warning(
-                    "class %r seems to be %d classes: delete the list, and add --separator '%s'",
-                    name,
-                    len(parts),
-                    separator,
-                )
-                return
 
 
 if __name__ == "__main__":

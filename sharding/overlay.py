@@ -22,6 +22,7 @@ from psla_wds.errors import ConfigError, LabelError
 from psla_wds.io.atomic_files import disk_errors
 from psla_wds.io.columns import gather_ragged
 from psla_wds.io.locations import Location
+from psla_wds.printable import typed
 from psla_wds.shards.clip_ids import NOT_THERE, ClipIds
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
@@ -39,7 +40,7 @@ FEW = 5
 class Args(TableOptions):
     shards: Annotated[Positional[tuple[str, ...]], arg(metavar="SHARDS[:SPLIT,...] ...")]
     """Folders of shards, or their URLs; SHARDS:train,eval takes only these splits."""
-    output: Path | None = None
+    output: Annotated[Path | None, cli.New()] = None
     """Folder for the overlay; it must not exist."""
     missing: Literal["keep", "clear", "error"] = "keep"
     """Clips that the table lacks keep their labels, lose them, or are an error."""
@@ -54,7 +55,7 @@ class Args(TableOptions):
     """Rows whose clip is not in these shards."""
     base: Path | None = None
     """Label overlay to start from, in place of the labels in the shards."""
-    export: Path | None = None
+    export: Annotated[Path | None, cli.New()] = None
     """JSON lines file for the labels as they are then, with clip_id and labels (mids)."""
 
     def __post_init__(self) -> None:
@@ -67,11 +68,6 @@ class Args(TableOptions):
                 where="--labels and --output",
                 fix="set both, or only --export to write the labels that are there",
             )
-        for path in filter(None, (self.output, self.export)):
-            if path.exists():
-                raise ConfigError(
-                    "the output exists already", where=path, fix="choose another name"
-                )
 
 
 def main() -> None:
@@ -91,7 +87,7 @@ def export(args: Args) -> str:
             write_label_rows(index, args.export)
     return (
         f"wrote the labels of {len(index):,} clips to {args.export}; next, once corrected: "
-        f"psla-wds overlay {' '.join(args.shards)} --labels {args.export} "
+        f"psla-wds overlay {typed(*args.shards)} --labels {typed(args.export)} "
         "--output OVERLAY"
     )
 

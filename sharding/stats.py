@@ -10,32 +10,23 @@ recipes' normalisation is half a standard deviation off.
 
 import json
 import logging
-import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from jaxtyping import Float32
 from tyro.conf import Positional
 
 from psla_wds import cli
-from psla_wds.audio.files import reason_of
-from psla_wds.audio.pcm import decode_pcm
 from psla_wds.audio.quality import SILENT_DBFS, Spectrum, is_clipped, level_dbfs
 from psla_wds.config import SEED, Within
 from psla_wds.errors import ShardError
 from psla_wds.features.config import FeatureConfig
-from psla_wds.progress import progress_bar
-from psla_wds.reading.reader import Reader
+from psla_wds.loading.normalisation import LogMelMoments, is_off, random_rows, waveforms_of
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
 from sharding.packing.duplicates import find_duplicates
 
-CLIPS_AT_ONCE = 32
-OFF = 0.5
-"""Standard deviations by which the normalisation may be off without a warning."""
 QUANTILES = {"min": 0, "q05": 0.05, "median": 0.5, "q95": 0.95, "max": 1}
 
 logger = logging.getLogger("sharding.stats")
@@ -59,11 +50,12 @@ def audit(index: ShardIndex, *, num_clips: int, seed: int) -> dict[str, Any]:
         raise ShardError(
             "there are no clips", where=", ".join(map(str, index.shards[:1])), fix="name others"
         )
-    chosen = min(num_clips, len(index))
-    rows = np.sort(np.random.default_rng(seed).choice(len(index), chosen, replace=False))
+    rows = random_rows(index, num_clips, seed)
     rate_hz, levels, bandwidths, rates = index.sample_rate_hz, [], [], Counter[int]()
-    num_clipped, log_mel = 0, _LogMelMoments(rate_hz)
-    for waveform in _waveforms(index, rows):
+    high_hz = min(FeatureConfig().high_hz, rate_hz / 2)
+    features = FeatureConfig(sample_rate_hz=rate_hz, high_hz=high_hz)
+    num_clipped, log_mel = 0, LogMelMoments(features)
+    for waveform in waveforms_of(index, rows):
         log_mel.add(waveform)
         levels.append(level_dbfs(waveform))
         num_clipped += is_clipped(waveform)
@@ -85,68 +77,9 @@ def audit(index: ShardIndex, *, num_clips: int, seed: int) -> dict[str, Any]:
     }
 
 
-class _LogMelMoments:
-    """Mean and standard deviation of the log-mel values that a model sees, without padding."""
-
-    def __init__(self, sample_rate_hz: int) -> None:
-        from psla_wds.features.log_mel import LogMel  # here, since torch takes seconds to import
-
-        recipe = FeatureConfig()
-        high_hz = min(recipe.high_hz, sample_rate_hz / 2)
-        config = FeatureConfig(sample_rate_hz=sample_rate_hz, high_hz=high_hz)
-        self._front_end, self._max_samples = LogMel(config), config.max_clip_samples
-        self._count, self._sum, self._squares = 0, 0.0, 0.0
-
-    def add(self, waveform: Float32[np.ndarray, " samples"]) -> None:
-        import torch
-
-        log_mel = self._front_end(torch.from_numpy(waveform[: self._max_samples])).double()
-        self._count += log_mel.numel()
-        self._sum += log_mel.sum().item()
-        self._squares += log_mel.square().sum().item()
-
-    def summary(self) -> dict[str, float]:
-        mean = self._sum / max(self._count, 1)
-        variance = self._squares / max(self._count, 1) - mean**2
-        return {"mean": mean, "std": max(variance, 0.0) ** 0.5}
-
-
-def _waveforms(index: ShardIndex, rows: np.ndarray) -> Iterator[np.ndarray]:
-    reader = Reader(index, threads=len(os.sched_getaffinity(0)))
-    try:
-        with progress_bar(desc="decoding a sample", total=len(rows)) as bar:
-            for start in range(0, len(rows), CLIPS_AT_ONCE):
-                some = rows[start : start + CLIPS_AT_ONCE]
-                for row, clip in zip(some, reader.start(some).wait(), strict=True):
-                    yield _decoded(index, row, clip.tobytes())
-                    bar.update()
-    finally:
-        reader.close()
-
-
-def _decoded(index: ShardIndex, row: np.integer, audio: bytes) -> Float32[np.ndarray, " samples"]:
-    try:
-        pcm, _ = decode_pcm(audio)
-    except RuntimeError as error:
-        raise ShardError(
-            f"the clip cannot be decoded: {reason_of(error)}",
-            where=index.where(row),
-            fix=f"find all such clips: psla-wds check {index.shards[0].parent} --deep",
-        ) from None
-    return pcm.astype(np.float32) / 32768
-
-
 def _quantiles(values: list[float]) -> dict[str, float]:
     found = np.quantile(values, list(QUANTILES.values()))
     return dict(zip(QUANTILES, found.tolist(), strict=True))
-
-
-def is_off(log_mel: dict[str, float]) -> bool:
-    """Whether the recipes' normalisation is half a standard deviation or more off that of the
-    clips."""
-    recipe = FeatureConfig()
-    differences = (log_mel["mean"] - recipe.mean, log_mel["std"] - recipe.std)
-    return max(map(abs, differences)) > OFF * recipe.std
 
 
 def render(report: dict[str, Any], shards: str) -> str:
@@ -173,7 +106,7 @@ def main() -> None:
     index = open_indexes([args.shards])
     index.check_shards()
     report = audit(index, num_clips=args.clips, seed=args.seed)
-    if is_off(report["log_mel"]):
+    if is_off(report["log_mel"], FeatureConfig()):
         recipe, found = FeatureConfig(), report["log_mel"]
         logger.warning(
             "the recipes normalise by mean %.4f, std %.4f; of these clips they are %.4f and %.4f: "

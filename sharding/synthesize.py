@@ -5,7 +5,6 @@
 Writes audio/, segments.csv and class_labels_indices.csv into OUT, the same for a seed.
 """
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +13,7 @@ from tyro.conf import Positional, arg
 
 from psla_wds import cli
 from psla_wds.io.atomic_files import disk_errors
+from psla_wds.printable import typed
 from sharding.demo.classes import class_list
 from sharding.demo.corpus import CorpusConfig, write_corpus
 
@@ -30,8 +30,7 @@ def main() -> None:
     with disk_errors(args.output, "write the corpus", then="delete the folder, and run it again"):
         labels = write_corpus(args.output, args.corpus)
     segments, audio_root, class_labels = (
-        shlex.quote(str(args.output / name))
-        for name in ("segments.csv", "audio", "class_labels_indices.csv")
+        typed(args.output / name) for name in ("segments.csv", "audio", "class_labels_indices.csv")
     )
     print(
         f"wrote {args.output}: {len(labels):,} clips, "

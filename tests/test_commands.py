@@ -23,7 +23,7 @@ from psla_wds.__main__ import main
 from psla_wds.commands import MODULES, source_of
 from psla_wds.config import Within
 from sharding.build import SOURCES
-from train.recipes import RECIPES
+from train.recipes import DEMO, RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = [
@@ -86,7 +86,8 @@ def test_every_option_has_a_text(monkeypatch: pytest.MonkeyPatch):
     """More than whether it is required, and its default."""
     silent = []
     for words in WORDS:
-        entries = re.split(r"\n(?=  ?\S|\n)", help_of(words, monkeypatch, 100))
+        text = help_of(words, monkeypatch, 100).partition("\n\n")[2]  # below the usage
+        entries = re.split(r"\n(?=  ?\S|\n)", text)
         for entry in (entry for entry in entries if re.match("  [-[A-Z]", entry)):
             name, *text = re.split(r"\s{2,}", entry.strip(), maxsplit=1)
             if not re.sub(r"\((required|repeatable|default)[^)]*\)", "", "".join(text)).strip():
@@ -129,6 +130,13 @@ def planned_demo(*settings: str) -> list[str]:
     command = ["make", "-n", "--no-print-directory", "demo", f"PYTHON={sys.executable}"]
     command += ["PROCESSES=2", *settings]  # else a process imports torch to count GPUs
     return run(command, cwd=ROOT).stdout.splitlines()
+
+
+def test_the_page_has_the_flags_to_go_on_from_a_demo():
+    (line,) = re.findall("^SMALLER := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    page = " ".join((ROOT / "docs" / "own_data.md").read_text().split())
+    given = dict(re.findall(r"(--\S+) (\S+)", line)) | {"--model.head": DEMO.model.head}
+    assert len(given) == 4 and all(f"{name} {value}" in page for name, value in given.items())
 
 
 def test_the_demo_of_ones_own_clips_builds_them_first(tmp_path: Path):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from psla_wds.loading.normalisation import LogMelMoments, is_off, random_rows, waveforms_of
 from psla_wds.runtime.distributed import World
 from psla_wds.shards.index import ShardIndex
 from psla_wds.text_table import counted, of_bytes
@@ -13,6 +14,8 @@ from train.learner import Learner
 from train.optimizer import Moment, learning_rate
 from train.training_data import open_training_data
 
+SAMPLE_CLIPS = 64
+"""Number of clips whose normalisation is measured."""
 MOST_RATES = 5
 """Largest number of learning rates to list."""
 
@@ -60,6 +63,28 @@ def try_out(
         "disk": f"{of_bytes(weights)} a checkpoint, {of_bytes(state)} a state",
         "first batch": f"{shape} (clips, frames, mels), read and decoded in {batch_s:.1f} s",
     }
+
+
+def normalisation(config: TrainConfig, index: ShardIndex, *, is_trained: bool) -> str:
+    """What is done to the log-mel values, and whether it fits the clips.
+
+    Args:
+        is_trained: whether the weights learned with a normalisation, which must stay.
+    """
+    features = config.features
+    moments = LogMelMoments(features)
+    rows = random_rows(index, SAMPLE_CLIPS, seed=0)
+    for waveform in waveforms_of(index, rows):
+        moments.add(waveform)
+    found = moments.summary()
+    own = f"mean {features.mean:.4f}, std {features.std:.4f}"
+    clips = f"{found['mean']:.4f} and {found['std']:.4f} in {counted(len(rows), 'clip')}"
+    if is_trained:
+        return f"{own}, as the weights learned it ({clips})"
+    if not is_off(found, features):
+        return f"{own}, which fits the clips ({clips})"
+    flags = f"--features.mean {found['mean']:.4f} --features.std {found['std']:.4f}"
+    return f"{own}, which is not that of the clips: {flags} (psla-wds stats measures more)"
 
 
 def _of_trunk(optimizer: torch.optim.Optimizer) -> str:

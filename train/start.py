@@ -18,13 +18,14 @@ from psla_wds.models.batch_norm import check_batch_norm
 from psla_wds.models.config import RANDOM
 from psla_wds.models.epochs import epoch_path
 from psla_wds.models.initial_weights import Start, build_model, first_tagger
+from psla_wds.printable import typed
 from psla_wds.runtime.distributed import World, join_world
 from psla_wds.runtime.environment import environment, sources_digest
 from psla_wds.shards.index import ShardIndex
 from psla_wds.shards.index_files import open_indexes
 from psla_wds.text_table import counted
 from train.config import KINDS, TrainConfig
-from train.dry_run import try_out
+from train.dry_run import normalisation, try_out
 from train.learner import Learner
 from train.loop import Trainer
 from train.run.clips import open_training_index
@@ -62,6 +63,8 @@ def train(config: TrainConfig) -> None:
             found = world.together(dry_run)
             if world.is_main:
                 found |= {"lengths": lengths} if lengths else {}
+                is_trained = start.is_trained or state is not None
+                found["normalisation"] = normalisation(config, index, is_trained=is_trained)
                 print("\n".join(f"{name:<16}{text}" for name, text in found.items()))
                 print(f"wrote nothing to {config.run_dir}; next: the same without --dry-run")
             return
@@ -147,5 +150,5 @@ def _print_next(config: TrainConfig) -> None:
     target = config.eval_index[0] if config.eval_index else "SHARDS"
     print(
         f"wrote {counted(config.epochs, 'epoch')} to {config.run_dir} (last: {last}); next: "
-        f"psla-wds predict {config.run_dir} --index {target} --output P.npz"
+        f"psla-wds predict {typed(config.run_dir)} --index {typed(target)} --output P.npz"
     )

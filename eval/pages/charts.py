@@ -13,6 +13,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from psla_wds.io.atomic_files import atomic_open
+
 Number = int | float
 Place = tuple[float, float]
 
@@ -277,10 +279,12 @@ def _baseline(axis: Axis) -> Markup:
 
 
 def write_drawing(svg: str, path: Path) -> None:
-    """Write an SVG document as path.svg, and as path.png unless `why_no_png`."""
-    path.with_suffix(".svg").write_text(svg, encoding="utf-8")
+    """Write an SVG document as path.svg and, before it, as path.png unless `why_no_png`."""
     if not why_no_png():
-        path.with_suffix(".png").write_bytes(_rasterised(svg, ZOOM))
+        with atomic_open(path.with_suffix(".png")) as file:
+            file.write(_rasterised(svg, ZOOM))
+    with atomic_open(path.with_suffix(".svg"), "w") as file:
+        file.write(svg)
 
 
 def standalone(figure: Figure) -> str:

@@ -24,6 +24,7 @@ from psla_wds.evaluation.thresholds import Decisions, decide
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.locations import is_url
 from psla_wds.models.epochs import find_checkpoint
+from psla_wds.printable import typed
 from psla_wds.shards.clip_ids import NOT_THERE, ClipIds
 from psla_wds.text_table import decimal, text_table
 from train.config import TrainConfig
@@ -304,8 +305,7 @@ def _commands_before(report: Report) -> list[str]:
     train += _url_flags(report.run.config)
     if len(files) > 1:
         epoch = predict_again(run / "checkpoints" / "EPOCH.pt", Path("EPOCH.npz"), index)
-        output = shlex.quote(str(report.scores_path))
-        mean = f"psla-wds ensemble EPOCH.npz ... --output {output}"
+        mean = f"psla-wds ensemble EPOCH.npz ... --output {typed(report.scores_path)}"
         return [shlex.join(train), epoch, mean]
     model = run if not files or files[0] == find_checkpoint(run) else files[0]
     commands = [shlex.join(train)]

@@ -1,7 +1,6 @@
 """Runs beside their scores: settings, training clips, and which of their weights were scored."""
 
 import logging
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from psla_wds.evaluation.scores import Origin
 from psla_wds.io.atomic_files import sha256_of
 from psla_wds.io.locations import is_url
 from psla_wds.models.epochs import epoch_checkpoints, epoch_path
+from psla_wds.printable import typed
 from psla_wds.progress import progress_bar
 from psla_wds.sampling.augment import NO_PARTNER, drawn_partners
 from psla_wds.sampling.plan import plan_epoch
@@ -196,6 +196,6 @@ def current_scored(origins: Sequence[Origin], run: Path, *, where: Path) -> Scor
 
 def predict_again(model: Path, scores: Path, index: Sequence[str] = ("SHARDS",)) -> str:
     """The command that scores a checkpoint, or the last epoch of a run."""
-    model_word, scores_word = shlex.quote(str(model)), shlex.quote(str(scores))
-    shards = " ".join(f"--index {shlex.quote(spec)}" for spec in index)
-    return f"psla-wds predict {model_word} {shards} --output {scores_word}"
+    shards = (word for spec in index for word in ("--index", spec))
+    words = [model, *shards, "--output", scores, *(["--overwrite"] if scores.is_file() else [])]
+    return f"psla-wds predict {typed(*words)}"

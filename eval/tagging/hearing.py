@@ -61,7 +61,8 @@ def tag_recordings(
                 bar.update(min(length_s, bar.total - bar.n) if bar.total else length_s)
         except AudioError as error:
             heard.failures[number] = error
-            tqdm.write(f"error: {error}", file=sys.stderr)
+            if len(recordings) > 1:  # else it ends the command
+                tqdm.write(f"error: {error}", file=sys.stderr)
             return
         heard.flagged.update(notes.flags.keys())
         for detail in notes.flags.values():

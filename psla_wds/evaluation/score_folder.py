@@ -25,6 +25,7 @@ from psla_wds.io.atomic_files import disk_errors, lock_folder, publish_folder
 from psla_wds.io.columns import check_ragged, map_column
 from psla_wds.io.regular import read_text
 from psla_wds.labels.class_list import ClassList
+from psla_wds.printable import typed
 from psla_wds.shards.clip_ids import ClipIds
 
 FORMAT_VERSION = 1
@@ -242,7 +243,8 @@ def _damaged(error: Exception, folder: Path) -> ScoreError:
     return ScoreError(
         f"the score folder is damaged: {error}",
         where=folder,
-        fix=f"write it again: psla-wds predict RUN --index SHARDS --output {folder}",
+        fix="delete it, and write it again: psla-wds predict RUN --index SHARDS --output "
+        f"{typed(folder)}",
     )
 
 

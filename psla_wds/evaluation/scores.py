@@ -4,6 +4,7 @@ An .npz of plain arrays, so that numpy opens it anywhere and nothing in it can r
 of the same arrays, memory-mapped, for more clips than memory holds.
 """
 
+import logging
 import math
 import re
 import zipfile
@@ -21,6 +22,7 @@ from psla_wds.evaluation.score_folder import check_sums, read_score_folder, row_
 from psla_wds.io.atomic_files import atomic_open, disk_errors
 from psla_wds.io.regular import open_regular
 from psla_wds.labels.class_list import ClassList
+from psla_wds.printable import typed
 from psla_wds.shards.index import ShardIndex
 
 LAYOUT = {
@@ -32,6 +34,10 @@ LAYOUT = {
 }
 ORIGINS = "origins"
 """Array that lists the checkpoints behind the scores; files from elsewhere may lack it."""
+
+ALIKE = 1e-3
+"""Difference in a class's score between clips from which they count as different."""
+logger = logging.getLogger("scores")
 
 WRITTEN_ORIGIN = re.compile(
     r"(?P<sha256>[0-9a-f]{64}) (?P<epoch>[0-9]{1,9})( (?P<first>[0-9]{1,9}))?"
@@ -84,6 +90,19 @@ class Scores:
         writing = disk_errors(path, "write the score file", then="run the command again")
         with writing, atomic_open(path) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    def warn_if_alike(self) -> None:
+        """Log a line if the scores hardly depend on the clip, so that metrics mean little."""
+        low, high = np.inf, -np.inf
+        for _, block in row_blocks(self.scores):
+            low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
+        if len(self) > 1 and np.max(high - low) < ALIKE:
+            logger.warning(
+                "all %s clips have nearly the same scores (no class differs by %g): the model has "
+                "not learned, or has collapsed, and a ranking of its classes means nothing",
+                f"{len(self):,}",
+                ALIKE,
+            )
 
     def rows_of(self, clip_ids: Sequence[str], *, where: object) -> Int64[np.ndarray, " clips"]:
         """Row of each of these clips; `ScoreError` unless exactly these clips are scored."""
@@ -265,15 +284,17 @@ def _wrong_values(
 
 
 def _unusable(reason: str, path: Path) -> ScoreError:
-    again = f"write it again: psla-wds predict RUN --index SHARDS --output {path}"
+    again = (
+        f"write it again: psla-wds predict RUN --index SHARDS --output {typed(path)} --overwrite"
+    )
     if path.suffix == ".pt":
         reason = "this is a checkpoint"
-        again = f"score clips with it: psla-wds predict {path} --index SHARDS --output P.npz"
+        again = f"score clips with it: psla-wds predict {typed(path)} --index SHARDS --output P.npz"
     if (path / "config.json").exists():
         reason = "this is the folder of a run"
         file = path / "scores.npz"
-        again = f"name its scores, {file}; psla-wds predict {path} --index SHARDS --output "
-        again += f"{file} writes them"
+        again = f"name its scores, {file}; psla-wds predict {typed(path)} --index SHARDS --output "
+        again += f"{typed(file)} writes them"
     return ScoreError(f"the score file cannot be used: {reason}", where=path, fix=again)
 
 

@@ -19,6 +19,7 @@ from psla_wds.evaluation.bootstrap import resampled_weights, share_ends
 from psla_wds.evaluation.metrics import CLASSES_PER_BLOCK, mean_of_defined
 from psla_wds.evaluation.score_folder import row_blocks
 from psla_wds.io.regular import read_text
+from psla_wds.printable import typed
 from psla_wds.progress import progress_bar
 
 MIN_POSITIVES = 25
@@ -222,7 +223,7 @@ def read_thresholds(path: Path) -> Thresholds:
         raise ScoreError(
             f"the thresholds cannot be read: {error}",
             where=path,
-            fix=f"write them again: psla-wds thresholds SCORES --output {path}",
+            fix=f"write them again: psla-wds thresholds SCORES --output {typed(path)} --overwrite",
         ) from None
 
 

@@ -9,7 +9,7 @@ from torch.optim.swa_utils import update_bn
 from psla_wds.errors import CheckpointError, ConfigError
 from psla_wds.loading.batches import LoaderConfig, evaluation_batches
 from psla_wds.models.checkpoint import Checkpoint, load_checkpoint
-from psla_wds.models.epochs import epoch_checkpoints
+from psla_wds.models.epochs import epoch_checkpoints, run_instead
 from psla_wds.progress import progress_bar
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.shards.index import ShardIndex
@@ -39,7 +39,7 @@ def find_epochs(run: Path, first: int, last: int) -> list[Path]:
         raise CheckpointError(
             f"the run has no checkpoint of epoch {', '.join(missing)}; {have}",
             where=run,
-            fix="choose other --epochs, or train on with --resume",
+            fix=run_instead(run) or "choose other --epochs, or train on with --resume",
         )
     return [found[epoch] for epoch in range(first, last + 1)]
 

@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +60,26 @@ class ClassList:
         known = [*self.names, *self.mids]
         matches = difflib.get_close_matches(label.lower(), [k.lower() for k in known], n=1)
         return next((k for k in known if matches and k.lower() == matches[0]), None)
+
+
+def joined_classes(classes: ClassList) -> str | None:
+    """What to report of a class that seems to be several, with a separator between them that a
+    table was not split at; None if there is none.
+
+    Names with commas are common, such as "Chicken, rooster". Labels were joined where a part is a
+    class as well, or where no space follows.
+    """
+    for name in classes.names:
+        for separator in ",;":
+            parts = [part.strip() for part in name.split(separator)]
+            tight = re.search(rf"[^\W\d]{separator}[^\W\d]", name)
+            if len(parts) > 1 and (tight or any(classes.named(part) is not None for part in parts)):
+                return (
+                    f"class {name!r} seems to be {len(parts)} classes: if so, delete the class "
+                    "list, and shards made with it, and give psla-wds labels and build "
+                    f"--separator '{separator}'"
+                )
+    return None
 
 
 def read_class_list(path: Location) -> ClassList:

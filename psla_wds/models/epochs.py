@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from psla_wds.errors import CheckpointError
+from psla_wds.printable import typed
 
 CHECKPOINTS = "checkpoints"
 
@@ -15,9 +16,17 @@ def find_checkpoint(path: Path) -> Path:
     found = epoch_checkpoints(path)
     if not found:
         raise CheckpointError(
-            "there is no checkpoint here", where=path, fix="give a run's folder, or a .pt file"
+            "there is no checkpoint here",
+            where=path,
+            fix=run_instead(path) or "give a run's folder, or a .pt file",
         )
     return found[max(found)]
+
+
+def run_instead(path: Path) -> str | None:
+    """Advice where the folder of checkpoints is given in place of its run."""
+    is_part = path.name == CHECKPOINTS and epoch_checkpoints(path.parent)
+    return f"name the run itself: {typed(path.parent)}" if is_part else None
 
 
 def epoch_checkpoints(run_dir: Path) -> dict[int, Path]:

@@ -54,6 +54,8 @@ class Start:
     tagger: AudioTagger
     sha256: str | None = None
     """Digest of the file of the weights, if the configuration names a file."""
+    is_trained: bool = False
+    """Whether the weights are those of a tagger, which learned with its own normalisation."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def first_tagger(
     if keeps_head:
         kept = f"trunk and head, for the same {len(classes)} classes"
     logger.info("starting from %s (SHA-256 %s): its %s", path, sha256[:12], kept)
-    return Start(tagger, sha256)
+    return Start(tagger, sha256, is_trained=True)
 
 
 def build_model(config: ModelConfig, num_classes: int) -> AudioTagger:

@@ -95,6 +95,13 @@ def load_members(path: Path, *, classes: ClassList | None = None) -> tuple[Check
     return (load_checkpoint(find_checkpoint(path), classes=classes),)
 
 
+def weights_of(path: Path) -> Path:
+    """The file of weights that a path means; the first of an ensemble's."""
+    if is_model_folder(path):
+        return path / read_model_config(path).members[0].file
+    return find_checkpoint(path)
+
+
 def thresholds_of(path: Path) -> Float32[np.ndarray, " classes"] | None:
     """The thresholds of an exported model, infinite for a class that is never present; None if it
     has none, or if the model is not an exported one."""

@@ -21,6 +21,7 @@ from jaxtyping import Int64, UInt8
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.io.remote import ReadError, request_timeout_s, retry
 from psla_wds.io.stores import Store, at
+from psla_wds.printable import typed
 from psla_wds.reading.config import TIMEOUT_S
 from psla_wds.reading.read_pool import ReadPool
 from psla_wds.reading.staging import Staging
@@ -43,7 +44,7 @@ class DamagedClipError(ShardError):
         super().__init__(
             f"the clip {what}",
             where=index.where(row),
-            fix=f"find all damage with: psla-wds check {folder} --deep; or train without "
+            fix=f"find all damage with: psla-wds check {typed(folder)} --deep; or train without "
             "such clips: --reader.max-damaged 10",
         )
         self.row = row

@@ -13,6 +13,7 @@ from psla_wds.io.columns import gather_ragged
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import sizes_of
 from psla_wds.labels.class_list import ClassList
+from psla_wds.printable import typed
 from psla_wds.shards.clip_ids import ClipIds
 from psla_wds.shards.soft_labels import SoftLabels
 
@@ -150,7 +151,7 @@ class ShardIndex:
                     f"the index expects a shard of {expected:,} bytes, {found}",
                     where=shard,
                     fix=f"copy the shard again, or rebuild the index: "
-                    f"psla-wds index {shard.parent}",
+                    f"psla-wds index {typed(shard.parent)}",
                 )
 
 

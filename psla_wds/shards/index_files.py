@@ -12,10 +12,14 @@ from psla_wds.io.columns import check_ragged, map_column
 from psla_wds.io.locations import Location, is_http, member, parse_location, split_spec
 from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList
+from psla_wds.printable import typed
 from psla_wds.shards.index import ShardIndex, concatenate
 from psla_wds.shards.tar import FORMAT_VERSION, MAX_SAMPLE_RATE_HZ
+from psla_wds.text_table import counted
 
 INDEX_FOLDER = "index"
+MOST_NAMED = 5
+"""Most folders that an error names."""
 META = "meta.json"
 CLASS_LABELS = "class_labels_indices.csv"
 
@@ -66,7 +70,7 @@ def read_index(shards: Location | str) -> ShardIndex:
     if isinstance(shards, str):
         shards = parse_location(shards)
     folder = member(shards, INDEX_FOLDER)
-    rebuild = f"psla-wds index {shards}"
+    rebuild = f"psla-wds index {typed(shards)}"
     if is_http(folder):
         rebuild = "make the index where the shards are on a disk, and copy it here with them"
     meta_text = _read_meta(shards, folder, rebuild)
@@ -85,14 +89,27 @@ def _read_meta(shards: Location, folder: Location, rebuild: str) -> bytes:
         return at(folder / META).read()
     except (FileNotFoundError, NotADirectoryError):
         if not at(shards).is_folder():
+            splits = split_spec(str(shards))[1]
+            fix = f"name the folder without :{','.join(splits)}" if splits else "check the path"
+            raise StaleIndexError("there is no such folder", where=shards, fix=fix) from None
+        if builds := _builds_in(shards):
             raise StaleIndexError(
-                "there is no such folder", where=shards, fix="check the path"
+                f"there is no index here, but in {counted(len(builds), 'folder')} of it",
+                where=shards,
+                fix=f"name one of them: {typed(*builds[:MOST_NAMED])}",
             ) from None
         raise StaleIndexError(
             "there is no index here", where=shards, fix=f"for a folder of shards: {rebuild}"
         ) from None
     except (OSError, ValueError) as error:
         raise StaleIndexError(f"the index is damaged: {error}", where=folder, fix=rebuild) from None
+
+
+def _builds_in(folder: Location) -> list[Location]:
+    """Folders in a folder that have an index; the web cannot be listed."""
+    entries = {} if is_http(folder) else at(folder).entries()
+    found = (folder / name for name, size in sorted(entries.items()) if size is None)
+    return [shards for shards in found if at(shards / INDEX_FOLDER / META).size() is not None]
 
 
 def _read_column(folder: Location, name: str, num_clips: int) -> np.ndarray:

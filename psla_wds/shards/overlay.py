@@ -16,6 +16,7 @@ from psla_wds.errors import DAMAGE, ConfigError, LabelError
 from psla_wds.io.atomic_files import atomic_folder, atomic_open, disk_errors
 from psla_wds.io.columns import check_ragged, map_column
 from psla_wds.io.regular import open_regular
+from psla_wds.printable import typed
 from psla_wds.shards.index import ShardIndex
 
 OVERLAY_VERSION = 1
@@ -64,10 +65,10 @@ def publish_overlay(
 
 def next_step(output: Path, specs: Iterable[str]) -> str:
     """The line that ends a command which wrote an overlay for these shards."""
-    shards = " ".join(f"--index {spec}" for spec in specs)
+    shards = typed(*(word for spec in specs for word in ("--index", spec)))
     return (
         f"wrote {output} (report.json, report.txt); next: "
-        f"psla-wds train RECIPE {shards} --labels {output}"
+        f"psla-wds train RECIPE {shards} --labels {typed(output)}"
     )
 
 

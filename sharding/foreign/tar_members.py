@@ -10,6 +10,7 @@ from pathlib import Path
 from psla_wds.errors import ShardError
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
+from psla_wds.printable import typed
 
 LABEL_EXTENSIONS = ("json", "cls", "txt")
 PICKLE_EXTENSIONS = ("pkl", "pickle", "pyd", "pth", "pt")
@@ -84,7 +85,7 @@ def require_plain(folder: Location) -> None:
         f"{len(found):,} tars are compressed, such as {found[0]}: clips are read by their place in "
         "a plain tar",
         where=folder,
-        fix=f"unpack them: {UNPACK[end]} {folder}/*.{end}",
+        fix=f"unpack them: {UNPACK[end]} {typed(folder)}/*.{end}",
     )
 
 
@@ -125,7 +126,7 @@ def _check_compression(tar: Path, where: Location) -> None:
         raise ShardError(
             f"this tar is compressed ({end}): clips are read by their place in a plain tar",
             where=where,
-            fix=f"unpack it: mv {where.name} {name}; {UNPACK[end]} {name}",
+            fix=f"unpack it: mv {typed(where.name, name)}; {UNPACK[end]} {typed(name)}",
         )
 
 

@@ -8,7 +8,6 @@ import asyncio
 import json
 import logging
 import os
-import shlex
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import Any
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.io.atomic_files import disk_errors
 from psla_wds.io.regular import read_text
+from psla_wds.printable import typed
 from sharding.packing.engines import MAX_TRIES, worker_died
 from sharding.packing.shard import ShardResult, ShardTask, pack_shard
 
@@ -39,7 +39,7 @@ def scheduler_address(file: Path) -> str:
         raise ConfigError(
             f"cannot read the scheduler's address: {error}",
             where=file,
-            fix=f"start it first: dask scheduler --scheduler-file {shlex.quote(str(file))}",
+            fix=f"start it first: dask scheduler --scheduler-file {typed(file)}",
         ) from None
 
 

@@ -12,7 +12,8 @@ from psla_wds.progress import progress_bar
 from psla_wds.text_table import counted, of_bytes, of_seconds
 from sharding.packing.config import PackConfig
 from sharding.packing.plan import Layout, as_begun, read_plan
-from sharding.packing.shard import Encoding, pack_clip
+from sharding.packing.reports import ELSEWHERE, NOTHING_PACKED, check_rejected
+from sharding.packing.shard import Encoding, pack_clip, refusal_of
 
 SAMPLE_CLIPS = 64
 TAR_BLOCK = 512
@@ -28,12 +29,17 @@ class Sample:
     size_bytes: int = 0
     """Size of the packed clips in a tar, in bytes."""
     elapsed_s: float = 0.0
-    refused: Counter[str] = field(default_factory=Counter)
-    """Number of refused clips by reason."""
+    rejected: list[dict[str, str]] = field(default_factory=list)
+    """Refused clips with their reasons."""
 
     @property
     def num_clips(self) -> int:
-        return self.num_packed + self.refused.total()
+        return self.num_packed + len(self.rejected)
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Number of refused clips by reason."""
+        return Counter(clip["reason"] for clip in self.rejected)
 
     @property
     def clip_bytes(self) -> float:
@@ -49,7 +55,7 @@ def try_sample(clips: Sequence[Clip], classes: ClassList, encoding: Encoding) ->
         try:
             packed, _ = pack_clip(clip, mids, encoding)
         except ClipRefusedError as error:
-            sample.refused[error.reason] += 1
+            sample.rejected.append(refusal_of(clip, error))
         else:
             sample.num_packed += 1
             sample.size_bytes += -(-len(packed.audio) // TAR_BLOCK) * TAR_BLOCK + HEADERS
@@ -72,8 +78,11 @@ def settled_layout(clips: Sequence[Clip], classes: ClassList, config: PackConfig
 
 
 def forecast(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> str:
-    """Text that --dry-run prints."""
+    """Text that --dry-run prints; `ManifestError` if none of the clips tried can be used."""
     sample = try_sample(clips, classes, config.encoding)
+    check_rejected(
+        sample.rejected, sample.num_clips, 1.0, where=clips[0].source, fix=NOTHING_PACKED
+    )
     share = sample.num_packed / sample.num_clips
     size_bytes = len(clips) * share * sample.clip_bytes
     num_shards = -(-len(clips) // settled_layout(clips, classes, config).clips_per_shard)
@@ -81,6 +90,8 @@ def forecast(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> s
     counts, used = _counted(clips)
     splits = ", ".join(f"{name} {n:,}" for name, n in sorted(counts.items()))
     refused = ", ".join(f"{n} {reason}" for reason, n in sample.refused.most_common()) or "none"
+    missing = sample.refused["missing"]
+    lost = f"{missing} of {sample.num_clips} files tried are missing ({ELSEWHERE}); "
     return "\n".join(
         [
             f"clips    {len(clips):,} ({splits})",
@@ -90,6 +101,8 @@ def forecast(clips: Sequence[Clip], classes: ClassList, config: PackConfig) -> s
             f"time     about {of_seconds(seconds)} with {counted(config.workers, 'worker')}",
             f"refused  {refused}, of {counted(sample.num_clips, 'clip')} tried; size and time are "
             "from these",
+            f"nothing was written; {lost if missing else ''}next: the same command without "
+            "--dry-run",
         ]
     )
 

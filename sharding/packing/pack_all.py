@@ -11,6 +11,7 @@ from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList
 from psla_wds.labels.manifest import Clip
+from psla_wds.printable import typed
 from psla_wds.progress import progress_bar
 from psla_wds.runtime.array_tasks import ArrayTask
 from psla_wds.shards.index import ShardIndex
@@ -102,7 +103,7 @@ def pack_share(
     return (
         f"made {len(own):,} of {len(tasks):,} shards in {config.output} (task {task}); "
         f"{len(rejected):,} clips refused; next, when all tasks are done: "
-        f"psla-wds index {config.output}"
+        f"psla-wds index {typed(config.output)}"
     )
 
 

@@ -29,8 +29,9 @@ FLAGS = {
     "misnamed": "named otherwise than they are",
     "no-end-mark": "without a mark of their end",
 }
+ELSEWHERE = "--audio-root, if the files lie elsewhere"
 NOTHING_PACKED = (
-    "check the paths (--audio-root, if the files lie elsewhere) and the files, and run "
+    f"check the paths ({ELSEWHERE}) and the files, and run "
     "psla-wds build again; no shard is left here"
 )
 FEW_CLIPS = 10
@@ -84,7 +85,7 @@ def check_rejected(
     num_clips: int,
     max_rejected: float,
     *,
-    where: Location,
+    where: object,
     fix: str,
 ) -> None:
     """Raise `ManifestError` if more than `max_rejected` of the clips were refused, or all of

@@ -10,6 +10,7 @@ from psla_wds.errors import ManifestError
 from psla_wds.io.locations import Location
 from psla_wds.io.regular import open_text
 from psla_wds.io.stores import at
+from psla_wds.printable import typed
 from sharding.sources.parquet_files import open_parquet
 from sharding.sources.source import require
 
@@ -23,10 +24,11 @@ def lines(path: Location) -> Iterator[str]:
             for number, line in enumerate(file, 1):  # noqa: B007, for the message
                 yield line
     except UnicodeDecodeError as error:
+        names = f"{typed(path.name)} > {typed(f'utf-8-{path.name}')}"
         raise ManifestError(
             f"the file is not UTF-8: {error}",
             where=f"{path}, after line {number}",
-            fix=f"convert it: iconv -f ITS_ENCODING -t utf-8 {path.name} > utf-8-{path.name}",
+            fix=f"convert it: iconv -f ITS_ENCODING -t utf-8 {names}",
         ) from None
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ManifestError("there is no such file", where=path, fix="check the path") from None

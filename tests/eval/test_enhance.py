@@ -288,8 +288,6 @@ def test_bad_scores_ontologies_and_settings_are_refused(
     refused(replace(args, scores=tmp_path / "nan.npz"), r"not finite.*\(nan\)")
     with pytest.raises(ConfigError, match="threshold=101"):
         replace(args, threshold=101.0)
-    with pytest.raises(ConfigError, match="the output exists already"):
-        replace(args, output=tmp_path)
 
 
 def test_a_class_without_clips_is_named_before_it_is_left_out(

@@ -35,7 +35,10 @@ def test_the_list_needs_no_other_packages(tmp_path: Path):
     assert not loaded & {"numpy", "torch", "tyro", "train", "eval", "sharding"}
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("trian", "train"), ("tags", "tag"), ("x", "--help")])
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("trian", "train"), ("tags", "tag"), ("x", "--help"), ("version", "--version")],
+)
 def test_a_misspelt_command_names_the_nearest(typed: str, meant: str, tmp_path: Path):
     done = started("-m", "psla_wds", typed, cwd=tmp_path)
     assert done.returncode == 2 and f"no command {typed}" in done.stderr

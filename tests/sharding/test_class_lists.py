@@ -15,6 +15,7 @@ from conftest import assert_user_error, run_command
 from data_sets import write_esc50, write_fsd50k, write_sound, write_table
 
 from psla_wds.errors import ManifestError
+from psla_wds.labels.class_list import ClassList, joined_classes
 from sharding.labels import Args, class_names
 from sharding.sources import ManifestSource
 
@@ -64,7 +65,7 @@ def test_a_class_list_is_written_once_and_named_as_next(tmp_path: Path):
     rows = (tmp_path / "made.csv").read_text().splitlines()
     assert rows == ["index,mid,display_name", "0,Bark,Bark", "1,Meow,Meow"]
     again = run_command("sharding.labels", *arguments, check=False)
-    assert_user_error(again, "the file exists")
+    assert_user_error(again, "exists already")
 
 
 @pytest.mark.parametrize(
@@ -78,8 +79,9 @@ def test_a_class_list_is_written_once_and_named_as_next(tmp_path: Path):
 def test_the_next_command_names_what_was_read(tmp_path: Path, name: str, words: str):
     (tmp_path / "my set" / "dog").mkdir(parents=True)
     write_sound(tmp_path / "my set" / "dog" / "1.wav", 0)
-    write_table(tmp_path / "clips.csv", [["path", "labels"], ["1.wav", "dog"]])
-    columns = {"audio": [b"RIFF"], "labels": ["dog"]}
+    write_table(tmp_path / "clips.csv", [["path", "labels"], ["my set/dog/1.wav", "dog"]])
+    sound = (tmp_path / "my set" / "dog" / "1.wav").read_bytes()
+    columns = {"audio": [sound], "labels": ["dog"]}
     pq.write_table(pa.table(columns), tmp_path / "clips.parquet")
     arguments = [str(tmp_path / name), f"--output={tmp_path}/made.csv"]
     done = run_command("sharding.labels", *arguments)
@@ -89,11 +91,37 @@ def test_the_next_command_names_what_was_read(tmp_path: Path, name: str, words: 
     run_command("sharding.build", *command, f"--output={tmp_path}/shards", "--dry-run")
 
 
+@pytest.mark.parametrize(
+    ("names", "joined"),
+    [
+        (("animal", "cat,animal"), "cat,animal"),
+        (("cat,animal", "rain"), "cat,animal"),
+        (("cat; rain", "rain"), "cat; rain"),
+        (("Chicken, rooster", "1,000 Hz", "rain"), ""),
+    ],
+)
+def test_a_class_of_several_names_is_found(names: tuple[str, ...], joined: str):
+    found = joined_classes(ClassList(names, names))
+    assert (repr(joined) in (found or "")) if joined else found is None
+
+
+@pytest.mark.parametrize("name", ["my_clpis", "clips.csv", "notes.txt"])
+def test_a_path_that_is_wrong_is_the_error(tmp_path: Path, name: str):
+    (tmp_path / "notes.txt").touch()
+    done = run_command("sharding.labels", tmp_path / name, "--output=c.csv", check=False)
+    wrong = "not .csv, .jsonl or .parquet" if name == "notes.txt" else "there is no such f"
+    assert_user_error(done, wrong)
+
+
 def test_labels_joined_otherwise_are_reported_with_the_flag(tmp_path: Path):
     rows = [["path", "labels"], ["1.wav", "dog, rain"], ["2.wav", "dog"], ["3.wav", "rain"]]
     table = write_table(tmp_path / "t.csv", rows)
     done = run_command("sharding.labels", str(table), f"--output={tmp_path}/made.csv")
-    assert "'dog, rain' seems to be 2 classes" in done.stderr and "--separator ','" in done.stderr
+    seems = "'dog, rain' seems to be 2 classes"
+    assert seems in done.stderr and "--separator ','" in done.stderr
+    build = ["manifest", str(table), f"--class-labels={tmp_path}/made.csv", "--dry-run"]
+    again = run_command("sharding.build", *build, f"--output={tmp_path}/shards", check=False)
+    assert seems in again.stderr and "--separator ','" in again.stderr
     (tmp_path / "made.csv").unlink()
     words = [f"--output={tmp_path}/made.csv", "--separator", ","]
     assert "wrote 2 classes" in run_command("sharding.labels", str(table), *words).stdout

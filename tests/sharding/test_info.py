@@ -1,9 +1,11 @@
 """What `sharding.info` says of shards: lengths, and classes by split."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from conftest import assert_user_error, run_command
 
 from psla_wds.shards.index_files import open_indexes, read_index
 from sharding.info import render, summarise
@@ -24,6 +26,22 @@ def test_classes_are_counted_in_each_split(shards: Path):
     ]  # fmt: skip
     alone = render(summarise(open_indexes(f"{shards}:train")), shards)
     assert "clips " in alone
+
+
+def test_a_folder_of_builds_names_them(shards: Path, tmp_path: Path):
+    for name in ("train", "my eval"):
+        (tmp_path / name).symlink_to(shards)
+    (tmp_path / "other").mkdir()
+    for command in ("check", "info", "stats"):
+        done = run_command(f"sharding.{command}", tmp_path, check=False)
+        assert_user_error(done, f"'{tmp_path}/my eval' {tmp_path}/train\n")
+    done = run_command("sharding.check", f"{shards}:eval", check=False)
+    assert_user_error(done, "name the folder without :eval")
+
+
+def test_splits_can_be_named(shards: Path):
+    printed = run_command("sharding.info", f"{shards}:eval", "--json").stdout
+    assert json.loads(printed)["clips"] == len(open_indexes(f"{shards}:eval"))
 
 
 def test_equal_lengths_are_one_row(shards: Path):

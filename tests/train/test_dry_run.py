@@ -47,6 +47,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     )
     assert lines["first batch"].startswith("6 x 64 x 128 (clips, frames, mels), read")
     assert "lengths" not in lines  # 0.7 s, where the model takes 0.7 s
+    assert lines["normalisation"].startswith("mean -4.6476, std 4.5699, which ")
     assert output.splitlines()[-1].startswith("wrote nothing")
     assert everything_below(shards) == before and not list(tmp_path.iterdir())
 

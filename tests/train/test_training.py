@@ -92,7 +92,8 @@ def test_an_epoch_is_scored_by_the_windows_asked_for(shards: Path, tmp_path: Pat
     losses, said = [], ("not heard; leave out --windows 1", "is the mean of at most 2 windows")
     for windows, line in zip(("--windows=1", "--windows=2"), said, strict=True):
         words = [str(tmp_path / "run"), f"--index={shards}:eval", f"--output={tmp_path}/p.npz"]
-        assert line in run_command("eval.predict", *words, windows).stderr
+        words += [windows, "--overwrite"]
+        assert line in run_command("eval.predict", *words).stderr
         scores = Scores.load(tmp_path / "p.npz")
         targets = torch.from_numpy(scores.targets).float()
         losses.append(float(loss(torch.from_numpy(scores.scores), targets)))

@@ -16,6 +16,7 @@ from typing import Any
 
 from psla_wds import cli
 from psla_wds.errors import PslaError
+from psla_wds.printable import typed
 from train.recipes import RECIPES
 from train.study.paper import SETS, STUDIES, data_sets, table
 from train.study.run import Runner, Step, start_process, with_all_before
@@ -66,7 +67,7 @@ def main(start: Callable[[Sequence[str]], int] = start_process) -> None:
             where=folder / "table.md",
             fix="correct what their messages above report, and run the study again",
         )
-    print(f"wrote {folder} (table.md, table.json); next: cat {folder / 'table.md'}")
+    print(f"wrote {folder} (table.md, table.json); next: cat {typed(folder / 'table.md')}")
 
 
 def _print_plan(runner: Runner, missing: Iterable[Step]) -> None:

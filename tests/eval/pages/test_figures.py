@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from run_folders import epoch_line, not_evaluated, step_line, write_run
 
-from eval.figures import Args, main
+from eval.figures import main
 from eval.pages.figures import (
     class_counts_figure,
     count_draws,
@@ -139,5 +139,3 @@ def test_the_command_writes_figures_and_their_numbers(
     monkeypatch.setattr("sys.argv", [*words, f"--output={run / 'log.jsonl' / 'figures'}"])
     with pytest.raises(PslaError, match="cannot write the figures: File exists"):
         main()
-    with pytest.raises(ConfigError, match="the output exists already"):
-        Args((run,), run)

@@ -98,6 +98,24 @@ def test_curves_agree_with_the_averages_made_alone(
     assert svg.tag == "{http://www.w3.org/2000/svg}svg"
 
 
+def test_an_exported_model_is_scored_as_its_run(trained: Path, shards: Path, tmp_path: Path):
+    run_command("eval.export", trained, f"--output={tmp_path}/model")
+    found = []
+    for model in (trained, tmp_path / "model"):
+        output = tmp_path / f"{model.name}.npz"
+        done = run_command("eval.predict", model, f"--index={shards}:eval", f"--output={output}")
+        assert ("--run" in done.stdout) == (model == trained)
+        found.append(Scores.load(output))
+    np.testing.assert_array_equal(found[0].scores, found[1].scores)
+    (origin,) = found[1].origins
+    assert origin == Origin(sha256_of(tmp_path / "model" / "model.safetensors"), EPOCHS)
+    files = [str(path) for path in epoch_checkpoints(trained).values()]
+    run_command("eval.export", *files, f"--output={tmp_path}/both")
+    words = [tmp_path / "both", f"--index={shards}:eval", f"--output={tmp_path}/p.npz"]
+    done = run_command("eval.predict", *words, check=False)
+    assert_user_error(done, "ensemble of 2 models", "psla-wds ensemble")
+
+
 def predict(words: list[str]) -> None:
     run_command("eval.predict", *words)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import run_command
 
 from psla_wds.errors import PslaError, ScoreError
 from psla_wds.evaluation import score_folder
@@ -29,6 +30,17 @@ def scores() -> Scores:
 def score_path(scores: Scores, tmp_path: Path) -> Path:
     scores.save(tmp_path / "scores.npz")
     return tmp_path / "scores.npz"
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-4, 0.1])
+def test_a_model_that_scores_all_alike_is_reported(
+    scores: Scores, spread: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    noise = np.random.default_rng(0).random(scores.scores.shape, np.float32)
+    values = np.linspace(0, 1, 5, dtype=np.float32) + spread * noise
+    replace(scores, scores=values).save(tmp_path / "alike.npz")
+    done = run_command("eval.score", tmp_path / "alike.npz", f"--output={tmp_path}/report")
+    assert ("nearly the same scores" in done.stderr) == (spread < 0.01)
 
 
 def test_scores_come_back_as_they_were_saved(scores: Scores, score_path: Path):

@@ -155,6 +155,9 @@ def test_the_checkpoint_of_a_run_is_the_last_one(run: Path, tmp_path: Path):
     assert find_checkpoint(run) == epoch_path(run, 10)
     with pytest.raises(CheckpointError, match="no checkpoint here"):
         find_checkpoint(tmp_path)
+    for read in (find_checkpoint, lambda path: average_weights(path, 1, 2)):
+        with pytest.raises(CheckpointError, match=f"name the run itself: {run}$"):
+            read(run / "checkpoints")
 
 
 def test_only_checkpoints_of_epochs_count_as_such(tmp_path: Path):

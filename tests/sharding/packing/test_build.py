@@ -257,6 +257,43 @@ def test_a_dry_run_foretells_what_the_build_then_gives(tmp_path: Path):
     assert {tar: tar.stat().st_mtime_ns for tar in finished} == finished
 
 
+@pytest.mark.parametrize("num_there", [0, 3])
+def test_a_dry_run_finds_files_that_are_missing(tmp_path: Path, num_there: int):
+    corpus = write_corpus(tmp_path / "corpus", num_clips=4)
+    for clip in sorted(corpus.glob("clip.*"))[num_there:]:
+        clip.unlink()
+    words = ["manifest", corpus / "clips.jsonl", f"--class-labels={corpus}/classes.csv"]
+    words += [f"--output={tmp_path}/shards", "--dry-run"]
+    done = run_command("sharding.build", *words, check=False)
+    if not num_there:
+        assert_user_error(done, "4 of 4 clips were refused", "4 missing", "--audio-root")
+    else:
+        last = done.stdout.splitlines()[-1]
+        assert done.returncode == 0 and last.startswith("nothing was written; 1 of 4 files tried")
+        assert "--audio-root" in last
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["my clips", "--output=s"], "folder 'my clips' --output=s"),
+        (["--output=s", "my clips"], "folder --output=s 'my clips'"),
+        (["foldr", "my clips"], "folder 'my clips'"),
+        (["a.csv"], "manifest a.csv"),
+        (["tars of others"], "tars 'tars of others'"),
+        (["nowhere"], "SOURCE ...: folder"),
+    ],
+    ids=str,
+)
+def test_a_build_without_a_source_names_the_one_meant(words: list[str], meant: str, tmp_path: Path):
+    for folder in ("my clips", "tars of others"):
+        (tmp_path / folder).mkdir()
+    for file in ("a.csv", "tars of others/a.tar"):
+        (tmp_path / file).touch()
+    done = run_command("sharding.build", *words, cwd=tmp_path, check=False)
+    assert_user_error(done, f".py {meant}")
+
+
 @pytest.mark.parametrize("plan_stands", [False, True])
 def test_a_build_killed_at_its_beginning_can_begin(
     corpus: Path, shards: Path, tmp_path: Path, plan_stands: bool
