@@ -68,7 +68,7 @@ class Args(cli.Overwrite):
     """Autocast precision of the trunk, as for psla-wds predict; the head is float32."""
     runtime: Runtime = "torch"
     """torch, or onnx for the model.onnx of an exported folder in ONNX Runtime, on the CPU in
-    float32: the same scores up to 1e-4, in less time."""
+    float32: the same scores up to 1e-4."""
     windows: WindowConfig = field(default_factory=WindowConfig)
     events: EventConfig = field(default_factory=EventConfig)
 
