@@ -48,7 +48,9 @@ from psla_wds import (
     ReaderConfig,
     SamplerConfig,
     ShardIndex,
+    WaveformConfig,
     training_batches,
+    training_waveforms,
 )
 from psla_wds.features.encoded_batch import EncodedBatch
 from psla_wds.reading.read_ahead import ReadAhead
@@ -64,6 +66,7 @@ READER_SETTINGS: tuple[Setting, ...] = tuple(
     for prefetch in (4, 16)
 )
 PREAD_THREADS = (1, 2, 4)
+DECODE_THREADS: tuple[Setting, ...] = tuple({"decode_threads": threads} for threads in (1, 2, 4))
 NUM_COMPARED = 100
 """Number of clips that are compared with those in the shards, for each loader."""
 LARGEST_DIFFERENCE = 1e-6
@@ -115,7 +118,8 @@ def measure_level(ways: list[Way], limits: dict[str, Rate], args: Args) -> list[
 
 def clip_ways(work: Work) -> list[Way]:
     """All loaders of bytes or waveforms, checked; for waveforms with the limit of decoding."""
-    ways = [*peer_ways(work), decode_way(work) if work.decode else read_way(work)]
+    ours = (decode_way, waveform_way) if work.decode else (read_way,)
+    ways = [*peer_ways(work), *(way(work) for way in ours)]
     check_clips(ways, work)
     return [*ways, memory_way(work)] if work.decode else ways
 
@@ -199,6 +203,21 @@ def decode_way(work: Work) -> Way:
                 yield batches
 
     return Way("psla-wds", WEIGHTED, opened, DALI_SETTINGS)
+
+
+def waveform_way(work: Work) -> Way:
+    """The same draws by `training_waveforms`, which needs neither torch nor DALI."""
+    index = work.corpus.index
+
+    @contextmanager
+    def opened(decode_threads: int) -> Iterator[Iterator[Clips]]:
+        reader = ReaderConfig(threads=2, prefetch_batches=4, decode_threads=decode_threads)
+        config = WaveformConfig(augment=PLAIN, reader=reader)
+        with training_waveforms(index, batch_size=work.batch_size, config=config) as epochs:
+            batches = harness.endless(epochs)
+            yield (Clips(b.draws.rows, b.waveforms, b.targets) for b in batches)
+
+    return Way("psla-wds, NumPy waveforms", WEIGHTED, opened, DECODE_THREADS)
 
 
 def memory_way(work: Work) -> Way:

@@ -90,8 +90,9 @@ def _member(config: ModelConfig, num_classes: int) -> Checkpoint:
 def _ways(member: Checkpoint, args: Args, folder: Path) -> dict[str, Rate]:
     features = member.features
     waveforms = _sound(args.windows * features.max_clip_samples).reshape(args.windows, -1)
-    model = WaveformModel([member])
+    model = WaveformModel([member]).to(memory_format=torch.channels_last)
     write_onnx(model, member.classes, folder / "model.onnx")
+    model.simplify()  # as Tagger does
     runs = {
         "PyTorch": _by_torch(model),
         "ONNX Runtime": _by_onnx_runtime(folder / "model.onnx", args.threads),
@@ -106,8 +107,13 @@ def _ways(member: Checkpoint, args: Args, folder: Path) -> dict[str, Rate]:
     length_s = args.windows * features.max_clip_samples / features.sample_rate_hz
     sound = _sound(round(length_s * FILE_RATE_HZ))
     soundfile.write(path, np.stack([sound, sound[::-1]], axis=1), FILE_RATE_HZ)
-    tagger = Tagger([member], windows=WindowConfig(overlap=0.0), device="cpu")
-    return ways | {"eval.tag, a FLAC file at 44.1 kHz": timed(partial(_tag_file, tagger, path))}
+    taggers = [Tagger([member], windows=WindowConfig(overlap=0.0), device="cpu") for _ in range(2)]
+    taggers[1].use_onnx_runtime(folder)
+    names = ("eval.tag, a FLAC file at 44.1 kHz", "eval.tag, the same, --runtime onnx")
+    return ways | {
+        name: timed(partial(_tag_file, tagger, path))
+        for name, tagger in zip(names, taggers, strict=True)
+    }
 
 
 def _by_torch(model: WaveformModel) -> Run:

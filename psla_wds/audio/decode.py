@@ -177,7 +177,9 @@ def resample(
 
 
 def mix_channels(waveform: Float32[np.ndarray, "samples channels"]) -> Block:
-    """The mean of the channels."""
+    """The mean of the channels; a view, if there is one."""
+    if waveform.shape[1] == 1:
+        return waveform[:, 0]
     # The same numbers as waveform.mean(axis=1), which is 30 times slower for two channels.
     first, *others = waveform.T
     total = functools.reduce(np.add, others, first)

@@ -1,8 +1,8 @@
 """FLAC as a whole, by dr_flac: the samples that libFLAC gives, in less time."""
 
-import miniaudio
 import numpy as np
 from jaxtyping import Float32
+from miniaudio import ffi, lib
 
 MOST_VALUES = 2**24
 """Samples of all channels that are decoded at once (64 MiB); larger files are read in blocks."""
@@ -29,11 +29,17 @@ def decode_flac(
     num_bits, num_values = (numbers >> 36 & 0b11111) + 1, (numbers & 2**36 - 1) * num_channels
     if not (rate_hz and num_bits in BITS and 0 < num_values <= MOST_VALUES):
         return None
+    source = ffi.from_buffer(encoded)
+    flac = lib.ma_dr_flac_open_memory(source, len(source), ffi.NULL)
+    if not flac:
+        return None
     try:
-        decoded = miniaudio.flac_read_f32(bytes(encoded))
-    except miniaudio.DecodeError:
-        return None
-    found = decoded.sample_rate, decoded.nchannels, len(decoded.samples)
-    if found != (rate_hz, num_channels, num_values):
-        return None
-    return np.frombuffer(decoded.samples, np.float32).reshape(-1, num_channels), rate_hz
+        if (flac.sampleRate, flac.channels) != (rate_hz, num_channels):
+            return None
+        # Straight into the array: another copy takes a tenth of the time.
+        samples = np.empty((num_values // num_channels, num_channels), np.float32)
+        values = ffi.from_buffer("float[]", samples)
+        num_found = lib.ma_dr_flac_read_pcm_frames_f32(flac, len(samples), values)
+    finally:
+        lib.ma_dr_flac_close(flac)
+    return (samples, rate_hz) if num_found == len(samples) else None

@@ -31,6 +31,7 @@ from psla_wds.runtime.cores import OnCores
 from psla_wds.runtime.memory import keep_freed_memory
 from psla_wds.tagging.config import EventConfig, WindowConfig
 from psla_wds.tagging.events import Event, EventFinder, in_order
+from psla_wds.tagging.onnx_runtime import OnnxForward
 from psla_wds.tagging.waveform_model import WaveformModel
 from psla_wds.tagging.windows import CellMerger, EmbeddingMean, Window, cut, window_layout
 
@@ -149,8 +150,10 @@ class Tagger:
         self.layout = window_layout(windows or WindowConfig(), model)
         self.embedding_size = model.embedding_size
         """Numbers of an embedding: the features of the trunk, in an ensemble those of all."""
+        if self.device.type == "cpu":
+            model.simplify()
         model = model.to(self.device).to(memory_format=torch.channels_last)
-        self._forward = OnCores(model, self.device)
+        self._forward: OnCores | OnnxForward = OnCores(model, self.device)
         on_cpu = min(self._forward.threads, MOST_WINDOWS)
         self._batch_size = batch_size or (on_cpu if self.device.type == "cpu" else GPU_BATCH_SIZE)
         keep_freed_memory()
@@ -188,6 +191,20 @@ class Tagger:
             precision=precision,
             thresholds=thresholds_of(Path(path)),
         )
+
+    def use_onnx_runtime(self, folder: str | Path) -> None:
+        """Compute by the `model.onnx` of the exported folder that was loaded, on the CPU.
+
+        Raises `ConfigError` if there is none, if ONNX Runtime is not installed, or if the tagger
+        is on another device; `CheckpointError` if the file cannot be used.
+        """
+        if self.device.type != "cpu":
+            raise ConfigError(
+                f"ONNX Runtime computes on the CPU here, not on {self.device}",
+                where="device",
+                fix="set it to cpu",
+            )
+        self._forward = OnnxForward(Path(folder), self.classes.mids)
 
     def __call__(self, waveform: Any, sample_rate_hz: int | float) -> Tags:
         """The scores of a recording of any length.

@@ -15,6 +15,7 @@ from psla_wds.models.backbones import PROBED_FRAMES
 from psla_wds.models.checkpoint import Checkpoint
 from psla_wds.models.config import Pooling, Precision
 from psla_wds.models.heads import mean_weights
+from psla_wds.models.inference import simplify
 
 MOST_NUMBERS = 2**24
 """Limit for a matrix of the front end and for the features of a window (64 MiB), since a file can
@@ -81,6 +82,11 @@ class WaveformModel(nn.Module):
                 embeddings.append((columns.squeeze(2) * weights[:, None]).sum(dim=2))
         results = torch.stack(scores).mean(0), torch.stack(frame_scores).mean(0).mT
         return (*results, torch.cat(embeddings, dim=1)) if pooling else results
+
+    def simplify(self) -> None:
+        """Make the trunks faster, for scores alone; they stay the same but for rounding."""
+        for tagger in self._taggers():
+            simplify(tagger.trunk)
 
     def _reached(
         self, num_samples: Int64[Tensor, " batch_or_1"]

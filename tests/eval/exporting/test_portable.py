@@ -9,13 +9,15 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import soundfile
 import torch
 from conftest import run_command
 from tiny_models import CLASSES, RATE_HZ, sweep, tiny_checkpoint
 
 from eval.exporting.portable import TOLERANCE, check_scores, write_onnx
 from psla_wds.audio.decode import load_clip
-from psla_wds.errors import CheckpointError
+from psla_wds.errors import CheckpointError, ConfigError
+from psla_wds.labels.class_list import ClassList
 from psla_wds.models.checkpoint import Checkpoint, save_checkpoint
 from psla_wds.tagging.tagger import Tagger
 from psla_wds.tagging.waveform_model import WaveformModel
@@ -55,6 +57,49 @@ def test_onnx_runtime_gives_the_outputs_of_the_model(exported: Path, members):
         assert expected[2].shape == (batch, 2560)
         for found, wanted in zip(session.run(None, {"waveform": waveforms}), expected, strict=True):
             np.testing.assert_allclose(found, wanted.numpy(), atol=TOLERANCE, rtol=0)
+
+
+def test_a_tagger_by_onnx_runtime_gives_the_same_tags(exported: Path):
+    expected, tagger = (Tagger.load(exported, batch_size=3, device="cpu") for _ in range(2))
+    tagger.use_onnx_runtime(exported)
+    waveforms = [sweep(4.0, seed=n)[:size] for n, size in enumerate((1, 60_000, 399, 25_000))]
+    pairs = zip(tagger.many(waveforms, RATE_HZ), expected.many(waveforms, RATE_HZ), strict=True)
+    for found, wanted in pairs:
+        for name in ("window_scores", "frame_scores"):
+            one, other = getattr(found, name), getattr(wanted, name)
+            np.testing.assert_allclose(one, other, atol=TOLERANCE, rtol=0)
+    found, wanted = (t.embed(waveforms[1], RATE_HZ).embedding for t in (tagger, expected))
+    np.testing.assert_allclose(found, wanted, atol=TOLERANCE * float(np.abs(wanted).max()))
+    with pytest.raises(ConfigError, match="no embeddings by mean"):
+        tagger.embed(waveforms[1], RATE_HZ, "mean")
+
+
+def test_the_command_tags_by_onnx_runtime(exported: Path, tmp_path: Path):
+    soundfile.write(tmp_path / "a.wav", sweep(4.0), RATE_HZ)
+    words = [exported, tmp_path / "a.wav", "--format=csv", "--top-k=3"]
+    rows = [
+        list(csv.reader(run_command("eval.tag", *words, *more).stdout.splitlines()))
+        for more in ([], ["--runtime=onnx"])
+    ]
+    assert len(rows[0]) > 1 and [row[:3] for row in rows[0]] == [row[:3] for row in rows[1]]
+    (weights,) = exported.parent.glob("0.pt")
+    done = run_command("eval.tag", weights, *words[1:], "--runtime=onnx", check=False)
+    assert done.returncode == 2 and "no model.onnx" in done.stderr
+    done = run_command("eval.tag", *words, "--runtime=onnx", "--precision=bfloat16", check=False)
+    assert done.returncode == 2 and "float32" in done.stderr
+
+
+def test_what_onnx_runtime_cannot_use_is_an_error(exported: Path, members, tmp_path: Path):
+    tagger = Tagger(members, device="cpu")
+    with pytest.raises(ConfigError, match=r"no model\.onnx"):
+        tagger.use_onnx_runtime(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"no model")
+    with pytest.raises(CheckpointError, match="cannot use the model"):
+        tagger.use_onnx_runtime(tmp_path)
+    few = ClassList(CLASSES.mids[::-1], CLASSES.names)
+    other = Tagger([replace(member, classes=few) for member in members], device="cpu")
+    with pytest.raises(CheckpointError, match="not those of the weights"):
+        other.use_onnx_runtime(exported)
 
 
 def test_onnx_is_one_valid_file_that_names_its_classes(exported: Path):
