@@ -285,15 +285,12 @@ def test_allowed_damaged_clips_are_replaced_and_logged(
     )
 
 
-def test_unknown_recipes_and_flags_get_suggestions(
-    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_unknown_recipes_and_flags_get_suggestions(shards: Path, tmp_path: Path):
     with pytest.raises(
         ConfigError, match=r"unknown recipe demos\n.*\n.*audioset-full, .*, demo, or"
     ):
         parse(["demos", "--index=x"])
     with pytest.raises(ConfigError, match="cannot read the configuration"):
         parse(["nothing.json"])
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(ConfigError, match=r"type --optimizer\.learning-rate"):
         parse(arguments(shards, tmp_path / "run", "--optimzer.learning-rate=2"))
-    assert "--optimizer.learning-rate" in capsys.readouterr().err
