@@ -10,8 +10,8 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import cache, reduce
 from itertools import pairwise
@@ -233,7 +233,7 @@ def run(main: Callable[[], None]) -> None:
     for library in ("httpx", "httpx2", "onnx_ir", "onnxscript"):
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
-        with system_errors():
+        with system_errors(), _bars_closed():
             main()
             if sys.stdout is not None:  # as it is where it was closed
                 sys.stdout.flush()
@@ -247,6 +247,17 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # `... | head`: the reader has seen enough
         _abandon_stdout()
         sys.exit(0)
+
+
+@contextmanager
+def _bars_closed() -> Iterator[None]:
+    """Close all bars at the end: before an error is shown, which has them in its traceback."""
+    try:
+        yield
+    finally:
+        if progress := sys.modules.get("psla_wds.progress"):  # its import takes time
+            with suppress(OSError):
+                progress.close_bars()
 
 
 def _abandon_stdout() -> None:

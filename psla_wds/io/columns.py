@@ -1,4 +1,4 @@
-"""Columns: .npy files, memory-mapped, and rows of different lengths in two of them."""
+"""Columns: .npy files, mapped if they are large, and rows of different lengths in two of them."""
 
 import io
 
@@ -17,7 +17,7 @@ ROWS_AT_ONCE = 65_536
 def map_column(
     location: Location, dtype: type[np.generic], *, ndim: int = 1, max_bytes: int = 2**40
 ) -> np.ndarray:
-    """The array in a .npy file, mapped from a disk, or read into memory from behind a URL.
+    """The array in a .npy file, mapped from a disk if it is large, else read into memory.
 
     ValueError or OSError unless the file is whole, of this type, with so many dimensions.
 
