@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from builds import build, content
 from conftest import manifest_arguments, write_corpus
+from fuzz.properties import TALLY
 from training_runs import arguments, logged_losses, same_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
@@ -88,6 +89,7 @@ def test_a_build_goes_on_after_a_kill_at_any_event(
         if not mark.exists():  # it has fewer events
             break
         mark.rmdir()
+        TALLY["kills"] += 1
         assert status == (0 if workers == "1" else -signal.SIGKILL), number
         if status:
             build(few, output, "--clips-per-shard=4")
@@ -107,6 +109,7 @@ def test_a_training_goes_on_after_a_kill_at_any_event(shards: Path, site: Path, 
     for number in range(1, EVENTS_OF_A_START + 1):
         words = ["train.main", *arguments(shards, killed, *more)]
         assert end(words, site, killed, number, KILL_WORKERS="0") == -signal.SIGKILL, number
+        TALLY["kills"] += 1
         assert end(words, site, killed, 0) == 0, number
         assert logged_losses(killed) == logged_losses(left_alone), number
         assert same_weights(killed, left_alone), number

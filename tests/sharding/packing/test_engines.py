@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from builds import build, content
 from conftest import assert_user_error, manifest_arguments, write_corpus
+from fuzz.properties import TALLY
 
 from psla_wds.errors import ConfigError, PslaError
 from psla_wds.io.atomic_files import atomic_open
@@ -72,7 +73,7 @@ def test_ogg_shards_do_not_depend_on_the_number_of_workers(
     assert check(tmp_path / "1", deep=True) == []
 
 
-SEEDS = [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 20))]
+SEEDS = [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 120))]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -85,6 +86,7 @@ def test_a_build_killed_at_any_moment_goes_on(many: Path, whole: Path, tmp_path:
     time.sleep(rng.uniform(0, 0.05))
     (os.killpg if rng.random() < 0.5 else os.kill)(process.pid, signal.SIGKILL)
     process.communicate()
+    TALLY["kills"] += 1
     build(many, output, SMALL)
     assert content(output) == content(whole)
 
