@@ -178,7 +178,8 @@ def worker_died(task: ShardTask) -> ShardError:
 
 def _ended_early() -> ConfigError:
     return ConfigError(
-        "the worker processes end before they begin; what they say of it stands above",
+        "the worker processes end before they begin",
         where=sys.argv[0] or "this program",
-        fix='in a script, build under `if __name__ == "__main__":`, and save it as a file',
+        fix="see their own message above; in a script, which has to be a file, build under "
+        'if __name__ == "__main__":',
     )
