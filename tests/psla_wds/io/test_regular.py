@@ -104,6 +104,13 @@ def test_json_that_unpacks_to_much_is_not_read(tmp_path: Path, name: str):
     assert accepted(lambda: READERS[name](path) or True) is None
 
 
+@pytest.mark.parametrize("name", ["clips.csv", "clips.jsonl"])
+def test_a_line_without_an_end_is_not_read(tmp_path: Path, name: str):
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(2**40)
+    assert accepted(lambda: READERS[name](tmp_path / name) or True) is None
+
+
 def test_a_large_sparse_file_is_not_read(tmp_path: Path):
     with (tmp_path / "config.json").open("wb") as file:
         file.truncate(2**40)
