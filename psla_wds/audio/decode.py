@@ -165,7 +165,8 @@ def resample(
     """
     num_samples, mix = 0, _Mix()
     for block in _resampled(map(mix, blocks), source_rate_hz, sample_rate_hz):
-        if not np.isfinite(block).all():
+        # Sums of squares are faster to find; those of finite values can be infinite as well.
+        if not (math.isfinite(np.vdot(block, block)) or np.isfinite(block).all()):
             raise ClipRefusedError("not-finite", "the audio holds NaN or infinite values")
         num_samples += len(block)
         yield block
@@ -178,7 +179,9 @@ def resample(
 def mix_channels(waveform: Float32[np.ndarray, "samples channels"]) -> Block:
     """The mean of the channels."""
     # The same numbers as waveform.mean(axis=1), which is 30 times slower for two channels.
-    return functools.reduce(np.add, waveform.T) / np.float32(waveform.shape[1])
+    first, *others = waveform.T
+    total = functools.reduce(np.add, others, first)
+    return np.divide(total, np.float32(len(others) + 1), out=total) if others else total
 
 
 class _Mix:

@@ -77,12 +77,18 @@ class _SoundFile:
         position = self._go_to(start)
         while position < stop:
             wanted = min(size, stop - position)
-            block = self._file.read(wanted, dtype="float32", always_2d=True)
+            block = self._read(wanted)
             position += len(block)
             if position > start:
                 yield block[max(len(block) - (position - start), 0) :]
             if len(block) < wanted:  # reading on would skip a damaged part
                 return
+
+    def _read(self, num_samples: int) -> Float32[np.ndarray, "samples channels"]:
+        if self._file.subtype != "PCM_16":
+            return self._file.read(num_samples, dtype="float32", always_2d=True)
+        # The same numbers; libsndfile takes four times as long for them.
+        return self._file.read(num_samples, dtype="int16", always_2d=True) * np.float32(2**-15)
 
     def _go_to(self, start: int) -> int:
         """Seek where the codec can; the position from which reading goes on."""
