@@ -225,8 +225,9 @@ def limited(kind: int, value: int) -> Iterator[None]:
         resource.setrlimit(kind, limits)
 
 
-SIZES = (0, 20, 300, 1000, 2500, 5000, 10_000, 30_000, 60_000, 120_000, 250_000)
-FILES = (1, 0, 2, 3, 4, 5, 6, 7, 8, 10, 12)
+SIZES = (0, 20, 100, 300, 600, 1000, 1500, 2500, 4000, 5000, 7500)
+SIZES += (10_000, 15_000, 20_000, 30_000, 45_000, 60_000, 120_000, 250_000)
+FILES = (1, 0, 2)
 LIMITS = [(full_after, SIZES[0]), (files_left, FILES[0])]
 MORE_LIMITS = [*((full_after, n) for n in SIZES[1:]), *((files_left, n) for n in FILES[1:])]
 
