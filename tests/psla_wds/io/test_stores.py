@@ -13,7 +13,7 @@ import pytest
 
 from psla_wds.errors import ConfigError, PslaError, ShardError
 from psla_wds.io import stores
-from psla_wds.io.columns import map_column
+from psla_wds.io.columns import map_column, save_column
 from psla_wds.io.locations import Location, parse_location, split_spec
 from psla_wds.io.stores import at, sizes_of
 
@@ -143,6 +143,13 @@ def test_a_large_column_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(stores, "MAPPED_BYTES", 100)
     np.save(tmp_path / "a.npy", np.arange(6))
     assert isinstance(map_column(tmp_path / "a.npy", np.int64).base.base.obj, mmap)
+
+
+@pytest.mark.parametrize("column", [np.arange(6), np.arange(6)[::2], np.zeros(0, np.uint8)])
+def test_a_column_is_saved_as_numpy_does(tmp_path: Path, column: np.ndarray):
+    np.save(tmp_path / "a.npy", column)
+    save_column(tmp_path / "b.npy", column)
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
 
 
 @pytest.mark.parametrize("damage", ["empty", "short", "long", "garbage", "pickled", "version"])
