@@ -16,7 +16,19 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from benchmarks.harness import RATES, RESULTS, Column, compare, record, run_module, table, timed
+from benchmarks.harness import (
+    RATES,
+    RESULTS,
+    Classes,
+    Clips,
+    Column,
+    Repeats,
+    compare,
+    record,
+    run_module,
+    table,
+    timed,
+)
 from benchmarks.tables import run_benchmark
 from psla_wds.errors import PslaError
 from psla_wds.evaluation.metrics import evaluate
@@ -31,9 +43,9 @@ ClassMetrics = Float64[np.ndarray, "2 classes"]
 
 @dataclass(frozen=True)
 class Args:
-    clips: int = 20_383
-    classes: int = 527
-    repeats: int = 5
+    clips: Clips = 20_383
+    classes: Classes = 527
+    repeats: Repeats = 5
     output: Path = RESULTS / "bench_metrics.json"
 
 

@@ -21,7 +21,7 @@ import torch
 
 from benchmarks import harness
 from benchmarks.corpus import CorpusArgs, make_corpus
-from benchmarks.harness import RATES, RESULTS, Column
+from benchmarks.harness import RATES, RESULTS, Clips, Column, Repeats
 from benchmarks.tables import run_benchmark
 from psla_wds import FeatureConfig
 from psla_wds.models.audio_tagger import AudioTagger
@@ -36,8 +36,8 @@ BUSY = "import numpy as np; a = np.ones((256, 256)); exec('while True: a @ a')"
 
 @dataclass(frozen=True)
 class Args(CorpusArgs):
-    clips: int = 600
-    repeats: int = 5
+    clips: Clips = 600
+    repeats: Repeats = 5
     output: Path = RESULTS / "bench_predict.json"
 
 

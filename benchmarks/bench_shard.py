@@ -23,7 +23,7 @@ import soundfile
 from tqdm import tqdm
 
 from benchmarks import file_decoders, harness
-from benchmarks.harness import RATES, RESULTS, Column
+from benchmarks.harness import RATES, RESULTS, Clips, Column, Repeats
 from benchmarks.plain_packing import PER_SHARD
 from benchmarks.tables import run_benchmark
 from psla_wds.audio.pcm import decode_pcm
@@ -45,9 +45,9 @@ MAX_DIFFERENCE = 0.05
 
 @dataclass(frozen=True)
 class Args:
-    clips: int = 3000
+    clips: Clips = 3000
     """Number of clips; with fewer, the start of the processes counts for too much."""
-    repeats: int = 5
+    repeats: Repeats = 5
     output: Path = RESULTS / "bench_shard.json"
 
 

@@ -14,17 +14,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 
 from benchmarks import harness
 from benchmarks.corpus import Corpus, CorpusArgs, make_corpus
-from benchmarks.harness import RATES, RESULTS, WARMUP_BATCHES, Column, Open
+from benchmarks.harness import RATES, RESULTS, WARMUP_BATCHES, BatchSize, Column, Open, Seconds
 from benchmarks.papers_way import check_same_work, papers_batches
 from benchmarks.tables import run_benchmark
 from psla_wds import Batch, FeatureConfig, LoaderConfig, training_batches
+from psla_wds.config import Within
 from psla_wds.models.config import ModelConfig
 from psla_wds.models.initial_weights import build_model
 from psla_wds.progress import DataTimer, Interval
@@ -58,12 +59,12 @@ class Args(CorpusArgs):
 
     backbone: str = "efficientnet-b2" if ON_GPU else "efficientnet-b0"
     """Network, with the paper's four heads."""
-    num_frames: int = 1056 if ON_GPU else 256
-    batch_size: int = 100 if ON_GPU else 16
+    num_frames: Annotated[int, Within(1, 2**16)] = 1056 if ON_GPU else 256
+    batch_size: BatchSize = 100 if ON_GPU else 16
     changes: tuple[Change, ...] = get_args(Change) if ON_GPU else ()
     """Settings to change one by one, with data on the device. contiguous: not channels_last.
     default-adam: torch's choice, not the fused one."""
-    seconds: float = 5.0
+    seconds: Seconds = 5.0
     """Seconds that each way is measured in each round, once it runs steadily."""
     output: Path = RESULTS / "bench_step.json"
 

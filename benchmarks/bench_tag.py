@@ -12,17 +12,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import soundfile
 import torch
 
-from benchmarks.harness import RATES, RESULTS, Column, Rate, compare, record, table, timed
+from benchmarks.harness import (
+    RATES,
+    RESULTS,
+    BatchSize,
+    Classes,
+    Clips,
+    Column,
+    Rate,
+    Repeats,
+    compare,
+    record,
+    table,
+    timed,
+)
 from benchmarks.tables import run_benchmark
 from eval.exporting.portable import write_onnx
 from psla_wds import FeatureConfig, Tagger, WindowConfig
 from psla_wds.audio.decode import decode
+from psla_wds.config import Within
 from psla_wds.errors import PslaError
 from psla_wds.labels.class_list import ClassList
 from psla_wds.models.audio_tagger import AudioTagger
@@ -51,13 +65,13 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Args:
-    windows: int = 8
+    windows: Clips = 8
     """Windows that each way tags in a round."""
-    batch_size: int = 4
-    classes: int = 527
-    threads: int = 2
+    batch_size: BatchSize = 4
+    classes: Classes = 527
+    threads: Annotated[int, Within(1, 1024)] = 2
     """Threads of each runtime."""
-    repeats: int = 5
+    repeats: Repeats = 5
     output: Path = RESULTS / "bench_tag.json"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness import run_module
+from benchmarks.harness import BatchSize, Clips, Repeats, Seconds, run_module
 from psla_wds import ShardIndex, open_indexes
 from psla_wds.errors import ConfigError
 
@@ -17,11 +17,11 @@ RATE_HZ = 16_000
 class CorpusArgs:
     """Arguments of benchmarks that read clips."""
 
-    clips: int = 1000
+    clips: Clips = 1000
     """Number of clips, each ten seconds long."""
-    batch_size: int = 32
-    repeats: int = 5
-    seconds: float = 1.0
+    batch_size: BatchSize = 32
+    repeats: Repeats = 5
+    seconds: Seconds = 1.0
     """Seconds that each way is measured in each round, once it runs steadily."""
     corpus: Path = Path("data/bench")
     """Folder of the clips; made if it does not exist, and used as it is if it does."""

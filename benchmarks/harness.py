@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import torch
 from tqdm import tqdm
 
+from psla_wds.config import BATCH_SIZE, Within
 from psla_wds.runtime.environment import environment, version
 
 RESULTS = Path(__file__).parent / "results"
@@ -30,6 +31,12 @@ Rate = Callable[[], float]
 Open = Callable[[], AbstractContextManager[Iterator[Any]]]
 """Opens endless batches; whatever it started ends with the context."""
 Row = dict[str, Any]
+
+Clips: TypeAlias = Annotated[int, Within(1, 10**8)]
+Classes: TypeAlias = Annotated[int, Within(2, 2**16)]
+BatchSize: TypeAlias = Annotated[int, BATCH_SIZE]
+Repeats: TypeAlias = Annotated[int, Within(1, 1000)]
+Seconds: TypeAlias = Annotated[float, Within(0, 3600, without=(0,))]
 
 
 @dataclass(frozen=True)

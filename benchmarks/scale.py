@@ -16,15 +16,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import numpy as np
 from tqdm import tqdm
 
 from benchmarks.corpus import CorpusArgs, make_corpus
-from benchmarks.harness import RESULTS, Column, Row, median_and_spread, record, table, timed
+from benchmarks.harness import RESULTS, Clips, Column, Row, median_and_spread, record, table, timed
 from benchmarks.tables import run_benchmark
 from psla_wds import SamplerConfig, ShardIndex, open_indexes
+from psla_wds.config import Within
 from psla_wds.labels.class_list import read_class_list
 from psla_wds.sampling.config import Sampling
 from psla_wds.sampling.plan import plan_epoch
@@ -69,9 +70,9 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class Args(CorpusArgs):
-    clips: int = 200
+    clips: Clips = 200
     """Number of clips that really exist, each ten seconds long."""
-    sizes: tuple[int, ...] = (200_000, 600_000, 2_000_000)
+    sizes: Annotated[tuple[int, ...], Within(1, 10**8)] = (200_000, 600_000, 2_000_000)
     """Numbers of clips in the indexes."""
     corpus: Path = Path("data/bench-scale")
     """Folder of the clips; made if it does not exist, and used as it is if it does."""

@@ -333,7 +333,7 @@ def run(main: Callable[[], None]) -> None:
     for library in ("httpx", "httpx2", "onnx_ir", "onnxscript"):
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
-        with system_errors():
+        with system_errors(), _bars_closed():
             main()
             if sys.stdout is not None:  # as it is where it was closed
                 sys.stdout.flush()
@@ -347,6 +347,17 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # `... | head`: the reader has seen enough
         _abandon_stdout()
         sys.exit(0)
+
+
+@contextmanager
+def _bars_closed() -> Iterator[None]:
+    """Close all bars at the end: before an error is shown, which has them in its traceback."""
+    try:
+        yield
+    finally:
+        if progress := sys.modules.get("psla_wds.progress"):  # its import takes time
+            with suppress(OSError):
+                progress.close_bars()
 
 
 def _abandon_stdout() -> None:

@@ -13,7 +13,7 @@ import cattrs
 
 from psla_wds.errors import ConfigError
 from psla_wds.io.atomic_files import sha256_of
-from psla_wds.io.regular import read_text
+from psla_wds.io.regular import CLASSES_BYTES, read_text
 
 C = TypeVar("C")
 
@@ -141,10 +141,16 @@ def from_json(config_type: type[C], values: Any, *, where: object) -> C:
         ) from None
 
 
-def read_json(config_type: type[C], path: Path, *, besides: tuple[str, ...] = ()) -> C:
+def read_json(
+    config_type: type[C],
+    path: Path,
+    *,
+    besides: tuple[str, ...] = (),
+    max_bytes: int = CLASSES_BYTES,
+) -> C:
     """The configuration in a file, such as a run's config.json; names in `besides` are ignored."""
     try:
-        values = json.loads(read_text(path))
+        values = json.loads(read_text(path, max_bytes=max_bytes))
         # ValueError: text that UTF-8 cannot hold, or numbers that are not finite
         json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
     except (OSError, ValueError, RecursionError) as error:

@@ -4,8 +4,16 @@ import html
 import re
 import shlex
 
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_HARMFUL = "\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 """Controls of terminals, ends of lines, changes of direction, and bytes that are not UTF-8."""
+_INVISIBLE = (
+    "\u00ad\u061c\u180e\u200b\u200e\u200f\u2060-\u206f\ufeff\ufff9-\ufffb\U00013430-\U0001343f"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001\U000e0020-\U000e007f"
+)
+"""Format characters (category Cf) that show nothing: names that look alike may differ in them. The
+joiners U+200C and U+200D are not among them: scripts and emoji need them."""
+_REFUSED = re.compile(f"[{_HARMFUL}]")
+_UNPRINTABLE = re.compile(f"[{_HARMFUL}{_INVISIBLE}]")
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#|!~$])")
 _FORMULA = re.compile(r"[=+@]|-.*[(|!]")
@@ -14,12 +22,17 @@ _FORMULA = re.compile(r"[=+@]|-.*[(|!]")
 
 def printable(text: str) -> str:
     """`text` on one line, with escapes (as in JSON) for what is not to be shown as it is."""
-    return _UNPRINTABLE.sub(lambda c: _SHORT.get(c[0], f"\\u{ord(c[0]):04x}"), text)
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    units = found[0].encode("utf-16-be", "surrogatepass").hex()
+    return _SHORT.get(found[0]) or re.sub("(....)", r"\\u\1", units)
 
 
 def is_printable(text: str) -> bool:
-    """Whether `printable` changes nothing."""
-    return _UNPRINTABLE.search(text) is None
+    """Whether text moves no cursor, ends no line, and keeps its direction."""
+    return _REFUSED.search(text) is None
 
 
 def typed(*words: object) -> str:

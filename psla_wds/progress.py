@@ -5,6 +5,7 @@ import time
 from array import array
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 from tqdm import tqdm
@@ -31,7 +32,7 @@ def progress_bar(
     """A bar on stderr; if that is not a terminal, a line at the start, every minute and the end."""
     on_terminal = sys.stderr.isatty()
     interval_s = TERMINAL_INTERVAL_S if on_terminal else LOG_INTERVAL_S
-    return tqdm(
+    bar = tqdm(
         items,
         desc=desc,
         total=total,
@@ -43,6 +44,18 @@ def progress_bar(
         dynamic_ncols=True,
         file=sys.stderr if on_terminal else _Lines(),
     )
+    _BARS.add(bar)
+    return bar
+
+
+_BARS = WeakSet[tqdm]()
+
+
+def close_bars() -> None:
+    """Let every bar draw itself for the last time: one that an error left open would do so later,
+    below the message."""
+    for bar in list(_BARS):
+        bar.close()
 
 
 class _Lines:

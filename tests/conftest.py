@@ -67,10 +67,14 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if TALLY["cases"]:
-        cases, refused, taken = (f"{TALLY[name]:,}" for name in ("cases", "refused", "taken"))
-        line = f"fuzz: {cases} changed files; readers refused {refused} and took {taken}"
-        terminalreporter.write_line(line)
+    if any(TALLY.values()):
+        changed, refused, taken, kills, limits, met = (
+            f"{TALLY[name]:,}" for name in ("cases", "refused", "taken", "kills", "limits", "met")
+        )
+        terminalreporter.write_line(
+            f"tried: {changed} changed files (readers refused {refused} and took {taken}); "
+            f"{kills} kills; {limits} limits, of which {met} were met"
+        )
 
 
 @pytest.fixture(scope="session")

@@ -97,7 +97,7 @@ def test_every_option_has_a_text(monkeypatch: pytest.MonkeyPatch):
 
 def settings_types() -> Iterator[type]:
     """Arguments of all commands, and configurations."""
-    for package in ("psla_wds", "sharding", "train", "eval"):
+    for package in ("psla_wds", "sharding", "train", "eval", "benchmarks"):
         for found in pkgutil.walk_packages([str(ROOT / package)], f"{package}."):
             module = import_module(found.name)
             yield from (

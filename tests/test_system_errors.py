@@ -9,11 +9,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY_CLASSES, assert_user_error, run_command, write_corpus
+from fuzz.properties import TALLY
 from run_folders import epoch_line, write_run
 from tiny_models import FEATURES, MODEL
 
@@ -157,6 +159,7 @@ def words_of(command: str, **places: object) -> list[str]:
 def test_a_name_that_is_too_long_is_three_lines(place: Path, tmp_path: Path, command: str):
     words = words_of(command, BAD=tmp_path / ("x" * 300), OUT=tmp_path / "out")
     assert_user_error(run_command(*words, check=False, cwd=place))
+    TALLY.update(limits=1, met=1)
 
 
 @pytest.mark.usefixtures("one_process")
@@ -171,6 +174,7 @@ def test_what_may_not_be_read_is_three_lines(place: Path, tmp_path: Path, comman
         done = run_command(*words, check=False, cwd=place)
     bad.chmod(0o700)
     assert_user_error(done)
+    TALLY.update(limits=1, met=1)
 
 
 WRITERS = [
@@ -199,29 +203,52 @@ WRITERS = [
 ]
 
 
-@contextmanager
-def full_after(num_bytes: int) -> Iterator[None]:
+def full_after(num_bytes: int) -> tuple[int, int]:
     """No file can have more bytes, as if each were on a small disk of its own."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
+    return resource.RLIMIT_FSIZE, num_bytes
+
+
+def files_left(number: int) -> tuple[int, int]:
+    """Only so many more files can be open."""
+    taken = set(map(int, os.listdir("/proc/self/fd")))
+    free = (descriptor for descriptor in count() if descriptor not in taken)
+    return resource.RLIMIT_NOFILE, next(islice(free, number, None))
+
+
+@contextmanager
+def limited(kind: int, value: int) -> Iterator[None]:
+    limits = resource.getrlimit(kind)
+    resource.setrlimit(kind, (value, limits[1]))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        resource.setrlimit(kind, limits)
+
+
+SIZES = (0, 20, 100, 300, 600, 1000, 1500, 2500, 4000, 5000, 7500)
+SIZES += (10_000, 15_000, 20_000, 30_000, 45_000, 60_000, 120_000, 250_000)
+FILES = (1, 0, 2)
+LIMITS = [(full_after, SIZES[0]), (files_left, FILES[0])]
+MORE_LIMITS = [*((full_after, n) for n in SIZES[1:]), *((files_left, n) for n in FILES[1:])]
 
 
 @pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize(
-    "num_bytes", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (20, 300, 5000, 30_000))]
+    ("limit", "number"),
+    [*LIMITS, *(pytest.param(*limit, marks=pytest.mark.slow) for limit in MORE_LIMITS)],
 )
 @pytest.mark.parametrize("command", WRITERS)
-def test_a_full_disk_is_three_lines(place: Path, tmp_path: Path, command: str, num_bytes: int):
+def test_a_limit_is_three_lines(place: Path, tmp_path: Path, command: str, limit, number: int):
+    """And the command ends well where there is none."""
     words = words_of(command, OUT=tmp_path / "out")
-    with full_after(num_bytes):
+    with limited(*limit(number)):
         done = run_command(*words, check=False, cwd=place)
-    if num_bytes and done.returncode == 0:
-        pytest.skip("the files are smaller")
-    assert_user_error(done, str(tmp_path))
+    TALLY["limits"] += 1
+    if done.returncode == 0:  # it needs less
+        assert (limit, number) != (full_after, 0)
+        return
+    TALLY["met"] += 1
+    assert_user_error(done, *([str(tmp_path)] if limit is full_after else []))
     shutil.rmtree(tmp_path / "out", ignore_errors=True)  # sharding.synthesize asks for that
     run_command(*words, cwd=place)
 

@@ -21,7 +21,7 @@ from psla_wds.config import (
 )
 from psla_wds.errors import ConfigError
 from psla_wds.features.config import FeatureConfig
-from psla_wds.io.regular import read_text
+from psla_wds.io.regular import CONFIG_BYTES, read_text
 from psla_wds.models.config import IMAGENET, RANDOM, BatchNormOver, ModelConfig, Precision
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.sampling.config import AugmentConfig, SamplerConfig
@@ -232,10 +232,10 @@ def value_of(config: TrainConfig, setting: str) -> Any:
 
 def read_config(path: Path) -> TrainConfig:
     """The settings in a run's config.json."""
-    return read_json(TrainConfig, path, besides=(MADE_WITH,))
+    return read_json(TrainConfig, path, besides=(MADE_WITH,), max_bytes=CONFIG_BYTES)
 
 
 def read_made_with(path: Path) -> dict[str, Any]:
     """What a run depended on beside its settings; empty if its config.json does not say."""
-    found = json.loads(read_text(path)).get(MADE_WITH)
+    found = json.loads(read_text(path, max_bytes=CONFIG_BYTES)).get(MADE_WITH)
     return found if isinstance(found, dict) else {}

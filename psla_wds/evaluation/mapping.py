@@ -16,7 +16,7 @@ from jaxtyping import Float32
 
 from psla_wds.errors import ScoreError
 from psla_wds.evaluation.scores import Scores, targets_of
-from psla_wds.io.regular import SMALL_BYTES, open_text
+from psla_wds.io.regular import CLASSES_BYTES, open_text
 from psla_wds.labels.class_list import ClassList
 from psla_wds.shards.index import ShardIndex
 
@@ -43,7 +43,7 @@ def read_mapping(name: str) -> Mapping:
     shipped = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.csv")))
     fix = f"give {shipped}, or a CSV with the columns {','.join(COLUMNS)}"
     try:
-        with open_text(path, max_bytes=SMALL_BYTES) as file:
+        with open_text(path, max_bytes=CLASSES_BYTES) as file:
             rows = [{name: row[name].strip() for name in COLUMNS} for row in csv.DictReader(file)]
     except (OSError, KeyError, ValueError, AttributeError) as error:
         raise ScoreError(f"the mapping cannot be read: {error!r}", where=path, fix=fix) from None

@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike
 from psla_wds.config import SEAL, check_seal, read_json, write_sealed
 from psla_wds.errors import DAMAGE, ConfigError, ScoreError
 from psla_wds.io.atomic_files import disk_errors, lock_folder, publish_folder
-from psla_wds.io.columns import check_ragged, map_column
+from psla_wds.io.columns import check_ragged, map_column, save_column
 from psla_wds.io.regular import read_text
 from psla_wds.labels.class_list import ClassList
 from psla_wds.printable import typed
@@ -138,8 +138,8 @@ class ScoreFolder:
             try:
                 for left in self._temporary.iterdir():
                     left.unlink()
-                np.save(self._temporary / "id_starts.npy", clip_ids.starts)
-                np.save(self._temporary / "id_bytes.npy", clip_ids.values)
+                save_column(self._temporary / "id_starts.npy", clip_ids.starts)
+                save_column(self._temporary / "id_bytes.npy", clip_ids.values)
                 for name, dtype in kinds.items():
                     _allocate(self._temporary / f"{name}.npy", dtype, shape)
             except BaseException:

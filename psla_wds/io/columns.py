@@ -1,6 +1,7 @@
-"""Columns: .npy files, memory-mapped, and rows of different lengths in two of them."""
+"""Columns: .npy files, mapped if they are large, and rows of different lengths in two of them."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
@@ -17,7 +18,7 @@ ROWS_AT_ONCE = 65_536
 def map_column(
     location: Location, dtype: type[np.generic], *, ndim: int = 1, max_bytes: int = 2**40
 ) -> np.ndarray:
-    """The array in a .npy file, mapped from a disk, or read into memory from behind a URL.
+    """The array in a .npy file, mapped from a disk if it is large, else read into memory.
 
     ValueError or OSError unless the file is whole, of this type, with so many dimensions.
 
@@ -39,6 +40,16 @@ def map_column(
     if column.dtype != dtype or column.ndim != ndim:
         raise ValueError(f"{location.name} has {column.dtype} of {column.ndim} dimensions")
     return column
+
+
+def save_column(path: Path, column: np.ndarray) -> None:
+    """Write a .npy file as `np.save` does, which does not notice when a disk is full: C's buffers
+    hold the last bytes, and the error of their writing is lost."""
+    column = np.ascontiguousarray(column)
+    with path.open("wb") as file:
+        header = np.lib.format.header_data_from_array_1_0(column)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(column.tobytes())
 
 
 def check_ragged(starts: np.ndarray, values: np.ndarray, num_rows: int, what: str) -> None:

@@ -9,8 +9,13 @@ import os
 import stat
 from pathlib import Path
 
+CONFIG_BYTES = 2**20
+"""Limit of files of settings, which name no classes (1 MiB). Parsed JSON takes up to 25 times its
+size in memory."""
+CLASSES_BYTES = 2**25
+"""Limit of files with entries for classes: 512 bytes for each of 65,536 (32 MiB)."""
 SMALL_BYTES = 2**28
-"""Limit of files that are read as a whole, such as JSON and class lists (256 MiB)."""
+"""Limit of other files that are read as a whole, with entries for clips or shards (256 MiB)."""
 ANY_BYTES = 2**63 - 1
 
 
@@ -39,6 +44,6 @@ def read_small(path: Path, *, max_bytes: int = SMALL_BYTES) -> bytes:
         return file.read()
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, *, max_bytes: int = CLASSES_BYTES) -> str:
     """The text of a regular file of a bounded size; `OSError`, or `ValueError` if not UTF-8."""
-    return read_small(path).decode()
+    return read_small(path, max_bytes=max_bytes).decode()

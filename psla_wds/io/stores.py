@@ -17,6 +17,10 @@ from psla_wds.io.locations import Location
 from psla_wds.io.regular import SMALL_BYTES, open_regular, read_small
 from psla_wds.io.remote import ReadError, Remote, remote
 
+MAPPED_BYTES = 2**25
+"""Files up to this size (32 MiB: a column of 4 million clips) are read instead of mapped: whoever
+shortens a mapped file in place kills all processes that have it."""
+
 
 class Disk:
     """A file or folder on a disk or a mounted file system."""
@@ -79,8 +83,10 @@ class Disk:
         return read_small(self.path, max_bytes=max_bytes)
 
     def view(self, *, max_bytes: int = SMALL_BYTES) -> bytes | mmap.mmap:
-        """The bytes of a file; on a disk they are mapped, whatever their number."""
+        """The bytes of a file; on a disk, many are mapped, whatever their number."""
         with open_regular(self.path) as file:
+            if os.fstat(file.fileno()).st_size <= MAPPED_BYTES:
+                return file.read()
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def read_range(self, offset: int, size: int) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 
 from psla_wds.errors import ManifestError
 from psla_wds.io.locations import Location
-from psla_wds.io.regular import SMALL_BYTES, open_text
+from psla_wds.io.regular import CLASSES_BYTES, open_text
 from psla_wds.io.stores import at
 from psla_wds.printable import is_printable
 
@@ -85,7 +85,7 @@ def joined_classes(classes: ClassList) -> str | None:
 def read_class_list(path: Location) -> ClassList:
     """The classes of an AudioSet-style CSV: `index,mid,display_name`, indices 0, 1, 2, ..."""
     try:
-        with at(path).local_copy() as local, open_text(local, max_bytes=SMALL_BYTES) as file:
+        with at(path).local_copy() as local, open_text(local, max_bytes=CLASSES_BYTES) as file:
             rows = list(csv.DictReader(file, skipinitialspace=True))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ManifestError(

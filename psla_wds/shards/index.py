@@ -1,4 +1,4 @@
-"""The index: position and labels of each clip, as memory-mapped columns."""
+"""The index: position and labels of each clip, as columns, memory-mapped if they are large."""
 
 import hashlib
 from collections.abc import Sequence

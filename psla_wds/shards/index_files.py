@@ -41,6 +41,8 @@ LENGTHS_PLUS_ONE = ("label_starts", "id_starts")
 MAX_BYTES_PER_CLIP = {"label_values": 64 * 2, "id_bytes": 256}
 """Mean limits behind a URL: 64 labels a clip (AudioSet has 2), and ids of 256 bytes (AudioSet has
 11)."""
+META_BYTES = 2**26
+"""Limit of meta.json, which names classes and shards (64 MiB)."""
 NPY_HEADER_BYTES = 4096
 """Upper bound of the header of a column."""
 
@@ -65,7 +67,7 @@ def _open_spec(spec: str) -> ShardIndex:
 def read_index(shards: Location | str) -> ShardIndex:
     """Index of the shards in a folder; its bounds are checked.
 
-    Columns of a local index are memory-mapped; those behind a URL are read into memory.
+    Large columns of a local index are memory-mapped; others are read into memory.
     """
     if isinstance(shards, str):
         shards = parse_location(shards)
@@ -86,7 +88,7 @@ def read_index(shards: Location | str) -> ShardIndex:
 
 def _read_meta(shards: Location, folder: Location, rebuild: str) -> bytes:
     try:
-        return at(folder / META).read()
+        return at(folder / META).read(max_bytes=META_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         if not at(shards).is_folder():
             splits = split_spec(str(shards))[1]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from psla_wds.errors import ShardError
+from psla_wds.io.columns import save_column
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list
@@ -177,6 +178,6 @@ def write_index(shards: Location, sidecars: Iterable[Sidecar], classes: ClassLis
     # An interruption at this point leaves no index; readers then report how to make one.
     with at(shards / INDEX_FOLDER).write_folder(last=META) as folder:
         for name, column in table.columns():
-            np.save(folder / f"{name}.npy", column, allow_pickle=False)
+            save_column(folder / f"{name}.npy", column)
         text = json.dumps(meta, ensure_ascii=False, indent=1)
         (folder / META).write_text(text + "\n", encoding="utf-8")

@@ -14,7 +14,7 @@ import numpy as np
 from psla_wds.config import SEAL, check_seal, read_json, to_json, write_sealed
 from psla_wds.errors import DAMAGE, ConfigError, LabelError
 from psla_wds.io.atomic_files import atomic_folder, atomic_open, disk_errors
-from psla_wds.io.columns import check_ragged, map_column
+from psla_wds.io.columns import check_ragged, map_column, save_column
 from psla_wds.io.regular import open_regular
 from psla_wds.printable import typed
 from psla_wds.shards.index import ShardIndex
@@ -76,7 +76,7 @@ def _write_columns(folder: Path, index: ShardIndex, labelled: ShardIndex) -> Non
     meta = _Meta(OVERLAY_VERSION, index.fingerprint, len(index), index.classes.mids)
     for name, dtype in COLUMN_DTYPES.items():
         column = np.asarray(getattr(labelled, name), dtype)
-        np.save(folder / f"{name}.npy", column, allow_pickle=False)
+        save_column(folder / f"{name}.npy", column)
     write_sealed(to_json(meta), folder / META, files=[f"{name}.npy" for name in COLUMN_DTYPES])
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.io.atomic_files import disk_errors
-from psla_wds.io.regular import read_text
+from psla_wds.io.regular import CONFIG_BYTES, read_text
 from psla_wds.printable import typed
 from sharding.packing.engines import MAX_TRIES, worker_died
 from sharding.packing.shard import ShardResult, ShardTask, pack_shard
@@ -34,7 +34,7 @@ logger = logging.getLogger("sharding.build")
 def scheduler_address(file: Path) -> str:
     """Address in the file that `dask scheduler --scheduler-file` wrote."""
     try:
-        return str(json.loads(read_text(file))["address"])
+        return str(json.loads(read_text(file, max_bytes=CONFIG_BYTES))["address"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"cannot read the scheduler's address: {error}",

@@ -86,7 +86,7 @@ def read_duplicates(folder: Location) -> dict[str, str]:
     """Duplicates found when the shards in a folder were packed."""
     path = folder / DUPLICATES
     try:
-        found = json.loads(at(path).read(max_bytes=2**32).decode())
+        found = json.loads(at(path).read().decode())
         return {str(clip_id): str(first) for clip_id, first in found.items()}
     except FileNotFoundError:
         return {}

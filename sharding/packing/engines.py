@@ -15,13 +15,15 @@ from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnContext
 from typing import Any
 
-from psla_wds.errors import PslaError, ShardError, system_errors
+from psla_wds.errors import ConfigError, PslaError, ShardError, system_errors
 from sharding.packing.shard import ShardResult, ShardTask, pack_shard
 
 MAX_TRIES = 3
 """Tries of a shard whose worker dies, for example for lack of memory."""
 FATAL_DEATHS = 2
 """Deaths of workers at one clip after which the clip is refused."""
+EXIT_S = 5
+"""Seconds for which a process whose pipe has ended may take to end itself."""
 
 
 def num_cores() -> int:
@@ -66,6 +68,7 @@ class _Worker:
         self._start()
 
     def _start(self) -> None:
+        self._began = False
         self.pipe, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(theirs,), daemon=True)
         # Ctrl-C reaches all processes of a terminal: workers, which inherit this, leave it to us.
@@ -88,18 +91,23 @@ class _Worker:
             pass  # it died: `answer` finds the end of the pipe
 
     def answer(self) -> ShardResult | None:
-        """The result of the task, unless the process only began a clip, or died. Raises what the
-        task did."""
+        """The result of the task, unless the process only began, or died. Raises what the task
+        did."""
         assert self.work is not None
         try:
             answer = self.pipe.recv()
         except (EOFError, OSError):
+            self._process.join(EXIT_S)
             self.stop()
+            # One that a signal ended, as for a lack of memory, may live the next time.
+            if not self._began and (self._process.exitcode or 0) >= 0:
+                raise _ended_early() from None
             self.work.try_again()
             self._start()
             self.give(self.work)
             return None
-        if isinstance(answer, int):
+        self._began = True
+        if answer is None or isinstance(answer, int):
             self.work.row = answer
             return None
         if isinstance(answer, PslaError):
@@ -116,6 +124,8 @@ class _Worker:
 
 def run_local(tasks: Sequence[ShardTask], workers: int) -> Iterator[ShardResult]:
     """Run the tasks on processes of this machine; yields each result when its shard is finished."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        sys.exit(1)  # a worker, which imports a script that builds as it is imported
     context = multiprocessing.get_context("spawn")
     waiting = map(_Work, tasks)
     pool: list[_Worker] = []
@@ -140,6 +150,7 @@ def _serve(pipe: connection.Connection) -> None:
     # webdataset writes tars without torch, but imports it if it can, which takes a worker 1.5 s.
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     try:
+        pipe.send(None)
         while True:
             pipe.send(_made(pipe.recv(), pipe))
     except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -162,4 +173,13 @@ def worker_died(task: ShardTask) -> ShardError:
         f"the worker process died {MAX_TRIES} times while it made this shard",
         where=task.tar,
         fix="look for a lack of memory; then run again",
+    )
+
+
+def _ended_early() -> ConfigError:
+    return ConfigError(
+        "the worker processes end before they begin",
+        where=sys.argv[0] or "this program",
+        fix="see their own message above; in a script, which has to be a file, build under "
+        'if __name__ == "__main__":',
     )

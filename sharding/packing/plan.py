@@ -10,6 +10,7 @@ from typing import Any, overload
 from psla_wds.errors import DAMAGE, ConfigError, ShardError
 from psla_wds.io.atomic_files import disk_errors
 from psla_wds.io.locations import Location
+from psla_wds.io.regular import CONFIG_BYTES
 from psla_wds.io.stores import at
 from psla_wds.labels.class_list import ClassList, read_class_list, write_class_list
 from psla_wds.labels.manifest import Clip
@@ -268,7 +269,7 @@ def check_complete(folder: Location) -> None:
 def read_plan(folder: Location) -> dict[str, Any] | None:
     """Plan of the build that was begun in a folder, if there is one."""
     try:
-        plan = json.loads(at(folder / PLAN_FILE).read().decode())
+        plan = json.loads(at(folder / PLAN_FILE).read(max_bytes=CONFIG_BYTES).decode())
         _check_plan(plan)
         plan["layout"].setdefault("split_by_class", False)
     except (FileNotFoundError, NotADirectoryError):

@@ -50,7 +50,7 @@ def write_rejected(path: Location, rejected: Sequence[dict[str, str]]) -> None:
 
 def read_rejected(path: Location) -> list[dict[str, str]]:
     try:
-        rows = [json.loads(line) for line in at(path).read(max_bytes=2**32).decode().splitlines()]
+        rows = [json.loads(line) for line in at(path).read(max_bytes=2**30).decode().splitlines()]
         if not all(isinstance(row, dict) and "clip_id" in row for row in rows):
             raise ValueError("a line does not describe a refused clip")
     except (OSError, ValueError, RecursionError) as error:

@@ -102,7 +102,7 @@ def check_weights(path: Location, labels: list[list[str]]) -> bool:
 def _read(path: Location) -> list[dict[str, Any]]:
     form = 'write {"data": [{"wav": PATH, "labels": "mid,mid"}, ...]}'
     try:
-        content = json.loads("".join(lines(path)))
+        content = json.loads("".join(lines(path, longest=2**32)))
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"the file is not JSON: {error}", where=path, fix=form) from None
     rows = content.get("data") if isinstance(content, dict) else None

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from psla_wds.audio.folders import is_audio
@@ -15,13 +16,21 @@ from sharding.sources.parquet_files import open_parquet
 from sharding.sources.source import require
 
 ROWS_AT_ONCE = 10_000
+LONGEST_LINE = 2**22
+"""Characters of a line, which is in memory as a whole."""
 
 
-def lines(path: Location) -> Iterator[str]:
+def lines(path: Location, *, longest: int = LONGEST_LINE) -> Iterator[str]:
     number = 0
     try:
         with at(path).local_copy() as local, open_text(local) as file:
-            for number, line in enumerate(file, 1):  # noqa: B007, for the message
+            for number, line in enumerate(iter(partial(file.readline, longest), ""), 1):
+                if len(line) == longest:
+                    raise ManifestError(
+                        f"a line has {longest:,} characters or more",
+                        where=f"{path}, line {number}",
+                        fix="check that this is a table, with a row in each line",
+                    )
                 yield line
     except UnicodeDecodeError as error:
         names = f"{typed(path.name)} > {typed(f'utf-8-{path.name}')}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
 from psla_wds.errors import PslaError
@@ -17,7 +17,9 @@ from psla_wds.errors import PslaError
 T = TypeVar("T")
 
 TALLY = Counter[str]()
-"""Cases, and what became of what was read; tests print it at their end."""
+"""Cases and what became of what was read, kills, and limits; tests print them at their end."""
+PIECE = 1000
+"""Most cases of one test: so many end within minutes on a busy machine."""
 
 MEMORY_BYTES = 256 * 2**20
 """What a case may take beside what the process has: far more than any of these files needs, far
@@ -25,15 +27,35 @@ less than they claim."""
 LONGEST_CASE = timedelta(seconds=20)
 
 
+class Cases(int):
+    """Number of cases of a test, with the seed of their changes."""
+
+    seed = 0
+
+    def __floordiv__(self, parts: int) -> "Cases":
+        return seeded(int(self) // parts, self.seed)
+
+
+def seeded(num_cases: int, seed: int) -> Cases:
+    cases = Cases(num_cases)
+    cases.seed = seed
+    return cases
+
+
 def tiers(first: int, second: int) -> pytest.MarkDecorator:
-    """Numbers of cases: some always, many in the second tier."""
-    slow = pytest.param(second, marks=[pytest.mark.slow, pytest.mark.timeout(900)])
-    return pytest.mark.parametrize("num_cases", [first, slow])
+    """Numbers of cases: some always, many in the second tier, in pieces with a seed each."""
+    marks = [pytest.mark.slow, pytest.mark.timeout(900)]
+    pieces = [
+        pytest.param(seeded(min(PIECE, second - begin), seed), marks=marks, id=f"{second}-{seed}")
+        for seed, begin in enumerate(range(0, second, PIECE), 1)
+    ]
+    return pytest.mark.parametrize("num_cases", [seeded(first, 0), *pieces])
 
 
-def fuzz(num_cases: int, cases: SearchStrategy[T], check: Callable[[T], None]) -> None:
+def fuzz(num_cases: Cases, cases: SearchStrategy[T], check: Callable[[T], None]) -> None:
     """Check so many cases, always the same ones; a case that fails is made small, and shown."""
 
+    @seed(num_cases.seed)
     @settings(
         max_examples=num_cases,
         derandomize=True,

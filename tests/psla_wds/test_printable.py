@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+from unicodedata import category
 
 import pytest
 
@@ -18,8 +19,18 @@ SHOWN = r"a\nerror: all is lost\n  fix:   rm -r /\u001b[2J\u009b2J\u202etxt\udce
 def test_escapes_are_those_of_json_and_nothing_else_changes():
     assert printable(FAKE) == SHOWN and not is_printable(FAKE)
     assert json.loads(f'"{SHOWN}"') == FAKE
-    for text in ("Größe, 音 🎻 и שלום", "a\u200fb"):
-        assert printable(text) == text and is_printable(text)
+    text = "Größe, 音 🎻 и שלום, क\u200cष 👩\u200d🚒"
+    assert printable(text) == text and is_printable(text)
+
+
+def test_characters_that_show_nothing_are_shown():
+    """All format characters but joiners, and signs of Arabic and other scripts that are drawn."""
+    drawn = "\u200c\u200d\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2"
+    drawn += "\U000110bd\U000110cd"
+    for char in filter(lambda c: category(c) in ("Cf", "Zl", "Zp"), map(chr, range(0x110000))):
+        assert (printable(char) == char) == (char in drawn), hex(ord(char))
+        assert json.loads(f'"{printable(char)}"') == char
+    assert is_printable("a\u200fb\u00ad")  # names of classes may have them
 
 
 def test_no_name_adds_a_line_to_an_error():

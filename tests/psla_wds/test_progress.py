@@ -1,13 +1,16 @@
 """Progress: drawn on a terminal, lines elsewhere; and the share of waiting for data."""
 
+import gc
 import io
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
-from psla_wds import progress
+from psla_wds import cli, progress
+from psla_wds.errors import ConfigError
 from psla_wds.progress import DataTimer, Interval, progress_bar
 
 
@@ -53,6 +56,23 @@ def test_on_a_terminal_a_bar_is_drawn_over_itself(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(progress, "TERMINAL_INTERVAL_S", 0.0)
     text = drawn(Screen(), monkeypatch)
     assert text.count("\r") >= 40 and text.count("\n") == 1
+
+
+def test_no_bar_is_drawn_below_an_error(monkeypatch: pytest.MonkeyPatch):
+    """The error's traceback has the frame with the bar."""
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+
+    def main() -> None:
+        steps = iter(progress_bar(range(3), desc="epoch 1"))
+        for _ in steps:
+            raise ConfigError("all is lost", where="here")
+
+    with suppress(SystemExit):
+        cli.run(main)
+    gc.collect()  # what the traceback held
+    assert screen.getvalue().endswith("error: all is lost\n  where: here\n")
+    assert "epoch 1" in screen.getvalue()
 
 
 def test_data_wait_is_the_share_of_time_in_next():

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 from builds import build, content
 from conftest import manifest_arguments, write_corpus
+from fuzz.properties import TALLY
 from training_runs import arguments, logged_losses, same_weights
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+PARTS = 5
+"""Tests among which the events are dealt out, so that each ends within minutes."""
 
 KILLER = """
 import os, sys
@@ -46,11 +49,11 @@ if os.environ.get("KILL_WORKERS", "") == str(int("--multiprocessing-fork" in sys
 """
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(KILLER)
-    return tmp_path / "site"
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    site = tmp_path_factory.mktemp("site")
+    (site / "sitecustomize.py").write_text(KILLER)
+    return site
 
 
 def end(words: list[str], site: Path, folder: Path, number: int, **more: str) -> int:
@@ -74,20 +77,22 @@ def whole(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.parametrize("first", range(1, PARTS + 1))
 @pytest.mark.parametrize("workers", ["0", "1"], ids=["main", "a worker"])
 def test_a_build_goes_on_after_a_kill_at_any_event(
-    few: Path, whole: Path, site: Path, tmp_path: Path, workers: str
+    few: Path, whole: Path, site: Path, tmp_path: Path, workers: str, first: int
 ):
     """A killed worker is replaced; a killed build is run again."""
     output, mark = tmp_path / "shards", tmp_path / "killed"
     words = ["sharding.build", "manifest", *manifest_arguments(few, output), "--workers=1"]
     words.append("--clips-per-shard=4")
-    for number in range(1, 200):
+    for number in range(first, 200, PARTS):
         more = {"KILL_WORKERS": workers, "KILL_ONCE": str(mark)}
         status = end(words, site, output, number, **more)
         if not mark.exists():  # it has fewer events
             break
         mark.rmdir()
+        TALLY["kills"] += 1
         assert status == (0 if workers == "1" else -signal.SIGKILL), number
         if status:
             build(few, output, "--clips-per-shard=4")
@@ -100,13 +105,25 @@ EVENTS_OF_A_START = 25
 """Until the second state of a run is on the disk."""
 
 
-def test_a_training_goes_on_after_a_kill_at_any_event(shards: Path, site: Path, tmp_path: Path):
-    more = ["--epochs=1", "--resume"]
-    left_alone, killed = tmp_path / "alone", tmp_path / "killed"
-    assert end(["train.main", *arguments(shards, left_alone, *more)], site, killed, 0) == 0
-    for number in range(1, EVENTS_OF_A_START + 1):
-        words = ["train.main", *arguments(shards, killed, *more)]
+MORE = ["--epochs=1", "--resume"]
+
+
+@pytest.fixture(scope="module")
+def left_alone(shards: Path, site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("alone") / "run"
+    assert end(["train.main", *arguments(shards, run, *MORE)], site, run, 0) == 0
+    return run
+
+
+@pytest.mark.parametrize("first", range(1, PARTS + 1))
+def test_a_training_goes_on_after_a_kill_at_any_event(
+    shards: Path, site: Path, tmp_path: Path, left_alone: Path, first: int
+):
+    killed = tmp_path / "killed"
+    for number in range(first, EVENTS_OF_A_START + 1, PARTS):
+        words = ["train.main", *arguments(shards, killed, *MORE)]
         assert end(words, site, killed, number, KILL_WORKERS="0") == -signal.SIGKILL, number
+        TALLY["kills"] += 1
         assert end(words, site, killed, 0) == 0, number
         assert logged_losses(killed) == logged_losses(left_alone), number
         assert same_weights(killed, left_alone), number

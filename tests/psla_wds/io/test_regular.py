@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzz.properties import accepted
+from fuzz.properties import TALLY, accepted
 
 from eval.export import read_headlines
 from psla_wds.config import read_json
@@ -17,17 +17,18 @@ from psla_wds.evaluation.scores import Scores
 from psla_wds.evaluation.thresholds import read_thresholds
 from psla_wds.features.config import FeatureConfig
 from psla_wds.io.columns import map_column
-from psla_wds.io.regular import open_regular
+from psla_wds.io.regular import CLASSES_BYTES, CONFIG_BYTES, open_regular
 from psla_wds.labels.class_list import read_class_list
 from psla_wds.labels.ontology import read_ontology
 from psla_wds.models.checkpoint import load_checkpoint
-from psla_wds.shards.index_files import read_index
+from psla_wds.shards.index_files import META_BYTES, read_index
 from psla_wds.shards.tar import read_sidecar
 from sharding.packing.duplicates import read_duplicates
 from sharding.packing.plan import read_plan
 from sharding.packing.reports import read_rejected
 from sharding.sources.parquet_files import open_parquet
 from sharding.sources.rows import csv_rows, jsonl_rows
+from train.config import read_config
 
 
 def read_parquet(path: Path) -> None:
@@ -49,6 +50,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "model.pt": load_checkpoint,
     "ontology.json": read_ontology,
     "rejected.jsonl": read_rejected,
+    "run/config.json": read_config,
     "scores.json": lambda path: read_top_scores(path.parent),
     "scores.npz": Scores.load,
     "shard-000000.sidecar.json": lambda path: read_sidecar(path.with_name("shard-000000.tar")),
@@ -66,6 +68,7 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path: Path, name: str):
     device.symlink_to("/dev/zero")
     for path in (pipe, device):
         assert accepted(lambda path=path: READERS[name](path) or True) is None
+        TALLY.update(limits=1, met=1)
 
 
 def test_links_to_regular_files_of_the_size_are_opened(tmp_path: Path):
@@ -84,6 +87,28 @@ def test_a_column_is_not_a_pipe(tmp_path: Path):
     os.mkfifo(tmp_path / "size.npy")
     with pytest.raises(OSError, match="not a regular file"):
         map_column(tmp_path / "size.npy", np.int64)
+
+
+SMALLEST = dict.fromkeys(["build.json", "run/config.json"], CONFIG_BYTES)
+SMALLEST |= {"index/meta.json": META_BYTES}
+"""Limits of JSON; all others of these have that of files with classes."""
+JSON = ("config.json", "ontology.json", "scores.json", "metrics.json", "thresholds.json")
+
+
+@pytest.mark.parametrize("name", [*JSON, *SMALLEST])
+def test_json_that_unpacks_to_much_is_not_read(tmp_path: Path, name: str):
+    """Lists take 25 times as much memory as text."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"[" + b"[]," * (SMALLEST.get(name, CLASSES_BYTES) // 3) + b"[]]")
+    assert accepted(lambda: READERS[name](path) or True) is None
+
+
+@pytest.mark.parametrize("name", ["clips.csv", "clips.jsonl"])
+def test_a_line_without_an_end_is_not_read(tmp_path: Path, name: str):
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(2**40)
+    assert accepted(lambda: READERS[name](tmp_path / name) or True) is None
 
 
 def test_a_large_sparse_file_is_not_read(tmp_path: Path):

@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
+from mmap import mmap
 from pathlib import Path
 
 import fsspec
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from psla_wds.errors import ConfigError, PslaError, ShardError
-from psla_wds.io.columns import map_column
+from psla_wds.io import stores
+from psla_wds.io.columns import map_column, save_column
 from psla_wds.io.locations import Location, parse_location, split_spec
 from psla_wds.io.stores import at, sizes_of
 
@@ -127,6 +129,27 @@ def test_a_column_is_mapped_as_it_was_saved(folder: Location, column: np.ndarray
     assert np.array_equal(mapped, column) and not mapped.flags.writeable
     with pytest.raises(ValueError, match="dimensions"):
         map_column(folder / "a.npy", np.float32, ndim=column.ndim)
+
+
+def test_a_column_emptied_in_place_kills_nobody(tmp_path: Path):
+    """A mapped one would: its reader dies of SIGBUS, without a message."""
+    np.save(tmp_path / "a.npy", np.arange(2**20))
+    column = map_column(tmp_path / "a.npy", np.int64)
+    os.truncate(tmp_path / "a.npy", 0)
+    assert column.sum() == 2**19 * (2**20 - 1)
+
+
+def test_a_large_column_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stores, "MAPPED_BYTES", 100)
+    np.save(tmp_path / "a.npy", np.arange(6))
+    assert isinstance(map_column(tmp_path / "a.npy", np.int64).base.base.obj, mmap)
+
+
+@pytest.mark.parametrize("column", [np.arange(6), np.arange(6)[::2], np.zeros(0, np.uint8)])
+def test_a_column_is_saved_as_numpy_does(tmp_path: Path, column: np.ndarray):
+    np.save(tmp_path / "a.npy", column)
+    save_column(tmp_path / "b.npy", column)
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
 
 
 @pytest.mark.parametrize("damage", ["empty", "short", "long", "garbage", "pickled", "version"])

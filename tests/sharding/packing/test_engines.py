@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from builds import build, content
 from conftest import assert_user_error, manifest_arguments, write_corpus
+from fuzz.properties import TALLY
 
 from psla_wds.errors import ConfigError, PslaError
 from psla_wds.io.atomic_files import atomic_open
@@ -72,7 +73,7 @@ def test_ogg_shards_do_not_depend_on_the_number_of_workers(
     assert check(tmp_path / "1", deep=True) == []
 
 
-SEEDS = [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 20))]
+SEEDS = [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 120))]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -85,6 +86,7 @@ def test_a_build_killed_at_any_moment_goes_on(many: Path, whole: Path, tmp_path:
     time.sleep(rng.uniform(0, 0.05))
     (os.killpg if rng.random() < 0.5 else os.kill)(process.pid, signal.SIGKILL)
     process.communicate()
+    TALLY["kills"] += 1
     build(many, output, SMALL)
     assert content(output) == content(whole)
 
@@ -247,6 +249,39 @@ def test_workers_that_die_before_they_work_are_replaced(
         assert process.returncode == 0 and content(tmp_path / "shards") == content(whole), stderr
     else:
         assert process.returncode == 2 and "died 3 times" in stderr, stderr
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from sharding.build import SOURCES, build
+from sharding.packing.config import PackConfig
+corpus, output = map(Path, sys.argv[1:])
+{guard}
+source = SOURCES["manifest"](file=corpus / "clips.jsonl", class_labels=corpus / "classes.csv")
+build(source, PackConfig(output=output, workers=2))
+"""
+
+
+@pytest.mark.parametrize("guard", ["", "if __name__ != '__main__': import not_installed"])
+@pytest.mark.parametrize("stdin", [False, True], ids=["file", "stdin"])
+def test_workers_that_cannot_begin_are_one_error(
+    corpus: Path, tmp_path: Path, guard: str, stdin: bool
+):
+    """As in a script without `if __name__ == "__main__":`, which each worker imports."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(guard=guard))
+    words = ["-" if stdin else str(script), str(corpus), str(tmp_path / "shards")]
+    done = subprocess.run(
+        [sys.executable, *words], input=script.read_text(), capture_output=True,
+        text=True, check=False, timeout=60,
+        env=os.environ | {"PYTHONPATH": os.environ.get("PYTHONPATH", os.getcwd())},
+    )  # fmt: skip
+    assert done.returncode == 1
+    last = done.stderr[done.stderr.rindex("psla_wds.errors.ConfigError") :].splitlines()
+    assert len(last) == 3 and "end before they begin" in last[0]
+    assert words[0] in last[1] and 'if __name__ == "__main__":' in last[2]
+    assert "RuntimeError" not in done.stderr and "died 3 times" not in done.stderr
 
 
 RAISER = """

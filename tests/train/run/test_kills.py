@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fuzz.properties import TALLY
 
 from psla_wds.models.checkpoint import load_checkpoint
 from psla_wds.models.epochs import epoch_checkpoints
@@ -57,6 +58,7 @@ def kill_while_it_runs(
     children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
     ranks = list(map(int, children))
     os.kill(rng.choice(ranks if spare_agent else [agent.pid, *ranks]), signal.SIGKILL)
+    TALLY["kills"] += 1
     return True
 
 
