@@ -88,7 +88,7 @@ def _saved(scores: Scores, targets: Targets, folder: Path) -> tuple[Path, int]:
 
 
 def _command(scores: Path, num_clips: int) -> int:
-    run_module("eval.score", scores, "--output", scores.with_name("report"))
+    run_module("eval.score", scores, "--output", scores.with_name("report"), "--overwrite")
     return num_clips
 
 

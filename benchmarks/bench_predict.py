@@ -71,6 +71,7 @@ def predict(model: Path, shards: Path, num_clips: int, batch_size: int, processe
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     words = ["-m", "eval.predict", str(model), "--index", str(shards)]
     words += ["--output", str(model.with_name("scores.npz")), "--batch-size", str(batch_size)]
+    words += ["--overwrite"]
     command = [sys.executable, *(start if processes > 1 else []), *words]
     subprocess.run(command, check=True, capture_output=True)
     return num_clips

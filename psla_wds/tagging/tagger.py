@@ -150,7 +150,7 @@ class Tagger:
         self.layout = window_layout(windows or WindowConfig(), model)
         self.embedding_size = model.embedding_size
         """Numbers of an embedding: the features of the trunk, in an ensemble those of all."""
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and precision == "float32":  # in others, rounding would differ
             model.simplify()
         model = model.to(self.device).to(memory_format=torch.channels_last)
         self._forward: OnCores | OnnxForward = OnCores(model, self.device)

@@ -307,7 +307,6 @@ def test_settings_that_contradict_are_refused(tmp_path: Path):
         ({"labels": table}, "--labels and --output"),
         ({"output": output}, "--labels and --output"),
         ({}, "--labels and --output"),
-        ({"labels": table, "output": tmp_path}, str(tmp_path)),
         ({"labels": table, "output": output, "threshold": 0.5}, "--confidence-column and"),
         ({"labels": table, "output": output, "confidence_column": "c"}, "--confidence-column and"),
         ({"labels": table, "output": output, "separator": ""}, "--separator"),

@@ -160,7 +160,8 @@ class Steps:
     def scored(self, predicted: Step, *words: str, name: str | None = None) -> Step:
         """Metrics of a score file, in a folder of its name."""
         output = predicted.output.with_name(name or predicted.output.stem) / "metrics.json"
-        return self._made("score", [str(predicted.output), *words], output, predicted)
+        given = [str(predicted.output), *words, "--overwrite"]  # where only half was written
+        return self._made("score", given, output, predicted)
 
     def elsewhere(self, model: Model, seed: int, where: str) -> Step:
         """Metrics of the last epoch on other clips, or against other labels."""
