@@ -42,14 +42,21 @@ names = st.lists(st.sampled_from(["a", "b.c", "d.flac", "000_10.000.wav", "e"]),
 
 @given(names.map("/".join) | st.text("aB./_", min_size=1))
 @example("Y--PJHxphWEs_30.000_40.000.flac")
+@example("__.__")
 def test_names_are_split_as_webdataset_splits_them(name: str):
     key, extension = split_name(name)
     if key:
         expected_key, expected_extension = base_plus_ext(name)
         assert (key, extension) == (expected_key, expected_extension.lower())
-    else:  # hidden, or without an extension
+    else:  # hidden, without an extension, or a name that webdataset keeps for itself
         base = name.rpartition("/")[2]
-        assert "." not in base.rstrip(".") or base.startswith(".") or not base.partition(".")[2]
+        reserved = base.startswith("__") and base.endswith("__")
+        assert (
+            reserved
+            or "." not in base.rstrip(".")
+            or base.startswith(".")
+            or not base.partition(".")[2]
+        )
 
 
 @pytest.mark.parametrize("name", ["a", ".a.wav", "d/._a.wav", "__meta__/a.wav", "__a.b__", "a."])
