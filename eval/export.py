@@ -102,7 +102,7 @@ def export(args: Args) -> list[str]:
     from eval.exporting.members import read_members
     from eval.exporting.model_card import CardSettings, card_text
     from psla_wds.evaluation.thresholds import read_thresholds
-    from psla_wds.models.model_folder import thresholds_of, write_model
+    from psla_wds.models.model_folder import ONNX, thresholds_of, write_model
     from psla_wds.tagging.waveform_model import WaveformModel
 
     classes = read_class_list(args.class_labels) if args.class_labels else None
@@ -122,7 +122,7 @@ def export(args: Args) -> list[str]:
         if args.onnx:
             from eval.exporting.portable import write_onnx  # torch's exporter takes a second
 
-            path, limits = folder / "model.onnx", config.thresholds
+            path, limits = folder / ONNX, config.thresholds
             write_onnx(model, config.classes, path, args.onnx_embeddings, thresholds=limits)
         settings = CardSettings(
             title=args.title or args.push or args.output.resolve().name,

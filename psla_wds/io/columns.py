@@ -49,7 +49,7 @@ def save_column(path: Path, column: np.ndarray) -> None:
     with path.open("wb") as file:
         header = np.lib.format.header_data_from_array_1_0(column)
         np.lib.format.write_array_header_1_0(file, header)
-        file.write(column.tobytes())
+        file.write(column.data)
 
 
 def check_ragged(starts: np.ndarray, values: np.ndarray, num_rows: int, what: str) -> None:

@@ -28,6 +28,8 @@ from psla_wds.models.epochs import CHECKPOINTS, find_checkpoint
 FORMAT_VERSION = 1
 LIBRARY = "psla-wds"
 CONFIG = "config.json"
+ONNX = "model.onnx"
+"""File of the model with its front end, for other runtimes."""
 FILE_NAME = r"(model|member-[1-9][0-9]{0,2})\.safetensors"
 MOST_MEMBERS = 100
 FIX = "export or download it again"

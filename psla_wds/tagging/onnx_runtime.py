@@ -11,8 +11,7 @@ from torch import Tensor
 
 from psla_wds.errors import CheckpointError, ConfigError, optional_package
 from psla_wds.models.config import Pooling
-
-MODEL = "model.onnx"
+from psla_wds.models.model_folder import ONNX
 
 
 class OnnxForward:
@@ -22,10 +21,10 @@ class OnnxForward:
         """`mids` are the classes of the folder's weights, which must be those of its model.onnx."""
         install = "onnxruntime"
         runtime = optional_package(install, "ONNX models", where="--runtime onnx", install=install)
-        path, self.threads = folder / MODEL, torch.get_num_threads()
+        path, self.threads = folder / ONNX, torch.get_num_threads()
         if not path.is_file():
             raise ConfigError(
-                f"the model has no {MODEL}",
+                f"the model has no {ONNX}",
                 where=folder,
                 fix="export it with: psla-wds export MODEL --onnx --output FOLDER",
             )
@@ -52,7 +51,7 @@ class OnnxForward:
         embeddings of this pooling."""
         if pooling not in (None, self._pooling):
             raise ConfigError(
-                f"{MODEL} has no embeddings by {pooling}",
+                f"{ONNX} has no embeddings by {pooling}",
                 where="--runtime onnx",
                 fix=f"export it with --onnx-embeddings {pooling}, or leave --runtime out",
             )
