@@ -69,6 +69,7 @@ def load_clip(
     *,
     sample_rate_hz: int,
     notes: Notes | None = None,
+    suffix: str = "",
 ) -> Block:
     """An excerpt: the mean of its channels, resampled by soxr in its high quality.
 
@@ -76,6 +77,7 @@ def load_clip(
         source: an audio file, or the bytes of one.
         excerpt: default: the whole.
         notes: takes what is odd about the audio.
+        suffix: that of the name of bytes, to note where it is wrong.
 
     Raises `ClipRefusedError` if the file is missing, unreadable, truncated, without an audio track,
     empty in this range, too long, has values that are not finite, or has neither the length of the
@@ -84,7 +86,7 @@ def load_clip(
     notes, excerpt = notes or Notes(), excerpt or Excerpt()
     if isinstance(source, Path) and not source.is_file():
         raise ClipRefusedError("missing", "there is no such file")
-    with opened(source, notes) as audio:
+    with opened(source, notes, suffix=suffix) as audio:
         start, stop = _checked_range(audio, excerpt)
         blocks = _pieces_of(_bounded(audio, start, stop), audio.rate_hz)
         return np.concatenate(list(resample(blocks, audio.rate_hz, sample_rate_hz, notes)))

@@ -208,8 +208,14 @@ class Audio:
 
 
 @contextmanager
-def opened(source: Path | io.BufferedIOBase | int, notes: Notes) -> Iterator[Audio]:
-    """A file, bytes or pipe to read, by the decoder that its content needs; `ClipRefusedError`."""
+def opened(
+    source: Path | io.BufferedIOBase | int, notes: Notes, *, suffix: str = ""
+) -> Iterator[Audio]:
+    """A file, bytes or pipe to read, by the decoder that its content needs; `ClipRefusedError`.
+
+    Args:
+        suffix: that of the name of bytes, which a note says to be wrong where it is.
+    """
     try:
         with ExitStack() as stack:
             raw: io.BufferedIOBase | int
@@ -224,7 +230,7 @@ def opened(source: Path | io.BufferedIOBase | int, notes: Notes) -> Iterator[Aud
                 return
             kind = kind_of(raw)
             claim = claim_of(raw, kind)
-            if isinstance(source, Path) and (said := misnamed(source, kind)):
+            if said := misnamed(source.suffix if isinstance(source, Path) else suffix, kind):
                 notes.flags["misnamed"] = said
             notes.flags |= claim.flags
             if claim.damage:

@@ -1,7 +1,6 @@
 """Kinds of audio files, by their content and by their names: names can be wrong."""
 
 from io import BufferedIOBase
-from pathlib import Path
 
 _SUFFIXES_OF = {
     "wav": (".wav", ".wave", ".rf64"),
@@ -66,8 +65,8 @@ _STARTS = (
 )
 
 
-def misnamed(name: str | Path, kind: str) -> str:
+def misnamed(suffix: str, kind: str) -> str:
     """Text such as "named .wav, is mp4" where the suffix is that of another kind; else ""."""
-    suffix = Path(name).suffix.lower()
+    suffix = suffix.lower()
     named = _KIND_OF.get(suffix, kind)
     return f"named {suffix}, is {kind}" if kind and named != kind else ""

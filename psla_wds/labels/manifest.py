@@ -66,6 +66,8 @@ class Clip:
     """Place of the clip within the file, if the file holds several."""
     refusal: tuple[str, str] | None = None
     """Reason and detail, if the source itself shows that the clip cannot be used."""
+    suffix: str = ""
+    """Suffix of the audio's name within that file, to tell whether it is wrong."""
     group: str = ""
     """Name that clips share which must stay in one split, such as that of their recording."""
 

@@ -28,6 +28,8 @@ class Description:
     unlabelled: str
     """Where labels were looked for, if there are none."""
     split: str
+    suffix: str = ""
+    """Suffix of the audio member."""
 
     def clip_id(self, tar: str, *, by_tar: bool) -> str:
         """The id of its own, else the key.
@@ -105,6 +107,7 @@ def describe(
         labels=() if rules.elsewhere else _positions(metadata, files, rules),
         unlabelled=_where_looked(metadata, files, rules.key),
         split=_text(metadata, ("split",)),
+        suffix=f".{kind}",
     )
 
 

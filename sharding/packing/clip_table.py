@@ -10,7 +10,8 @@ from psla_wds.io.scratch import scratch_database, scratch_errors, to_bytes, to_t
 from psla_wds.labels.manifest import ByteRange, Cell, Clip, Row
 
 COLUMNS = (
-    "clip_id, path, labels, split, source, start_s, end_s, may_be_cut, part, reason, detail, family"
+    "clip_id, path, labels, split, source, start_s, end_s, may_be_cut, part, reason, detail, "
+    "suffix, family"
 )
 """Without types, so that SQLite keeps floats as they are, -0.0 and infinity too."""
 READ = f"SELECT {COLUMNS} FROM clips"
@@ -135,13 +136,14 @@ def _columns(clip: Clip) -> tuple[Any, ...]:
         clip.part and _joined(astuple(clip.part)),
         reason,
         to_bytes(detail),
+        clip.suffix,
         clip.group,
     )
 
 
 def _clip(row: tuple[Any, ...]) -> Clip:
     clip_id, path, labels, split, source, start_s, end_s, may_be_cut, part, reason, *rest = row
-    detail, group = rest
+    detail, suffix, group = rest
     return Clip(
         clip_id,
         parse_location(path),
@@ -153,6 +155,7 @@ def _clip(row: tuple[Any, ...]) -> Clip:
         bool(may_be_cut),
         None if part is None else _part(_numbers(part)),
         None if reason is None else (reason, to_text(detail)),
+        suffix,
         group,
     )
 

@@ -40,7 +40,9 @@ def decode(
             return _decode_row(path, clip.part, max_s, sample_rate_hz, notes)
     with _opened(clip) as source:
         excerpt = Excerpt(clip.start_s, clip.end_s, clip.may_be_cut, max_s)
-        return load_clip(source, excerpt, sample_rate_hz=sample_rate_hz, notes=notes)
+        return load_clip(
+            source, excerpt, sample_rate_hz=sample_rate_hz, notes=notes, suffix=clip.suffix
+        )
 
 
 @contextmanager

@@ -31,7 +31,8 @@ from psla_wds.shards.tar import (
 )
 from sharding.packing.decode import decode
 
-CLIP_FIELDS = tuple(field.name for field in fields(Clip) if field.name != "group")
+CLIP_FIELDS = tuple(one.name for one in fields(Clip) if one.name not in ("suffix", "group"))
+"""Fields that decide what a clip becomes."""
 
 
 @dataclass(frozen=True, kw_only=True)

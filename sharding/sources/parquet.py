@@ -97,6 +97,7 @@ class ParquetSource:
                         split=self._split(row) or split,
                         source=where,
                         part=cell,
+                        suffix=splitext(str(audio_path or ""))[1],
                         group=self._group(row),
                     )
 

@@ -128,6 +128,7 @@ def _clip(
         source=f"{tar}, member {description.key}",
         part=part,
         refusal=refusal,
+        suffix=description.suffix,
     )
 
 

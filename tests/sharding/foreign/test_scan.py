@@ -16,6 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
+from psla_wds.audio.files import Notes
 from psla_wds.errors import ManifestError, PslaError, ShardError
 from psla_wds.labels.class_list import ClassList
 from sharding.check import check
@@ -23,6 +24,8 @@ from sharding.foreign.labels import LabelRules
 from sharding.foreign.scan import scan
 from sharding.foreign.tar_members import split_name
 from sharding.index import class_separation, make_index
+from sharding.packing.clip_table import ClipTable
+from sharding.packing.decode import decode
 from sharding.packing.reports import REJECTED
 from sharding.sources import TarsSource
 
@@ -291,6 +294,14 @@ def test_a_name_with_spaces_is_a_key(class_labels: Path, tmp_path: Path):
     assert check(folder, deep=True) == []
     source = TarsSource(folder=folder, class_labels=class_labels)
     assert [clip.clip_id for clip in source.read()[1]] == ["a dog 0"]
+
+
+def test_a_member_named_as_another_kind_is_noted(class_labels: Path, tmp_path: Path):
+    folder = write_members(tmp_path / "a.tar", {"a.wav": audio_of(0, "flac"), "a.cls": b"0"})
+    clips = TarsSource(folder=folder, class_labels=class_labels).read()[1]
+    (clip,) = ClipTable((0, clip) for clip in clips)
+    decode(clip, sample_rate_hz=16_000, notes=(notes := Notes()))
+    assert notes.flags == {"misnamed": "named .wav, is flac"}
 
 
 def test_members_of_a_clip_are_brought_together(class_labels: Path, tmp_path: Path):

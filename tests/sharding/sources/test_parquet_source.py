@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from services.store_server import serving
 
+from psla_wds.audio.files import Notes
 from psla_wds.errors import ClipRefusedError, ManifestError
 from psla_wds.io.locations import Location, parse_location
 from psla_wds.labels.manifest import Clip, checked
@@ -184,6 +185,17 @@ def test_lists_of_bytes_are_audio_too(tmp_path: Path):
     found = [(clip.clip_id, clip.labels, clip.split) for clip in clips]
     assert found == [("7", (0, 2), "eval"), ("8", (1,), "eval")]
     assert [read_cell(clip.path, clip.part) for clip in clips] == AUDIO[:2]
+
+
+def test_a_path_named_as_another_kind_is_noted(tmp_path: Path):
+    path = write(
+        tmp_path / "a.parquet", {"label": ClassLabel(names=NAMES)}, AUDIO[:3], label=[0] * 3
+    )
+    said = []
+    for clip in clips_of(path):
+        decode(clip, sample_rate_hz=16_000, notes=(notes := Notes()))
+        said.append(notes.flags.get("misnamed"))
+    assert said == [None, "named .wav, is flac", "named .wav, is ogg"]
 
 
 def test_human_labels_give_way_to_labels(tmp_path: Path):
