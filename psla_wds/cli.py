@@ -55,6 +55,7 @@ WIDEST = 10_000
 """Width for text that is not to be filled, in columns."""
 JARGON = {
     r"^Unrecognized options: ": "these words are not understood here: ",
+    r"^Missing value for argument '\('(\S+)',\)'": r"Missing value for argument '\1'",  # tyro 1.0.9
     r"^Missing value for argument '(\S+)'\. Expected 1 values": r"\1 needs a value",
     r"^Missing value for argument '(\S+)'\. Expected (\d+) values": r"\1 needs \2 values",
     r"^invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*?),?\)": (

@@ -76,7 +76,7 @@ def test_rare_classes_take_the_pooled_threshold(columns, least: int, precision: 
 @given(clips(max_classes=4), st.data())
 def test_scikit_learn_agrees_on_what_thresholds_give(columns, data):
     scores, targets = columns
-    values = st.sampled_from([-2.0, 0.1, 0.5, math.inf])
+    values = st.sampled_from(np.array([-2.0, 0.1, 0.5, math.inf], np.float32).tolist())
     thresholds = data.draw(npst.arrays(np.float32, scores.shape[1], elements=values))
     found = decide(scores, targets, thresholds)
     reached = (scores >= thresholds).astype(int)
