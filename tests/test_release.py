@@ -7,6 +7,7 @@ import sysconfig
 import tomllib
 import zipfile
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
@@ -97,9 +98,17 @@ def test_the_oldest_set_is_what_the_requirements_begin_with():
 UNREACHABLE = ("Connection", "Temporary failure", "Max retries", "timed out")
 
 
+def run_tool(*command: str, cwd: Path = ROOT, check: bool = True) -> CompletedProcess[str]:
+    """Run a program of others, whose deprecated calls are not ours to mend."""
+    return run(["env", "-u", "PYTHONWARNINGS", *command], cwd=cwd, check=check)
+
+
 def pip(*words: str) -> str:
-    """What pip prints; skips where the package index does not answer."""
-    done = run([sys.executable, "-m", "pip", *words], cwd=ROOT, check=False)
+    """What pip prints, with our pins for any that the machine has; skips where the package index
+    does not answer."""
+    done = run_tool(
+        "PIP_CONSTRAINT=constraints.txt", sys.executable, "-m", "pip", *words, check=False
+    )
     if done.returncode and any(text in done.stderr for text in UNREACHABLE):
         pytest.skip(f"the package index does not answer: {done.stderr.splitlines()[-1]}")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -122,7 +131,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"import sys; sys.path.insert(0, {str(tools)!r}); from setuptools import build_meta; "
         f"build_meta.build_sdist({str(output)!r}); build_meta.build_wheel({str(output)!r})"
     )
-    run([sys.executable, "-c", build], cwd=tree)
+    run_tool(sys.executable, "-c", build, cwd=tree)
     return output
 
 
@@ -158,11 +167,11 @@ def test_the_wheel_holds_the_packages_with_their_data(built: Path):
 def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of a new environment with the wheel, which sees the packages of this one."""
     folder = tmp_path_factory.mktemp("fresh") / "env"
-    run([sys.executable, "-m", "venv", str(folder)])
+    run_tool(sys.executable, "-m", "venv", str(folder))
     (wheel,) = built.glob("*.whl")
     python = folder / "bin" / "python"
     install = ["install", "--quiet", "--no-deps", "--no-index", "--ignore-installed"]
-    run([str(python), "-m", "pip", *install, str(wheel)])
+    run_tool(str(python), "-m", "pip", *install, str(wheel))
     (site,) = (folder / "lib").glob("python*/site-packages")
     # A line of a .pth file: its own .pth files, such as an editable install's, are not followed.
     (site / "others.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
@@ -230,4 +239,4 @@ def test_all_pins_have_wheels_for_python_3_14(tmp_path: Path):
     """All but efficientnet_pytorch, which has an archive of pure Python alone."""
     asked = [str(r) for r in requirements("cuda13", "dev") if r.name != "efficientnet_pytorch"]
     target = ["--ignore-installed", "--target", str(tmp_path), "--python-version", "3.14"]
-    pip("install", "--dry-run", "--only-binary=:all:", "-c", "constraints.txt", *target, *asked)
+    pip("install", "--dry-run", "--only-binary=:all:", *target, *asked)
