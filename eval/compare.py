@@ -17,6 +17,7 @@ from tyro.conf import Positional
 
 from psla_wds import cli
 from psla_wds.config import Within, check_ranges
+from psla_wds.printable import typed
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def main() -> None:
     write_texts(texts, "comparison")
     wrote = f"wrote {' and '.join(map(str, texts))}; " if texts else ""
     page = (
-        f"open {args.page} in a browser"
+        f"open {typed(args.page)} in a browser"
         if args.page
         else "--page COMPARISON.html writes a page with curves"
     )

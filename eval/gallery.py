@@ -29,7 +29,7 @@ SETTINGS = ("features", "sampler", "augment", "seed")
 class Args(cli.Overwrite):
     run: Positional[Path | None] = None
     """Run folder, for its settings and training shards."""
-    output: Annotated[Path, cli.New()] = Path("gallery.svg")
+    output: Annotated[Path, cli.New(twins=(".png",))] = Path("gallery.svg")
     """File to write; the .png has the same name."""
     index: cli.Shards = ()
     """Shards, without a run; with a run, its training shards if they were moved."""

@@ -19,6 +19,7 @@ from tyro.conf import Positional
 from psla_wds import cli
 from psla_wds.config import Within, check_ranges
 from psla_wds.errors import ConfigError
+from psla_wds.printable import typed
 
 METRICS, PAGE = "metrics.json", "report.html"
 
@@ -101,7 +102,7 @@ def score(args: Args, words: Sequence[str] = ()) -> None:
     page, metrics = args.output / PAGE, args.output / METRICS
     write_texts({metrics: to_json(report), page: render(report, words)}, "results")
     print(to_text(report))
-    print(f"wrote {metrics} and {page}; next: open {page} in a browser")
+    print(f"wrote {metrics} and {page}; next: open {typed(page)} in a browser")
 
 
 if __name__ == "__main__":

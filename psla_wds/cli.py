@@ -95,6 +95,13 @@ class New:
 
     files: tuple[str, ...] = ()
     """Names of the files in a folder, which may be there. Default: the path is what is written."""
+    twins: tuple[str, ...] = ()
+    """Suffixes of files of the same name that are written too."""
+
+    def paths(self, output: Path) -> list[Path]:
+        """All that is written."""
+        files = [output / name for name in self.files] or [output]
+        return files + [output.with_suffix(suffix) for suffix in self.twins]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +118,8 @@ def check_outputs(given: Any) -> None:
     may = getattr(given, "overwrite", None)
     for name, hint in get_type_hints(type(given), include_extras=True).items():
         output, marks = getattr(given, name), get_args(hint)[1:]
-        names = [file for new in marks if isinstance(new, New) for file in new.files or [""]]
-        for path in [output / file for file in names] if output else []:
+        writes = [mark for mark in marks if isinstance(mark, New)] if output else []
+        for path in [path for new in writes for path in new.paths(output)]:
             is_file = path.is_file()
             if os.path.lexists(path) and not (may and is_file):
                 fix = f"choose another --{name.replace('_', '-')}"

@@ -40,11 +40,12 @@ def summarise(index: ShardIndex) -> dict[str, Any]:
     duration_s = index.num_samples / index.sample_rate_hz
     labels_per_clip = np.diff(index.label_starts)
     counts = _class_counts(index)
+    shards = np.unique(index.shard)  # those of a split, where it is one
     quantiles = np.quantile(duration_s, [0, 0.25, 0.5, 0.75, 1]) if len(index) else np.zeros(5)
     return {
         "clips": len(index),
-        "shards": len(index.shards),
-        "bytes": sum(index.shard_sizes),
+        "shards": len(shards),
+        "bytes": int(np.asarray(index.shard_sizes, np.int64)[shards].sum()),
         "audio_bytes": int(index.size.sum()),
         "sample_rate_hz": index.sample_rate_hz,
         "hours": float(duration_s.sum() / 3600),

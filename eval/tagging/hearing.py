@@ -79,6 +79,7 @@ def tag_recordings(
             stored = embeddings.follow(name, whole) if embeddings else whole
             results = results_of(name, stored, tagger, top_k=top_k, events=events)
             write(recordings[number], (_with_flags(result, noted[number]) for result in results))
+        bar.update((bar.total or bar.n) - bar.n)  # lengths are estimates
     return heard
 
 

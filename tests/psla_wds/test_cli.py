@@ -29,7 +29,7 @@ class Section:
 @dataclass(frozen=True)
 class Args(cli.Overwrite):
     model: Positional[Path]
-    output: Annotated[Path, cli.New()]
+    output: Annotated[Path, cli.New(twins=(".png",))]
     epochs: tuple[int, int] = (1, 2)
     """First and last epoch."""
     features: Section = Section()
@@ -78,6 +78,9 @@ def test_files_are_replaced_only_if_asked_and_folders_never(tmp_path: Path):
     for path in (folder, tmp_path / "lost"):
         with pytest.raises(ConfigError, match=r"exists already\n.*\n.*choose another --output$"):
             parsed("m", f"--output={path}", "--overwrite")
+    (tmp_path / "c.png").touch()
+    with pytest.raises(ConfigError, match=r"exists already\n.*c.png\n"):
+        parsed("m", f"--output={tmp_path}/c.svg")
     new = f"--output={tmp_path}/new"
     assert parsed("m", new, f"--page={folder}").page == folder
     (folder / "b.json").touch()
@@ -106,7 +109,9 @@ def test_paths_in_advice_can_be_pasted():
             begun = False
             for part in getattr(node, "values", []) if isinstance(node, ast.JoinedStr) else []:
                 if isinstance(part, ast.Constant):
-                    begun = "psla-wds " in part.value or (begun and ";" not in part.value)
+                    begun = bool(re.search("psla-wds |open $", part.value)) or (
+                        begun and ";" not in part.value
+                    )
                 elif begun and re.search(PATHS, ast.unparse(part)):
                     bare.append(f"{file.relative_to(ROOT)}: {ast.unparse(part)}")
     assert bare == []

@@ -44,6 +44,12 @@ def test_splits_can_be_named(shards: Path):
     assert json.loads(printed)["clips"] == len(open_indexes(f"{shards}:eval"))
 
 
+def test_only_shards_with_clips_of_the_split_count(shards: Path):
+    index = read_index(shards)
+    summary = summarise(index.select(np.flatnonzero(index.shard == 1), "one"))
+    assert summary["shards"] == 1 and summary["bytes"] == index.shards[1].stat().st_size
+
+
 def test_equal_lengths_are_one_row(shards: Path):
     index = read_index(shards)
     equal = replace(index, num_samples=np.full(len(index), 5 * index.sample_rate_hz))
