@@ -40,7 +40,7 @@ test: lint
 	$(PYTEST) -m 'not slow and not gpu'
 
 test-all: lint
-	$(PYTEST) -m 'not gpu'
+	$(PYTEST) -m 'not gpu' --tally benchmarks/results/tried.json
 
 # Each part within a bound of seconds; a part that fails does not stop those after it, and make names
 # those that failed. Results are gpu_*.json, beside those of a CPU. All parts take up to 20 minutes.

@@ -24,7 +24,7 @@ install_import_hook(["psla_wds", "eval", "train", "sharding"], "beartype.beartyp
 import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
 import torch  # noqa: E402
-from fuzz.properties import TALLY  # noqa: E402
+from fuzz.tally import TALLY, add_to_record, summary  # noqa: E402
 
 from psla_wds import cli  # noqa: E402
 
@@ -47,6 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-gpu", action="store_true", help="fail, instead of skipping, when there is no GPU"
     )
+    parser.addoption("--tally", type=Path, help="record to add to: what these tests tried")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -66,15 +67,14 @@ def pytest_testnodedown(node: Any) -> None:
     TALLY.update(getattr(node, "workeroutput", {}).get("fuzz", {}))
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if any(TALLY.values()):
-        changed, refused, taken, kills, limits, met = (
-            f"{TALLY[name]:,}" for name in ("cases", "refused", "taken", "kills", "limits", "met")
-        )
-        terminalreporter.write_line(
-            f"tried: {changed} changed files (readers refused {refused} and took {taken}); "
-            f"{kills} kills; {limits} limits, of which {met} were met"
-        )
+        terminalreporter.write_line(summary())
+        if path := config.getoption("--tally"):
+            marked = config.getoption("markexpr")
+            tests = " ".join([*config.args, *([f"-m '{marked}'"] if marked else [])])
+            failed = sum(len(terminalreporter.stats.get(kind, ())) for kind in ("failed", "error"))
+            add_to_record(path, tests, failed)
 
 
 @pytest.fixture(scope="session")

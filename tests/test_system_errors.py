@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY_CLASSES, assert_user_error, run_command, write_corpus
-from fuzz.properties import TALLY
+from fuzz.tally import TALLY
 from run_folders import epoch_line, write_run
 from tiny_models import FEATURES, MODEL
 

@@ -1,6 +1,8 @@
 """Records of benchmarks and their tables; the smaller benchmarks run through on little data."""
 
+import json
 import sys
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import tyro
 from conftest import run
+from fuzz import tally
 
 from benchmarks import bench_metrics, bench_shard, bench_step, bench_tag, scale
 from benchmarks.harness import RATES, Column, compare, record, table
@@ -41,6 +44,19 @@ def test_figures_that_vary_and_uncommitted_changes_are_marked():
         "| b | 2 | | 10% |",
     ]
     assert "commit abc **with uncommitted changes**" in last and "~ marks" in last
+
+
+def test_a_run_replaces_its_row_of_what_was_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "tried.json"
+    for tests, counts in (("a", {"cases": 1}), ("b", {"cases": 20}), ("a", {"cases": 300})):
+        monkeypatch.setattr(tally, "TALLY", Counter(counts))
+        tally.add_to_record(path, tests, failed=1)
+    *rows, _, _ = markdown(json.loads(path.read_text())).splitlines()[2:]
+    assert [[cell.strip() for cell in row.split("|")[1:3]] for row in rows] == [
+        ["b", "20"],
+        ["a", "300"],
+        ["all", "320"],
+    ]
 
 
 def test_metrics_are_measured_once_they_agree():

@@ -1,7 +1,6 @@
 """What holds of a file that was changed: it is refused, or it does no harm, in bounded memory."""
 
 import resource
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from fuzz.tally import TALLY
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
@@ -16,8 +16,6 @@ from psla_wds.errors import PslaError
 
 T = TypeVar("T")
 
-TALLY = Counter[str]()
-"""Cases and what became of what was read, kills, and limits; tests print them at their end."""
 PIECE = 1000
 """Most cases of one test: so many end within minutes on a busy machine."""
 

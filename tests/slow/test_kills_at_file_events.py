@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from builds import build, content
 from conftest import manifest_arguments, write_corpus
-from fuzz.properties import TALLY
+from fuzz.tally import TALLY
 from training_runs import arguments, logged_losses, same_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

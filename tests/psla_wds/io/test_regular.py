@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzz.properties import TALLY, accepted
+from fuzz.properties import accepted
+from fuzz.tally import TALLY
 
 from eval.export import read_headlines
 from psla_wds.config import read_json

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from builds import build, content
 from conftest import assert_user_error, manifest_arguments, write_corpus
-from fuzz.properties import TALLY
+from fuzz.tally import TALLY
 
 from psla_wds.errors import ConfigError, PslaError
 from psla_wds.io.atomic_files import atomic_open

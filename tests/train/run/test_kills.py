@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fuzz.properties import TALLY
+from fuzz.tally import TALLY
 
 from psla_wds.models.checkpoint import load_checkpoint
 from psla_wds.models.epochs import epoch_checkpoints
