@@ -218,7 +218,7 @@ def _energy(block: Float32[np.ndarray, "samples *channels"]) -> float:
     some = block[:ENERGY_RUN]
     if runs:
         whole = block[: runs * ENERGY_STEP]
-        some = whole.reshape(runs, ENERGY_STEP, *block.shape[1:])[:, :ENERGY_RUN]
+        some = whole.reshape(runs, ENERGY_STEP, *block.shape[1:])[:, :ENERGY_RUN].ravel()
     return float(np.vdot(some, some))
 
 
