@@ -1,7 +1,8 @@
 """Run the tasks of a build on a Dask cluster that is already running.
 
 All machines see the source and the output at the same paths or URLs. A lost worker costs the shards
-it was making; other workers make them again.
+it was making; other workers make them again. A shard at which several workers die is made by this
+machine.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from psla_wds.errors import ConfigError, ShardError
 from psla_wds.io.atomic_files import disk_errors
 from psla_wds.io.regular import CONFIG_BYTES, read_text
 from psla_wds.printable import typed
-from sharding.packing.engines import MAX_TRIES, worker_died
+from sharding.packing.engines import MAX_TRIES, run_local
 from sharding.packing.shard import ShardResult, ShardTask, pack_shard
 
 ANSWER_S = 20
@@ -141,7 +142,8 @@ def _result(future: Any, task: ShardTask) -> ShardResult:
     try:
         return future.result()
     except KilledWorker:
-        raise worker_died(task) from None
+        logger.warning("%s: Dask workers died while they made it; this machine does", task.tar)
+        return next(run_local([task], 1))  # which finds the clip, and leaves it out
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"a Dask worker lacks a package: {error}",

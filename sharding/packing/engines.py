@@ -50,7 +50,11 @@ class _Work:
             self.task = replace(self.task, fatal=self.task.fatal | {clip_id})
             self.tries = 1
         elif self.tries == MAX_TRIES:
-            raise worker_died(self.task)
+            raise ShardError(
+                f"the worker process died {MAX_TRIES} times while it made this shard",
+                where=self.task.tar,
+                fix="look for a lack of memory; then run again",
+            )
         else:
             self.tries += 1
 
@@ -166,14 +170,6 @@ def _made(task: ShardTask, pipe: connection.Connection) -> Any:
         return error
     except Exception:
         return traceback.format_exc()
-
-
-def worker_died(task: ShardTask) -> ShardError:
-    return ShardError(
-        f"the worker process died {MAX_TRIES} times while it made this shard",
-        where=task.tar,
-        fix="look for a lack of memory; then run again",
-    )
 
 
 def _ended_early() -> ConfigError:

@@ -139,8 +139,14 @@ def test_a_disk_that_fills_up_during_a_sync_keeps_nothing(tmp_path: Path, monkey
 
 
 @contextmanager
-def dask_cluster(folder: Path, *, workers: int) -> Iterator[list[subprocess.Popen]]:
-    """The scheduler and workers of a cluster on loopback, and its file `scheduler.json`."""
+def dask_cluster(
+    folder: Path, *, workers: int, nanny: str = "--no-nanny"
+) -> Iterator[list[subprocess.Popen]]:
+    """The scheduler and workers of a cluster on loopback, and its file `scheduler.json`.
+
+    Args:
+        nanny: `--nanny` replaces workers that die.
+    """
     pytest.importorskip("distributed", reason="the extra cluster is not installed")
     file = folder / "scheduler.json"
     common = {"cwd": folder, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
@@ -148,7 +154,7 @@ def dask_cluster(folder: Path, *, workers: int) -> Iterator[list[subprocess.Pope
     cli = [sys.executable, "-m", "distributed.cli.dask_"]
     scheduler = [*cli[:2], f"{cli[2]}scheduler", "--port", "0", *address]
     worker = [*cli[:2], f"{cli[2]}worker", "--nthreads", "1", *address]
-    worker += ["--no-nanny", "--local-directory", str(folder)]
+    worker += [nanny, "--local-directory", str(folder)]
     processes = [subprocess.Popen(scheduler, **common)]
     try:
         wait_for(file.exists)
@@ -189,6 +195,21 @@ def test_a_dask_scheduler_that_is_lost_is_one_error(many: Path, whole: Path, tmp
     assert process.returncode == 2 and "the Dask scheduler was lost" in stderr, stderr
     build(many, output, SMALL)
     assert content(output) == content(whole)
+
+
+@pytest.mark.slow
+def test_a_clip_that_kills_workers_of_dask_is_refused(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    in_workers(tmp_path, monkeypatch, KILLER)
+    output = tmp_path / "shards"
+    with dask_cluster(tmp_path, workers=2, nanny="--nanny"):
+        scheduler = f"--scheduler-file={tmp_path}/scheduler.json"
+        process = start(many, output, "--engine=dask", scheduler, "--max-rejected=0.5")
+        _, stderr = process.communicate(timeout=240)
+    assert process.returncode == 0 and "Dask workers died" in stderr, stderr
+    (refused,) = map(json.loads, (output / "rejected.jsonl").read_text().splitlines())
+    assert (refused["clip_id"], refused["reason"]) == ("clip.001.flac", "fatal")
 
 
 def test_a_dask_scheduler_that_does_not_answer_is_one_error(
