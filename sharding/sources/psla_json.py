@@ -23,6 +23,8 @@ from sharding.sources.source import named, require
 WEIGHT_SCALE, COUNT_OFFSET = 1000.0, 0.01
 """A row's weight is the sum of 1000 / (count + 0.01) over its labels (official code)."""
 WEIGHT_TOLERANCE = 1e-4
+MOST_BYTES = 2**30
+"""Size of a JSON file, which is read whole: that of 2 million clips has about 300 MB."""
 
 logger = logging.getLogger("sharding.build")
 
@@ -102,7 +104,7 @@ def check_weights(path: Location, labels: list[list[str]]) -> bool:
 def _read(path: Location) -> list[dict[str, Any]]:
     form = 'write {"data": [{"wav": PATH, "labels": "mid,mid"}, ...]}'
     try:
-        content = json.loads("".join(lines(path, longest=2**32)))
+        content = json.loads("".join(lines(path, most_bytes=MOST_BYTES)))
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"the file is not JSON: {error}", where=path, fix=form) from None
     rows = content.get("data") if isinstance(content, dict) else None

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -20,10 +21,21 @@ LONGEST_LINE = 2**22
 """Characters of a line, which is in memory as a whole."""
 
 
-def lines(path: Location, *, longest: int = LONGEST_LINE) -> Iterator[str]:
-    number = 0
+def lines(path: Location, *, most_bytes: int | None = None) -> Iterator[str]:
+    """Lines of a text file.
+
+    Args:
+        most_bytes: size of a file whose lines may be of any length; a larger one is an error.
+            Default: the file may have any size, and its lines have a bound.
+    """
+    number, longest = 0, LONGEST_LINE
     try:
         with at(path).local_copy() as local, open_text(local) as file:
+            if most_bytes is not None:
+                longest, size = most_bytes + 1, os.fstat(file.fileno()).st_size
+                fix = "split it into several files, and give each shards of its own"
+                problem = f"the file has {size:,} bytes; at most {most_bytes:,} are read at once"
+                require(size <= most_bytes, problem, path, fix)
             for number, line in enumerate(iter(partial(file.readline, longest), ""), 1):
                 if len(line) == longest:
                     raise ManifestError(

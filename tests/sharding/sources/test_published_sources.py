@@ -33,7 +33,7 @@ from sharding.sources import (
     PslaJsonSource,
     TarsSource,
 )
-from sharding.sources.psla_json import check_weights
+from sharding.sources.psla_json import MOST_BYTES, check_weights
 
 
 def test_the_splits_of_fsd50k_need_only_their_own_audio(tmp_path: Path):
@@ -103,6 +103,15 @@ def test_weights_beside_a_psla_json_are_compared_with_labels(
     write_psla_json(tmp_path, LABELS, weights)
     right = check_weights(tmp_path / "train_weight.csv", [row.split(",") for row in LABELS])
     assert message in caplog.text and right == message.startswith("has")
+
+
+def test_a_psla_json_has_a_size_that_memory_holds(tmp_path: Path):
+    path = tmp_path / "a.json"
+    with path.open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    source = PslaJsonSource(file=path, class_labels=write_classes(tmp_path))
+    with limited_memory(), pytest.raises(ManifestError, match=r"1,073,741,825 bytes; at most"):
+        list(source.read()[1])
 
 
 @pytest.mark.parametrize(
