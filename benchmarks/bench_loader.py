@@ -24,6 +24,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import soundfile
 import torch
+from isal.isal_zlib import crc32
 from tqdm import tqdm
 
 from benchmarks import harness
@@ -237,26 +238,30 @@ def memory_way(work: Work) -> Way:
 def read_limits(index: ShardIndex, args: Args) -> dict[str, Rate]:
     """The rates that no loader can exceed in reading."""
     limits: dict[str, Rate] = {
-        f"limit: pread by offset, threads {n}": partial(pread_rate, index, args, n)
+        f"limit: {job}, threads {n}": partial(pread_rate, index, args, n, checked=checked)
+        for job, checked in (("pread by offset", False), ("pread and CRC-32", True))
         for n in PREAD_THREADS
     }
     return limits | {"limit: cat of the tars": partial(cat_rate, index, args.seconds)}
 
 
-def pread_rate(index: ShardIndex, args: Args, threads: int) -> float:
+def pread_rate(index: ShardIndex, args: Args, threads: int, *, checked: bool) -> float:
     """Clips per second of a bare loop in each thread: weighted draws, one pread for each clip, and
-    labels. It checks nothing, and hands nothing from thread to thread."""
+    labels. It hands nothing from thread to thread, and compares check sums only if asked to."""
     rows = plan_epoch(index, SamplerConfig(), seed=0, epoch=1).rows
     files = [os.open(str(path), os.O_RDONLY) for path in index.shards]
 
     def read(rows: np.ndarray) -> int:
-        shards, offsets, sizes = (c[rows].tolist() for c in (index.shard, index.offset, index.size))
+        columns = (index.shard, index.offset, index.size, index.crc32)
+        shards, offsets, sizes, check_sums = (column[rows].tolist() for column in columns)
         starts = itertools.cycle(range(0, len(rows) - args.batch_size + 1, args.batch_size))
         for number, start in enumerate(starts, start=1):
             stop = start + args.batch_size
             audio = [np.empty(size, np.uint8) for size in sizes[start:stop]]
             for place, clip in enumerate(audio, start):
                 os.preadv(files[shards[place]], [clip.data], offsets[place])
+                if checked and crc32(clip.data) != check_sums[place]:
+                    raise ValueError("the shards have changed")
             index.targets(rows[start:stop])
             if time.perf_counter() > ends:
                 return number * args.batch_size
