@@ -110,4 +110,4 @@ def test_every_runtime_tags(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bench_tag, "NETWORKS", {network: bench_tag.NETWORKS[network]})
     args = bench_tag.Args(windows=2, batch_size=2, classes=5, threads=1, repeats=1)
     rows = bench_tag.measure(args)["tables"][0]["rows"]
-    assert len(rows) == 5 and all(10 < row["mebibytes"] < 40 for row in rows)
+    assert len(rows) == 6 and all(10 < row["mebibytes"] < 40 for row in rows)
