@@ -148,10 +148,11 @@ def table(columns: Sequence[Column], rows: list[Row]) -> dict[str, Any]:
 
 
 def record(
-    title: str, tables: list[dict[str, Any]], args: Any, *, notes: Sequence[str] = ()
+    title: str, tables: list[dict[str, Any]], args: Any = None, *, notes: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The content of a results file; `args` are the arguments of the benchmark."""
-    conditions = {k: v for k, v in asdict(args).items() if not isinstance(v, Path)}
+    """The content of a results file; `args` are the arguments of the benchmark, if it has some."""
+    given = asdict(args) if args else {}
+    conditions = {k: v for k, v in given.items() if not isinstance(v, Path)}
     return {
         "title": title,
         "conditions": conditions,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import RESULTS, Column, machine, table, write
+from benchmarks.harness import RESULTS, Column, record, table, write
 from psla_wds import cli
 from psla_wds.errors import PslaError
 
@@ -111,13 +111,12 @@ def run_benchmark(
     cli.run(main)
 
 
-def demo_record(metrics: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+def demo_record(metrics: dict[str, Any]) -> dict[str, Any]:
     """The record of `make demo`, from the metrics.json that it wrote."""
     row = {column.key: metrics.get(column.key) for column in DEMO_COLUMNS}
     row["times_prevalence"] = metrics["mAP"] / metrics["mean_prevalence"]
-    tables = [table(DEMO_COLUMNS, [row])]
     title = "The model that `make demo` trains, on clips that it has not seen"
-    return {"title": title, "conditions": {}, "machine": facts, "notes": [], "tables": tables}
+    return record(title, [table(DEMO_COLUMNS, [row])])
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def main() -> None:
     args = cli.parse(Args, __doc__, prog="python -m benchmarks.tables")
     if args.demo:
         metrics = json.loads(args.demo.read_text(encoding="utf-8"))
-        write(demo_record(metrics, machine()), RESULTS / "demo.json")
+        write(demo_record(metrics), RESULTS / "demo.json")
     for path in documents(ROOT):
         path.write_text(with_tables(path.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
     print(f"wrote the tables of {', '.join(path.name for path in documents(ROOT))}")

@@ -1,10 +1,11 @@
-"""Counts of what tests tried, and their record, whose table is in docs/security.md."""
+"""Counts of what tests tried, and their record."""
 
 import json
 from collections import Counter
 from pathlib import Path
 
-from benchmarks.harness import Column, machine, table, write
+from benchmarks.harness import Column, record, table, write
+from psla_wds.runtime.environment import environment
 
 TALLY = Counter[str]()
 """Changed files and what became of them, kills, and limits."""
@@ -34,14 +35,12 @@ def summary() -> str:
 
 def add_to_record(path: Path, tests: str, failed: int) -> None:
     """Add a row of these tests to a record, or replace it, and the sum of all rows."""
-    facts, rows = machine(), []
+    rows = []
     if path.exists():
         rows = json.loads(path.read_text(encoding="utf-8"))["tables"][0]["rows"]
     rows = [row for row in rows if row["tests"] not in (tests, ALL)]
     counts = {name: TALLY[name] for name in COUNTS} | {"failed": failed}
-    rows.append({"tests": tests, **counts, "commit": facts["commit"]})
+    rows.append({"tests": tests, **counts, "commit": environment()["commit"]})
     total = {name: sum(row[name] for row in rows) for name in counts}
-    title = "What tests tried, a line for each run"
-    tables = [table(COLUMNS, [*rows, {"tests": ALL, **total}] if len(rows) > 1 else rows)]
-    content = {"title": title, "conditions": {}, "machine": facts, "notes": [], "tables": tables}
-    write(content, path)
+    rows += [{"tests": ALL, **total}] if len(rows) > 1 else []
+    write(record("What tests tried, a line for each run", [table(COLUMNS, rows)]), path)
