@@ -40,6 +40,7 @@ from psla_wds.features.log_mel import (
     normalise,
     spectrum_matrix,
 )
+from psla_wds.features.on_cpu import CpuFrontEnd
 from psla_wds.sampling.augment import plain_draws
 from sharding.packing.engines import num_cores
 
@@ -154,6 +155,9 @@ def whole_ways(clips: Batches, paths: list[Path], devices: list[torch.device]) -
         for threads in dict.fromkeys((1, num_cores())):
             name = f"DALI graph, {device.type}, {threads} thread{'s' * (threads > 1)}"
             ways[name] = partial(dali_way, clips, device, threads=threads)
+    for threads in dict.fromkeys((1, num_cores())):
+        name = f"psla-wds on a CPU, {threads} thread{'s' * (threads > 1)}"
+        ways[name] = partial(cpu_way, clips, threads=threads)
     return ways
 
 
@@ -184,11 +188,18 @@ def torch_way(
 def dali_way(
     clips: Batches, device: torch.device, *, threads: int
 ) -> Iterator[Iterator[torch.Tensor]]:
-    """The graph of training."""
+    """The graph of training on a GPU."""
     settings = {"batch_size": len(clips[0]), "num_threads": threads, "device": device}
     front_end = FrontEnd(Feed(partial(encoded, clips), FEATURES), **settings)
     yield (front_end.run()[0] for _ in itertools.count())
     del front_end
+
+
+@contextmanager
+def cpu_way(clips: Batches, *, threads: int) -> Iterator[Iterator[torch.Tensor]]:
+    """The front end of training on a CPU."""
+    front_end = CpuFrontEnd(partial(encoded, clips), FEATURES, num_threads=threads)
+    yield (front_end.run()[0] for _ in itertools.count())
 
 
 def check_equal(ways: dict[str, Open]) -> None:

@@ -28,7 +28,7 @@ from isal.isal_zlib import crc32
 from tqdm import tqdm
 
 from benchmarks import harness
-from benchmarks.corpus import Corpus, CorpusArgs, make_corpus, read_clips
+from benchmarks.corpus import Corpus, CorpusArgs, make_corpus, read_clips, wav_index
 from benchmarks.harness import RATES, RESULTS, WARMUP_BATCHES, Column, Rate, Row, record, table
 from benchmarks.papers_way import check_same_work, papers_batches
 from benchmarks.peers import (
@@ -119,7 +119,8 @@ def measure_level(ways: list[Way], limits: dict[str, Rate], args: Args) -> list[
 
 def clip_ways(work: Work) -> list[Way]:
     """All loaders of bytes or waveforms, checked; for waveforms with the limit of decoding."""
-    ours = (decode_way, waveform_way) if work.decode else (read_way,)
+    of_wav = partial(waveform_way, wav=True)
+    ours = (decode_way, waveform_way, of_wav) if work.decode else (read_way,)
     ways = [*peer_ways(work), *(way(work) for way in ours)]
     check_clips(ways, work)
     return [*ways, memory_way(work)] if work.decode else ways
@@ -206,9 +207,13 @@ def decode_way(work: Work) -> Way:
     return Way("psla-wds", WEIGHTED, opened, DALI_SETTINGS)
 
 
-def waveform_way(work: Work) -> Way:
-    """The same draws by `training_waveforms`, which needs neither torch nor DALI."""
-    index = work.corpus.index
+def waveform_way(work: Work, *, wav: bool = False) -> Way:
+    """The same draws by `training_waveforms`, which needs neither torch nor DALI.
+
+    Args:
+        wav: whether the shards have WAV.
+    """
+    index = wav_index(work.corpus) if wav else work.corpus.index
 
     @contextmanager
     def opened(decode_threads: int) -> Iterator[Iterator[Clips]]:
@@ -218,7 +223,8 @@ def waveform_way(work: Work) -> Way:
             batches = harness.endless(epochs)
             yield (Clips(b.draws.rows, b.waveforms, b.targets) for b in batches)
 
-    return Way("psla-wds, NumPy waveforms", WEIGHTED, opened, DECODE_THREADS)
+    name = f"psla-wds, NumPy waveforms{', of WAV' * wav}"
+    return Way(name, WEIGHTED, opened, DECODE_THREADS)
 
 
 def memory_way(work: Work) -> Way:

@@ -39,18 +39,10 @@ class Corpus:
 
 def make_corpus(folder: Path, num_clips: int) -> Corpus:
     """Synthetic clips as shards and as loose files; `ConfigError` if the folder has others."""
-    source, shards = folder / "source", folder / "shards"
-    if not (source / "segments.csv").exists():
+    if not (folder / "source" / "segments.csv").exists():
         settings = ("--clips", num_clips, "--seed", 0, "--clip-s", CLIP_S)
-        run_module("sharding.synthesize", source, *settings)
-    if not (shards / "index").exists():
-        per_shard = min(500, max(1, num_clips // 4))  # a shard for each worker of a peer
-        run_module(
-            *("sharding.build", "audioset", "--segments", source / "segments.csv"),
-            *("--audio-root", source / "audio", "--output", shards, "--clips-per-shard", per_shard),
-            *("--class-labels", source / "class_labels_indices.csv"),
-        )
-    index = open_indexes([str(shards)])
+        run_module("sharding.synthesize", folder / "source", *settings)
+    index = make_shards(folder, folder / "shards", num_clips, "flac")
     if len(index) != num_clips:
         raise ConfigError(
             f"the corpus has {len(index)} clips, not {num_clips}",
@@ -58,6 +50,24 @@ def make_corpus(folder: Path, num_clips: int) -> Corpus:
             fix=f"set --clips {len(index)}, or another folder by --corpus",
         )
     return Corpus(folder, index, loose_files(index, folder / "loose"))
+
+
+def make_shards(folder: Path, shards: Path, num_clips: int, codec: str) -> ShardIndex:
+    """The clips of a corpus in shards, unless they are there."""
+    source = folder / "source"
+    if not (shards / "index").exists():
+        per_shard = min(500, max(1, num_clips // 4))  # a shard for each worker of a peer
+        run_module(
+            *("sharding.build", "audioset", "--segments", source / "segments.csv"),
+            *("--audio-root", source / "audio", "--output", shards, "--clips-per-shard", per_shard),
+            *("--class-labels", source / "class_labels_indices.csv", "--codec", codec),
+        )
+    return open_indexes([str(shards)])
+
+
+def wav_index(corpus: Corpus) -> ShardIndex:
+    """The same clips in the same order, in shards of WAV."""
+    return make_shards(corpus.folder, corpus.folder / "wav", len(corpus.index), "wav")
 
 
 def loose_files(index: ShardIndex, folder: Path) -> list[Path]:

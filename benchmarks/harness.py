@@ -21,7 +21,7 @@ from psla_wds.config import BATCH_SIZE, Within
 from psla_wds.runtime.environment import environment, version
 
 RESULTS = Path(__file__).parent / "results"
-PEERS = ("webdataset", "mosaicml-streaming", "litdata", "spdl")
+PEERS = ("webdataset", "mosaicml-streaming", "litdata", "spdl", "torchcodec")
 PACKAGES = ("torch", "torchaudio", "nvidia-dali-cuda130", "numpy", "soundfile", "psla-wds", *PEERS)
 WARMUP_BATCHES = 12
 """Batches before the clock starts: more than any loader here reads ahead."""

@@ -23,9 +23,10 @@ from nvidia.dali import Pipeline, fn
 from nvidia.dali.types import DALIDataType
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from benchmarks.corpus import Corpus
+from benchmarks.corpus import Corpus, wav_index
 from benchmarks.papers_way import NEVER_ENDS, balanced_sampler, use_one_thread
 from psla_wds.sampling.plan import clip_weights
+from psla_wds.shards.index import ShardIndex
 from sharding.packing.engines import num_cores
 
 logger = logging.getLogger("peers")
@@ -247,19 +248,37 @@ def litdata_way(work: Work) -> Way:
 
 
 def spdl_way(work: Work) -> Way:
-    """Threads of SPDL over the same index: its weighted sampler, a pread for each clip, and its
-    decoder, which is FFmpeg's."""
+    """Threads of SPDL over the same index, with its decoder, which is FFmpeg's."""
     import spdl.io
-    from spdl.pipeline import PipelineBuilder
-    from spdl.source import DistributedRandomSampler
-
-    index = work.corpus.index
-    weights = clip_weights(index).tolist()
 
     def clip(encoded: np.ndarray) -> np.ndarray:
         if not work.decode:
             return encoded
         return spdl.io.to_numpy(spdl.io.load_audio(encoded.tobytes(), filter_desc=SPDL_FORMAT))[0]
+
+    opened = _spdl_batches(work.corpus.index, work.batch_size, clip)
+    return Way("SPDL, pread in threads", WEIGHTED, opened, DALI_SETTINGS)
+
+
+def torchcodec_way(work: Work) -> Way:
+    """Threads of SPDL over shards of WAV, with torchcodec's decoder of WAV."""
+    from torchcodec.decoders import WavDecoder
+
+    def clip(encoded: np.ndarray) -> np.ndarray:
+        return WavDecoder(encoded.tobytes()).get_all_samples().data[0].numpy()
+
+    opened = _spdl_batches(wav_index(work.corpus), work.batch_size, clip)
+    return Way("SPDL, torchcodec WavDecoder, of WAV", WEIGHTED, opened, DALI_SETTINGS)
+
+
+def _spdl_batches(
+    index: ShardIndex, batch_size: int, clip: Callable[[np.ndarray], np.ndarray]
+) -> Callable[..., Any]:
+    """SPDL's weighted sampler, and in each thread a pread and `clip` for each clip of a batch."""
+    from spdl.pipeline import PipelineBuilder
+    from spdl.source import DistributedRandomSampler
+
+    weights = clip_weights(index).tolist()
 
     @contextmanager
     def opened(threads: int, depth: int) -> Iterator[Iterator[Clips]]:
@@ -274,7 +293,7 @@ def spdl_way(work: Work) -> Way:
         draws = DistributedRandomSampler(
             len(index), rank=0, world_size=1, num_draws=NEVER_ENDS, weights=weights
         )
-        builder = PipelineBuilder().add_source(draws).aggregate(work.batch_size)
+        builder = PipelineBuilder().add_source(draws).aggregate(batch_size)
         builder = builder.pipe(batch, concurrency=threads, output_order="input").add_sink(depth)
         pipeline = builder.build(num_threads=threads)
         try:
@@ -284,7 +303,7 @@ def spdl_way(work: Work) -> Way:
             for file in files:
                 os.close(file)
 
-    return Way("SPDL, pread in threads", WEIGHTED, opened, DALI_SETTINGS)
+    return opened
 
 
 def _records(corpus: Corpus) -> Iterator[dict[str, Any]]:
@@ -371,25 +390,28 @@ def _dali_batches(pipeline: Pipeline, labels: Callable[..., tuple[Any, Any]]) ->
         yield Clips(keys, [np.asarray(clips[i]) for i in range(len(clips))], targets)
 
 
-NEEDS: dict[str, Callable[[Work], Way]] = {
-    "streaming": mosaicml_way,
-    "litdata": litdata_way,
-    "spdl": spdl_way,
+NEEDS: dict[Callable[[Work], Way], tuple[str, ...]] = {
+    mosaicml_way: ("streaming",),
+    litdata_way: ("litdata",),
+    spdl_way: ("spdl",),
+    torchcodec_way: ("spdl", "torchcodec"),
 }
-"""Peers that are not installed with the project, by the module they need."""
+"""Peers that are not installed with the project, and the modules that they need."""
 
 
 def peer_ways(work: Work) -> list[Way]:
     """All peers that are installed; logs a warning that names the others."""
-    missing = [module for module in NEEDS if find_spec(module) is None]
+    modules = sorted({module for needed in NEEDS.values() for module in needed})
+    missing = [module for module in modules if find_spec(module) is None]
     if missing:
         names = ", ".join(missing)
         logger.warning("left out, not installed: %s; pip install -e '.[bench]' adds them", names)
+    others = [way for way, needed in NEEDS.items() if not set(needed) & set(missing)]
     return [
         loose_files_way(work),
         webdataset_way(work, shuffled=False),
         webdataset_way(work, shuffled=True),
-        *(way(work) for module, way in NEEDS.items() if module not in missing),
+        *(way(work) for way in others if work.decode or way is not torchcodec_way),
         dali_reader_way(work),
         *([] if work.decode else [dali_reader_way(work, mapped=False)]),
     ]

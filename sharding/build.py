@@ -85,6 +85,9 @@ BY_SUFFIX = {
 }
 """Sources of files."""
 
+PLACES = ("folder", "file", "files", "segments")
+"""Fields that name what a source reads; each source has one of them."""
+
 
 def build(source: Source, config: PackConfig) -> None:
     """Read the source, make the shards that are missing, and publish them by their index."""
@@ -102,10 +105,10 @@ def build(source: Source, config: PackConfig) -> None:
     clips = in_order(found, as_begun(config.layout, config.output), classes)
     if not clips:
         raise ManifestError(
-            "the source lists no clip", where=source, fix="check the path and the file"
+            "the source lists no clip", where=_place(source), fix="check the path and the file"
         )
-    check_number_of_classes(len(classes), where=source)
-    check_number_of_splits(clips.num_splits(), where=source)
+    check_number_of_classes(len(classes), where=_place(source))
+    check_number_of_splits(clips.num_splits(), where=_place(source))
     if config.dry_run:
         try:
             print(forecast(clips, classes, config))
@@ -140,6 +143,12 @@ def _check_output(source: Source, output: Location) -> None:
                 where=output,
                 fix=f"choose an --output outside of {source.folder}",
             )
+
+
+def _place(source: Source) -> str:
+    """What the source reads, for messages."""
+    (place,) = (vars(source)[name] for name in PLACES if name in vars(source))
+    return ", ".join(map(str, place)) if isinstance(place, tuple) else str(place)
 
 
 def _clean_up(source: Source) -> None:

@@ -222,5 +222,6 @@ def assert_user_error(done: subprocess.CompletedProcess[str], *needles: str) -> 
     assert "Traceback" not in done.stderr
     message = done.stderr[done.stderr.index("error: ") :]
     assert "  where: " in message and "  fix:   " in message, message
+    assert "Path('" not in message, "an object of Python is shown: " + message
     for needle in needles:
         assert needle in message, message

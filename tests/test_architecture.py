@@ -139,7 +139,7 @@ def test_only_the_front_end_imports_dali():
     assert "dali.py" in users
 
 
-def test_nothing_but_making_batches_needs_dali():
+def test_nothing_but_batches_on_a_gpu_needs_dali():
     """What docs/install.md says works without an extra: no module imports the pipeline at once."""
     for path in (p for p in sources() if p.parts[len(ROOT.parts)] != "benchmarks"):
         top_level = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.ImportFrom)]

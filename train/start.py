@@ -13,7 +13,7 @@ from psla_wds.config import Kind, to_json
 from psla_wds.errors import ConfigError
 from psla_wds.evaluation.teacher import apply_teacher
 from psla_wds.io.remote import expect_reads_within
-from psla_wds.loading.loader import check_dali
+from psla_wds.loading.loader import needs_dali
 from psla_wds.models.batch_norm import check_batch_norm
 from psla_wds.models.config import RANDOM
 from psla_wds.models.epochs import epoch_path
@@ -102,7 +102,7 @@ def _prepare(
     """
     if not config.index:
         raise ConfigError("there is nothing to train on", where="index", fix="set --index SHARDS")
-    check_dali()
+    needs_dali(world.device)
     expect_reads_within(config.reader.timeout_s)
     layout = layout_of(config, world)
     check_batch_norm(

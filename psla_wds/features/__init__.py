@@ -1,1 +1,1 @@
-"""Log-mel features: their definition in torch, and the same as a DALI graph."""
+"""Log-mel features as defined in torch, and the front ends: a DALI graph, and threads of a CPU."""

@@ -1,8 +1,8 @@
-"""The log-mel front end as one DALI graph: encoded audio in, batches for the model out.
+"""The log-mel front end as one DALI graph, for a GPU: encoded audio in, batches for the model out.
 
-One graph for CPU and GPU, equal to `psla_wds.features.log_mel` up to float32 rounding; a naive DALI
-chain is wrong by up to 16 nats in the low mels. It draws no random numbers: all come from the
-source.
+It also runs on a CPU, where `psla_wds.features.on_cpu` is faster. It equals
+`psla_wds.features.log_mel` up to float32 rounding; a naive DALI chain is wrong by up to 16 nats in
+the low mels. It draws no random numbers: all come from the source.
 """
 
 from collections import deque

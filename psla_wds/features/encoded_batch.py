@@ -50,7 +50,7 @@ class EncodedBatch:
 
 
 class UndecodableBatchError(RuntimeError):
-    """DALI failed on a batch, usually because of a damaged clip; it does not say which."""
+    """A batch could not be decoded, usually because of a damaged clip; DALI does not say which."""
 
     def __init__(self, batch: EncodedBatch) -> None:
         super().__init__("a batch could not be decoded")

@@ -11,6 +11,7 @@ from psla_wds.audio.pcm import decode_pcm
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.features.config import FeatureConfig
 from psla_wds.features.encoded_batch import EncodedBatch, UndecodableBatchError
+from psla_wds.features.on_cpu import CpuFrontEnd
 from psla_wds.loading.epochs import BatchSource
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.reading.read_tuner import verdict
@@ -59,15 +60,15 @@ class Loader(BatchSource[Batch]):
     """Batches of a schedule, in its order; `psla_wds.loading.batches` opens it."""
 
     def __init__(self, index: ShardIndex, schedule: Schedule, config: LoaderConfig) -> None:
-        check_dali()
+        self._config, self._device = config, _device(config)
+        self._uses_dali = needs_dali(self._device)
         _check_sample_rate(index, config.features)
         super().__init__(index, schedule, config.reader)
-        self._config, self._device = config, _device(config)
         self._changes = schedule.changes
         if not (index.num_samples > config.features.max_clip_samples).any():
             self._changes = tuple(c for c in schedule.changes if c != "crops")
         self._iteration = 0
-        self._front_end: FrontEnd | None = self._open_front_end()
+        self._front_end: FrontEnd | CpuFrontEnd | None = self._open_front_end()
 
     def _next(self) -> Batch:
         assert self._front_end
@@ -77,11 +78,12 @@ class Loader(BatchSource[Batch]):
                 break
             except UndecodableBatchError as error:
                 self._ahead.replace(self._undecodable_clip(error))
-                # DALI would continue with the batch after the bad one; a new pipeline begins with
+                # It would continue with the batch after the bad one; a new front end begins with
                 # the bad one, so that no batch is lost and the order stays.
                 self._front_end = self._open_front_end()
         self._iteration += 1
-        self._check_lengths(encoded, self._front_end.lengths)
+        if self._checks_lengths:
+            self._check_lengths(encoded, self._front_end.lengths)
         draws, soft_labels = encoded.draws, self._index.soft_labels
         soft_targets = None if soft_labels is None else self._targets(soft_labels, draws)
         return Batch(log_mel, self._targets(self._index, draws), draws.rows, soft_targets)
@@ -91,7 +93,7 @@ class Loader(BatchSource[Batch]):
         self._front_end = self._open_front_end()
 
     def close(self) -> None:
-        """End the threads, DALI's among them, and close the shards."""
+        """End the threads and close the shards."""
         self._front_end = None
         super().close()
 
@@ -118,18 +120,28 @@ class Loader(BatchSource[Batch]):
             return targets
         return targets.pin_memory().to(self._device, non_blocking=True)
 
-    def _open_front_end(self) -> "FrontEnd":
-        """A pipeline that begins with the current iteration."""
+    @property
+    def _checks_lengths(self) -> bool:
+        return "crops" in self._changes and not self._schedule.replaces_damaged
+
+    def _open_front_end(self) -> "FrontEnd | CpuFrontEnd":
+        """A front end that begins with the current iteration."""
+        first, features = self._iteration, self._config.features
+        threads = self._config.reader.decoders()
+
+        def source(iteration: int) -> EncodedBatch:
+            return self._ahead.batch(first + iteration)
+
+        if not self._uses_dali:
+            return CpuFrontEnd(source, features, self._changes, num_threads=threads)
         from psla_wds.features.dali import Feed, FrontEnd
 
-        first, features = self._iteration, self._config.features
-        feed = Feed(lambda i: self._ahead.batch(first + i), features, self._changes)
         return FrontEnd(
-            feed,
+            Feed(source, features, self._changes),
             batch_size=self._schedule.clips_per_pass,
-            num_threads=self._config.reader.decoders(),
+            num_threads=threads,
             device=self._device,
-            with_lengths="crops" in self._changes and not self._schedule.replaces_damaged,
+            with_lengths=self._checks_lengths,
         )
 
     def _check_lengths(self, batch: EncodedBatch, lengths: list[int]) -> None:
@@ -141,30 +153,34 @@ class Loader(BatchSource[Batch]):
                 raise DamagedClipError(f"has {length:,} and {stated}", self._index, row)
 
     def _undecodable_clip(self, error: UndecodableBatchError) -> DamagedClipError:
-        """The clip that DALI failed on; DALI does not say which."""
+        """The clip that the front end failed on; DALI does not say which."""
         for row, clip in error.batch.clips:
             try:
                 decode_pcm(clip.data)
             except RuntimeError as reason:
                 return DamagedClipError(f"cannot be decoded: {reason}", self._index, row)
         raise ShardError(
-            "DALI cannot decode a clip of a batch, though libsndfile can decode all",
+            "the front end cannot decode a clip of a batch, though libsndfile can decode all",
             where="; ".join(self._index.where(row) for row, _ in error.batch.clips),
             fix="delete this shard and its sidecar, and run the same psla-wds build again",
         ) from error
 
 
-def check_dali() -> None:
-    """Raise `ConfigError` unless DALI, which one of two extras installs, can be imported."""
+def needs_dali(device: torch.device) -> bool:
+    """Whether DALI makes the batches on this device: on a GPU. `ConfigError` unless it, which one
+    of two extras installs, can be imported then."""
+    if device.type == "cpu":
+        return False
     try:
         import psla_wds.features.dali  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"NVIDIA DALI, which makes the batches, cannot be imported: {error}",
+            f"NVIDIA DALI, which makes the batches on a GPU, cannot be imported: {error}",
             where="the Python environment",
             fix="python -m pip install nvidia-dali-cuda130; for drivers before 580, "
             "python -m pip install nvidia-dali-cuda120",
         ) from None
+    return True
 
 
 def _check_sample_rate(index: ShardIndex, features: FeatureConfig) -> None:

@@ -16,18 +16,17 @@ from jaxtyping import Float32, UInt8
 from psla_wds.audio.pcm import decode_float
 from psla_wds.config import Within, check_ranges
 from psla_wds.features.config import FeatureConfig
+from psla_wds.features.mixup import Waveform, mixed
 from psla_wds.loading.epochs import BatchSource, Epochs, Share, current_share
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.reading.reader import CLIPS_PER_TASK, DamagedClipError
-from psla_wds.sampling.augment import Draws, first_sample
+from psla_wds.sampling.augment import Draws
 from psla_wds.sampling.config import AugmentConfig, SamplerConfig
 from psla_wds.sampling.schedule import EvaluationSchedule, Schedule, TrainingSchedule
 from psla_wds.shards.index import ShardIndex
 
 DECODED_BATCHES = 2
 """Batches being decoded at a time, including the one returned next."""
-
-Waveform = Float32[np.ndarray, " _"]  # `_`: lengths differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,7 @@ class WaveformConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     reader: ReaderConfig = field(default_factory=ReaderConfig)
-    """Here, `decode_threads` are Python threads; in training they are DALI's."""
+    """`decode_threads` only decode here; those of log-mel batches on a CPU also transform."""
     log_mel_shape: Annotated[tuple[int, int], Within(1, 1_000_000)] = (1056, 128)
     """Frames and mels of the spectrogram that the draw's masks apply to."""
     max_clip_samples: Annotated[int | None, Within(1, 2**31)] = None
@@ -82,25 +81,14 @@ class WaveformBatch:
 
         A partner is cut or padded to the length of its clip, as in the official code.
         """
-        draws, weights = self.draws, self.draws.weights
-        shares = np.stack([draws.rolls, draws.crops], axis=2)
-        heard = map(self._heard, self.waveforms, shares[:, 0])
-        mixed = [weight * waveform for weight, waveform in zip(weights[:, 0], heard, strict=True)]
-        places = np.flatnonzero(draws.mixed)
-        for place, waveform in zip(places, self.partner_waveforms, strict=True):
-            partner = self._heard(waveform, shares[place, 1])
-            common = min(len(mixed[place]), len(partner))
-            mixed[place][:common] += weights[place, 1] * (partner - partner.mean())[:common]
-        targets = draws.mix(self.targets.copy(), self.partner_targets)
-        return [waveform - waveform.mean() for waveform in mixed], targets
-
-    def _heard(self, waveform: Waveform, shares: Float32[np.ndarray, "2"]) -> Waveform:
-        """What a draw hears of a clip, by its roll and its crop."""
-        start = first_sample(shares[0], len(waveform))
-        rolled = np.roll(waveform, -start) if start else waveform
-        kept = min(len(waveform), self.max_samples or len(waveform))
-        first = first_sample(shares[1], len(waveform) - kept + 1)
-        return rolled[first : first + kept]
+        draws, partners = self.draws, iter(self.partner_waveforms)
+        waveforms = [
+            mixed(draws, draw, waveform, next(partners) if is_mixed else None, self.max_samples)
+            for draw, (waveform, is_mixed) in enumerate(
+                zip(self.waveforms, draws.mixed, strict=True)
+            )
+        ]
+        return waveforms, draws.mix(self.targets.copy(), self.partner_targets)
 
 
 def training_waveforms(

@@ -20,6 +20,7 @@ from psla_wds.io.atomic_files import disk_errors
 from psla_wds.io.locations import Location
 from psla_wds.io.stores import at
 from psla_wds.labels.manifest import WHOLE_ID, Clip
+from psla_wds.runtime.memory import keep_freed_memory
 from psla_wds.shards.tar import (
     SHARD_NAME,
     PackedClip,
@@ -31,6 +32,8 @@ from psla_wds.shards.tar import (
 )
 from sharding.packing.decode import decode
 
+KEPT_BYTES = 2**26
+"""Freed memory that a worker keeps for the next clip: far more than a clip of 10 s takes."""
 CLIP_FIELDS = tuple(one.name for one in fields(Clip) if one.name not in ("suffix", "group"))
 """Fields that decide what a clip becomes."""
 
@@ -116,6 +119,7 @@ def pack_shard(task: ShardTask, begin: Callable[[int], object] = lambda row: Non
     """
     sidecar = finished_sidecar(task)
     if sidecar is None:
+        keep_freed_memory(KEPT_BYTES)
         findings = _Findings()
         with disk_errors(task.tar, "write the shard"):
             written = write_tar(task.tar, _packed(task, findings, begin))

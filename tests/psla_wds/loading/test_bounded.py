@@ -16,6 +16,7 @@ from lent_buffers import lend
 
 from psla_wds import FeatureConfig, LoaderConfig, ReaderConfig, open_indexes, training_batches
 from psla_wds.features.dali import PREFETCH_BATCHES
+from psla_wds.features.on_cpu import COMPUTED_BATCHES
 from psla_wds.reading.reader import PendingRead
 
 MAIN = Path(__file__).parents[3] / "train" / "main.py"
@@ -33,7 +34,13 @@ def log_mels(shards: Path, count: int) -> list[torch.Tensor]:
         return [batch.log_mel.clone() for batch in batches]
 
 
-def test_buffers_are_released_soon_after_their_use(shards: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("by_dali", [False, True], ids=["CPU", "DALI"])
+def test_buffers_are_released_soon_after_their_use(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, by_dali: bool
+):
+    if by_dali:
+        monkeypatch.setattr("psla_wds.loading.loader.needs_dali", lambda device: True)
+    in_work = PREFETCH_BATCHES if by_dali else COMPUTED_BATCHES
     undisturbed = log_mels(shards, 8)
     lent: list[weakref.ref] = []
     num_held: list[int] = []
@@ -48,7 +55,7 @@ def test_buffers_are_released_soon_after_their_use(shards: Path, monkeypatch: py
     monkeypatch.setattr(PendingRead, "wait", wait_for_lent)
     assert all(map(torch.equal, log_mels(shards, 8), undisturbed))
     assert len(num_held) >= 8
-    assert max(num_held) <= 2 * BATCH_SIZE * (PREFETCH_BATCHES + 1)  # clips and their partners
+    assert max(num_held) <= 2 * BATCH_SIZE * (in_work + 1)  # clips and their partners
 
 
 # --- processes

@@ -37,6 +37,17 @@ READER = ReaderConfig(threads=2, decode_threads=1)
 CONFIG = LoaderConfig(features=FeatureConfig(num_frames=64), reader=READER, device="cpu")
 WAVEFORMS = WaveformConfig(reader=READER, log_mel_shape=(64, 128))
 
+WITHOUT_DALI = """
+import sys
+
+sys.modules["nvidia"] = None  # its import fails
+
+from psla_wds import FeatureConfig, LoaderConfig, open_indexes, training_batches
+
+config = LoaderConfig(features=FeatureConfig(num_frames=64), device="cpu")
+with training_batches(open_indexes(["shards"]), batch_size=4, config=config) as epochs:
+    print(next(iter(epochs)).log_mel.shape)
+"""
 WITHOUT_TORCH = """
 import sys
 
@@ -80,6 +91,12 @@ def test_the_script_for_several_processes_runs(folder: Path, monkeypatch: pytest
     words = block.splitlines()[0].removeprefix("# torchrun ").split()
     (folder / words[-1]).write_text(block)
     run([sys.executable, "-m", "torch.distributed.run", *words], cwd=folder)
+
+
+def test_batches_on_a_cpu_need_no_dali(folder: Path):
+    script = folder / "without_dali.py"
+    script.write_text(WITHOUT_DALI)
+    assert run([sys.executable, str(script)], cwd=folder).stdout == "torch.Size([4, 64, 128])\n"
 
 
 def test_waveforms_need_neither_torch_nor_dali(folder: Path):

@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -29,7 +29,7 @@ from psla_wds import (
 from psla_wds.errors import ConfigError, ShardError
 from psla_wds.io.stores import Store
 from psla_wds.loading.batches import open_training
-from psla_wds.loading.loader import Loader
+from psla_wds.loading.loader import Loader, needs_dali
 from psla_wds.reading.read_tuner import FIRST_THREADS
 from psla_wds.reading.reader import DamagedClipError, Reader
 from psla_wds.sampling.schedule import BatchLayout, TrainingSchedule
@@ -45,6 +45,15 @@ CONFIG = LoaderConfig(
 BATCH_SIZE, STEPS = 6, 16  # two epochs
 ROW = 11
 WHOLE = Share()
+
+
+@pytest.fixture(scope="module", autouse=True, params=[False, True], ids=["CPU", "DALI"])
+def front_end(request: pytest.FixtureRequest) -> Iterator[None]:
+    """DALI's front end on a CPU as well, since its work on a GPU is not tested everywhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param:
+            patch.setattr("psla_wds.loading.loader.needs_dali", lambda device: True)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +100,7 @@ def index(shards: Path) -> ShardIndex:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(index: ShardIndex) -> list[Batch]:
+def undisturbed(front_end: None, index: ShardIndex) -> list[Batch]:
     return batches_of(index)
 
 
@@ -208,8 +217,9 @@ def test_more_damaged_clips_than_allowed_end_the_run(copied: ShardIndex):
         batches_of(flip_bits(flip_bits(copied, 30), ROW), max_damaged=1)
 
 
-def test_without_dali_the_error_names_the_extras(index: ShardIndex, monkeypatch):
+def test_without_dali_the_error_names_the_extras(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "psla_wds.features.dali", None)  # its import fails
+    assert not needs_dali(torch.device("cpu"))
     with pytest.raises(ConfigError, match="NVIDIA DALI") as caught:
-        opened(index)
+        needs_dali(torch.device("cuda"))
     assert "pip install nvidia-dali-cuda130; for" in str(caught.value)

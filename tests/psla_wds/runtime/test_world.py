@@ -93,7 +93,8 @@ def test_a_rank_that_is_lost_ends_the_other_with_a_message(work):
 
 def meet_a_bug() -> str:
     try:
-        with join_world():
+        with join_world() as world:
+            world.mean([1.0])  # until then, the other rank may still be connecting to this one
             raise RuntimeError("a bug")
     except RuntimeError as error:
         return str(error)

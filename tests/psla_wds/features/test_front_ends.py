@@ -1,4 +1,4 @@
-"""The CPU version of the graph; tests/gpu compares the GPU's with it."""
+"""The front end of a CPU, and DALI's graph on a CPU, which tests/gpu compares the GPU's with."""
 
 import weakref
 from collections.abc import Callable
@@ -36,6 +36,7 @@ from psla_wds.features.dali import (
 )
 from psla_wds.features.encoded_batch import EncodedBatch
 from psla_wds.features.log_mel import LogMel, WindowFeatures, fit, normalise
+from psla_wds.features.on_cpu import CpuFrontEnd
 from psla_wds.sampling.augment import Change
 
 DEFAULT = FeatureConfig()
@@ -43,12 +44,25 @@ FEW_FRAMES = replace(DEFAULT, num_frames=8)  # small outputs, where their size d
 CPU = torch.device("cpu")
 
 
+class By:
+    """The front end of a test."""
+
+    dali = True
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["DALI", "CPU"])
+def front_ends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(By, "dali", request.param)
+
+
 def open_front_end(
     source: Callable[[int], EncodedBatch], features: FeatureConfig = FEW_FRAMES, **options: Any
-) -> FrontEnd:
+) -> FrontEnd | CpuFrontEnd:
     settings = {"batch_size": 4, "num_threads": 1} | options
-    feed = Feed(source, features, settings.pop("changes", ()))
-    return FrontEnd(feed, device=CPU, **settings)
+    changes = settings.pop("changes", ())
+    if By.dali:
+        return FrontEnd(Feed(source, features, changes), device=CPU, **settings)
+    return CpuFrontEnd(source, features, changes, num_threads=settings["num_threads"])
 
 
 def run_once(
@@ -79,7 +93,7 @@ def numbered_batch(number: int, num_draws: int = 2) -> EncodedBatch:
     return batch
 
 
-def assert_next(front: FrontEnd, batch: EncodedBatch) -> None:
+def assert_next(front: FrontEnd | CpuFrontEnd, batch: EncodedBatch) -> None:
     """The front end gives this batch, with its features."""
     output, delivered = front.run()
     assert delivered is batch
@@ -113,6 +127,14 @@ def test_mixup_masks_padding_and_cut_equal_the_reference(container: str):
     assert torch.equal(run_once(batch), run_once(batch, num_threads=2))
 
 
+def test_the_rest_of_a_batch_does_not_matter():
+    batch = mixed_batch("FLAC")
+    for row, expected in enumerate(run_once(batch)):
+        draws = replace(batch.draws, **{k: v[[row]] for k, v in vars(batch.draws).items()})
+        alone = EncodedBatch(draws, batch.audio[row : row + 1], batch.partner_audio[row : row + 1])
+        assert torch.equal(run_once(alone)[0], expected)
+
+
 def test_gains_and_shifts_equal_the_reference():
     plain = mixed_batch("FLAC")
     rng = np.random.default_rng(0)
@@ -131,10 +153,10 @@ def test_places_in_long_clips_equal_the_reference(changes: list[Change]):
     uncropped = run_once(batch)
     batch.draws.crops[:] = rng.uniform(0, 1, (len(batch.audio), 2))
     batch.draws.crops[[5, 7]] = [[0.5, 1.0], [1 - 2**-24, 0.3]]
+    cropped = run_once(batch, changes=["crops"])
     if "rolls" in changes:
         batch.draws.rolls[:] = rng.uniform(0, 1, batch.draws.rolls.shape)
     assert_equals_reference(batch, changes=changes)
-    cropped = run_once(batch, changes=["crops"])
     changed = [not torch.equal(*pair) for pair in zip(cropped, uncropped, strict=True)]
     assert changed == [i in (5, 7) for i in range(8)]  # the last is longer, and 5's partner
 
@@ -189,9 +211,9 @@ def test_batches_come_in_order_and_may_be_smaller():
     for _ in range(2):
         with pytest.raises(StopIteration):
             front.run()
-    pipeline = weakref.ref(front._pipeline)
+    resources = weakref.ref(front._pipeline if By.dali else front._pool)
     del front
-    assert pipeline() is None
+    assert resources() is None
 
 
 @pytest.mark.parametrize("at", [0, 3])
@@ -236,6 +258,7 @@ def test_a_damaged_clip_costs_its_batch_alone(
     for i in bad:
         clips = (batches[i].audio, batches[i].partner_audio)[i % 2]
         clips[1] = damage(batches[i].audio[1])
+        batches[i].draws.partners[1] = 0  # it has a partner, though of no weight
     front = open_front_end(source_of(*batches), num_threads=2)
     for i, batch in enumerate(batches):
         if i not in bad:
