@@ -19,7 +19,8 @@ class CorpusArgs:
 
     clips: Clips = 1000
     """Number of clips, each ten seconds long."""
-    batch_size: BatchSize = 32
+    batch_size: BatchSize = 100
+    """Clips of a batch; the default is the paper's for the full AudioSet."""
     repeats: Repeats = 5
     seconds: Seconds = 1.0
     """Seconds that each way is measured in each round, once it runs steadily."""

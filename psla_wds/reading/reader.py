@@ -33,7 +33,8 @@ logger = logging.getLogger("reader")
 HANG_WARNING_S = 30.0
 """Seconds between warnings about a read that does not end."""
 CLIPS_PER_TASK = 8
-"""Clips that a thread reads in one go: enough to amortise the cost of handing out work."""
+"""Fewest clips that a thread takes at once, since handing out work costs as much as reading a clip.
+From a disk, it takes its share of a whole batch."""
 
 
 class DamagedClipError(ShardError):
@@ -67,8 +68,7 @@ class Reader:
         self._shards = [at(location, request_s) for location in index.shards]
         num_local = sum(shard.is_local for shard in self._shards)
         _allow_open_files(num_local + (len(index.shards) if stage else 0))
-        # A request takes long: other threads should read the next clips meanwhile.
-        self._clips_per_task = CLIPS_PER_TASK if num_local == len(index.shards) else 1
+        self._is_local = num_local == len(index.shards)
         self._closed = Event()
         self._staging = Staging(index, self._shards, stage) if stage else None
         self._copies = self._staging.copies if self._staging else {}
@@ -83,7 +83,8 @@ class Reader:
 
     def start(self, rows: Int64[np.ndarray, " rows"]) -> "PendingRead":
         """Begin to read the clips of these rows."""
-        step = self._clips_per_task
+        # A request to a store takes long: other threads should read the next clips meanwhile.
+        step = max(CLIPS_PER_TASK, -(-len(rows) // self.threads)) if self._is_local else 1
         chunks = [_Chunk(rows[i : i + step]) for i in range(0, len(rows), step)]
         for chunk in chunks:
             chunk.clips = self._pool.submit(partial(self._read_chunk, chunk))
