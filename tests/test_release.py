@@ -219,8 +219,8 @@ for name in ("torchaudio", "torchvision", "nvidia"):
 
 
 @pytest.mark.slow
-def test_the_wheel_tags_without_dali_torchaudio_and_torchvision(
-    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_wheel_tags_and_trains_without_any_extra(
+    installed: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "sitecustomize.py").write_text(WITHOUT)
@@ -229,6 +229,9 @@ def test_the_wheel_tags_without_dali_torchaudio_and_torchvision(
     soundfile.write(tmp_path / "a.wav", 0.3 * np.sin(2000 * time_s), 16_000)
     done = run([str(installed), "-m", "eval.tag", "model.pt", "a.wav"], cwd=tmp_path)
     assert "a.wav" in done.stdout
+    small = ["--epochs=1", "--batch-size=8", "--features.num-frames=64"]
+    words = ["train", "demo", f"--index={shards}:train", "--run-dir=run", *small]
+    run([str(installed), "-m", "psla_wds", *words], cwd=tmp_path)
     used = run([str(installed), "-c", "import nvidia"], cwd=tmp_path, check=False)
     assert used.returncode  # as on a machine without it
 
