@@ -183,7 +183,7 @@ def _check_members(tar: Path, sidecar: Sidecar) -> Iterator[str]:
 
 def _members(tar: Path) -> list[tarfile.TarInfo]:
     try:
-        with tarfile.open(tar) as archive:
+        with tarfile.open(tar, "r:") as archive:  # not unpacked: a header could claim any memory
             members = list(archive)
     except (
         ValueError,

@@ -194,7 +194,7 @@ def _write_clip(writer: Any, clip: PackedClip) -> None:
 
 def _audio_offsets(tar: Path) -> list[int]:
     """Offsets of the members, read back: webdataset's writer streams and does not report them."""
-    with tarfile.open(tar) as archive:
+    with tarfile.open(tar, "r:") as archive:
         return [member.offset_data for member in archive if not member.name.endswith(".json")]
 
 

@@ -1,7 +1,9 @@
 """Damage to shards is found and named, and numbers about shards agree with them."""
 
+import gzip
 import io
 import json
+import lzma
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -223,6 +225,23 @@ def test_a_sparse_member_is_named_and_not_read(
     with limited_memory():
         problems = check(tmp_path, deep=True)
     assert any(finding in problem for problem in problems), problems
+
+
+def with_the_header_of_lzma(content: bytes) -> bytes:
+    """It asks for a dictionary of 4 GiB."""
+    return b"]" + (2**32 - 1).to_bytes(4, "little") + content[5:]
+
+
+@pytest.mark.parametrize("change", [gzip.compress, lzma.compress, with_the_header_of_lzma])
+def test_a_tar_is_not_unpacked(tmp_path: Path, change: Callable[[bytes], bytes]):
+    """tarfile would try all its compressions, and take memory for what a header claims."""
+    tar = own_shard(tmp_path)
+    content = tar.read_bytes()
+    tar.write_bytes(change(content).ljust(len(content), b"\0"))
+    refit(tar)
+    with limited_memory():
+        (problem,) = check(tmp_path, deep=True)
+    assert problem.startswith("a.tar: not a whole tar")
 
 
 def test_a_member_that_stands_twice_is_named(tmp_path: Path):
