@@ -26,7 +26,7 @@ from nvidia.dali import Pipeline
 
 from benchmarks import harness
 from benchmarks.corpus import CorpusArgs, make_corpus, read_clips
-from benchmarks.harness import RATES, RESULTS, Column, Open, Row, record, table
+from benchmarks.harness import RATES, RESULTS, BatchSize, Column, Open, Row, record, table
 from benchmarks.papers_way import load, torchaudio_log_mel
 from benchmarks.tables import run_benchmark
 from psla_wds import FeatureConfig
@@ -63,6 +63,8 @@ STAGE_COLUMNS = (
 
 @dataclass(frozen=True)
 class Args(CorpusArgs):
+    batch_size: BatchSize = 32
+    """Clips of a batch; with more, each way takes longer to run steadily."""
     output: Path = RESULTS / "bench_features.json"
 
 

@@ -13,8 +13,8 @@ COUNTS = ("cases", "refused", "taken", "kills", "limits", "met")
 COLUMNS = (
     Column("tests", "tests"),
     Column("changed files", "cases", "{:,}"),
-    Column("refused reads", "refused", "{:,}"),
-    Column("taken reads", "taken", "{:,}"),
+    Column("refused by readers", "refused", "{:,}"),
+    Column("taken", "taken", "{:,}"),
     Column("kills", "kills", "{:,}"),
     Column("limits", "limits", "{:,}"),
     Column("limits met", "met", "{:,}"),
