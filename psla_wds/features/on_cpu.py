@@ -6,7 +6,6 @@ It needs neither DALI nor Linux, and half of the time that DALI's operators take
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import torch
@@ -16,8 +15,8 @@ from psla_wds.audio.pcm import decode_float
 from psla_wds.features.config import FeatureConfig
 from psla_wds.features.encoded_batch import EncodedBatch, UndecodableBatchError
 from psla_wds.features.log_mel import LogMel, normalise
-from psla_wds.features.mixup import mixed
-from psla_wds.sampling.augment import Change, Draws
+from psla_wds.features.mixup import Mix, mixed, mixes
+from psla_wds.sampling.augment import Change
 
 COMPUTED_BATCHES = 2
 """Batches in work at a time, including the one returned next."""
@@ -80,29 +79,29 @@ class CpuFrontEnd:
             self._end = error
             return
         self._iteration += 1
-        draws = range(len(batch.audio))
-        features = torch.empty(len(draws), self._features.num_frames, self._features.num_mels)
-        compute = partial(self._compute, batch.draws)
-        audio = (batch.audio, batch.partner_audio)
-        self._in_work.append((batch, features, self._pool.map(compute, draws, *audio, features)))
+        shape = len(batch.audio), self._features.num_frames, self._features.num_mels
+        features = torch.empty(shape)
+        draws = (mixes(batch.draws), batch.draws.masks.tolist(), batch.audio, batch.partner_audio)
+        lengths = self._pool.map(self._compute, *draws, features)
+        self._in_work.append((batch, features, lengths))
 
     @torch.inference_mode()
     def _compute(
         self,
-        draws: Draws,
-        draw: int,
+        mix: Mix,
+        mask: list[int],
         audio: UInt8[np.ndarray, " bytes"],
         partner_audio: UInt8[np.ndarray, " partner_bytes"],
         features: Float32[torch.Tensor, "frames mels"],
     ) -> int:
         """Write the features of one draw; the samples of its clip."""
         waveform, _ = decode_float(audio.data)
-        partner = decode_float(partner_audio.data)[0] if draws.mixed[draw] else None
-        mix = mixed(draws, draw, waveform, partner, self._longest)
-        log_mel = self._log_mel(torch.from_numpy(mix[: self._features.max_clip_samples]))
+        partner = decode_float(partner_audio.data)[0] if mix.has_partner else None
+        total = mixed(mix, waveform, partner, self._longest)
+        log_mel = self._log_mel(torch.from_numpy(total[: self._features.max_clip_samples]))
         features[: len(log_mel)] = log_mel
         features[len(log_mel) :] = 0.0
-        freq_start, freq_width, time_start, time_width = draws.masks[draw].tolist()
+        freq_start, freq_width, time_start, time_width = mask
         features[:, freq_start : freq_start + freq_width] = 0.0
         features[time_start : time_start + time_width] = 0.0
         features.copy_(normalise(features, self._features))

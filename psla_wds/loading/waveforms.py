@@ -16,7 +16,7 @@ from jaxtyping import Float32, UInt8
 from psla_wds.audio.pcm import decode_float
 from psla_wds.config import Within, check_ranges
 from psla_wds.features.config import FeatureConfig
-from psla_wds.features.mixup import Waveform, mixed
+from psla_wds.features.mixup import Waveform, mixed, mixes
 from psla_wds.loading.epochs import BatchSource, Epochs, Share, current_share
 from psla_wds.reading.config import ReaderConfig
 from psla_wds.reading.reader import CLIPS_PER_TASK, DamagedClipError
@@ -81,14 +81,12 @@ class WaveformBatch:
 
         A partner is cut or padded to the length of its clip, as in the official code.
         """
-        draws, partners = self.draws, iter(self.partner_waveforms)
+        partners = iter(self.partner_waveforms)
         waveforms = [
-            mixed(draws, draw, waveform, next(partners) if is_mixed else None, self.max_samples)
-            for draw, (waveform, is_mixed) in enumerate(
-                zip(self.waveforms, draws.mixed, strict=True)
-            )
+            mixed(mix, waveform, next(partners) if mix.has_partner else None, self.max_samples)
+            for mix, waveform in zip(mixes(self.draws), self.waveforms, strict=True)
         ]
-        return waveforms, draws.mix(self.targets.copy(), self.partner_targets)
+        return waveforms, self.draws.mix(self.targets.copy(), self.partner_targets)
 
 
 def training_waveforms(

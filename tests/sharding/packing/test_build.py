@@ -316,9 +316,15 @@ def test_a_scheduler_goes_with_engine_dask(engine: str, scheduler: str | None):
 
 def test_interrupting_by_keyboard_leaves_no_traceback(corpus: Path, tmp_path: Path):
     output = tmp_path / "shards"
-    command = [sys.executable, "-m", "sharding.build", "manifest"]
-    command += manifest_arguments(corpus, output)
-    command += ["--workers=1", "--clips-per-shard=1"]  # 48 shards, which take their time
+    rows = list(map(json.loads, (corpus / "clips.jsonl").read_text().splitlines()))
+    many = [
+        row | {"clip_id": f"{number}-{i}"} for number in range(20) for i, row in enumerate(rows)
+    ]
+    (tmp_path / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many))
+    command = [sys.executable, "-m", "sharding.build", "manifest", str(tmp_path / "many.jsonl")]
+    command += manifest_arguments(corpus, output)[1:]
+    command += [f"--audio-root={corpus}", "--workers=1"]
+    command += ["--clips-per-shard=1"]  # 960 shards, which take their time
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not list(output.glob("*.sidecar.json")):
         time.sleep(0.005)
