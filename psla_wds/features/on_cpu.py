@@ -1,6 +1,6 @@
 """The log-mel front end on a CPU, in NumPy and torch: encoded audio in, batches for the model out.
 
-It needs neither DALI nor Linux, and half of the time that DALI's operators take on a CPU.
+It needs no DALI, and half of the time that DALI's operators take on a CPU.
 """
 
 from collections import deque
@@ -14,7 +14,7 @@ from jaxtyping import Float32, UInt8
 from psla_wds.audio.pcm import decode_float
 from psla_wds.features.config import FeatureConfig
 from psla_wds.features.encoded_batch import EncodedBatch, UndecodableBatchError
-from psla_wds.features.log_mel import LogMel, normalise
+from psla_wds.features.log_mel import LogMel, fit, normalise
 from psla_wds.features.mixup import Mix, mixed, mixes
 from psla_wds.sampling.augment import Change
 
@@ -24,7 +24,7 @@ COMPUTED_BATCHES = 2
 
 class CpuFrontEnd:
     """Encoded audio in, normalised log-mel out, in the order of the source: `dali.FrontEnd` for a
-    CPU, with the same arguments and errors.
+    CPU, with the same order, reading ahead and errors.
 
     One thread computes one draw, so that its features depend neither on the rest of the batch nor
     on the number of threads.
@@ -99,10 +99,9 @@ class CpuFrontEnd:
         partner = decode_float(partner_audio.data)[0] if mix.has_partner else None
         total = mixed(mix, waveform, partner, self._longest)
         log_mel = self._log_mel(torch.from_numpy(total[: self._features.max_clip_samples]))
-        features[: len(log_mel)] = log_mel
-        features[len(log_mel) :] = 0.0
+        fitted = fit(log_mel, self._features.num_frames)
         freq_start, freq_width, time_start, time_width = mask
-        features[:, freq_start : freq_start + freq_width] = 0.0
-        features[time_start : time_start + time_width] = 0.0
-        features.copy_(normalise(features, self._features))
+        fitted[:, freq_start : freq_start + freq_width] = 0.0
+        fitted[time_start : time_start + time_width] = 0.0
+        features.copy_(normalise(fitted, self._features))
         return len(waveform)
