@@ -30,7 +30,7 @@ CUT_TOLERANCE_S = 1.0
 """Allowed difference between the length of a file and the times that a manifest has for it."""
 LOADED_VALUES = 2**22
 """Samples of all channels that a clip is read by."""
-ENERGY_RUN, ENERGY_STEP = 64, 512
+ENERGY_RUN, ENERGY_STEP = 64, 2048
 """So many samples in a row, of so many, are enough to compare levels."""
 CANCEL_DB = 20.0
 """Difference in dB between channels and their mean from which they are said to cancel."""
@@ -183,8 +183,10 @@ def mix_channels(waveform: Float32[np.ndarray, "samples channels"]) -> Block:
     if waveform.shape[1] == 1:
         return waveform[:, 0]
     # The same numbers as waveform.mean(axis=1), which is 30 times slower for two channels.
-    total = functools.reduce(np.add, waveform.T)
-    return np.divide(total, np.float32(waveform.shape[1]), out=total)
+    total, num_channels = functools.reduce(np.add, waveform.T), waveform.shape[1]
+    if num_channels.bit_count() == 1:  # faster, and as exact for powers of two
+        return np.multiply(total, np.float32(1 / num_channels), out=total)
+    return np.divide(total, np.float32(num_channels), out=total)
 
 
 class _Mix:

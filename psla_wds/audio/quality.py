@@ -22,7 +22,9 @@ EDGE_DB, EDGE_HZ = 20.0, 600.0
 
 def level_dbfs(waveform: Float32[np.ndarray, " samples"]) -> float:
     """Root mean square around the mean, in dB of full scale."""
-    return 20 * math.log10(max(float(waveform.std()), 1e-9))
+    around_mean = waveform - waveform.mean()
+    power = float(np.vdot(around_mean, around_mean)) / len(waveform)  # faster than std()
+    return 10 * math.log10(max(power, 1e-18))
 
 
 def is_clipped(waveform: Float32[np.ndarray, " samples"]) -> bool:

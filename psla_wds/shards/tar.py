@@ -6,6 +6,7 @@ publishes the shard: a tar without it does not count. Format: docs/format.md.
 """
 
 import hashlib
+import io
 import json
 import re
 import tarfile
@@ -26,6 +27,8 @@ from psla_wds.io.stores import at
 FORMAT_VERSION = 1
 SHARD_NAME = "shard-{number:06d}.tar"
 SIDECARS_AT_ONCE = 32
+BUFFER_BYTES = 2**20
+"""Bytes of a shard that are hashed and written at once."""
 MAX_SAMPLE_RATE_HZ = 2**32 - 1
 """Largest sample rate of an audio header; WAV has 32 bits for it."""
 
@@ -134,10 +137,9 @@ def key_of(clip_id: str) -> str:
     Letters, digits, `_` and `-` stay; every other byte becomes `=` and two hex digits, so two
     clip ids never share a key.
     """
-    return "".join(
-        chr(byte) if re.match(rb"[A-Za-z0-9_-]", bytes([byte])) else f"={byte:02x}"
-        for byte in clip_id.encode()
-    )
+    return re.sub(
+        rb"[^A-Za-z0-9_-]", lambda found: b"=%02x" % ord(found[0]), clip_id.encode()
+    ).decode()
 
 
 def sidecar_path(tar: Location) -> Location:
@@ -165,26 +167,31 @@ def write_tar(tar: Location, clips: Iterable[PackedClip]) -> WrittenTar:
     columns = ClipColumns()
     with at(tar).write(shared=True) as file:
         hashed = _HashedFile(file)
+        buffer = io.BufferedWriter(hashed, BUFFER_BYTES)  # tarfile writes in small pieces
         # webdataset would write its own owner and the current time, and refuse long names.
         settings = {"user": "", "group": "", "mtime": 0, "format": "PAX_FORMAT"}
-        with webdataset.TarWriter(hashed, encoder=False, **settings) as writer:
+        with webdataset.TarWriter(buffer, encoder=False, **settings) as writer:
             for clip in clips:
                 _write_clip(writer, clip)
                 columns.add(clip)
+        buffer.flush()
         file.flush()
         columns.offset.extend(_audio_offsets(Path(file.name)))
         return WrittenTar(columns, file.tell(), hashed.sha256.hexdigest())
 
 
-class _HashedFile:
+class _HashedFile(io.RawIOBase):
     """A file that hashes what is written to it, so it need not be read again."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.sha256 = file, hashlib.sha256()
 
-    def write(self, content: bytes) -> None:
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
         self.sha256.update(content)
-        self._file.write(content)
+        return self._file.write(content)
 
 
 def _write_clip(writer: Any, clip: PackedClip) -> None:
