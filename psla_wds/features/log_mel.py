@@ -65,8 +65,9 @@ class LogMel(nn.Module):
         longer = F.pad(waveform, (0, config.fft_size + 1 - config.window_samples))
         frames = longer.unfold(-1, config.fft_size + 1, config.hop_samples)
         at_once = max(1, FRAMES_AT_ONCE // math.prod(frames.shape[:-2]))
-        parts = zip(frames.split(at_once, -2), means.split(at_once, -2), strict=True)
-        return torch.cat([self._by_transform(*part) for part in parts], dim=-2)
+        split = zip(frames.split(at_once, -2), means.split(at_once, -2), strict=True)
+        parts = [self._by_transform(*part) for part in split]
+        return torch.cat(parts, dim=-2) if len(parts) > 1 else parts[0]
 
     def _by_transform(
         self,
@@ -78,7 +79,8 @@ class LogMel(nn.Module):
         centred = frames - means
         emphasised = torch.sub(centred[..., 1:], centred[..., :-1], alpha=PREEMPHASIS)
         spectrum = torch.fft.rfft(emphasised.mul_(self.window))
-        return self._log_mel(spectrum.real.square() + spectrum.imag.square())
+        squares = torch.view_as_real(spectrum).square()  # all at once, since lone parts take longer
+        return self._log_mel(squares[..., 0] + squares[..., 1])
 
     def _by_matrix(
         self, frames: Float32[torch.Tensor, "*batch frames window"]
@@ -92,7 +94,7 @@ class LogMel(nn.Module):
         self, power: Float32[torch.Tensor, "*batch frames bins"]
     ) -> Float32[torch.Tensor, "*batch frames mels"]:
         mels = [power[..., bins] @ self.bins_to_mels[bins, some] for bins, some in self._bands]
-        return torch.cat(mels, dim=-1).clamp(min=SMALLEST_ENERGY).log()
+        return torch.cat(mels, dim=-1).clamp_(min=SMALLEST_ENERGY).log_()
 
 
 class WindowFeatures(nn.Module):
