@@ -55,14 +55,29 @@ def retry(
     pause: Callable[[float], object] = time.sleep,
 ) -> T:
     """What `read` returns, tried again with growing pauses while it raises `ReadError`."""
+    try:
+        return read()
+    except ReadError as failure:
+        return try_again(read, where, failure, pause=pause)
+
+
+def try_again(
+    read: Callable[[], T],
+    where: Callable[[], object],
+    failure: ReadError,
+    *,
+    pause: Callable[[float], object] = time.sleep,
+) -> T:
+    """The rest of `retry`, for who has read once, with this failure."""
     for pause_s in RETRY_PAUSES_S:
-        try:
-            return read()
-        except ReadError as failure:
-            logger.warning("%s: %s; trying again", where(), failure)
+        logger.warning("%s: %s; trying again", where(), failure)
         # When a store fails, many readers fail at once: they must not all come back at once.
         pause(pause_s * JITTER.uniform(0.5, 1.5))
-    return read()
+        try:
+            return read()
+        except ReadError as again:
+            failure = again
+    raise failure
 
 
 def request_timeout_s(read_s: float) -> float:

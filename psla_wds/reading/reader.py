@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import TypeAlias
 
 import numpy as np
 from isal.isal_zlib import crc32
 from jaxtyping import Int64, UInt8
 
 from psla_wds.errors import ConfigError, ShardError
-from psla_wds.io.remote import ReadError, request_timeout_s, retry
+from psla_wds.io.remote import ReadError, request_timeout_s, try_again
 from psla_wds.io.stores import Store, at
 from psla_wds.printable import typed
 from psla_wds.reading.config import TIMEOUT_S
@@ -32,6 +33,8 @@ logger = logging.getLogger("reader")
 
 HANG_WARNING_S = 30.0
 """Seconds between warnings about a read that does not end."""
+_Place: TypeAlias = tuple[int, int, int, int]
+"""Shard, offset, size and CRC-32 of a clip."""
 CLIPS_PER_TASK = 8
 """Fewest clips that a thread takes at once, since handing out work costs as much as reading a clip.
 From a disk, it takes its share of a whole batch."""
@@ -102,47 +105,59 @@ class Reader:
 
     def _read_chunk(self, chunk: "_Chunk") -> list[UInt8[np.ndarray, " bytes"]]:
         clips: list[np.ndarray] = []
-        for row in chunk.rows:
+        index = self._index
+        # As Python's numbers, all at once: while one thread runs Python, the others wait.
+        columns = (index.shard, index.offset, index.size, index.crc32)
+        places = zip(*(column[chunk.rows].tolist() for column in columns), strict=True)
+        for row, place in zip(chunk.rows.tolist(), places, strict=True):
             is_again = bool(clips) and row == chunk.reading  # another window of the clip before
-            chunk.reading = int(row)
-            clips.append(clips[-1] if is_again else self._read(int(row)))
+            chunk.reading = row
+            clips.append(clips[-1] if is_again else self._read(row, place))
         return clips
 
-    def _read(self, row: int) -> UInt8[np.ndarray, " bytes"]:
-        def where() -> str:
-            return self._index.where(row)
-
+    def _read(self, row: int, place: _Place) -> UInt8[np.ndarray, " bytes"]:
         try:
-            return retry(lambda: self._try_read(row), where, pause=self._closed.wait)
+            return self._try_read(place)
+        except ReadError as failure:
+            return self._read_again(row, place, failure)
+
+    def _read_again(
+        self, row: int, place: _Place, failure: ReadError
+    ) -> UInt8[np.ndarray, " bytes"]:
+        read, where = partial(self._try_read, place), partial(self._index.where, row)
+        try:
+            return try_again(read, where, failure, pause=self._closed.wait)
         except _DamageError as damage:
             what = f"{damage}, also when read again"
             raise DamagedClipError(what, self._index, row) from None
-        except ReadError as failure:
+        except ReadError as last:
             raise ShardError(
-                f"the clip {failure}, also when read again",
+                f"the clip {last}, also when read again",
                 where=where(),
                 fix="check the storage, then continue the run with --resume",
             ) from None
 
-    def _try_read(self, row: int) -> UInt8[np.ndarray, " bytes"]:
-        shard = int(self._index.shard[row])
+    def _try_read(self, place: _Place) -> UInt8[np.ndarray, " bytes"]:
+        shard = place[0]
         copy = self._copies.get(shard)
         if copy is not None:
             try:
-                return self._read_from(copy, row)
+                return _read_from(copy, place)
             except (ReadError, ShardError) as problem:
                 assert self._staging is not None
                 self._staging.drop(shard, str(problem))
-        return self._read_from(self._shards[shard], row)
+        return _read_from(self._shards[shard], place)
 
-    def _read_from(self, shard: Store, row: int) -> UInt8[np.ndarray, " bytes"]:
-        buffer = np.empty(self._index.size[row], np.uint8)
-        num_read = shard.read_into(int(self._index.offset[row]), buffer.data)
-        if num_read < len(buffer):
-            raise _DamageError("is cut short")
-        if crc32(buffer.data) != self._index.crc32[row]:
-            raise _DamageError("is damaged: its CRC-32 differs")
-        return buffer
+
+def _read_from(shard: Store, place: _Place) -> UInt8[np.ndarray, " bytes"]:
+    _, offset, size, check_sum = place
+    clip = np.empty(size, np.uint8)
+    content = clip.data
+    if shard.read_into(offset, content) < size:
+        raise _DamageError("is cut short")
+    if crc32(content) != check_sum:
+        raise _DamageError("is damaged: its CRC-32 differs")
+    return clip
 
 
 class _DamageError(ReadError):

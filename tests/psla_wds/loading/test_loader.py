@@ -27,11 +27,11 @@ from psla_wds import (
     training_batches,
 )
 from psla_wds.errors import ConfigError, ShardError
-from psla_wds.io.stores import Store
+from psla_wds.io.stores import Disk
 from psla_wds.loading.batches import open_training
 from psla_wds.loading.loader import Loader, needs_dali
 from psla_wds.reading.read_tuner import FIRST_THREADS
-from psla_wds.reading.reader import DamagedClipError, Reader
+from psla_wds.reading.reader import DamagedClipError
 from psla_wds.sampling.schedule import BatchLayout, TrainingSchedule
 from psla_wds.shards.index_files import read_index
 
@@ -132,13 +132,13 @@ def test_other_ranks_go_on_with_the_same_batches(index: ShardIndex, undisturbed:
 def test_slow_storage_gets_more_threads(
     index: ShardIndex, undisturbed: list[Batch], monkeypatch: pytest.MonkeyPatch
 ):
-    read = Reader._read_from
+    read = Disk.read_into
 
-    def read_slowly(reader: Reader, shard: Store, row: int) -> np.ndarray:
+    def read_slowly(shard: Disk, offset: int, buffer: memoryview) -> int:
         time.sleep(0.05)
-        return read(reader, shard, row)
+        return read(shard, offset, buffer)
 
-    monkeypatch.setattr(Reader, "_read_from", read_slowly)
+    monkeypatch.setattr(Disk, "read_into", read_slowly)
     monkeypatch.setattr("psla_wds.reading.read_tuner.BATCHES_PER_LOOK", 2)
     layout = BatchLayout(batch_size=BATCH_SIZE)
     with open_training(index, CONFIG, layout, seed=3).loader as loader:

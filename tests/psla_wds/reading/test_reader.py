@@ -14,6 +14,7 @@ from conftest import assert_user_error
 from services.store_server import serving
 
 from psla_wds.errors import ShardError
+from psla_wds.io.stores import Disk
 from psla_wds.reading.reader import Reader
 from psla_wds.shards.index_files import read_index
 
@@ -48,18 +49,18 @@ def test_clips_come_in_the_order_of_the_rows_with_repeats(shards: Path):
 def test_a_clip_that_comes_again_at_once_is_read_once(
     shards: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    asked, read_one = [], Reader._read
+    asked, read_one, index = [], Disk.read_into, read_index(shards)
 
-    def counted(reader: Reader, row: int) -> np.ndarray:
-        asked.append(row)
-        return read_one(reader, row)
+    def counted(shard: Disk, offset: int, buffer: memoryview) -> int:
+        asked.append(offset)
+        return read_one(shard, offset, buffer)
 
-    monkeypatch.setattr(Reader, "_read", counted)
+    monkeypatch.setattr(Disk, "read_into", counted)
     rows = [3, 3, 3, 4, 3]
     clips = dict(zip(range(5), read(shards, np.arange(5)), strict=True))
     asked.clear()
     assert read(shards, np.array(rows)) == [clips[row] for row in rows]
-    assert asked == [3, 4, 3]
+    assert asked == index.offset[[3, 4, 3]].tolist()
 
 
 def test_a_flipped_bit_is_named_with_shard_offset_and_clip(copied: Path):
