@@ -110,16 +110,15 @@ class Reader:
         columns = (index.shard, index.offset, index.size, index.crc32)
         places = zip(*(column[chunk.rows].tolist() for column in columns), strict=True)
         for row, place in zip(chunk.rows.tolist(), places, strict=True):
-            is_again = bool(clips) and row == chunk.reading  # another window of the clip before
+            if clips and row == chunk.reading:  # another window of the clip before
+                clips.append(clips[-1])
+                continue
             chunk.reading = row
-            clips.append(clips[-1] if is_again else self._read(row, place))
+            try:
+                clips.append(self._try_read(place))
+            except ReadError as failure:
+                clips.append(self._read_again(row, place, failure))
         return clips
-
-    def _read(self, row: int, place: _Place) -> UInt8[np.ndarray, " bytes"]:
-        try:
-            return self._try_read(place)
-        except ReadError as failure:
-            return self._read_again(row, place, failure)
 
     def _read_again(
         self, row: int, place: _Place, failure: ReadError

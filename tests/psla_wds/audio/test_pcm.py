@@ -1,6 +1,7 @@
 """Samples of clips: those of 16-bit files exactly, of all others at their level."""
 
 import io
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 import soundfile
 from fuzz.properties import limited_memory
 
-from psla_wds.audio.decode import MAX_CLIP_S, MAX_RATE_HZ, load_clip
-from psla_wds.audio.pcm import decode_pcm
+from psla_wds.audio import pcm as pcm_module
+from psla_wds.audio.decode import MAX_CLIP_S, MAX_RATE_HZ, load_clip, mix_channels
+from psla_wds.audio.pcm import decode_float, decode_pcm
 from psla_wds.errors import ClipRefusedError
 
 RATE_HZ = 8_000
@@ -29,6 +31,45 @@ def test_sixteen_bits_are_kept_exactly(container: str, channels: int):
     pcm, rate_hz = decode_pcm(file_of(written, container, "PCM_16"))
     assert rate_hz == RATE_HZ
     assert np.array_equal(pcm, np.rint(written.mean(axis=1)))
+
+
+def outcome(decode: Callable[[bytes], np.ndarray], encoded: bytes) -> object:
+    try:
+        return decode(encoded).tobytes()
+    except RuntimeError:
+        return "refused"
+
+
+def mean_by_libsndfile(encoded: bytes) -> np.ndarray:
+    samples, _ = soundfile.read(io.BytesIO(encoded), dtype="float32", always_2d=True)
+    return mix_channels(samples)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_ordinary_wav_is_as_by_libsndfile_without_it(
+    channels: int, monkeypatch: pytest.MonkeyPatch
+):
+    written = np.random.default_rng(1).integers(-32768, 32768, (999, channels)).astype(np.int16)
+    encoded = file_of(written, "WAV", "PCM_16")
+    expected = mean_by_libsndfile(encoded)
+    monkeypatch.delattr(pcm_module, "_by_libsndfile")
+    samples, rate_hz = decode_float(memoryview(encoded))
+    assert rate_hz == RATE_HZ
+    np.testing.assert_array_equal(samples, expected)
+
+
+def test_changed_headers_of_wav_have_the_outcome_of_libsndfile():
+    encoded = file_of((1000 * NOISE[:333, :2]).astype(np.int16), "WAV", "PCM_16")
+    changed = [bytes(encoded[:cut]) for cut in (0, 11, 43, 44, 45, 46, 47, 100, len(encoded) - 1)]
+    for place in range(44):
+        for value in (0, 1, 2, 3, 0x41, 0x7F, 0x80, 0xFF):
+            changed.append(encoded[:place] + bytes([value]) + encoded[place + 1 :])
+    outcomes = [
+        (outcome(lambda encoded: decode_float(encoded)[0], some), outcome(mean_by_libsndfile, some))
+        for some in [*changed, encoded + b"LIST\4\0\0\0text"]
+    ]
+    assert all(ours == theirs for ours, theirs in outcomes)
+    assert 20 < outcomes.count(("refused", "refused")) < len(outcomes) - 20
 
 
 @pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE", "PCM_24", "ULAW"])
