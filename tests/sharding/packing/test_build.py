@@ -325,7 +325,13 @@ def test_interrupting_by_keyboard_leaves_no_traceback(corpus: Path, tmp_path: Pa
     command += manifest_arguments(corpus, output)[1:]
     command += [f"--audio-root={corpus}", "--workers=1"]
     command += ["--clips-per-shard=1"]  # 960 shards, which take their time
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests in the background of a shell ignore the signal, and so would the command.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not list(output.glob("*.sidecar.json")):
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
