@@ -15,6 +15,7 @@ import soundfile
 from jaxtyping import Float32
 
 from psla_wds.audio.containers import UNKNOWN_BYTES, Claim, OggStream, claim_of, lacks, repaired
+from psla_wds.audio.encode import from_pcm
 from psla_wds.audio.flac import MOST_BYTES, MOST_VALUES, decode_flac
 from psla_wds.audio.kinds import kind_of, misnamed
 from psla_wds.audio.libav import LibavAudio
@@ -87,8 +88,7 @@ class _SoundFile:
     def _read(self, num_samples: int) -> Float32[np.ndarray, "samples channels"]:
         if self._file.subtype != "PCM_16":
             return self._file.read(num_samples, dtype="float32", always_2d=True)
-        # The same numbers; libsndfile takes four times as long for them.
-        return self._file.read(num_samples, dtype="int16", always_2d=True) * np.float32(2**-15)
+        return from_pcm(self._file.read(num_samples, dtype="int16", always_2d=True))
 
     def _go_to(self, start: int) -> int:
         """Seek where the codec can; the position from which reading goes on."""

@@ -8,7 +8,7 @@ import soundfile
 from jaxtyping import Float32, Int16
 
 from psla_wds.audio.decode import MAX_CHANNELS, MAX_CLIP_S, MAX_RATE_HZ, mix_channels
-from psla_wds.audio.encode import to_pcm
+from psla_wds.audio.encode import from_pcm, to_pcm
 from psla_wds.audio.flac import MOST_VALUES, decode_flac
 
 _WAV_HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
@@ -49,8 +49,7 @@ def _decode_wav(
     )
     if encoded[: _WAV_HEADER.size] != ordinary or num_bytes % sample_bytes:
         return None
-    samples = np.frombuffer(encoded, "<i2", offset=_WAV_HEADER.size).astype(np.float32)
-    samples *= np.float32(2**-15)
+    samples = from_pcm(np.frombuffer(encoded, "<i2", offset=_WAV_HEADER.size))
     return samples.reshape(-1, num_channels), rate_hz
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from by_libsndfile import by_libsndfile, outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,10 +24,6 @@ def flac(num_samples: int, channels: int = 1, subtype: str = "PCM_16", level: fl
     samples = level * tones + 0.1 * rng.normal(size=tones.shape)
     soundfile.write(file, samples.clip(-1, 1), 16_000, format="FLAC", subtype=subtype)
     return file.getvalue()
-
-
-def by_libsndfile(encoded: bytes) -> np.ndarray:
-    return soundfile.read(io.BytesIO(encoded), dtype="float32", always_2d=True)[0]
 
 
 @settings(max_examples=60)
@@ -49,13 +46,6 @@ def test_real_clips_are_those_of_libsndfile(real_clips: Path):
 
 def mix_by_libsndfile(encoded: bytes) -> np.ndarray:
     return by_libsndfile(encoded).sum(axis=1) / np.float32(2)
-
-
-def outcome(decode, encoded: bytes) -> object:
-    try:
-        return decode(encoded).tobytes()
-    except RuntimeError:
-        return "refused"
 
 
 def test_damage_has_the_outcome_that_libsndfile_gives():

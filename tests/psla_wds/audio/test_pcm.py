@@ -1,12 +1,12 @@
 """Samples of clips: those of 16-bit files exactly, of all others at their level."""
 
 import io
-from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
 import pytest
 import soundfile
+from by_libsndfile import by_libsndfile, outcome
 from fuzz.properties import limited_memory
 
 from psla_wds.audio import pcm as pcm_module
@@ -33,16 +33,8 @@ def test_sixteen_bits_are_kept_exactly(container: str, channels: int):
     assert np.array_equal(pcm, np.rint(written.mean(axis=1)))
 
 
-def outcome(decode: Callable[[bytes], np.ndarray], encoded: bytes) -> object:
-    try:
-        return decode(encoded).tobytes()
-    except RuntimeError:
-        return "refused"
-
-
 def mean_by_libsndfile(encoded: bytes) -> np.ndarray:
-    samples, _ = soundfile.read(io.BytesIO(encoded), dtype="float32", always_2d=True)
-    return mix_channels(samples)
+    return mix_channels(by_libsndfile(encoded))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
